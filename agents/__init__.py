@@ -1,0 +1,1 @@
+"""Who decides how many slots each stage gets."""

@@ -1,0 +1,1 @@
+"""Where agents learn and are judged."""

@@ -1,0 +1,1 @@
+"""The bundled recommenders and their data."""

@@ -1,0 +1,1 @@
+"""What runs: plan, stages, scheduler, executors, metrics, memory. Knows no agent."""

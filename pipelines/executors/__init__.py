@@ -1,0 +1,1 @@
+"""Fleets of workers that run tasks."""

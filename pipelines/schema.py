@@ -1,0 +1,145 @@
+"""What a column is between two stages, and the few operations every stage needs: length, slice, join, take.
+
+How Arrow's columns become these ones lives in `arrow.py`; how these become tensors in `transfer.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from intune.pipelines.errors import SchemaError
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ragged:
+    """A list column: row ``i`` is ``values[offsets[i]:offsets[i + 1]]``, the layout of an embedding bag.
+
+    Attributes:
+        values: shape ``(total,)``; NumPy array in the pipeline (an Arrow string array for lists of strings),
+            ``torch.Tensor`` once delivered.
+        offsets: shape ``(rows + 1,)``, int64, ``offsets[0] == 0``, never decreasing; as ``values``, an array
+            in the pipeline and a tensor once delivered (``EmbeddingBag(include_last_offset=True)`` takes it).
+    """
+
+    values: Any
+    offsets: Any
+
+    def __len__(self) -> int:
+        return int(self.offsets.shape[0]) - 1
+
+    @property
+    def lengths(self) -> Any:
+        """Length of every row, shape ``(rows,)``."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+
+Column: TypeAlias = "Array | Ragged | pa.Array"
+"""A numeric column (NumPy, first axis = rows), a list column (`Ragged`), or strings (an Arrow array)."""
+
+Block: TypeAlias = "dict[str, Column]"
+"""Rows travelling together: every column has the same number of rows."""
+
+
+def rows_of(column: Any) -> int:
+    """Number of rows of one column; a `SchemaError` for something that is not a column."""
+    if isinstance(column, np.ndarray):
+        if column.ndim == 0:
+            raise SchemaError("a column must have rows, but a NumPy scalar was found; return an array instead")
+        return column.shape[0]
+    try:
+        return len(column)
+    except TypeError:
+        raise SchemaError(
+            f"a column must be a NumPy array, a Ragged, an Arrow array or a tensor, "
+            f"but {type(column).__name__} was found"
+        ) from None
+
+
+def block_rows(block: Mapping[str, Any]) -> int:
+    """Number of rows of a block; 0 for a block without columns."""
+    return rows_of(next(iter(block.values()))) if block else 0
+
+
+def slice_column(column: Any, start: int, stop: int) -> Any:
+    """Rows ``[start, stop)`` as a view; only a list column's offsets are computed anew."""
+    if isinstance(column, Ragged):
+        first, last = int(column.offsets[start]), int(column.offsets[stop])
+        offsets = column.offsets[start : stop + 1]
+        return Ragged(column.values[first:last], offsets - first if first else offsets)
+    if isinstance(column, pa.Array):
+        return column.slice(start, stop - start)
+    return column[start:stop]
+
+
+def slice_block(block: Mapping[str, Any], start: int, stop: int) -> Block:
+    """Rows ``[start, stop)`` of every column, as views."""
+    if start == 0 and stop == block_rows(block):
+        return dict(block)
+    return {name: slice_column(column, start, stop) for name, column in block.items()}
+
+
+def concat_columns(parts: Sequence[Any]) -> Any:
+    """One column from several, in order; a single one is returned as it is, without a copy."""
+    if len(parts) == 1:
+        return parts[0]
+    head = parts[0]
+    if isinstance(head, Ragged):
+        shifts = np.cumsum([0] + [int(part.offsets[-1]) for part in parts])
+        offsets = [parts[0].offsets] + [
+            part.offsets[1:] + shift for part, shift in zip(parts[1:], shifts[1:-1], strict=True)
+        ]
+        return Ragged(concat_columns([part.values for part in parts]), np.concatenate(offsets))
+    if isinstance(head, pa.Array):
+        return pa.concat_arrays(parts)
+    if isinstance(head, np.ndarray):
+        return np.concatenate(parts)
+    import torch
+
+    return torch.cat(list(parts))
+
+
+def concat_blocks(blocks: Sequence[Mapping[str, Any]]) -> Block:
+    """Rows of all blocks, in order."""
+    if len(blocks) == 1:
+        return dict(blocks[0])
+    return {name: concat_columns([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def take_column(column: Any, index: Array) -> Any:
+    """Rows at `index` (int64, shape ``(m,)``), in that order, as a copy."""
+    if isinstance(column, Ragged):
+        lengths = np.take(column.lengths, index)
+        offsets = np.zeros(len(index) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        inside = np.arange(offsets[-1], dtype=np.int64)
+        inside += np.repeat(np.take(column.offsets, index) - offsets[:-1], lengths)
+        return Ragged(take_column(column.values, inside), offsets)
+    if isinstance(column, pa.Array):
+        return column.take(pa.array(index))
+    if isinstance(column, np.ndarray):
+        return np.take(column, index, axis=0)
+    return column[index]
+
+
+def take_block(block: Mapping[str, Any], index: Array) -> Block:
+    """Rows at `index` of every column, as a copy."""
+    return {name: take_column(column, index) for name, column in block.items()}
+
+
+def column_bytes(column: Any) -> int:
+    """Bytes of a column's visible data (a view counts what it shows, not what it keeps alive)."""
+    if isinstance(column, Ragged):
+        return column_bytes(column.values) + column_bytes(column.offsets)
+    return int(column.nbytes)
+
+
+def block_bytes(block: Mapping[str, Any]) -> int:
+    """Bytes of a block's visible data."""
+    return sum(column_bytes(column) for column in block.values())
