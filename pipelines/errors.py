@@ -1,17 +1,17 @@
 """Every exception this package raises on purpose.
 
-    IntuneError
-    ├── ConfigError          an argument, an option or a file the user wrote makes no sense (also a ValueError)
-    ├── DataError            the data cannot be used
-    │   ├── NotFoundError    no such file, or a pattern that matches nothing (also a FileNotFoundError)
-    │   ├── SchemaError      a column is missing, differs between files or has a type that cannot be used
-    │   ├── CorruptError     a file is not Parquet, is cut short or does not decode
-    │   └── StorageError     storage kept failing after the last retry (also an OSError)
-    ├── StageError           the user's own code, run as a stage, failed; its exception is the cause
-    │   └── StageTimeout     it did not finish in the time it was given (also a TimeoutError)
-    ├── SkipLimitError       `on_error="skip"` dropped more than `max_skipped` allows
-    ├── WorkerLostError      the same task took its worker down again and again
-    └── LoaderError          a loader was used in a way that cannot work (closed, forked, state of another plan)
+IntuneError
+├── ConfigError          an argument, an option or a file the user wrote makes no sense (also a ValueError)
+├── DataError            the data cannot be used
+│   ├── NotFoundError    no such file, or a pattern that matches nothing (also a FileNotFoundError)
+│   ├── SchemaError      a column is missing, differs between files or has a type that cannot be used
+│   ├── CorruptError     a file is not Parquet, is cut short or does not decode
+│   └── StorageError     storage kept failing after the last retry (also an OSError)
+├── StageError           the user's own code, run as a stage, failed; its exception is the cause
+│   └── StageTimeout     it did not finish in the time it was given (also a TimeoutError)
+├── SkipLimitError       `on_error="skip"` dropped more than `max_skipped` allows
+├── WorkerLostError      the same task took its worker down again and again
+└── LoaderError          a loader was used in a way that cannot work (closed, forked, state of another plan)
 """
 
 from __future__ import annotations

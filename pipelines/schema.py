@@ -51,7 +51,9 @@ def rows_of(column: Any) -> int:
     """Number of rows of one column; a `SchemaError` for something that is not a column."""
     if isinstance(column, np.ndarray):
         if column.ndim == 0:
-            raise SchemaError("a column must have rows, but a NumPy scalar was found; return an array instead")
+            raise SchemaError(
+                "a column must have rows, but a NumPy scalar was found; return an array instead"
+            )
         return column.shape[0]
     try:
         return len(column)

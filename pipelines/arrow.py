@@ -1,0 +1,183 @@
+"""How Arrow's columns become the pipeline's columns. Which rows to read lives in `dataset.py`.
+
+Numbers without nulls are taken over without a copy and writable: a block read from Parquet belongs to one task
+at a time, so user code may work in place.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from intune.pipelines.errors import SchemaError
+from intune.pipelines.schema import Array, Column, Ragged
+
+
+class _Exposed:
+    """Lends an Arrow buffer's memory to NumPy as writable and keeps it alive."""
+
+    __slots__ = ("__array_interface__", "owner")
+
+    def __init__(self, owner: pa.Array, address: int, length: int, dtype: np.dtype[Any]) -> None:
+        self.owner = owner
+        self.__array_interface__ = {
+            "data": (address, False),
+            "shape": (length,),
+            "typestr": dtype.str,
+            "version": 3,
+        }
+
+
+def describe(type_: pa.DataType) -> str:
+    """What a column of this Arrow type becomes: ``number``, ``string``, ``list`` or ``matrix``.
+
+    Raises:
+        SchemaError: for a type that has no place in a batch; the message says what to do.
+    """
+    if pa.types.is_dictionary(type_):
+        return describe(type_.value_type)
+    if _is_number(type_):
+        return "number"
+    if _is_string(type_):
+        return "string"
+    if pa.types.is_fixed_size_list(type_) and _is_number(type_.value_type):
+        return "matrix"
+    if (pa.types.is_list(type_) or pa.types.is_large_list(type_)) and describe(type_.value_type) in (
+        "number",
+        "string",
+    ):
+        return "list"
+    raise SchemaError(f"has type {type_}, which cannot be batched; leave it out or cast it when writing")
+
+
+def holds_numbers(type_: pa.DataType) -> bool:
+    """Whether a column's values, or those of its lists, are numbers."""
+    if pa.types.is_dictionary(type_) or describe(type_) in ("matrix", "list"):
+        return holds_numbers(type_.value_type)
+    return describe(type_) == "number"
+
+
+def row_bytes(type_: pa.DataType) -> float | None:
+    """Bytes of one decoded value, or None where the length varies."""
+    if pa.types.is_dictionary(type_):
+        return row_bytes(type_.value_type)
+    if pa.types.is_boolean(type_):
+        return 1.0
+    if pa.types.is_fixed_size_list(type_):
+        inner = row_bytes(type_.value_type)
+        return None if inner is None else inner * type_.list_size
+    if _is_number(type_):
+        return type_.bit_width / 8
+    return None
+
+
+def to_column(data: pa.ChunkedArray, fill: Any = None) -> Column:
+    """One pipeline column from one of Arrow's.
+
+    Args:
+        data: as read from Parquet.
+        fill: what stands for a null; without it, null is NaN in floats, stays null in strings, is an empty
+            list where a whole list is null, and is refused in integers.
+
+    Raises:
+        SchemaError: nulls in an integer column without `fill`, or a type that cannot be used. The message lacks
+            the column's name, which the caller knows.
+    """
+    array = data.chunk(0) if data.num_chunks == 1 else pa.concat_arrays(data.chunks or [_none(data.type)])
+    return _convert(array, fill)
+
+
+def _none(type_: pa.DataType) -> pa.Array:
+    return pa.array([], type=type_)
+
+
+def _convert(array: pa.Array, fill: Any) -> Column:
+    type_ = array.type
+    if pa.types.is_dictionary(type_):
+        return _convert(array.dictionary_decode(), fill)
+    kind = describe(type_)
+    if kind == "string":
+        return _filled(array, fill) if fill is not None else array
+    if kind == "list":
+        return _ragged(array, fill)
+    if kind == "matrix":
+        return _matrix(array, fill)
+    return _numbers(array, fill)
+
+
+def _numbers(array: pa.Array, fill: Any) -> Array:
+    type_ = array.type
+    if pa.types.is_temporal(type_):
+        array = array.view(pa.int64() if type_.bit_width == 64 else pa.int32())
+        type_ = array.type
+    if array.null_count:
+        if fill is None:
+            if not pa.types.is_floating(type_):
+                raise SchemaError(
+                    f"holds {array.null_count} null(s), but {type_} has no value for them; "
+                    "give `fill=` to from_parquet"
+                )
+            fill = math.nan
+        array = _filled(array, fill)
+    if pa.types.is_boolean(type_):
+        return np.asarray(array.to_numpy(zero_copy_only=False))
+    return _expose(array)
+
+
+def _expose(array: pa.Array) -> Array:
+    """The values of a primitive array without nulls, without a copy."""
+    dtype = np.dtype(array.type.to_pandas_dtype())
+    if len(array) == 0:
+        return np.empty(0, dtype)
+    address = array.buffers()[1].address + array.offset * dtype.itemsize
+    return np.asarray(_Exposed(array, address, len(array), dtype))
+
+
+def _filled(array: pa.Array, fill: Any) -> pa.Array:
+    if not array.null_count:
+        return array
+    try:
+        return pc.fill_null(array, pa.scalar(fill, type=array.type))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError, OverflowError) as error:
+        raise SchemaError(f"has type {array.type}, for which `fill`={fill!r} is no value") from error
+
+
+def _ragged(array: pa.Array, fill: Any) -> Ragged:
+    values = _convert(array.flatten(), fill)  # drops what null lists or a slice leave in between
+    lengths = pc.list_value_length(array)
+    if lengths.null_count:
+        lengths = pc.fill_null(lengths, 0)
+    offsets = np.zeros(len(array) + 1, dtype=np.int64)
+    np.cumsum(lengths.to_numpy(zero_copy_only=False), out=offsets[1:])
+    return Ragged(values, offsets)
+
+
+def _matrix(array: pa.Array, fill: Any) -> Array:
+    if array.null_count:
+        raise SchemaError(
+            f"holds {array.null_count} null(s) in place of a list of {array.type.list_size}; "
+            "write full lists, or lists of varying length"
+        )
+    return _numbers(array.flatten(), fill).reshape(len(array), array.type.list_size)
+
+
+def _is_number(type_: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(type_)
+        or pa.types.is_floating(type_)
+        or pa.types.is_boolean(type_)
+        or (pa.types.is_temporal(type_) and not pa.types.is_interval(type_))
+    )
+
+
+def _is_string(type_: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(type_)
+        or pa.types.is_large_string(type_)
+        or pa.types.is_binary(type_)
+        or pa.types.is_large_binary(type_)
+    )

@@ -1,0 +1,460 @@
+"""Parquet files as a data set: finding them, reading their footers once, and reading row groups.
+
+Conversion of what was read lives in `arrow.py`; the order in which it is read in `plan.py`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from intune.pipelines import arrow
+from intune.pipelines.errors import (
+    ConfigError,
+    CorruptError,
+    DataError,
+    NotFoundError,
+    SchemaError,
+    StorageError,
+)
+from intune.pipelines.plan import LoadBlock, RowGroups
+from intune.pipelines.schema import Block
+
+FOOTER_THREADS = 16
+"""Footers are small and mostly wait for storage, so more threads than cores read them."""
+
+KEPT_FOOTER_BYTES = 64 << 20
+"""Footers up to this many encoded bytes stay in memory; those of very large data sets are read again when a
+file is opened, since decoded they take several times as much."""
+
+_EVERY_NUMBER = ""
+"""In `Source.fill`, the pattern that means every number column (also numbers within lists)."""
+
+_CORRUPT = ("corrupt", "thrift", "decompress", "not a parquet", "magic", "end of stream", "eof", "invalid",
+            "unexpected", "decod")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the data is, as the user said it: paths, globs, folders or URIs; nothing has been looked at."""
+
+    paths: tuple[str, ...]
+    filesystem: Any = None
+    columns: tuple[str, ...] | None = None
+    fill: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.paths:
+            raise ConfigError("`paths` is empty; give at least one file, folder, glob or URI")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """One Parquet file: path on its filesystem, rows of each row group, and its footer where kept."""
+
+    path: str
+    rows: tuple[int, ...]
+    footer: Any = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Files whose footers have been read and found to agree.
+
+    Attributes:
+        filesystem: a pyarrow filesystem.
+        files: the files, in the order given (globs and folders sorted by name).
+        columns: names of the columns to read, in file order.
+        fills: for each column, what stands for a null (None: see `arrow.to_column`).
+        schema: Arrow schema of `columns`.
+        row_bytes: decoded bytes of a row, estimated from types and footers.
+        skipped: files left out under ``on_error="skip"``, with the reason.
+        remote: whether reads should be joined into few, large requests.
+    """
+
+    filesystem: Any
+    files: tuple[FileEntry, ...]
+    columns: tuple[str, ...]
+    fills: tuple[Any, ...]
+    schema: pa.Schema
+    row_bytes: float
+    skipped: tuple[tuple[str, DataError], ...] = ()
+    remote: bool = False
+
+    def row_groups(self) -> RowGroups:
+        """Row counts of every row group, for the plan."""
+        counts = [len(file.rows) for file in self.files]
+        return RowGroups(
+            file=np.repeat(np.arange(len(counts), dtype=np.int64), counts),
+            group=np.concatenate([np.arange(count, dtype=np.int64) for count in counts]),
+            rows=np.array([rows for file in self.files for rows in file.rows], dtype=np.int64),
+            row_bytes=self.row_bytes,
+        )
+
+    def fingerprint(self) -> str:
+        """Identifies the rows and their order: changes if files are added, removed, renamed or rewritten."""
+        import hashlib
+
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update(os.path.basename(file.path).encode())
+            digest.update(np.array(file.rows, dtype=np.int64).tobytes())
+        digest.update("\0".join(self.columns).encode())
+        return digest.hexdigest()[:32]
+
+
+def resolve(source: Source) -> tuple[Any, list[str]]:
+    """The filesystem and the files that `source` names, sorted within each glob or folder."""
+    if source.filesystem is not None:
+        filesystem = source.filesystem
+        if not isinstance(filesystem, fs.FileSystem):
+            filesystem = fs.PyFileSystem(fs.FSSpecHandler(filesystem))
+        paths = list(source.paths)
+    elif any("://" in path for path in source.paths):
+        filesystem, paths = _from_uris(source.paths)
+    else:
+        filesystem, paths = fs.LocalFileSystem(), [os.path.abspath(path) for path in source.paths]
+    files: list[str] = []
+    for path in paths:
+        files.extend(_expand(filesystem, path))
+    return filesystem, files
+
+
+def _from_uris(uris: Sequence[str]) -> tuple[Any, list[str]]:
+    first: Any = None
+    paths: list[str] = []
+    for uri in uris:
+        base, star, rest = uri.partition("*")
+        head, slash, tail = base.rpartition("/") if star else (uri, "", "")
+        try:
+            filesystem, path = fs.FileSystem.from_uri(head if star else uri)
+        except (pa.ArrowInvalid, ValueError, TypeError) as error:
+            raise ConfigError(f"`paths` holds {uri!r}, which no filesystem takes: {error}") from error
+        if first is not None and filesystem != first:
+            raise ConfigError("`paths` name more than one filesystem; read them as pipelines of their own")
+        first = filesystem
+        paths.append(f"{path}{slash}{tail}{star}{rest}" if star else path)
+    return first, paths
+
+
+def _expand(filesystem: Any, path: str) -> list[str]:
+    """A file, the files of a folder, or those that match a glob."""
+    if glob.has_magic(path):
+        return _glob(filesystem, path)
+    info = filesystem.get_file_info(path)
+    if info.type == fs.FileType.NotFound:
+        raise NotFoundError(f"{path}: no such file or folder")
+    if info.type != fs.FileType.Directory:
+        return [path]
+    selector = fs.FileSelector(path, recursive=True)
+    found = sorted(
+        item.path
+        for item in filesystem.get_file_info(selector)
+        if item.is_file and item.path.endswith((".parquet", ".pq")) and "/." not in item.path
+    )
+    if not found:
+        raise NotFoundError(f"{path}: the folder holds no .parquet file")
+    return found
+
+
+def _glob(filesystem: Any, pattern: str) -> list[str]:
+    root = pattern[: min(i for i, char in enumerate(pattern) if char in "*?[")].rpartition("/")[0] or "/"
+    if filesystem.get_file_info(root).type == fs.FileType.NotFound:
+        raise NotFoundError(f"{pattern}: matches nothing, since {root} does not exist")
+    deep = "**" in pattern or "/" in pattern[len(root) + 1 :]
+    items = filesystem.get_file_info(fs.FileSelector(root, recursive=deep))
+    levels = None if "**" in pattern else pattern.count("/")
+    found = sorted(
+        item.path
+        for item in items
+        if item.is_file
+        and fnmatch.fnmatchcase(item.path, pattern)
+        and (levels is None or item.path.count("/") == levels)
+    )
+    if not found:
+        raise NotFoundError(f"{pattern}: matches no file")
+    return found
+
+
+def open_dataset(source: Source, *, on_error: str = "raise") -> Dataset:
+    """Find the files, read every footer (in parallel, cached in this process) and check that they agree.
+
+    Args:
+        source: what the user named.
+        on_error: ``raise``, or ``skip`` to leave out files that cannot be read or do not agree.
+
+    Raises:
+        NotFoundError, CorruptError, StorageError, SchemaError: the first file that cannot be used.
+    """
+    filesystem, paths = resolve(source)
+    with ThreadPoolExecutor(min(FOOTER_THREADS, len(paths)), thread_name_prefix="intune-footer") as pool:
+        footers = list(pool.map(lambda path: _footer(filesystem, path), paths))
+    good: list[tuple[str, _Footer]] = []
+    skipped: list[tuple[str, DataError]] = []
+    wanted: tuple[pa.Schema, tuple[str, ...]] | None = None
+    for path, footer in zip(paths, footers, strict=True):
+        try:
+            if isinstance(footer, DataError):
+                raise footer
+            if wanted is None:
+                wanted = _select(path, footer.schema, source.columns)
+            else:
+                _check_agrees(path, footer.schema, wanted[0], good[0][0])
+        except DataError as error:
+            if on_error != "skip":
+                raise
+            skipped.append((path, error))
+            continue
+        good.append((path, footer))
+    if wanted is None:
+        raise DataError(f"none of the {len(paths)} file(s) can be used; the first: {skipped[0][1]}")
+    keep = sum(footer.bytes for _, footer in good) <= KEPT_FOOTER_BYTES
+    files = tuple(
+        FileEntry(path=path, rows=footer.rows, footer=footer.metadata if keep else None)
+        for path, footer in good
+    )
+    if not any(sum(file.rows) for file in files):
+        raise DataError(f"{files[0].path}: the data set has no rows ({len(files)} file(s) looked at)")
+    schema, columns = wanted
+    return Dataset(
+        filesystem=filesystem,
+        files=files,
+        columns=columns,
+        fills=tuple(_fill_for(name, schema.field(name).type, source.fill) for name in columns),
+        schema=schema,
+        row_bytes=_row_bytes(schema, [footer for _, footer in good]),
+        skipped=tuple(skipped),
+        remote=not isinstance(filesystem, fs.LocalFileSystem),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Footer:
+    metadata: Any
+    schema: pa.Schema
+    rows: tuple[int, ...]
+    bytes: int
+    data_bytes: int
+
+
+_footers: OrderedDict[tuple[Any, ...], _Footer] = OrderedDict()
+_footers_lock = threading.Lock()
+
+
+def _footer(filesystem: Any, path: str) -> _Footer | DataError:
+    """The footer of one file, or what is wrong with it (so that threads need not be cancelled)."""
+    try:
+        info = filesystem.get_file_info(path)
+        key = (filesystem.type_name, path, info.size, info.mtime_ns)
+        with _footers_lock:
+            if info.mtime_ns is not None and key in _footers:
+                return _footers[key]
+        if info.size is not None and info.size < 12:
+            return CorruptError(
+                f"{path}: {info.size} bytes are too few for a Parquet file; remove or rewrite it"
+            )
+        with filesystem.open_input_file(path) as handle:
+            metadata = pq.read_metadata(handle)
+    except FileNotFoundError:
+        return NotFoundError(f"{path}: no such file")
+    except (pa.ArrowException, OSError, ValueError) as error:
+        return explain(error, path)
+    rows = tuple([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)])
+    sampled = range(0, metadata.num_row_groups, max(1, metadata.num_row_groups // 16))
+    footer = _Footer(
+        metadata=metadata,
+        schema=metadata.schema.to_arrow_schema(),
+        rows=rows,
+        bytes=metadata.serialized_size,
+        data_bytes=int(
+            sum(metadata.row_group(i).total_byte_size for i in sampled)
+            * (metadata.num_row_groups / max(1, len(sampled)))
+        ),
+    )
+    with _footers_lock:
+        _footers[key] = footer
+        while sum(kept.bytes for kept in _footers.values()) > KEPT_FOOTER_BYTES and len(_footers) > 1:
+            _footers.popitem(last=False)
+    return footer
+
+
+def explain(error: BaseException, where: str) -> DataError:
+    """What a failure of Arrow or of the storage means, naming the place and the remedy."""
+    text = " ".join(str(error).split())
+    if isinstance(error, FileNotFoundError):
+        return NotFoundError(f"{where}: no such file (removed since its footer was read?)")
+    broken = isinstance(error, pa.ArrowInvalid | pa.ArrowNotImplementedError | ValueError)
+    if broken or any(word in text.lower() for word in _CORRUPT):
+        return CorruptError(f"{where}: cannot be decoded ({text}); write it again, or leave it out")
+    return StorageError(f"{where}: storage failed ({text}); check that it can be reached")
+
+
+def _select(path: str, schema: pa.Schema, columns: Sequence[str] | None) -> tuple[pa.Schema, tuple[str, ...]]:
+    """The columns to read, named or by pattern, with their types checked."""
+    names = schema.names
+    if columns is None:
+        picked = list(names)
+    else:
+        picked = []
+        for pattern in columns:
+            found = [name for name in names if name == pattern] or fnmatch.filter(names, pattern)
+            if not found:
+                shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+                raise SchemaError(f"{path}: no column {pattern!r}; there are {shown}")
+            picked.extend(name for name in found if name not in picked)
+    for name in picked:
+        try:
+            arrow.describe(schema.field(name).type)
+        except SchemaError as error:
+            raise SchemaError(f"{path}: column {name!r} {error}") from None
+    return pa.schema([schema.field(name).remove_metadata() for name in picked]), tuple(picked)
+
+
+def _check_agrees(path: str, schema: pa.Schema, wanted: pa.Schema, first: str) -> None:
+    for want in wanted:
+        index = schema.get_field_index(want.name)
+        if index < 0:
+            raise SchemaError(f"{path}: column {want.name!r} is missing, which {first} has")
+        if not schema.field(index).type.equals(want.type):
+            raise SchemaError(
+                f"{path}: column {want.name!r} is {schema.field(index).type}, but {want.type} in {first}; "
+                "write both with one schema"
+            )
+
+
+def _fill_for(name: str, type_: pa.DataType, fill: Sequence[tuple[str, Any]]) -> Any:
+    """The fill of a column: by its exact name first, then the last pattern that matches it."""
+    for pattern, value in fill:
+        if pattern == name:
+            return value
+    numeric = arrow.holds_numbers(type_)
+    matches = [
+        value
+        for pattern, value in fill
+        if (numeric if pattern == _EVERY_NUMBER else fnmatch.fnmatchcase(name, pattern))
+    ]
+    return matches[-1] if matches else None
+
+
+def _row_bytes(schema: pa.Schema, footers: Sequence[_Footer]) -> float:
+    """Decoded bytes of a row: exact for numbers; columns of varying length by their share in the footers."""
+    fixed = [arrow.row_bytes(item.type) for item in schema]
+    known = sum(size for size in fixed if size is not None)
+    varying = sum(size is None for size in fixed)
+    rows = max(1, sum(sum(footer.rows) for footer in footers))
+    encoded = sum(footer.data_bytes for footer in footers) / rows
+    return max(1.0, known + encoded * varying / max(1, len(footers[0].schema)))
+
+
+class Reader:
+    """Reads load blocks; keeps files open, shared by all threads of a process (Arrow's reads are positioned)."""
+
+    MOST_OPEN = 256
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self._open: OrderedDict[int, tuple[Any, Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, block: LoadBlock) -> Block:
+        """The rows of a load block.
+
+        Raises:
+            DataError: naming file, row group and column.
+        """
+        dataset = self.dataset
+        path = dataset.files[block.file].path
+        where = f"{path}, {describe_groups(block.groups)}"
+        try:
+            handle, footer = self._handle(block.file)
+            file = pq.ParquetFile(handle, metadata=footer, pre_buffer=dataset.remote)
+            table = file.read_row_groups(list(block.groups), columns=list(dataset.columns), use_threads=False)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            self.forget(block.file)
+            raise explain(error, where) from error
+        if table.num_rows < block.skip + block.rows:
+            raise CorruptError(
+                f"{where}: {table.num_rows} rows, but the footer promised {block.skip + block.rows}; "
+                "the file was rewritten since it was planned, or is broken"
+            )
+        if block.skip or table.num_rows != block.rows:
+            table = table.slice(block.skip, block.rows)
+        columns: Block = {}
+        for name, fill in zip(dataset.columns, dataset.fills, strict=True):
+            try:
+                columns[name] = arrow.to_column(table.column(name), fill)
+            except SchemaError as error:
+                raise SchemaError(f"{where}: column {name!r} {error}") from error.__cause__
+            except pa.ArrowException as error:
+                raise CorruptError(f"{where}: column {name!r} cannot be decoded ({error})") from error
+        return columns
+
+    def forget(self, file: int) -> None:
+        """Close a file, so that the next read opens it anew (its connection may be what failed)."""
+        with self._lock:
+            self._open.pop(file, None)
+
+    def close(self) -> None:
+        """Let go of every file; a read in progress keeps its own."""
+        with self._lock:
+            self._open.clear()
+
+    def _handle(self, file: int) -> tuple[Any, Any]:
+        with self._lock:
+            if file in self._open:
+                self._open.move_to_end(file)
+                return self._open[file]
+        entry = self.dataset.files[file]
+        handle = self.dataset.filesystem.open_input_file(entry.path)
+        footer = entry.footer if entry.footer is not None else pq.read_metadata(handle)
+        with self._lock:
+            kept = self._open.setdefault(file, (handle, footer))
+            while len(self._open) > self.MOST_OPEN:
+                self._open.popitem(last=False)
+        return kept
+
+
+def describe_groups(groups: Sequence[int]) -> str:
+    """Row groups as a person would name them."""
+    return f"row group {groups[0]}" if len(groups) == 1 else f"row groups {groups[0]} to {groups[-1]}"
+
+
+def make_source(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    columns: Sequence[str] | None = None,
+    filesystem: Any = None,
+    fill: Mapping[str, Any] | float | None = None,
+) -> Source:
+    """A `Source` from what a user may write; a single `fill` value stands for every null number."""
+    if isinstance(paths, str | os.PathLike):
+        paths = [paths]
+    if isinstance(columns, str):
+        columns = [columns]
+    if columns is not None and not columns:
+        raise ConfigError("`columns` is empty; name at least one, or leave it out to read all")
+    if fill is None:
+        pairs: tuple[tuple[str, Any], ...] = ()
+    elif isinstance(fill, Mapping):
+        pairs = tuple(fill.items())
+    else:
+        pairs = ((_EVERY_NUMBER, fill),)
+    return Source(
+        paths=tuple(str(Path(path)) if isinstance(path, os.PathLike) else str(path) for path in paths),
+        filesystem=filesystem,
+        columns=None if columns is None else tuple(columns),
+        fill=pairs,
+    )

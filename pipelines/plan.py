@@ -1,0 +1,430 @@
+"""From the row counts of a data set to every task of an epoch: which rows make which batch, and who needs what.
+
+Pure: the same arguments give the same plan on every machine. Nothing that happens at run time (slots, worker
+deaths, the executor) changes which rows are in batch k or their order. Reading the row counts lives in
+`dataset.py`; running the tasks in `operations.py`; deciding when each starts in `scheduler.py`.
+
+An epoch is a chain of *levels*. A level is one kind of task (load, split, merge, batch, map, regroup,
+transfer); its task ``i`` takes the outputs ``[first[i], last[i])`` of the level before it. Up to and including
+`batch` a level's output is measured in rows of this rank's sequence, afterwards in batches.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from intune.pipelines.errors import ConfigError
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+Operation = Literal["load", "split", "merge", "batch", "map", "regroup", "transfer"]
+
+BLOCK_ROWS = 65_536
+"""Row groups smaller than this (and than `BLOCK_BYTES`) are read together with their neighbours: the usual
+size of a row group in recommenders' data, some 20 ms of work, against which a task's overhead vanishes."""
+
+BLOCK_BYTES = 16 << 20
+"""Decoded bytes at which small row groups stop being read together: what fits a core's share of cache and
+still makes a task long enough."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowGroups:
+    """Row groups of a data set in file order; all arrays have shape ``(row groups,)`` and type int64.
+
+    Attributes:
+        file: index of the file.
+        group: index of the row group in its file.
+        rows: number of rows.
+        row_bytes: decoded bytes of one row of the selected columns, as far as the footers tell.
+    """
+
+    file: Ints
+    group: Ints
+    rows: Ints
+    row_bytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadBlock:
+    """What one load task reads: row groups `groups` of one file, of which rows ``[skip, skip + rows)`` count."""
+
+    file: int
+    groups: tuple[int, ...]
+    skip: int
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """One kind of task; arrays have shape ``(tasks,)``.
+
+    Attributes:
+        stage: name of the stage whose slots these tasks take.
+        operation: what a task does.
+        first, last: task ``i`` takes outputs ``[first[i], last[i])`` of the level before (empty for `load`).
+        start, stop: what it makes, in rows of this rank's sequence, or in batches after `batch`.
+        rows: rows in what it makes.
+        map_index: for `map`, which of the pipeline's maps.
+    """
+
+    stage: str
+    operation: Operation
+    first: Ints
+    last: Ints
+    start: Ints
+    stop: Ints
+    rows: Ints
+    map_index: int = -1
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShuffleSpec:
+    """Mix rows (or whole batches, after `batch`) within windows of `row_groups` load blocks; `seed` as given."""
+
+    row_groups: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """The stages of a pipeline as the plan sees them, in the user's order.
+
+    Attributes:
+        steps: pairs ``(stage name, kind)`` after `load`; kind is ``shuffle``, ``batch``, ``map`` or ``transfer``.
+        batch_size: rows of a batch.
+        drop_last: leave out what does not fill a batch on every rank.
+        shuffle: the window and seed, where there is a shuffle.
+    """
+
+    steps: tuple[tuple[str, Literal["shuffle", "batch", "map", "transfer"]], ...]
+    batch_size: int
+    drop_last: bool
+    shuffle: ShuffleSpec | None = None
+
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether the shuffle comes before the batch."""
+        kinds = [kind for _, kind in self.steps]
+        return "shuffle" in kinds and kinds.index("shuffle") < kinds.index("batch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Every task of one epoch of one rank.
+
+    Attributes:
+        levels: the kinds of task, first to last; the last one's outputs are delivered.
+        blocks: what each load task reads.
+        edges: batch ``k`` is rows ``[edges[k], edges[k + 1])`` of this rank's sequence, before whole batches
+            are mixed.
+        windows: row edges of the shuffle's windows, shape ``(windows + 1,)``; empty without row shuffle.
+        seed_words: what seeds the shuffle of this epoch.
+        row_bytes: decoded bytes of a row, from the footers.
+    """
+
+    levels: tuple[Level, ...]
+    blocks: tuple[LoadBlock, ...]
+    edges: Ints
+    windows: Ints
+    seed_words: tuple[int, ...]
+    row_bytes: float
+    consumers: tuple[tuple[Ints, Ints], ...] = field(repr=False)
+    need: tuple[Ints, ...] = field(repr=False)
+
+    @property
+    def batches(self) -> int:
+        """Number of batches of the epoch on this rank."""
+        return len(self.edges) - 1
+
+    @property
+    def rows(self) -> int:
+        """Number of rows delivered on this rank."""
+        return int(self.edges[-1])
+
+    def window_of(self, row: int) -> int:
+        """Index of the shuffle window that holds `row` of this rank's sequence."""
+        return int(np.searchsorted(self.windows, row, side="right")) - 1
+
+    def permutation(self, window: int) -> Ints:
+        """Where the rows of a window go: row ``i`` of the window (before) lands at ``permutation[i]`` (after)."""
+        size = int(self.windows[window + 1] - self.windows[window])
+        return np.random.default_rng([*self.seed_words, window]).permutation(size)
+
+    def batch_order(self, start: int, stop: int) -> Ints:
+        """Order in which batches ``[start, stop)`` of one window of batches are delivered."""
+        return start + np.random.default_rng([*self.seed_words, start]).permutation(stop - start)
+
+
+def batch_edges(total: int, rank: int, world: int, size: int, drop_last: bool) -> tuple[int, Ints]:
+    """First row of a rank's share and the edges of its batches, relative to it.
+
+    Ranks share the epoch's rows as evenly as they go, in contiguous runs. Every rank gets the same number of
+    batches, so that no rank waits for another at the end: with `drop_last` as many full ones as the smallest
+    share fills; without it, as many as the largest share needs, where a share that is one row short gives the
+    last batch one row of the batch before. (With batches of one row this cannot be had: the counts may then
+    differ by one.)
+    """
+    begin, end = rank * total // world, (rank + 1) * total // world
+    rows = end - begin
+    if drop_last:
+        count = (total // world) // size
+        if count == 0:
+            raise ConfigError(
+                f"`batch({size}, drop_last=True)` leaves no batch: {total} rows over {world} rank(s) give "
+                f"{total // world} each; use a smaller batch or drop_last=False"
+            )
+        return begin, np.arange(count + 1, dtype=np.int64) * size
+    if rows == 0:
+        raise ConfigError(f"`world_size`={world} is more than the {total} rows there are; use fewer ranks")
+    largest = (total + world - 1) // world
+    count = rows if size == 1 else (largest + size - 1) // size
+    edges = np.arange(count + 1, dtype=np.int64) * size
+    edges[-1] = rows
+    edges[-2] = min(int(edges[-2]), rows - 1)
+    return begin, edges
+
+
+def coalesce(groups: RowGroups) -> list[tuple[int, int, int, int]]:
+    """Neighbouring small row groups of a file, joined: tuples (file, first group, last group + 1, rows).
+
+    Independent of rank and epoch. Empty row groups are left out unless they lie between others.
+    """
+    most = int(min(BLOCK_ROWS, max(1.0, BLOCK_BYTES / max(groups.row_bytes, 1.0))))
+    blocks: list[tuple[int, int, int, int]] = []
+    current: tuple[int, int, int, int] | None = None
+    for file, group, rows in zip(
+        groups.file.tolist(), groups.group.tolist(), groups.rows.tolist(), strict=True
+    ):
+        if rows == 0:
+            continue
+        if current is not None and current[0] == file and current[3] + rows <= most:
+            current = (file, current[1], group + 1, current[3] + rows)
+            continue
+        if current is not None:
+            blocks.append(current)
+        current = (file, group, group + 1, rows)
+    if current is not None:
+        blocks.append(current)
+    return blocks
+
+
+def make_plan(
+    groups: RowGroups,
+    order: Order,
+    *,
+    epoch: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    chunk_rows: int = BLOCK_ROWS,
+) -> Plan:
+    """The plan of one epoch of one rank.
+
+    Args:
+        groups: the data set's row groups.
+        order: the pipeline's stages.
+        epoch: with the shuffle's seed, decides the order.
+        rank, world_size: which share of the rows; see `batch_edges`.
+        chunk_rows: about how many rows one batch/map/transfer task handles (whole batches, at least one).
+            Changes how work is cut into tasks, never the batches.
+    """
+    whole = coalesce(groups)
+    total = sum(rows for *_, rows in whole)
+    begin, edges = batch_edges(total, rank, world_size, order.batch_size, order.drop_last)
+    seed_words = (order.shuffle.seed, epoch) if order.shuffle else (0, epoch)
+    if order.mixes_rows:
+        permuted = np.random.default_rng(list(seed_words)).permutation(len(whole))
+        whole = [whole[i] for i in permuted]
+    blocks, bounds = _cut(whole, begin, begin + int(edges[-1]))
+    levels = _levels(order, blocks, bounds, edges, _batches_per_chunk(groups, order, edges, chunk_rows))
+    consumers = tuple(_consumers(before, after) for before, after in itertools.pairwise(levels))
+    windows = _windows(bounds, order.shuffle.row_groups) if order.mixes_rows and order.shuffle else _EMPTY
+    return Plan(
+        levels=levels,
+        blocks=blocks,
+        edges=edges,
+        windows=windows,
+        seed_words=seed_words,
+        row_bytes=groups.row_bytes,
+        consumers=consumers,
+        need=_needs(levels, consumers),
+    )
+
+
+_EMPTY: Ints = np.zeros(0, dtype=np.int64)
+
+
+def _batches_per_chunk(groups: RowGroups, order: Order, edges: Ints, chunk_rows: int) -> int:
+    """Whole batches of one task: near `chunk_rows` and `BLOCK_BYTES`, and enough tasks to share out."""
+    rows = min(chunk_rows, BLOCK_BYTES / max(groups.row_bytes, 1.0), int(edges[-1]) / 32)
+    return max(1, int(rows) // order.batch_size)
+
+
+def _cut(
+    whole: Sequence[tuple[int, int, int, int]], begin: int, end: int
+) -> tuple[tuple[LoadBlock, ...], Ints]:
+    """The blocks that hold rows ``[begin, end)`` of the epoch, cut to them, and their edges from 0 on."""
+    blocks: list[LoadBlock] = []
+    position = 0
+    for file, first, last, rows in whole:
+        low, high = max(begin - position, 0), min(end - position, rows)
+        if low < high:
+            blocks.append(LoadBlock(file=file, groups=tuple(range(first, last)), skip=low, rows=high - low))
+        position += rows
+    bounds = np.zeros(len(blocks) + 1, dtype=np.int64)
+    np.cumsum([block.rows for block in blocks], out=bounds[1:])
+    return tuple(blocks), bounds
+
+
+def _windows(bounds: Ints, size: int) -> Ints:
+    """Row edges of windows of `size` blocks; a last window of less than half joins the one before."""
+    edges = bounds[::size]
+    left_over = (len(bounds) - 1) % size
+    if left_over and len(edges) > 1 and left_over * 2 < size:
+        edges = edges[:-1]
+    return edges if edges[-1] == bounds[-1] else np.append(edges, bounds[-1])
+
+
+def _over(start: Ints, stop: Ints, bounds: Ints) -> tuple[Ints, Ints]:
+    """Ranges of the pieces between `bounds` that overlap ``[start, stop)``."""
+    return (
+        np.searchsorted(bounds, start, side="right") - 1,
+        np.searchsorted(bounds, stop, side="left"),
+    )
+
+
+def _levels(
+    order: Order, blocks: Sequence[LoadBlock], bounds: Ints, edges: Ints, per_chunk: int
+) -> tuple[Level, ...]:
+    count = len(blocks)
+    none = np.zeros(count, dtype=np.int64)
+    levels = [
+        Level(
+            stage="load",
+            operation="load",
+            first=none,
+            last=none,
+            start=bounds[:-1],
+            stop=bounds[1:],
+            rows=np.diff(bounds),
+        )
+    ]
+    chunks = np.append(np.arange(0, len(edges) - 1, per_chunk, dtype=np.int64), len(edges) - 1)
+    maps = 0
+    batched = False
+    for stage, kind in order.steps:
+        before = levels[-1]
+        if kind == "batch":
+            pieces = np.append(before.start, before.stop[-1:])
+            first, last = _over(edges[chunks[:-1]], edges[chunks[1:]], pieces)
+            levels.append(
+                Level(
+                    stage=stage,
+                    operation="batch",
+                    first=first,
+                    last=last,
+                    start=chunks[:-1],
+                    stop=chunks[1:],
+                    rows=np.diff(edges[chunks]),
+                )
+            )
+            batched = True
+        elif kind == "shuffle" and batched:
+            assert order.shuffle is not None
+            per_window = max(
+                1, round(order.shuffle.row_groups * float(np.mean(np.diff(bounds))) / order.batch_size)
+            )
+            levels.extend(_mix_batches(stage, before, edges, per_window))
+        elif kind == "shuffle":
+            assert order.shuffle is not None
+            windows = _windows(bounds, order.shuffle.row_groups)
+            levels.extend(_mix_rows(stage, before, windows, edges[chunks]))
+        else:
+            # Batches go on in tasks of `per_chunk`, also out of a window in which whole batches were mixed.
+            start, stop = (chunks[:-1], chunks[1:]) if batched else (before.start, before.stop)
+            first, last = _over(start, stop, np.append(before.start, before.stop[-1:]))
+            levels.append(
+                Level(
+                    stage=stage,
+                    operation=kind,
+                    first=first,
+                    last=last,
+                    start=start,
+                    stop=stop,
+                    rows=np.diff(edges[chunks]) if batched else before.rows,
+                    map_index=maps if kind == "map" else -1,
+                )
+            )
+            maps += kind == "map"
+    return tuple(levels)
+
+
+def _mix_rows(stage: str, before: Level, windows: Ints, chunk_edges: Ints) -> tuple[Level, Level]:
+    """Row shuffle in two passes that each stay within a cache: every block is split by destination, then
+    each destination gathers its pieces from the window's blocks and orders them."""
+    same = np.arange(len(before), dtype=np.int64)
+    split = Level(
+        stage=stage,
+        operation="split",
+        first=same,
+        last=same + 1,
+        start=before.start,
+        stop=before.stop,
+        rows=before.rows,
+    )
+    pieces = np.append(before.start, before.stop[-1:])
+    cuts = np.union1d(windows, chunk_edges)
+    window = np.searchsorted(windows, cuts[:-1], side="right") - 1
+    merge = Level(
+        stage=stage,
+        operation="merge",
+        first=np.searchsorted(pieces, windows[window], side="left"),
+        last=np.searchsorted(pieces, windows[window + 1], side="left"),
+        start=cuts[:-1],
+        stop=cuts[1:],
+        rows=np.diff(cuts),
+    )
+    return split, merge
+
+
+def _mix_batches(stage: str, before: Level, edges: Ints, per_window: int) -> tuple[Level]:
+    """Whole batches change places within windows of about `per_window` batches, cut at the tasks' edges."""
+    pieces = np.append(before.start, before.stop[-1:])
+    tasks = max(1, round(per_window / max(1, int(before.stop[0] - before.start[0]))))
+    picks = np.arange(0, len(before), tasks, dtype=np.int64)
+    ends = np.append(picks[1:], len(before))
+    return (
+        Level(
+            stage=stage,
+            operation="regroup",
+            first=picks,
+            last=ends,
+            start=pieces[picks],
+            stop=pieces[ends],
+            rows=edges[pieces[ends]] - edges[pieces[picks]],
+        ),
+    )
+
+
+def _consumers(before: Level, after: Level) -> tuple[Ints, Ints]:
+    """For each output of `before`, the range of tasks of `after` that take it (both edges never decrease)."""
+    index = np.arange(len(before), dtype=np.int64)
+    return (
+        np.searchsorted(after.last, index, side="right"),
+        np.searchsorted(after.first, index, side="right"),
+    )
+
+
+def _needs(levels: Sequence[Level], consumers: Sequence[tuple[Ints, Ints]]) -> tuple[Ints, ...]:
+    """For each task, the first task of the last level that cannot be delivered without it."""
+    needs = [np.arange(len(levels[-1]), dtype=np.int64)]
+    for first, _ in reversed(consumers):
+        needs.append(needs[-1][np.minimum(first, len(needs[-1]) - 1)])
+    return tuple(reversed(needs))
