@@ -1,0 +1,118 @@
+"""Adagrad whose step costs what a batch touches: plain, and rowwise for embedding tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from intune.pipelines.errors import ConfigError
+
+
+class Adagrad(Optimizer):
+    """Adagrad (Duchi et al. 2011) for dense and sparse gradients: w ← w − lr · g / (√Σg² + ε).
+
+    For dense gradients, and for sparse ones with ``rowwise=False``, the values are those of
+    `torch.optim.Adagrad`. With ``rowwise=True`` a parameter with sparse gradients keeps one sum per row, of the
+    row's mean squared gradient, as FBGEMM's and TorchRec's "exact rowwise Adagrad" do: for width d it needs
+    1/d of the memory. Only rows with a gradient are read or written.
+
+    Summing the gradients of repeated ids is the costly part of a sparse step. A scratch array with an entry per
+    row of the table replaces the sort that `Tensor.coalesce` does, which is slow where another process keeps
+    the cores busy. It is not part of the state.
+
+    Args:
+        params: parameters or groups of them.
+        lr: learning rate, > 0.
+        eps: ε, ≥ 0.
+        rowwise: one sum per row for parameters with sparse gradients.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 0.01,
+        *,
+        eps: float = 1e-10,
+        rowwise: bool = False,
+    ) -> None:
+        if not lr > 0:
+            raise ConfigError(f"`lr` must be > 0, but {lr} was found")
+        if not eps >= 0:
+            raise ConfigError(f"`eps` must be ≥ 0, but {eps} was found")
+        super().__init__(params, {"lr": lr, "eps": eps, "rowwise": rowwise})
+        self._scratch: dict[Tensor, Tensor] = {}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every parameter that has a gradient; returns what `closure` returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                if parameter.grad.is_sparse:
+                    self._sparse(parameter, parameter.grad, group)
+                else:
+                    self._dense(parameter, parameter.grad, group)
+        return loss
+
+    def _dense(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        total = self._total(parameter, parameter.shape)
+        total.addcmul_(gradient, gradient)
+        parameter.addcdiv_(gradient, total.sqrt().add_(group["eps"]), value=-group["lr"])
+
+    def _sparse(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        rows, gradient = self._rows(parameter, gradient)
+        shape = torch.Size((len(parameter), 1)) if group["rowwise"] else parameter.shape
+        total = self._total(parameter, shape)
+        squares = gradient.square()
+        if group["rowwise"]:
+            squares = squares.mean(dim=1, keepdim=True)
+        squares += total.index_select(0, rows)
+        total.index_copy_(0, rows, squares)
+        # Rows are distinct, so gather, change and put back: index_add_ does it one row at a time.
+        gradient /= squares.sqrt_().add_(group["eps"])
+        parameter.index_copy_(0, rows, parameter.index_select(0, rows).sub_(gradient, alpha=group["lr"]))
+
+    def _total(self, parameter: Tensor, shape: torch.Size) -> Tensor:
+        state = self.state[parameter]
+        if "sum" not in state:
+            state["sum"] = torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)
+        total: Tensor = state["sum"]
+        return total
+
+    def _rows(self, parameter: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        if gradient.is_coalesced() or gradient.sparse_dim() != 1 or parameter.device.type != "cpu":
+            gradient = gradient.coalesce()
+            return gradient.indices()[0], gradient.values().clone()
+        if parameter not in self._scratch:
+            self._scratch[parameter] = torch.empty(len(parameter), dtype=torch.int64)
+        return sum_rows(gradient._indices()[0], gradient._values(), self._scratch[parameter])
+
+
+def sum_rows(index: Tensor, values: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of the `values` of each distinct `index`, without sorting.
+
+    Args:
+        index: int64, shape ``(n,)``, each below ``len(scratch)``.
+        values: shape ``(n, d)``.
+        scratch: int64, an entry per possible index; its content does not matter before and is garbage after.
+
+    Returns:
+        The distinct indices, shape ``(m,)``, and their sums, shape ``(m, d)``. The order of the indices is
+        arbitrary; each sum is taken in the order of `values`, so it is the same bits every time.
+    """
+    order = torch.arange(len(index))
+    # Of the writes to one entry any may be the last: whichever it is, it names one representative.
+    scratch[index] = order
+    rows = index[scratch[index] == order]
+    scratch[rows] = order[: len(rows)]
+    sums = values.new_zeros(len(rows), values.shape[1])
+    return rows, sums.index_add_(0, scratch[index], values)
