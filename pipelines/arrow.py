@@ -71,7 +71,7 @@ def row_bytes(type_: pa.DataType) -> float | None:
         inner = row_bytes(type_.value_type)
         return None if inner is None else inner * type_.list_size
     if _is_number(type_):
-        return type_.bit_width / 8
+        return float(type_.bit_width) / 8
     return None
 
 

@@ -54,7 +54,7 @@ def rows_of(column: Any) -> int:
             raise SchemaError(
                 "a column must have rows, but a NumPy scalar was found; return an array instead"
             )
-        return column.shape[0]
+        return int(column.shape[0])
     try:
         return len(column)
     except TypeError:

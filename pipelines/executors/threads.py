@@ -1,0 +1,130 @@
+"""Workers as threads of this process: blocks are never copied between stages.
+
+NumPy, Arrow and torch release Python's lock while they work; functions that hold it can run in processes
+(`processes.py`).
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from intune.pipelines.operations import CallMap, Operations, call_here
+from intune.pipelines.run import Run
+from intune.pipelines.scheduler import Task
+from intune.pipelines.schema import Block
+from intune.pipelines.stages import Map
+
+
+class ThreadFleet:
+    """Generic worker threads, kept from epoch to epoch; any of them runs any stage's tasks.
+
+    Args:
+        call: runs the user's function (another one sends it to a process).
+    """
+
+    chunk_rows = 16_384
+    """Small tasks: a thread's overhead is some 30 us, and a resize takes effect at the next task."""
+
+    redone = 0
+    workers_lost = 0
+
+    def __init__(self, call: CallMap = call_here) -> None:
+        self._call = call
+        self._threads: list[threading.Thread] = []
+        self._wanted = 0
+        self._idle = threading.Condition()
+        self._run: Run | None = None
+        self._operations: Operations | None = None
+        self._closed = False
+        self._current = threading.local()
+
+    def start(self, run: Run, threads: int) -> None:
+        """Work on a run from now on."""
+        with self._idle:
+            self._run = run
+            self._operations = Operations(run.job, self._watched)
+            run.on_abandon = self._replace
+            self._idle.notify_all()
+        self.resize(threads)
+
+    def resize(self, threads: int) -> None:
+        """Have at least `threads` threads; none is ever stopped, since an idle one costs nothing."""
+        with self._idle:
+            self._wanted = max(self._wanted, threads)
+            while len(self._threads) < self._wanted and not self._closed:
+                self._spawn()
+
+    def stop(self) -> None:
+        """Leave the run under way; returns once no thread works on it."""
+        with self._idle:
+            run, operations = self._run, self._operations
+            self._run = self._operations = None
+        if run is not None:
+            run.close()
+        if operations is not None:
+            operations.close()
+
+    def close(self, patience: float = 5.0) -> list[str]:
+        """End all threads; returns the names of those that did not end (user code that hangs)."""
+        self.stop()
+        with self._idle:
+            self._closed = True
+            self._idle.notify_all()
+            threads, self._threads = self._threads, []
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(patience)
+        return [thread.name for thread in threads if thread.is_alive()]
+
+    def pids(self) -> list[int]:
+        """Worker processes beside this one: none."""
+        return []
+
+    def _spawn(self) -> None:
+        thread = threading.Thread(
+            target=_work, args=(self,), name=f"intune-worker-{len(self._threads)}", daemon=True
+        )
+        self._threads.append(thread)
+        thread.start()
+
+    def _replace(self, task: Task) -> None:
+        """One thread hangs in user code: have another one in its place."""
+        with self._idle:
+            if not self._closed:
+                self._wanted += 1
+                self._spawn()
+
+    def next_run(self) -> tuple[Run, Operations] | None:
+        """The run to work on, waiting for one; None once the fleet is closed."""
+        with self._idle:
+            while not self._closed:
+                run, operations = self._run, self._operations
+                if run is not None and operations is not None and not run.closed and run.error is None:
+                    return run, operations
+                self._idle.wait()
+            return None
+
+    def work_on(self, run: Run, operations: Operations) -> None:
+        """Run tasks until the run is over."""
+        while (taken := run.take()) is not None:
+            task, inputs = taken
+            self._current.run, self._current.task = run, task
+            run.execute(operations, task, inputs)
+            del inputs, taken
+
+    def _watched(self, stage: Map, block: Block) -> dict[str, Any]:
+        if stage.timeout is None:
+            return self._call(stage, block)
+        run, task = self._current.run, self._current.task
+        run.call_started(task, stage.timeout)
+        try:
+            return self._call(stage, block)
+        finally:
+            run.call_ended(task)
+
+
+def _work(fleet: ThreadFleet) -> None:
+    while (found := fleet.next_run()) is not None:
+        fleet.work_on(*found)
+        del found

@@ -1,0 +1,511 @@
+"""`Loader`: the iterable a training loop consumes, resizable while it runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Literal, Protocol
+
+from intune.pipelines.allocation import Allocation
+from intune.pipelines.dataset import Dataset, open_dataset
+from intune.pipelines.errors import ConfigError, LoaderError
+from intune.pipelines.memory import Budget, MemoryLedger, resident_bytes
+from intune.pipelines.metrics import PipelineStats, StageMeter
+from intune.pipelines.operations import Job
+from intune.pipelines.pipeline import Pipeline
+from intune.pipelines.plan import Plan, make_plan
+from intune.pipelines.run import Run
+from intune.pipelines.scheduler import Scheduler
+from intune.pipelines.schema import block_rows
+
+logger = logging.getLogger("intune")
+
+STATE_VERSION = 1
+
+
+class Fleet(Protocol):
+    """Workers that run tasks; what an executor is to the loader."""
+
+    chunk_rows: int
+    redone: int
+    workers_lost: int
+
+    def start(self, run: Run, threads: int) -> None:
+        """Work on a run."""
+
+    def resize(self, threads: int) -> None:
+        """Be able to run `threads` tasks at once."""
+
+    def stop(self) -> None:
+        """Leave the run under way."""
+
+    def close(self) -> list[str]:
+        """End all workers; names of those that could not be ended."""
+
+    def pids(self) -> list[int]:
+        """Worker processes, beside this one."""
+
+
+class Loader:
+    """Batches of a pipeline, made by workers ahead of the trainer.
+
+    Each ``for`` over it is one epoch; when one has been read to its end the next is another epoch, with another
+    order if the pipeline shuffles. A loop that is left early begins the same epoch anew next time.
+    A loader belongs to the process that made it, and one loop at a time reads it.
+
+    Args:
+        pipeline: what to run.
+        executor: ``"threads"`` in this process, ``"ray"`` on a cluster (a local one is started where none is
+            there), or ``"auto"``: Ray where this process is connected to a cluster or ``RAY_ADDRESS`` names
+            one, else threads.
+        budget: CPUs and bytes the pipeline may use; by default read from what the job may really use.
+        allocation: slots to begin with; by default one pool of as many slots as the budget has CPUs.
+        rank, world_size: this trainer's share of the rows, as in `torch.distributed`.
+        in_order: deliver in plan order; False delivers batches as they are finished, each exactly once.
+        on_error: ``"raise"``, or ``"skip"`` to leave out files, row groups and batches that cannot be used.
+        max_skipped: how many of those are tolerated.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        executor: Literal["auto", "threads", "ray"] = "auto",
+        budget: Budget | None = None,
+        allocation: Allocation | Mapping[str, int] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        in_order: bool = True,
+        on_error: Literal["raise", "skip"] = "raise",
+        max_skipped: int = 100,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        _check_share(rank, world_size)
+        if on_error not in ("raise", "skip"):
+            raise ConfigError(f"`on_error`={on_error!r} is unknown; use 'raise' or 'skip'")
+        if isinstance(max_skipped, bool) or not isinstance(max_skipped, int) or max_skipped < 0:
+            raise ConfigError(f"`max_skipped`={max_skipped!r} must be a whole number, 0 or more")
+        self.pipeline = pipeline
+        self.order = pipeline.order()
+        self.stages: tuple[str, ...] = pipeline.stage_names
+        self.budget = budget if budget is not None else Budget.detect()
+        base = Allocation.shared(max(1, self.budget.cpus))
+        self.allocation = base if allocation is None else base.merged(allocation, self.stages)
+        self.executor = _choose(executor)
+        self._rank, self._world_size = rank, world_size
+        self._in_order = in_order
+        self._skip = on_error == "skip"
+        self._max_skipped = max_skipped
+        self._clock = clock
+        self.dataset: Dataset = open_dataset(pipeline.load.source, on_error=on_error)
+        self.epoch = 0
+        self._pid = os.getpid()
+        self._fleet = self._make_fleet()
+        self._plan = self._make_plan(0)
+        self._ledger = MemoryLedger()
+        self._meters = {name: StageMeter(name) for name in self.stages}
+        self._counts = _Counts()
+        self._resume: tuple[int, frozenset[int]] = (0, frozenset())
+        self._active: weakref.ref[_Epoch] | None = None
+        self._last: tuple[int, int, tuple[int, ...]] = (0, 0, ())
+        self._closed = False
+        self._finalizer = weakref.finalize(self, _close_fleet, self._fleet, self._pid)
+        for path, error in self.dataset.skipped:
+            self._report_skip(f"{path}: {error}")
+        self._check_memory()
+
+    # ---- what a training loop uses ---------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self._check_usable()
+        if (active := self._current()) is not None:
+            active.close()
+        plan = self._make_plan(self.epoch)
+        first, ahead = self._resume
+        self._resume = (0, frozenset())
+        epoch = _Epoch(self, plan, first, ahead)
+        self._active = weakref.ref(epoch)
+        return epoch
+
+    def __len__(self) -> int:
+        """Batches of an epoch on this rank."""
+        return self._plan.batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch the next loop reads; as `DistributedSampler.set_epoch`."""
+        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+            raise ConfigError(f"`epoch`={epoch!r} must be a whole number, 0 or more")
+        if epoch != self.epoch:
+            self._resume = (0, frozenset())
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the trainer is: the batches it was handed, not those made ahead. Plain numbers and strings."""
+        epoch, batch, ahead = self._position()
+        return {
+            "version": STATE_VERSION,
+            "epoch": epoch,
+            "batch": batch,
+            "ahead": list(ahead),
+            "plan": self._fingerprint(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue with exactly the batch after those that `state` counts.
+
+        Raises:
+            LoaderError: the state belongs to other data, another pipeline or another share of the rows.
+        """
+        self._check_usable()
+        try:
+            version, epoch, batch = int(state["version"]), int(state["epoch"]), int(state["batch"])
+            ahead, plan = frozenset(int(i) for i in state.get("ahead", ())), dict(state["plan"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise LoaderError(
+                f"`state` is not a loader's state ({error!r}); give what state_dict() returned"
+            ) from error
+        if version != STATE_VERSION:
+            raise LoaderError(
+                f"`state` has version {version}, but this is {STATE_VERSION}; it cannot be read"
+            )
+        mine = self._fingerprint()
+        for name, value in mine.items():
+            if plan.get(name) != value:
+                raise LoaderError(
+                    f"`state` was saved with {name} {plan.get(name)!r}, but this loader has {value!r}; "
+                    "its position means nothing here"
+                )
+        if not 0 <= batch <= self._plan.batches or epoch < 0:
+            raise LoaderError(
+                f"`state` says epoch {epoch}, batch {batch}, but an epoch has {len(self)} batches"
+            )
+        if (active := self._current()) is not None:
+            active.close()
+        self._active = None
+        if batch == self._plan.batches:
+            epoch, batch, ahead = epoch + 1, 0, frozenset()
+        self.epoch = epoch
+        self._resume = (batch, ahead)
+        self._last = (epoch, batch, tuple(sorted(ahead)))
+
+    def resize(self, allocation: Allocation | Mapping[str, int]) -> None:
+        """Other slots from now on: takes effect within one task, stops no worker and loses no batch.
+
+        Args:
+            allocation: slots of some or all stages, or an `Allocation`.
+        """
+        self._check_usable()
+        self.allocation = self.allocation.merged(allocation, self.stages)
+        self._fleet.resize(self.allocation.total)
+        if (active := self._current()) is not None:
+            active.resize(self.allocation)
+
+    def stats(self, *, resident: bool = False) -> PipelineStats:
+        """What was measured so far; `resident` also adds up the resident memory of all workers (a few ms)."""
+        active = self._current()
+        epoch, batch, _ = self._position()
+        counts = self._counts
+        if active is not None:
+            stages, limit, elapsed, redone = active.read()
+        else:
+            stages = tuple(
+                meter.read(slots=self.allocation.of(name), running=0, queue=0)
+                for name, meter in self._meters.items()
+            )
+            limit, elapsed, redone = self.budget.memory, 0.0, 0
+        return PipelineStats(
+            stages=stages,
+            elapsed_s=counts.elapsed_s + elapsed,
+            epoch=epoch,
+            batch=batch,
+            batches=counts.batches,
+            rows=counts.rows,
+            step_s=counts.step_s,
+            wait_s=counts.wait_s,
+            memory_held=self._ledger.held,
+            memory_peak=self._ledger.peak,
+            memory_resident=resident_bytes([os.getpid(), *self._fleet.pids()]) if resident else 0,
+            memory_limit=limit,
+            redone=counts.redone + redone,
+            workers_lost=self._fleet.workers_lost,
+            skipped=counts.skipped,
+            allocation=self.allocation,
+        )
+
+    def close(self) -> None:
+        """End the workers and let go of everything; may be called again."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        if (active := self._current()) is not None:
+            active.close()
+        self._closed = True
+        self._finalizer.detach()
+        _close_fleet(self._fleet, self._pid)
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- inside ----------------------------------------------------------------------------------------------
+
+    def _current(self) -> _Epoch | None:
+        active = self._active() if self._active is not None else None
+        return active if active is not None and not active.closed else None
+
+    def _position(self) -> tuple[int, int, tuple[int, ...]]:
+        active = self._current()
+        return active.position() if active is not None else self._last
+
+    def _fingerprint(self) -> dict[str, Any]:
+        shuffle = self.order.shuffle
+        return {
+            "data": self.dataset.fingerprint(),
+            "stages": [kind for _, kind in self.order.steps if kind in ("shuffle", "batch")],
+            "batch_size": self.order.batch_size,
+            "drop_last": self.order.drop_last,
+            "shuffle": None if shuffle is None else [shuffle.row_groups, shuffle.seed],
+            "rank": self._rank,
+            "world_size": self._world_size,
+        }
+
+    def _make_fleet(self) -> Fleet:
+        if self.executor == "ray":
+            from intune.pipelines.executors.ray import RayFleet
+
+            return RayFleet(self.budget)
+        from intune.pipelines.executors.threads import ThreadFleet
+
+        return ThreadFleet()
+
+    def _make_plan(self, epoch: int) -> Plan:
+        if getattr(self, "_planned", None) != epoch:
+            self._plan = make_plan(
+                self.dataset.row_groups(),
+                self.order,
+                epoch=epoch,
+                rank=self._rank,
+                world_size=self._world_size,
+                chunk_rows=self._fleet.chunk_rows,
+            )
+            self._planned = epoch
+        return self._plan
+
+    def _start(self, plan: Plan, first: int) -> Run:
+        scheduler = Scheduler(
+            plan,
+            self.stages,
+            allocation=self.allocation,
+            memory=self.budget.memory,
+            first_batch=first,
+            in_order=self._in_order,
+            ledger=self._ledger,
+            meters=self._meters,
+            now=self._clock(),
+        )
+        job = Job(
+            plan=plan,
+            dataset=self.dataset,
+            maps=self.pipeline.maps,
+            device=self.pipeline.device,
+            skip=self._skip,
+        )
+        run = Run(
+            job,
+            scheduler,
+            retries=self.pipeline.load.retries,
+            max_skipped=max(0, self._max_skipped - self._counts.skipped),
+            on_skip=self._report_skip,
+            clock=self._clock,
+        )
+        self._fleet.start(run, self.allocation.total)
+        return run
+
+    def _report_skip(self, message: str) -> None:
+        self._counts.skipped += 1
+        logger.warning("skipped: %s", message)
+
+    def _check_memory(self) -> None:
+        scheduler = Scheduler(
+            self._plan,
+            self.stages,
+            allocation=self.allocation,
+            memory=self.budget.memory,
+            in_order=self._in_order,
+        )
+        least = scheduler.minimum_bytes()
+        if least > self.budget.memory:
+            raise ConfigError(
+                f"`budget` allows {self.budget.memory} bytes, but this pipeline needs about {least} at once; "
+                "allow more, shuffle over fewer row groups, read fewer columns or write smaller row groups"
+            )
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise LoaderError("the loader is closed; make a new one")
+        if os.getpid() != self._pid:
+            raise LoaderError(
+                f"the loader was made in process {self._pid} and cannot be used in its fork {os.getpid()}; "
+                "make it after the fork, one in each process"
+            )
+
+
+class _Counts:
+    """What the loader counts over all epochs."""
+
+    def __init__(self) -> None:
+        self.elapsed_s = self.step_s = self.wait_s = 0.0
+        self.batches = self.rows = self.redone = self.skipped = 0
+
+
+class _Epoch(Iterator[dict[str, Any]]):
+    """One loop over a loader."""
+
+    def __init__(self, loader: Loader, plan: Plan, first: int, ahead: frozenset[int]) -> None:
+        self._loader = loader
+        self._plan = plan
+        self._epoch = loader.epoch
+        self._counts = loader._counts
+        self._clock = loader._clock
+        self._next = first
+        self._ahead = set(ahead)
+        self._queue: deque[tuple[int, Any]] = deque()
+        self._output: int | None = None
+        self._asked = 0.0
+        self._began = self._clock()
+        self.closed = False
+        self._run = loader._start(plan, first)
+        self._device = None
+        if loader.pipeline.device != "cpu":
+            from intune.pipelines.transfer import Device
+
+            self._device = Device(loader.pipeline.device)
+
+    def __next__(self) -> dict[str, Any]:
+        now = self._clock()
+        if self._asked:
+            self._counts.step_s += now - self._asked
+        if self.closed or os.getpid() != self._loader._pid:
+            self._refuse()
+        try:
+            while not self._queue:
+                if not self._fetch():
+                    self._end()
+                    raise StopIteration
+        except BaseException:
+            self.close()
+            raise
+        index, batch = self._queue.popleft()
+        self._advance(index)
+        self._counts.batches += 1
+        self._counts.rows += block_rows(batch)
+        if self._device is not None:
+            batch = self._device.hand_over(batch)
+        self._asked = self._clock()
+        self._counts.wait_s += self._asked - now
+        made: dict[str, Any] = batch
+        return made
+
+    def _refuse(self) -> None:
+        if os.getpid() != self._loader._pid:
+            self._loader._check_usable()
+        raise LoaderError(
+            "this loop over the loader is over: it was closed, or another loop has begun; begin a new one"
+        )
+
+    def _fetch(self) -> bool:
+        """Get the next output of the workers; False at the end of the epoch."""
+        if self._output is not None:
+            self._run.consumed(self._output)
+            self._output = None
+        found = self._run.next_output()
+        if found is None:
+            return False
+        self._output, batches = found
+        start = int(self._plan.levels[-1].start[self._output])
+        for index, batch in enumerate(batches, start):
+            if batch is None:
+                self._advance(index)
+            elif index >= self._next and index not in self._ahead:
+                self._queue.append((index, batch))
+        return True
+
+    def _advance(self, index: int) -> None:
+        self._ahead.add(index)
+        while self._next in self._ahead:
+            self._ahead.discard(self._next)
+            self._next += 1
+
+    def _end(self) -> None:
+        self.close()
+        loader = self._loader
+        loader.epoch = self._epoch + 1
+        loader._last = (self._epoch + 1, 0, ())
+
+    def position(self) -> tuple[int, int, tuple[int, ...]]:
+        """Epoch, batches handed over without a gap, and those handed over beyond it."""
+        return self._epoch, self._next, tuple(sorted(self._ahead))
+
+    def resize(self, allocation: Allocation) -> None:
+        """Other slots for the run under way."""
+        with self._run.lock:
+            self._run.scheduler.resize(allocation, self._clock())
+            self._run.work.notify_all()
+
+    def read(self) -> tuple[tuple[Any, ...], int, float, int]:
+        """Stages, bytes allowed, seconds under way, outputs made again."""
+        with self._run.lock:
+            scheduler = self._run.scheduler
+            scheduler.tick(self._clock())
+            return scheduler.read(), scheduler.limit, self._clock() - self._began, scheduler.redone
+
+    def close(self) -> None:
+        """Stop the workers' work on this epoch."""
+        if self.closed:
+            return
+        self.closed = True
+        loader = self._loader
+        self._counts.elapsed_s += self._clock() - self._began
+        self._counts.redone += self._run.scheduler.redone
+        loader._last = self.position()
+        self._queue.clear()
+        loader._fleet.stop()
+
+    def __del__(self) -> None:
+        # A loop left early drops its iterator: the workers need not go on for nobody.
+        if hasattr(self, "_run"):
+            self.close()
+
+
+def _close_fleet(fleet: Fleet, pid: int) -> None:
+    if os.getpid() == pid:
+        for name in fleet.close():
+            logger.warning("%s did not end: user code hangs in it; it ends with this process", name)
+
+
+def _check_share(rank: int, world_size: int) -> None:
+    for name, value, least in (("world_size", world_size, 1), ("rank", rank, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"`{name}`={value!r} must be a whole number, {least} or more")
+    if rank >= world_size:
+        raise ConfigError(f"`rank`={rank} must be below `world_size`={world_size}; ranks count from 0")
+
+
+def _choose(executor: str) -> str:
+    if executor in ("threads", "ray"):
+        return executor
+    if executor != "auto":
+        raise ConfigError(f"`executor`={executor!r} is unknown; use 'auto', 'threads' or 'ray'")
+    import sys
+
+    ray = sys.modules.get("ray")
+    connected = ray is not None and ray.is_initialized()
+    return "ray" if connected or os.environ.get("RAY_ADDRESS") else "threads"
