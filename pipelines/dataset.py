@@ -31,6 +31,7 @@ from intune.pipelines.errors import (
     StorageError,
 )
 from intune.pipelines.plan import LoadBlock, RowGroups
+from intune.pipelines.remote import fetch
 from intune.pipelines.schema import Block
 
 FOOTER_THREADS = 16
@@ -380,6 +381,8 @@ class Reader:
         where = f"{path}, {describe_groups(block.groups)}"
         try:
             handle, footer = self._handle(block.file)
+            if dataset.remote:
+                handle = fetch(handle, footer, block.groups, dataset.columns)
             file = pq.ParquetFile(handle, metadata=footer, pre_buffer=dataset.remote)
             table = file.read_row_groups(list(block.groups), columns=list(dataset.columns), use_threads=False)
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -420,6 +423,8 @@ class Reader:
         entry = self.dataset.files[file]
         handle = self.dataset.filesystem.open_input_file(entry.path)
         footer = entry.footer if entry.footer is not None else pq.read_metadata(handle)
+        if isinstance(self.dataset.filesystem, fs.PyFileSystem):
+            return handle, footer  # a file written in Python has one position, which threads cannot share
         with self._lock:
             kept = self._open.setdefault(file, (handle, footer))
             while len(self._open) > self.MOST_OPEN:

@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import Any, Literal, Protocol
 
 from intune.pipelines.allocation import Allocation
+from intune.pipelines.budget import Budget, format_bytes
 from intune.pipelines.dataset import Dataset, open_dataset
 from intune.pipelines.errors import ConfigError, LoaderError
-from intune.pipelines.memory import Budget, MemoryLedger, resident_bytes
+from intune.pipelines.memory import MemoryLedger, resident_bytes
 from intune.pipelines.metrics import PipelineStats, StageMeter
 from intune.pipelines.operations import Job
 from intune.pipelines.pipeline import Pipeline
@@ -344,7 +345,8 @@ class Loader:
         least = scheduler.minimum_bytes()
         if least > self.budget.memory:
             raise ConfigError(
-                f"`budget` allows {self.budget.memory} bytes, but this pipeline needs about {least} at once; "
+                f"`budget` allows {format_bytes(self.budget.memory)}, but this pipeline needs about "
+                f"{format_bytes(least)} at once; "
                 "allow more, shuffle over fewer row groups, read fewer columns or write smaller row groups"
             )
 

@@ -27,9 +27,9 @@ BLOCK_ROWS = 65_536
 """Row groups smaller than this (and than `BLOCK_BYTES`) are read together with their neighbours: the usual
 size of a row group in recommenders' data, some 20 ms of work, against which a task's overhead vanishes."""
 
-BLOCK_BYTES = 16 << 20
-"""Decoded bytes at which small row groups stop being read together: what fits a core's share of cache and
-still makes a task long enough."""
+BLOCK_BYTES = 32 << 20
+"""Decoded bytes at which small row groups stop being read together and batches stop sharing a task: tens of
+milliseconds of work, while a few of them in flight stay small beside a trainer's memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,8 @@ class Level:
         operation: what a task does.
         first, last: task ``i`` takes outputs ``[first[i], last[i])`` of the level before (empty for `load`).
         start, stop: what it makes, in rows of this rank's sequence, or in batches after `batch`.
-        rows: rows in what it makes.
+        rows: rows in what it makes; after whole batches were mixed, what it would be had they not (short
+            batches change places too, so a task may differ, the sum does not).
         map_index: for `map`, which of the pipeline's maps.
     """
 
@@ -182,7 +183,7 @@ def batch_edges(total: int, rank: int, world: int, size: int, drop_last: bool) -
                 f"{total // world} each; use a smaller batch or drop_last=False"
             )
         return begin, np.arange(count + 1, dtype=np.int64) * size
-    if rows == 0:
+    if total < world:
         raise ConfigError(f"`world_size`={world} is more than the {total} rows there are; use fewer ranks")
     largest = (total + world - 1) // world
     count = rows if size == 1 else (largest + size - 1) // size
@@ -395,20 +396,20 @@ def _mix_rows(stage: str, before: Level, windows: Ints, chunk_edges: Ints) -> tu
 
 
 def _mix_batches(stage: str, before: Level, edges: Ints, per_window: int) -> tuple[Level]:
-    """Whole batches change places within windows of about `per_window` batches, cut at the tasks' edges."""
-    pieces = np.append(before.start, before.stop[-1:])
-    tasks = max(1, round(per_window / max(1, int(before.stop[0] - before.start[0]))))
-    picks = np.arange(0, len(before), tasks, dtype=np.int64)
-    ends = np.append(picks[1:], len(before))
+    """Whole batches change places within windows of `per_window` batches, wherever the tasks before are cut:
+    the order of the batches must not depend on how large an executor's tasks are."""
+    count = len(edges) - 1
+    windows = np.append(np.arange(0, count, per_window, dtype=np.int64), count)
+    first, last = _over(windows[:-1], windows[1:], np.append(before.start, before.stop[-1:]))
     return (
         Level(
             stage=stage,
             operation="regroup",
-            first=picks,
-            last=ends,
-            start=pieces[picks],
-            stop=pieces[ends],
-            rows=edges[pieces[ends]] - edges[pieces[picks]],
+            first=first,
+            last=last,
+            start=windows[:-1],
+            stop=windows[1:],
+            rows=np.diff(edges[windows]),
         ),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from intune.pipelines.errors import IntuneError, SkipLimitError, StageError, StageTimeout, StorageError
@@ -84,7 +84,7 @@ class Run:
         started_cpu = time.thread_time()
         try:
             result = operations.run(task.level, task.index, inputs)
-            held = roots(result.payload.values() if hasattr(result.payload, "edges") else result.payload)
+            held = roots(result.payload)
             if task.level == self.last_level:
                 result.payload = finalize(result.payload)
         except BaseException as error:
@@ -92,7 +92,7 @@ class Run:
             return
         self.finished(task, result, held, cpu_s=time.thread_time() - started_cpu)
 
-    def finished(self, task: Task, result: Result, held: dict[int, int], *, cpu_s: float) -> None:
+    def finished(self, task: Task, result: Result, held: Mapping[Any, int], *, cpu_s: float) -> None:
         """A task is done."""
         with self.lock:
             if self._is_stale(task):

@@ -16,6 +16,7 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.memory import MemoryLedger
@@ -28,7 +29,8 @@ Key = tuple[int, int]
 DECODE_OVERHEAD = 0.5
 """While a row group is decoded its encoded pages are held too; they are at most about half of what they make."""
 
-_VIEWS = ("batch", "regroup", "transfer")
+VIEWS = ("batch", "regroup", "transfer")
+"""Operations whose outputs mostly show their inputs' memory."""
 
 
 class State(Enum):
@@ -114,7 +116,7 @@ class Scheduler:
         self.meters = meters if meters is not None else {name: StageMeter(name) for name in stages}
         self.redone = 0
         self._levels = [
-            _LevelState(stage=self.stages.index(level.stage), view=level.operation in _VIEWS)
+            _LevelState(stage=self.stages.index(level.stage), view=level.operation in VIEWS)
             for level in plan.levels
         ]
         self._last = len(self._levels) - 1
@@ -324,7 +326,7 @@ class Scheduler:
 
     # ---- reports from workers --------------------------------------------------------------------------------
 
-    def finish(self, task: Task, now: float, roots: Mapping[int, int], *, cpu_s: float = 0.0) -> list[Key]:
+    def finish(self, task: Task, now: float, roots: Mapping[Any, int], *, cpu_s: float = 0.0) -> list[Key]:
         """A task is done; `roots` are the buffers its output keeps alive (see `MemoryLedger`).
 
         Returns:

@@ -1,0 +1,440 @@
+"""Workers as Ray actors over a cluster, started on this machine where none is there.
+
+A worker keeps what it makes; the scheduler's next task on it goes to the same worker where that can be, so a
+block crosses the object store only when it changes process or goes to the trainer. Tasks are pure: what is
+lost with a worker is made again by another.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import cloudpickle
+
+from intune.pipelines.budget import Budget
+from intune.pipelines.errors import ConfigError, IntuneError, StageError, WorkerLostError
+from intune.pipelines.executors.ray_cluster import connect, disconnect
+from intune.pipelines.executors.ray_worker import Outcome, RayWorker
+from intune.pipelines.operations import Operations, Result
+from intune.pipelines.run import Run, finalize
+from intune.pipelines.scheduler import Key, Task
+from intune.pipelines.schema import block_bytes
+
+logger = logging.getLogger("intune")
+
+SUSPECT_AFTER = 2
+"""Deaths of its worker after which a task runs alone, so that the next death is surely its own."""
+
+MOST_DEATHS = 2
+"""Deaths of a worker with nothing but this task on it after which the job fails."""
+
+START_PATIENCE = 60.0
+"""Seconds to wait for the cluster to start a worker before saying that it has no room."""
+
+WORKER_THREADS = 64
+"""Tasks a worker can run at once: slots of a stage that waits for storage may far exceed its CPUs."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """An output that lies in a worker."""
+
+    worker: _Worker
+    key: Key
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """What the driver knows of one worker process."""
+
+    number: int
+    actor: Any
+    pid: int = 0
+    node: str = ""
+    dead: bool = False
+    running: dict[Key, Task] = field(default_factory=dict)
+    held: set[Key] = field(default_factory=set)
+    alone: bool = False  # runs, or is kept free for, one suspect task
+
+
+class RayFleet:
+    """A worker process per CPU of the budget; all run any stage's tasks, several at once.
+
+    Args:
+        budget: CPUs and memory the pipeline may use.
+
+    Raises:
+        ConfigError: the cluster has no room for a worker.
+    """
+
+    chunk_rows = 65_536
+    """Coarse tasks: a call costs 1 to 2 ms on Ray."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.redone = 0
+        self.workers_lost = 0
+        self._ray = connect(budget)
+        self._numbers = itertools.count()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._workers: list[_Worker] = []
+        self._run: Run | None = None
+        self._operations: Operations | None = None
+        self._dispatcher: threading.Thread | None = None
+        self._generation = 0
+        self._job: Any = None
+        self._groups: dict[int, _Worker] = {}
+        self._deaths: dict[Key, int] = {}
+        self._closed = False
+        self._unique = itertools.count(1)
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="intune-ray")
+        try:
+            for worker in [self._spawn() for _ in range(self._size(budget))]:
+                self._introduce(worker)
+        except BaseException:
+            self.close()
+            raise
+
+    # ---- what the loader calls -------------------------------------------------------------------------------
+
+    def start(self, run: Run, threads: int) -> None:
+        """Work on a run from now on."""
+        ray = self._ray
+        with self._lock:
+            self._generation += 1
+            self._run = run
+            self._job = ray.put(cloudpickle.dumps(run.job))
+            self._operations = Operations(run.job)
+            self._groups.clear()
+            self._deaths.clear()
+            for worker in self._workers:
+                worker.held.clear()
+            workers = [worker for worker in self._workers if not worker.dead]
+        run.on_free = self._free
+        for worker in workers:
+            self._brief(worker)
+        self._dispatcher = threading.Thread(
+            target=self._dispatch, args=(run, self._generation), name="intune-dispatcher", daemon=True
+        )
+        self._dispatcher.start()
+
+    def resize(self, threads: int) -> None:
+        """Nothing to do: the workers run as many tasks as the scheduler gives out."""
+
+    def stop(self) -> None:
+        """Leave the run under way."""
+        with self._lock:
+            run, self._run = self._run, None
+            operations, self._operations = self._operations, None
+            dispatcher, self._dispatcher = self._dispatcher, None
+            self._changed.notify_all()
+        if run is not None:
+            run.close()
+        if dispatcher is not None and dispatcher is not threading.current_thread():
+            dispatcher.join(5.0)
+        if operations is not None:
+            operations.close()
+
+    def close(self) -> list[str]:
+        """End all workers, and the Ray started here if no other loader uses it."""
+        self.stop()
+        with self._lock:
+            if self._closed:
+                return []
+            self._closed = True
+            workers, self._workers = self._workers, []
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._ray.is_initialized():
+            for worker in workers:
+                self._ray.kill(worker.actor, no_restart=True)
+        disconnect(self._ray)
+        return []
+
+    def pids(self) -> list[int]:
+        """Worker processes on this machine."""
+        here = self._ray.get_runtime_context().get_node_id() if self._ray.is_initialized() else ""
+        with self._lock:
+            return [worker.pid for worker in self._workers if not worker.dead and worker.node == here]
+
+    # ---- workers ---------------------------------------------------------------------------------------------
+
+    def _size(self, budget: Budget) -> int:
+        have = int(self._ray.available_resources().get("CPU", 0))
+        if have < 1:
+            raise ConfigError(
+                "the Ray cluster has no free CPU for a worker; free one, or use executor='threads'"
+            )
+        return max(1, min(budget.cpus, have))
+
+    def _spawn(self) -> _Worker:
+        options = {
+            "num_cpus": 1,
+            "max_concurrency": WORKER_THREADS,
+            "max_restarts": 0,
+            "scheduling_strategy": "SPREAD",
+        }
+        number = next(self._numbers)
+        actor = self._ray.remote(RayWorker).options(**options).remote(number)
+        worker = _Worker(number=number, actor=actor)
+        with self._lock:
+            self._workers.append(worker)
+        return worker
+
+    def _introduce(self, worker: _Worker) -> None:
+        try:
+            worker.pid, worker.node = self._ray.get(worker.actor.hello.remote(), timeout=START_PATIENCE)
+        except self._ray.exceptions.GetTimeoutError:
+            raise ConfigError(
+                f"the Ray cluster did not start a worker within {START_PATIENCE:g} s; "
+                "free CPUs on it, or use executor='threads'"
+            ) from None
+
+    def _brief(self, worker: _Worker) -> None:
+        """Tell a worker the job; it must know before its first task."""
+        try:
+            self._ray.get(worker.actor.begin.remote(self._generation, self._job))
+        except self._ray.exceptions.RayActorError:
+            self._died(worker)
+
+    def _died(self, worker: _Worker) -> None:
+        """A worker process is gone: what it held and did is made again, another takes its place."""
+        with self._lock:
+            if worker.dead or self._closed:
+                return
+            worker.dead = True
+            self._workers.remove(worker)
+            self.workers_lost += 1
+            run = self._run
+            held = list(worker.held)
+            for group in [group for group, home in self._groups.items() if home is worker]:
+                del self._groups[group]
+        again = []
+        if run is not None:
+            with run.lock:
+                if not run.closed:
+                    again = run.scheduler.lose(held, run.clock())
+                    for key in again:
+                        run.payloads.pop(key, None)
+        logger.warning(
+            "Ray worker %d (pid %d) died; %d task(s) it was running and %d block(s) it held are made again",
+            worker.number, worker.pid, len(worker.running), len(again),
+        )  # fmt: skip
+        try:
+            fresh = self._spawn()
+            self._introduce(fresh)
+            if run is not None:
+                self._brief(fresh)
+        except (ConfigError, self._ray.exceptions.RayError) as error:
+            if run is not None:
+                lost = WorkerLostError(f"a Ray worker died and none could be started in its place: {error}")
+                run.end(lost)
+            return
+        with self._lock:
+            self._changed.notify_all()
+        if run is not None:
+            with run.lock:
+                run.work.notify_all()
+
+    # ---- giving out tasks ------------------------------------------------------------------------------------
+
+    def _dispatch(self, run: Run, generation: int) -> None:
+        while (taken := run.take()) is not None:
+            task, inputs = taken
+            try:
+                if run.job.plan.levels[task.level].operation == "transfer":
+                    self._pool.submit(self._transfer, run, task, inputs)
+                else:
+                    self._submit(run, generation, task, inputs)
+            except RuntimeError as error:  # the pool is shut down: the loader is being closed
+                if not self._closed:
+                    run.failed(task, error)
+                return
+            except BaseException as error:
+                run.failed(task, error)
+            del inputs, taken
+
+    def _submit(self, run: Run, generation: int, task: Task, inputs: Sequence[Any]) -> None:
+        with self._lock:
+            worker = self._choose(run, task, inputs)
+            while worker is None and not run.closed and not self._closed:
+                self._changed.wait(1.0)
+                worker = self._choose(run, task, inputs)
+            if worker is None:
+                return
+            worker.running[task.key] = task
+        plain: list[Any] = []
+        for held in inputs:
+            if held.worker is worker:
+                plain.append(held.key)
+            else:
+                plain.append(held.worker.actor.export.remote(generation, held.key))
+        export = self._is_exported(run, task.level)
+        meta, payload = worker.actor.run.options(num_returns=2).remote(
+            generation, task.level, task.index, export, *plain
+        )
+        future = meta.future()
+        future.add_done_callback(
+            lambda done: self._arrived(run, task, worker, done, payload if export else None)
+        )
+
+    def _is_exported(self, run: Run, level: int) -> bool:
+        """Whether a level's outputs go to the trainer's process."""
+        levels = run.job.plan.levels
+        return level + 1 == len(levels) or levels[level + 1].operation == "transfer"
+
+    def _choose(self, run: Run, task: Task, inputs: Sequence[_Held]) -> _Worker | None:
+        """The worker for a task: where its inputs lie, else where its window is, else the least busy."""
+        alive = [worker for worker in self._workers if not worker.dead and not worker.alone]
+        if self._deaths.get(task.key, 0) >= SUSPECT_AFTER:
+            idle = next((worker for worker in alive if not worker.running), None)
+            if idle is not None:
+                idle.alone = True
+            return idle
+        if not alive:
+            return None
+        least = min(alive, key=lambda worker: len(worker.running))
+        if inputs:
+            holders = [held.worker for held in inputs if held.worker in alive]
+            home = max(set(holders), key=holders.count) if holders else least
+        else:
+            group = int(run.job.plan.need[task.level][task.index])
+            home = self._groups.get(group, least)
+            if home not in alive:
+                home = least
+            self._groups[group] = home
+        # A worker runs its tasks on threads, so a few more than elsewhere cost less than moving blocks.
+        fair = 1 + run.scheduler.running // len(self._workers)
+        return least if len(home.running) > fair and len(least.running) < len(home.running) - 1 else home
+
+    # ---- taking results --------------------------------------------------------------------------------------
+
+    def _arrived(self, run: Run, task: Task, worker: _Worker, done: Future[Any], payload: Any) -> None:
+        """Called on Ray's thread: hand over to ours."""
+        try:
+            self._pool.submit(self._complete, run, task, worker, done, payload)
+        except RuntimeError:
+            return  # shut down: nobody waits for this any more
+
+    def _complete(self, run: Run, task: Task, worker: _Worker, done: Future[Any], payload: Any) -> None:
+        with self._lock:
+            worker.running.pop(task.key, None)
+            was_alone, worker.alone = worker.alone, False
+            self._changed.notify_all()
+        try:
+            outcome: Outcome = done.result()
+            if outcome.error is not None:
+                run.failed(task, outcome.error)
+                return
+            result = Result(None, outcome.skipped)
+            if payload is None:
+                result.payload = _Held(worker, task.key)
+                roots: dict[Any, int] = {(worker.number, root): size for root, size in outcome.roots.items()}
+                with self._lock:
+                    worker.held.add(task.key)
+                    lost = worker.dead
+                if lost:
+                    raise self._ray.exceptions.RayActorError()
+            else:
+                batches = self._ray.get(payload)
+                size = sum(block_bytes(batch) for batch in batches if batch is not None)
+                roots = {(-1, next(self._unique)): size}
+                result.payload = _Arrived(batches, roots)
+                if task.level == run.last_level:
+                    result.payload = finalize(batches)
+            run.finished(task, result, roots, cpu_s=outcome.cpu_s)
+        except self._ray.exceptions.RayError as error:
+            self._lost(run, task, worker, error, was_alone)
+        except BaseException as error:
+            run.failed(task, error)
+
+    def _transfer(self, run: Run, task: Task, inputs: Sequence[_Arrived]) -> None:
+        """Tasks of the last stage run here, in the trainer's process."""
+        import time
+
+        began = time.thread_time()
+        operations = self._operations
+        if operations is None:
+            return
+        try:
+            result = operations.run(task.level, task.index, [part.batches for part in inputs])
+            result.payload = finalize(result.payload)
+            roots = {root: size for part in inputs for root, size in part.roots.items()}
+        except BaseException as error:
+            run.failed(task, error)
+            return
+        run.finished(task, result, roots, cpu_s=time.thread_time() - began)
+
+    def _lost(self, run: Run, task: Task, worker: _Worker, error: BaseException, was_alone: bool) -> None:
+        """A call did not come back: its worker died, or one that held its inputs."""
+        if self._closed or run.closed:
+            return
+        if isinstance(error, self._ray.exceptions.RayTaskError) and not isinstance(
+            error, self._ray.exceptions.RayActorError
+        ):
+            cause = getattr(error, "cause", None)
+            wrapped = (
+                cause
+                if isinstance(cause, IntuneError)
+                else StageError(f"{run.job.where(task.level, task.index)}: {error}")
+            )
+            run.failed(task, wrapped)
+            return
+        if self._is_alive(worker):
+            with (
+                run.lock
+            ):  # an input was lost with another worker; whoever watches that one has it made again
+                if not run.closed:
+                    run.scheduler.fail(task, run.clock())
+                    run.work.notify_all()
+            return
+        with self._lock:
+            deaths = self._deaths[task.key] = self._deaths.get(task.key, 0) + 1
+        self._died(worker)
+        if was_alone and deaths >= SUSPECT_AFTER + MOST_DEATHS:
+            run.end(
+                WorkerLostError(
+                    f"{run.job.where(task.level, task.index)}: this task took its worker down {deaths} times "
+                    f"(the last {MOST_DEATHS} with nothing else on it), so the job cannot go on; "
+                    "look for a crash or an out-of-memory kill in the user's code, or leave that data out"
+                )
+            )
+            return
+        with run.lock:
+            if not run.closed:
+                run.scheduler.fail(task, run.clock())
+                run.work.notify_all()
+
+    def _is_alive(self, worker: _Worker) -> bool:
+        if worker.dead:
+            return False
+        try:
+            self._ray.get(worker.actor.hello.remote(), timeout=START_PATIENCE)
+        except self._ray.exceptions.RayError:
+            return False
+        return True
+
+    def _free(self, keys: Sequence[Key]) -> None:
+        """Outputs that nobody needs any more (called under the run's lock)."""
+        mine: dict[int, tuple[_Worker, list[Key]]] = {}
+        with self._lock:
+            for worker in self._workers:
+                found = [key for key in keys if key in worker.held]
+                if found:
+                    worker.held.difference_update(found)
+                    mine[worker.number] = (worker, found)
+        for worker, found in mine.values():
+            worker.actor.free.remote(self._generation, found)
+
+
+@dataclass(slots=True)
+class _Arrived:
+    """Batches that have come to the trainer's process, and what they hold."""
+
+    batches: list[Any]
+    roots: dict[Any, int]

@@ -1,0 +1,75 @@
+"""Being connected to a Ray cluster: the one at hand, the one that is named, or one started here and ended again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+import threading
+from typing import Any
+
+from intune.pipelines.budget import Budget
+
+LEAST_STORE = 128 << 20
+"""Bytes of shared memory below which Ray's object store does not start."""
+
+_lock = threading.Lock()
+_users = 0
+
+
+def connect(budget: Budget) -> Any:
+    """Ray, connected: to the cluster at hand or named by ``RAY_ADDRESS``, else to one started on this machine.
+
+    A cluster started here listens on loopback only, wants a token, and has no dashboard.
+    """
+    global _users
+    with _lock:
+        _prepare()
+        import ray
+
+        if ray.is_initialized():
+            if _users:
+                _users += 1
+        elif os.environ.get("RAY_ADDRESS"):
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(
+                num_cpus=max(1, budget.cpus),
+                include_dashboard=False,
+                object_store_memory=_store_bytes(budget),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+            )
+            _users = 1
+        return ray
+
+
+def disconnect(ray: Any) -> None:
+    """Shut down the Ray that `connect` started, with its last user."""
+    global _users
+    with _lock:
+        if _users:
+            _users -= 1
+            if _users == 0:
+                ray.shutdown()
+
+
+def _prepare() -> None:
+    """What Ray reads from the environment when it is imported or started."""
+    # Otherwise Ray warns that a future version will leave the accelerators' variables alone.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    named = os.environ.get("RAY_ADDRESS") or {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"} & set(os.environ)
+    if not named and "ray" not in sys.modules:
+        # Whoever reaches a port of a cluster without a token can run code on it. Ray takes the mode over when it
+        # is imported; where that has happened already, its own default and the loopback address protect it.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _store_bytes(budget: Budget) -> int:
+    """Shared memory of a Ray started here: the budget, as far as half of the machine's shared memory goes."""
+    stat = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else None
+    room = stat.f_bavail * stat.f_frsize // 2 if stat else LEAST_STORE
+    return max(LEAST_STORE, min(budget.memory, room))
