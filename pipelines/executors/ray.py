@@ -34,6 +34,9 @@ SUSPECT_AFTER = 2
 MOST_DEATHS = 2
 """Deaths of a worker with nothing but this task on it after which the job fails."""
 
+MOST_STARTS = 5
+"""Workers started in vain, one after another, before the job fails."""
+
 START_PATIENCE = 60.0
 """Seconds to wait for the cluster to start a worker before saying that it has no room."""
 
@@ -95,7 +98,8 @@ class RayFleet:
         self._unique = itertools.count(1)
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="intune-ray")
         try:
-            for worker in [self._spawn() for _ in range(self._size(budget))]:
+            self._workers = [self._spawn() for _ in range(self._size(budget))]
+            for worker in self._workers:
                 self._introduce(worker)
         except BaseException:
             self.close()
@@ -118,7 +122,10 @@ class RayFleet:
             workers = [worker for worker in self._workers if not worker.dead]
         run.on_free = self._free
         for worker in workers:
-            self._brief(worker)
+            try:
+                self._brief(worker)
+            except self._ray.exceptions.RayActorError:
+                self._died(worker)
         self._dispatcher = threading.Thread(
             target=self._dispatch, args=(run, self._generation), name="intune-dispatcher", daemon=True
         )
@@ -181,10 +188,7 @@ class RayFleet:
         }
         number = next(self._numbers)
         actor = self._ray.remote(RayWorker).options(**options).remote(number)
-        worker = _Worker(number=number, actor=actor)
-        with self._lock:
-            self._workers.append(worker)
-        return worker
+        return _Worker(number=number, actor=actor)
 
     def _introduce(self, worker: _Worker) -> None:
         try:
@@ -197,10 +201,7 @@ class RayFleet:
 
     def _brief(self, worker: _Worker) -> None:
         """Tell a worker the job; it must know before its first task."""
-        try:
-            self._ray.get(worker.actor.begin.remote(self._generation, self._job))
-        except self._ray.exceptions.RayActorError:
-            self._died(worker)
+        self._ray.get(worker.actor.begin.remote(self._generation, self._job))
 
     def _died(self, worker: _Worker) -> None:
         """A worker process is gone: what it held and did is made again, another takes its place."""
@@ -211,7 +212,7 @@ class RayFleet:
             self._workers.remove(worker)
             self.workers_lost += 1
             run = self._run
-            held = list(worker.held)
+            held, tasks = list(worker.held), len(worker.running) + 1
             for group in [group for group, home in self._groups.items() if home is worker]:
                 del self._groups[group]
         again = []
@@ -222,24 +223,38 @@ class RayFleet:
                     for key in again:
                         run.payloads.pop(key, None)
         logger.warning(
-            "Ray worker %d (pid %d) died; %d task(s) it was running and %d block(s) it held are made again",
-            worker.number, worker.pid, len(worker.running), len(again),
-        )  # fmt: skip
-        try:
+            "Ray worker %d (pid %d) died; the %d task(s) it was running and the %d block(s) it held are made again",
+            worker.number,
+            worker.pid,
+            tasks,
+            len(again),
+        )
+        self._replace(run)
+
+    def _replace(self, run: Run | None) -> None:
+        """Have a new worker in the place of a dead one; if it dies at once, another, a few times."""
+        for _ in range(MOST_STARTS):
             fresh = self._spawn()
-            self._introduce(fresh)
+            try:
+                self._introduce(fresh)
+                if run is not None:
+                    self._brief(fresh)
+            except self._ray.exceptions.RayActorError:
+                continue
+            except (ConfigError, self._ray.exceptions.RayError) as error:
+                failure: Exception = error
+                break
+            with self._lock:
+                self._workers.append(fresh)
+                self._changed.notify_all()
             if run is not None:
-                self._brief(fresh)
-        except (ConfigError, self._ray.exceptions.RayError) as error:
-            if run is not None:
-                lost = WorkerLostError(f"a Ray worker died and none could be started in its place: {error}")
-                run.end(lost)
+                with run.lock:
+                    run.work.notify_all()
             return
-        with self._lock:
-            self._changed.notify_all()
+        else:
+            failure = WorkerLostError(f"{MOST_STARTS} in a row died")
         if run is not None:
-            with run.lock:
-                run.work.notify_all()
+            run.end(WorkerLostError(f"a Ray worker died and none could be started in its place: {failure}"))
 
     # ---- giving out tasks ------------------------------------------------------------------------------------
 
@@ -322,12 +337,11 @@ class RayFleet:
             return  # shut down: nobody waits for this any more
 
     def _complete(self, run: Run, task: Task, worker: _Worker, done: Future[Any], payload: Any) -> None:
-        with self._lock:
-            worker.running.pop(task.key, None)
-            was_alone, worker.alone = worker.alone, False
-            self._changed.notify_all()
         try:
-            outcome: Outcome = done.result()
+            try:
+                outcome: Outcome = done.result()
+            finally:
+                was_alone = self._leave(worker, task)
             if outcome.error is not None:
                 run.failed(task, outcome.error)
                 return
@@ -352,6 +366,14 @@ class RayFleet:
             self._lost(run, task, worker, error, was_alone)
         except BaseException as error:
             run.failed(task, error)
+
+    def _leave(self, worker: _Worker, task: Task) -> bool:
+        """A worker no longer runs a task; returns whether it ran it with nothing else beside it."""
+        with self._lock:
+            worker.running.pop(task.key, None)
+            alone, worker.alone = worker.alone, False
+            self._changed.notify_all()
+            return alone
 
     def _transfer(self, run: Run, task: Task, inputs: Sequence[_Arrived]) -> None:
         """Tasks of the last stage run here, in the trainer's process."""
