@@ -34,7 +34,10 @@ class Fleet(Protocol):
 
     chunk_rows: int
     redone: int
-    workers_lost: int
+
+    @property
+    def workers_lost(self) -> int:
+        """Worker processes that died."""
 
     def start(self, run: Run, threads: int) -> None:
         """Work on a run."""
@@ -283,9 +286,10 @@ class Loader:
             from intune.pipelines.executors.ray import RayFleet
 
             return RayFleet(self.budget)
+        from intune.pipelines.executors.processes import process_pool
         from intune.pipelines.executors.threads import ThreadFleet
 
-        return ThreadFleet()
+        return ThreadFleet(processes=process_pool(self.pipeline.maps))
 
     def _make_plan(self, epoch: int) -> Plan:
         if getattr(self, "_planned", None) != epoch:

@@ -7,7 +7,8 @@ NumPy, Arrow and torch release Python's lock while they work; functions that hol
 from __future__ import annotations
 
 import threading
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 from intune.pipelines.operations import CallMap, Operations, call_here
 from intune.pipelines.run import Run
@@ -15,22 +16,26 @@ from intune.pipelines.scheduler import Task
 from intune.pipelines.schema import Block
 from intune.pipelines.stages import Map
 
+if TYPE_CHECKING:
+    from intune.pipelines.executors.processes import ProcessPool
+
 
 class ThreadFleet:
     """Generic worker threads, kept from epoch to epoch; any of them runs any stage's tasks.
 
     Args:
-        call: runs the user's function (another one sends it to a process).
+        call: runs the user's function.
+        processes: where functions of stages with ``workers="process"`` run; None if there are none.
     """
 
     chunk_rows = 16_384
     """Small tasks: a thread's overhead is some 30 us, and a resize takes effect at the next task."""
 
     redone = 0
-    workers_lost = 0
 
-    def __init__(self, call: CallMap = call_here) -> None:
+    def __init__(self, call: CallMap = call_here, *, processes: ProcessPool | None = None) -> None:
         self._call = call
+        self._processes = processes
         self._threads: list[threading.Thread] = []
         self._wanted = 0
         self._idle = threading.Condition()
@@ -72,14 +77,21 @@ class ThreadFleet:
             self._closed = True
             self._idle.notify_all()
             threads, self._threads = self._threads, []
+        if self._processes is not None:
+            self._processes.close()  # before the threads: one may be waiting for a function that hangs
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(patience)
         return [thread.name for thread in threads if thread.is_alive()]
 
     def pids(self) -> list[int]:
-        """Worker processes beside this one: none."""
-        return []
+        """Worker processes beside this one."""
+        return [] if self._processes is None else self._processes.pids()
+
+    @property
+    def workers_lost(self) -> int:
+        """Worker processes that died."""
+        return 0 if self._processes is None else self._processes.workers_lost
 
     def _spawn(self) -> None:
         thread = threading.Thread(
@@ -110,10 +122,18 @@ class ThreadFleet:
         while (taken := run.take()) is not None:
             task, inputs = taken
             self._current.run, self._current.task = run, task
-            run.execute(operations, task, inputs)
+            run.execute(operations, task, inputs, cpu_clock=self._cpu_seconds)
             del inputs, taken
 
+    def _cpu_seconds(self) -> float:
+        """Processor time of this thread and of what it had done in processes."""
+        elsewhere = 0.0 if self._processes is None else self._processes.cpu_s
+        return time.thread_time() + elsewhere
+
     def _watched(self, stage: Map, block: Block) -> dict[str, Any]:
+        if self._processes is not None and stage.workers == "process":
+            run, task = self._current.run, self._current.task
+            return self._processes(stage, block, lambda: run.job.where(task.level, task.index))
         if stage.timeout is None:
             return self._call(stage, block)
         run, task = self._current.run, self._current.task

@@ -1,0 +1,71 @@
+"""Messages between this process and a worker process, with file descriptors beside them."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+_LENGTH = struct.Struct("<Q")
+_MOST_DESCRIPTORS = 8
+
+
+class Channel:
+    """One end of a connected pair of Unix sockets. Whoever waits at it sees `EOFError` when the other end goes."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+
+    def send(self, message: Any, descriptors: Sequence[int] = ()) -> None:
+        """Send any picklable object.
+
+        Raises:
+            EOFError: the other end is gone.
+        """
+        payload = pickle.dumps(message, protocol=5)
+        head = _LENGTH.pack(len(payload))
+        try:
+            if descriptors:
+                socket.send_fds(self._socket, [head], list(descriptors))
+                self._socket.sendall(payload)
+            else:
+                self._socket.sendall(head + payload)
+        except (BrokenPipeError, ConnectionError) as error:
+            raise EOFError("the other end is gone") from error
+
+    def receive(self, timeout: float | None = None) -> tuple[Any, list[int]]:
+        """The next message and the descriptors that came with it, waiting for it.
+
+        Raises:
+            EOFError: the other end is gone.
+            TimeoutError: nothing came within `timeout` seconds.
+        """
+        self._socket.settimeout(timeout)
+        try:
+            flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+            head, descriptors, _, _ = socket.recv_fds(self._socket, _LENGTH.size, _MOST_DESCRIPTORS, flags)
+            if len(head) < _LENGTH.size:
+                head += self._exactly(_LENGTH.size - len(head)) if head else b""
+            if not head:
+                raise EOFError("the other end is gone")
+            return pickle.loads(self._exactly(_LENGTH.unpack(head)[0])), descriptors
+        except ConnectionError as error:
+            raise EOFError("the other end is gone") from error
+        finally:
+            self._socket.settimeout(None)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+    def _exactly(self, size: int) -> bytearray:
+        data = bytearray(size)
+        view = memoryview(data)
+        while view:
+            count = self._socket.recv_into(view)
+            if not count:
+                raise EOFError("the other end is gone")
+            view = view[count:]
+        return data

@@ -1,0 +1,258 @@
+"""One worker process, seen from this side. How many there are and what happens when one dies: `processes.py`."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from intune.pipelines.errors import StageError, WorkerLostError
+from intune.pipelines.executors.channel import Channel
+from intune.pipelines.executors.messages import Call, Failed, Hello, Load, Made
+from intune.pipelines.executors.packing import Packed, pack, unpack
+from intune.pipelines.executors.segments import Segment
+from intune.pipelines.schema import Array, Block
+
+_WORKER = "intune.pipelines.executors.process_worker"
+
+HANDED_OVER = 4
+"""Results of one process that may be in use as they are, in its segments; more are copied out, since a segment
+costs two file descriptors. Of 2.2 MB, taking a segment over takes 0.02 ms, copying out 0.17 ms and having a new
+segment each time 1 ms, so the few are used again and again."""
+
+
+class Process:
+    """A fresh interpreter that runs functions on blocks. Every method is for one thread at a time, but `kill`.
+
+    Raises:
+        WorkerLostError: it could not be started.
+    """
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        read, self._lifeline = os.pipe()
+        self._python_path = os.environ.get("PYTHONPATH")
+        self._path = [os.path.abspath(part) for part in sys.path]
+        try:
+            with _interrupt_blocked():
+                self._process = subprocess.Popen(
+                    _command(theirs.fileno(), read),
+                    stdin=subprocess.DEVNULL,
+                    env=_environment(self._path),
+                    pass_fds=(theirs.fileno(), read),
+                )
+        except OSError as error:
+            ours.close()
+            os.close(self._lifeline)
+            raise WorkerLostError(f"a worker process could not be started: {error}") from error
+        finally:
+            theirs.close()
+            os.close(read)
+        self.pid = self._process.pid
+        self._channel = Channel(ours)
+        self._greeted = False
+        self._prepared: set[str] = set()
+        self._segments: dict[int, Segment] = {}
+        self._source = -1
+        self._targets: list[int] = []
+        self._next_number = 0
+        _processes.add(self)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.poll() is None
+
+    def prepare(self, stage: str, function: bytes) -> None:
+        """Have a function ready there.
+
+        Raises:
+            EOFError: the process died.
+            StageError: the function cannot be had there; its module is not found, for one.
+        """
+        if not self._greeted:
+            self._channel.send(Hello(self._path, self._python_path))
+            self._channel.receive()
+            self._greeted = True
+        if stage in self._prepared:
+            return
+        self._channel.send(Load(stage, function))
+        reply, _ = self._channel.receive()
+        if isinstance(reply, Failed):
+            raise _in_words(reply, "the function could not be made ready in a worker process:")
+        self._prepared.add(stage)
+
+    def call(
+        self, stage: str, block: Block, timeout: float | None
+    ) -> tuple[dict[str, Any] | BaseException, float]:
+        """Run a function.
+
+        Returns:
+            What it returned or the exception it raised, and the seconds of processor time it took there.
+
+        Raises:
+            StageError: the block cannot travel.
+            EOFError: the process died.
+            TimeoutError: it did not answer within `timeout` seconds; it is of no use any more.
+        """
+        try:
+            packed, lay = pack(block)
+        except Exception as error:  # a stage before may have put anything into it
+            raise StageError(
+                f"the block cannot be sent to a process ({type(error).__name__}: {error}); hand on columns only"
+            ) from error
+        new: list[int] = []
+        if self._source not in self._segments:
+            self._source = self._add_segment(new)
+        target = self._free_target(new)
+        lay(self._segments[self._source].lend(packed.size))
+        self._channel.send(
+            Call(stage=stage, packed=packed, source=self._source, target=target, new=new),
+            [self._segments[number].descriptor for number in new],
+        )
+        reply, _ = self._channel.receive(timeout)
+        if reply.kept:
+            self._segments.pop(self._source).close()
+        if isinstance(reply, Failed):
+            return _raised(reply), reply.cpu_s
+        return self._take(reply, target), reply.cpu_s
+
+    def hang_up(self) -> None:
+        """Let it end by itself."""
+        self._channel.close()
+
+    def kill(self) -> None:
+        """End it at once; whoever waits for its answer sees that it died."""
+        self._process.kill()
+
+    def end(self, patience: float) -> str:
+        """Wait for its end, `patience` seconds at most, then kill it; says how it ended."""
+        try:
+            self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            # It may still have been dying by itself; how it ended tells.
+            self._process.kill()
+            self._process.wait()
+        self._release()
+        return _ending(self._process.returncode)
+
+    def forget(self) -> None:
+        """In a fork of this process: leave it to the one that started it."""
+        self._process.returncode = 0  # it is no child of the fork, which must not wait for it
+        self._release()
+
+    # ---- inside ----------------------------------------------------------------------------------------------
+
+    def _release(self) -> None:
+        _processes.discard(self)
+        self._channel.close()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        for segment in self._segments.values():
+            segment.close()
+        self._segments.clear()
+
+    def _add_segment(self, new: list[int]) -> int:
+        number = self._next_number
+        self._next_number += 1
+        self._segments[number] = Segment.create()
+        new.append(number)
+        return number
+
+    def _free_target(self, new: list[int]) -> int:
+        for number in self._targets:
+            if self._segments[number].free:
+                return number
+        self._targets.append(self._add_segment(new))
+        return self._targets[-1]
+
+    def _take(self, reply: Made, target: int) -> dict[str, Any] | BaseException:
+        used = sum(not self._segments[number].free for number in self._targets)
+        memory = self._segments[target].lend(reply.packed.size)
+        if used >= HANDED_OVER:
+            memory = memory.copy()
+        return _unpacked(reply.packed, memory)
+
+
+def _unpacked(packed: Packed, memory: Array) -> dict[str, Any] | BaseException:
+    try:
+        made: dict[str, Any] = unpack(packed, memory)
+    except Exception as error:  # classes of the user's may do anything when they are made again
+        return StageError(
+            f"what the function returned cannot be made again in this process "
+            f"({type(error).__name__}: {error}); return columns"
+        )
+    return made
+
+
+_processes: weakref.WeakSet[Process] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for process in list(_processes):
+        process.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+def _command(control: int, lifeline: int) -> list[str]:
+    optimised = ["-" + "O" * sys.flags.optimize] if sys.flags.optimize else []
+    # -P: a folder that happens to be the current one is no place to import from, unless it is one here too.
+    return [sys.executable, *optimised, "-P", "-m", _WORKER, str(control), str(lifeline)]
+
+
+def _environment(path: list[str]) -> dict[str, str]:
+    """Of a new process: modules are found where this one finds them, and it keeps to one processor.
+
+    OMP_NUM_THREADS is heeded by OpenMP, MKL, OpenBLAS, torch and Arrow alike, unless one of their own is set.
+    """
+    return {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": os.pathsep.join(path)}
+
+
+@contextmanager
+def _interrupt_blocked() -> Iterator[None]:
+    """What is started meanwhile starts with Ctrl-C blocked; it is for the trainer to act on it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
+    return f"was killed by {name}{hint}"
+
+
+def _raised(reply: Failed) -> BaseException:
+    """What the function raised, or a `StageError` in its place."""
+    if reply.error is not None:
+        try:
+            error = pickle.loads(reply.error)
+        except Exception:  # its class is not to be had here, or cannot be made again: the words remain
+            error = None
+        if isinstance(error, BaseException):
+            error.add_note(f"In the worker process:\n{reply.trace}")
+            return error
+    return _in_words(reply, "the function raised")
+
+
+def _in_words(reply: Failed, what: str) -> StageError:
+    error = StageError(f"{what} {reply.kind}: {reply.message}")
+    error.__cause__ = StageError(reply.trace)
+    return error

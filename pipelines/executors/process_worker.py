@@ -1,0 +1,152 @@
+"""A worker process: runs users' functions on blocks that its parent lays into shared memory.
+
+Started by `processes.py` as ``python -m intune.pipelines.executors.process_worker CONTROL LIFELINE``. It ends
+when its parent hangs up, and is ended by the system when its parent dies, whatever it is doing then.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pickle
+import signal
+import socket
+import sys
+import time
+import traceback
+from typing import Any
+
+import cloudpickle
+
+from intune.pipelines.errors import StageError
+from intune.pipelines.executors.channel import Channel
+from intune.pipelines.executors.messages import Call, Failed, Hello, Load, Loaded, Made
+from intune.pipelines.executors.packing import pack, unpack
+from intune.pipelines.executors.segments import Segment
+from intune.pipelines.schema import Array
+from intune.pipelines.stages import MapFunction
+
+
+class Server:
+    """Answers the parent's requests, one at a time."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._functions: dict[str, MapFunction] = {}
+        self._segments: dict[int, Segment] = {}
+
+    def serve(self) -> None:
+        """Until the parent hangs up."""
+        while True:
+            try:
+                request, descriptors = self._channel.receive()
+                self._channel.send(self._answer(request, descriptors))
+            except EOFError:
+                return
+            # A block, or an exception with the frames that hold one, must not outlive the answer.
+            del request, descriptors
+
+    def _answer(self, request: Load | Call, descriptors: list[int]) -> Loaded | Made | Failed:
+        began = time.process_time()
+        if isinstance(request, Load):
+            try:
+                self._functions[request.stage] = pickle.loads(request.function)
+            except BaseException as error:
+                return describe(error)
+            return Loaded()
+        for name, descriptor in zip(request.new, descriptors, strict=True):
+            self._segments[name] = Segment(descriptor)
+        taken = self._segments[request.source]
+        answer = self._call(request, taken.lend(request.packed.size))
+        answer.kept = not taken.free
+        if answer.kept:
+            self._segments.pop(request.source).close()
+        answer.cpu_s = time.process_time() - began
+        return answer
+
+    def _call(self, request: Call, memory: Array) -> Made | Failed:
+        try:
+            made = self._functions[request.stage](unpack(request.packed, memory))
+            try:
+                packed, lay = pack(made)
+            except Exception as error:
+                raise StageError(
+                    f"what the function returned cannot leave its process ({type(error).__name__}: {error}); "
+                    "return columns"
+                ) from error
+            lay(self._segments[request.target].lend(packed.size))
+        except BaseException as error:  # also sys.exit(), which ends the job as it does in a thread
+            return describe(error)
+        return Made(packed=packed)
+
+
+def describe(error: BaseException) -> Failed:
+    """An exception, ready to travel: itself if it survives that, and in words."""
+    trace = error.__traceback__
+    error = error.with_traceback(
+        trace.tb_next if trace is not None else None
+    )  # without the frame that caught it
+    text = "".join(traceback.format_exception(error)).rstrip()
+    try:
+        pickled = cloudpickle.dumps(error.with_traceback(None), protocol=5)
+        pickle.loads(pickled)
+    except (
+        Exception
+    ):  # it holds a lock, or its class cannot be made again from its arguments: the words remain
+        pickled = None
+    return Failed(error=pickled, kind=type(error).__name__, message=_text(error), trace=text)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as other:  # the user's own `__str__`
+        return f"(its text cannot be had: {type(other).__name__})"
+
+
+def _end_with(lifeline: int) -> None:
+    """Have the system end this process when the pipe's other end, held by the parent alone, goes.
+
+    The kernel's signal needs no thread of ours, so it comes through code that holds Python's lock.
+    """
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+
+
+def main() -> None:
+    """Run a worker over the descriptors given as arguments."""
+    # Ctrl-C is for the trainer; it was blocked while this process started.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    control, lifeline = (int(argument) for argument in sys.argv[1:3])
+    channel = Channel(socket.socket(fileno=control))
+    _end_with(lifeline)
+    try:
+        hello, _ = channel.receive()
+    except EOFError:
+        return
+    _become(hello)
+    # A process that the user's function forks must not keep up the line to the parent.
+    os.register_at_fork(after_in_child=channel.close)
+    try:
+        channel.send(Loaded())
+    except EOFError:
+        return
+    Server(channel).serve()
+
+
+def _become(hello: Hello) -> None:
+    sys.path[:] = hello.path
+    sys.argv[1:] = []
+    if hello.python_path is None:
+        os.environ.pop("PYTHONPATH", None)
+    else:
+        os.environ["PYTHONPATH"] = hello.python_path
+    reconfigure: Any = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(line_buffering=True)  # what a function prints is seen while it runs, also if it is killed
+
+
+if __name__ == "__main__":
+    main()

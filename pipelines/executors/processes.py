@@ -1,0 +1,189 @@
+"""Worker processes for users' functions that hold Python's lock: a thread hands its block over and waits.
+
+A process is started when a call finds none idle, so there are at most as many as calls run at once. They are
+fresh interpreters, neither forks of this one, whose threads would be lost in the middle of what they do, nor
+importers of the user's script. What travels how: `packing.py`; what runs in them: `process_worker.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cloudpickle
+
+from intune.pipelines.errors import ConfigError, LoaderError, StageError, StageTimeout, WorkerLostError
+from intune.pipelines.executors.process import Process
+from intune.pipelines.operations import call_here
+from intune.pipelines.schema import Block
+from intune.pipelines.stages import Map
+
+logger = logging.getLogger("intune")
+
+RETRIES = 3
+"""How often a call is run again whose process died. Processes are killed for memory in rows, seldom more."""
+
+
+class ProcessPool:
+    """Runs the functions of stages with ``workers="process"`` in processes, and others in the calling thread.
+
+    Its `__call__` is a `CallMap`; any number of threads may call at once.
+
+    Args:
+        maps: the stages.
+
+    Raises:
+        ConfigError: a function cannot be sent to a process.
+    """
+
+    def __init__(self, maps: Sequence[Map]) -> None:
+        self._functions = {stage.name: _pickled(stage) for stage in maps if stage.workers == "process"}
+        # Reentrant since a loader may be closed by the garbage collector, in the middle of anything.
+        self._changed = threading.Condition(threading.RLock())
+        self._idle: list[Process] = []
+        self._busy: set[Process] = set()
+        self._closed = False
+        self._used = threading.local()
+        self.workers_lost = 0
+
+    def __call__(self, stage: Map, block: Block, where: Callable[[], str] | None = None) -> dict[str, Any]:
+        """Run a stage's function.
+
+        Args:
+            where: tells what is worked on, for a warning when it has to be done again.
+
+        Raises:
+            StageTimeout: it did not return in time; its process was ended.
+            WorkerLostError: it took its process down more often than `RETRIES`.
+            LoaderError: the pool was closed meanwhile.
+            BaseException: what the function raised, the traceback as a note.
+        """
+        if stage.workers != "process":
+            return call_here(stage, block)
+        tries = 0
+        while True:
+            process = self._borrow()
+            try:
+                reply = self._ask(process, stage, block)
+            except EOFError:
+                tries += 1
+                self._mourn(process, tries, (lambda: f"stage {stage.name!r}") if where is None else where)
+                continue
+            except TimeoutError:
+                self._give_up(process)
+                raise StageTimeout(
+                    f"the function did not return within `timeout`={stage.timeout:g} s; mend it or allow more"
+                ) from None
+            except StageError:
+                self._give_back(process)  # it never got the block
+                raise
+            except BaseException:
+                self._give_up(process)  # what it is doing is not known any more
+                raise
+            self._give_back(process)
+            if isinstance(reply, BaseException):
+                raise reply
+            return reply
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of processor time that calls of the current thread took in processes, so far."""
+        return float(getattr(self._used, "cpu_s", 0.0))
+
+    def pids(self) -> list[int]:
+        """The processes."""
+        with self._changed:
+            return [process.pid for process in (*self._idle, *self._busy)]
+
+    def close(self, patience: float = 2.0) -> None:
+        """End all processes: the idle ones at once, the others after `patience` seconds at most."""
+        with self._changed:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        deadline = time.monotonic() + patience
+        for process in idle:
+            process.hang_up()
+        for process in idle:
+            process.end(max(0.0, deadline - time.monotonic()))
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._busy, max(0.0, deadline - time.monotonic())):
+                for process in self._busy:
+                    process.kill()
+                self._changed.wait_for(lambda: not self._busy, 1.0)
+
+    # ---- inside ----------------------------------------------------------------------------------------------
+
+    def _ask(self, process: Process, stage: Map, block: Block) -> dict[str, Any] | BaseException:
+        process.prepare(stage.name, self._functions[stage.name])
+        reply, cpu_s = process.call(stage.name, block, stage.timeout)
+        self._used.cpu_s = self.cpu_s + cpu_s
+        return reply
+
+    def _borrow(self) -> Process:
+        with self._changed:
+            while True:
+                if self._closed:
+                    raise LoaderError("the loader was closed while this ran")
+                process = self._idle.pop() if self._idle else Process()
+                if process.alive:
+                    self._busy.add(process)
+                    return process
+                # It died idle: nothing is lost but the process, so this is nobody's try.
+                self.workers_lost += 1
+                logger.warning(
+                    "an idle worker process (pid %d) %s; going on without it", process.pid, process.end(0.0)
+                )
+
+    def _give_back(self, process: Process) -> None:
+        with self._changed:
+            self._busy.discard(process)
+            if not self._closed:
+                self._idle.append(process)
+            self._changed.notify_all()
+        if self._closed:
+            process.hang_up()
+            process.end(1.0)
+
+    def _give_up(self, process: Process) -> str:
+        """End a process; says how it ended."""
+        process.hang_up()
+        ending = process.end(0.0)
+        with self._changed:
+            self._busy.discard(process)
+            self._changed.notify_all()
+        return ending
+
+    def _mourn(self, process: Process, tries: int, where: Callable[[], str]) -> None:
+        """A process died at work: say so, or give up."""
+        ending = self._give_up(process)
+        with self._changed:
+            if self._closed:
+                raise LoaderError("the loader was closed while this ran")
+            self.workers_lost += 1
+        if tries > RETRIES:
+            raise WorkerLostError(
+                f"the function took its worker process down {tries} times; the last one {ending}. "
+                "Mend the function, or leave it more memory"
+            )
+        logger.warning(
+            "%s: its worker process (pid %d) %s; running the function again in a new one (try %d of %d)",
+            where(), process.pid, ending, tries + 1, RETRIES + 1,
+        )  # fmt: skip
+
+
+def process_pool(maps: Sequence[Map]) -> ProcessPool | None:
+    """A pool where one is needed."""
+    return ProcessPool(maps) if any(stage.workers == "process" for stage in maps) else None
+
+
+def _pickled(stage: Map) -> bytes:
+    try:
+        return bytes(cloudpickle.dumps(stage.function, protocol=5))
+    except Exception as error:  # pickling runs the code of whatever the function refers to
+        raise ConfigError(
+            f"`function` of stage {stage.name!r} cannot be sent to a process ({type(error).__name__}: {error}); "
+            "keep locks, open files and connections out of it, or use workers='thread'"
+        ) from error
