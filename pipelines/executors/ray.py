@@ -10,12 +10,14 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import cloudpickle
+import psutil
 
 from intune.pipelines.budget import Budget
 from intune.pipelines.errors import ConfigError, IntuneError, StageError, WorkerLostError
@@ -36,6 +38,12 @@ MOST_DEATHS = 2
 
 MOST_STARTS = 5
 """Workers started in vain, one after another, before the job fails."""
+
+ROOM_PATIENCE = 8.0
+"""Seconds to wait for a free CPU on the cluster before saying that there is none."""
+
+END_PATIENCE = 5.0
+"""Seconds to wait for killed workers of this machine to be gone."""
 
 START_PATIENCE = 60.0
 """Seconds to wait for the cluster to start a worker before saying that it has no room."""
@@ -156,28 +164,43 @@ class RayFleet:
                 return []
             self._closed = True
             workers, self._workers = self._workers, []
+            self._changed.notify_all()
+        pids = [worker.pid for worker in workers if worker.pid and worker.node == self._node()]
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self._ray.is_initialized():
             for worker in workers:
                 self._ray.kill(worker.actor, no_restart=True)
+        deadline = time.monotonic() + END_PATIENCE
+        while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
+            time.sleep(0.01)
         disconnect(self._ray)
         return []
 
     def pids(self) -> list[int]:
         """Worker processes on this machine."""
-        here = self._ray.get_runtime_context().get_node_id() if self._ray.is_initialized() else ""
+        here = self._node()
         with self._lock:
             return [worker.pid for worker in self._workers if not worker.dead and worker.node == here]
+
+    def _node(self) -> str:
+        return str(self._ray.get_runtime_context().get_node_id()) if self._ray.is_initialized() else ""
 
     # ---- workers ---------------------------------------------------------------------------------------------
 
     def _size(self, budget: Budget) -> int:
-        have = int(self._ray.available_resources().get("CPU", 0))
-        if have < 1:
-            raise ConfigError(
-                "the Ray cluster has no free CPU for a worker; free one, or use executor='threads'"
-            )
-        return max(1, min(budget.cpus, have))
+        """How many workers the cluster has room for; waits a little, since CPUs just let go are booked late."""
+        wanted = min(budget.cpus, int(self._ray.cluster_resources().get("CPU", 0)))
+        began = time.monotonic()
+        while True:
+            have = int(self._ray.available_resources().get("CPU", 0))
+            waited = time.monotonic() - began
+            if have >= max(1, wanted) or (have >= 1 and waited > ROOM_PATIENCE / 4):
+                return max(1, min(wanted, have))
+            if waited > ROOM_PATIENCE:
+                raise ConfigError(
+                    "the Ray cluster has no free CPU for a worker; free one, or use executor='threads'"
+                )
+            time.sleep(0.02)
 
     def _spawn(self) -> _Worker:
         options = {
@@ -259,20 +282,19 @@ class RayFleet:
     # ---- giving out tasks ------------------------------------------------------------------------------------
 
     def _dispatch(self, run: Run, generation: int) -> None:
-        while (taken := run.take()) is not None:
-            task, inputs = taken
-            try:
+        try:
+            while (taken := run.take()) is not None:
+                task, inputs = taken
                 if run.job.plan.levels[task.level].operation == "transfer":
                     self._pool.submit(self._transfer, run, task, inputs)
                 else:
                     self._submit(run, generation, task, inputs)
-            except RuntimeError as error:  # the pool is shut down: the loader is being closed
-                if not self._closed:
-                    run.failed(task, error)
-                return
-            except BaseException as error:
-                run.failed(task, error)
-            del inputs, taken
+                del inputs, taken
+        except (
+            BaseException
+        ) as error:  # the cluster is gone, or a defect of ours: the trainer must hear of it
+            if not self._closed:
+                run.end(error)
 
     def _submit(self, run: Run, generation: int, task: Task, inputs: Sequence[Any]) -> None:
         with self._lock:
@@ -343,6 +365,7 @@ class RayFleet:
             finally:
                 was_alone = self._leave(worker, task)
             if outcome.error is not None:
+                outcome.error.__cause__ = outcome.cause
                 run.failed(task, outcome.error)
                 return
             result = Result(None, outcome.skipped)
@@ -377,8 +400,6 @@ class RayFleet:
 
     def _transfer(self, run: Run, task: Task, inputs: Sequence[_Arrived]) -> None:
         """Tasks of the last stage run here, in the trainer's process."""
-        import time
-
         began = time.thread_time()
         operations = self._operations
         if operations is None:

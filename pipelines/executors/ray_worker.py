@@ -10,7 +10,7 @@ from typing import Any
 
 import cloudpickle
 
-from intune.pipelines.errors import IntuneError, LoaderError, StageError
+from intune.pipelines.errors import LoaderError, StageError
 from intune.pipelines.memory import roots
 from intune.pipelines.operations import Job, Operations
 from intune.pipelines.scheduler import Key
@@ -24,6 +24,7 @@ class Outcome:
     cpu_s: float = 0.0
     skipped: list[str] = field(default_factory=list)
     error: BaseException | None = None
+    cause: BaseException | None = None  # apart, since pickling an exception leaves out its cause
 
 
 class RayWorker:
@@ -67,7 +68,8 @@ class RayWorker:
                 payloads = [self._store[item] if isinstance(item, tuple) else item for item in inputs]
             result = operations.run(level, index, payloads)
         except BaseException as error:
-            return Outcome(error=portable(error)), None
+            cause = error.__cause__
+            return Outcome(error=portable(error), cause=None if cause is None else portable(cause)), None
         outcome = Outcome(skipped=result.skipped, cpu_s=time.thread_time() - began)
         if export:
             return outcome, result.payload
@@ -94,16 +96,8 @@ class RayWorker:
 
 def portable(error: BaseException) -> BaseException:
     """The error, or what can be said of it where it cannot be sent: exceptions of user code may hold anything."""
-    for candidate in (error, _without_cause(error)):
-        try:
-            cloudpickle.loads(cloudpickle.dumps(candidate))
-        except Exception:  # whatever the user's class does when it is pickled
-            continue
-        return candidate
-    return StageError(f"{type(error).__name__}: {error}")
-
-
-def _without_cause(error: BaseException) -> BaseException:
-    if isinstance(error, IntuneError):
-        return type(error)(str(error))
+    try:
+        cloudpickle.loads(cloudpickle.dumps(error))
+    except Exception:  # whatever the user's class does when it is pickled
+        return StageError(f"{type(error).__name__}: {error}")
     return error

@@ -146,5 +146,8 @@ class ThreadFleet:
 
 def _work(fleet: ThreadFleet) -> None:
     while (found := fleet.next_run()) is not None:
-        fleet.work_on(*found)
+        try:
+            fleet.work_on(*found)
+        except BaseException as error:  # a defect of ours: the trainer must hear of it, not wait for ever
+            found[0].end(error)
         del found

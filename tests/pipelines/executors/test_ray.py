@@ -1,0 +1,277 @@
+"""The Ray executor: the same batches as threads, whatever is resized and whoever dies."""
+
+import hashlib
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from intune.pipelines import Budget, Pipeline
+from intune.pipelines.errors import ConfigError, CorruptError, StageError, StageTimeout, WorkerLostError
+from intune.pipelines.executors import ray_cluster
+
+ROWS, GROUP = 24_000, 1_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """One local Ray for all tests of this file: starting one takes seconds."""
+    ray = ray_cluster.connect(Budget(cpus=2, memory=512 << 20))
+    yield ray
+    ray_cluster.disconnect(ray)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Row groups as small as these would be read together; here every one is to be a task of its own."""
+    monkeypatch.setattr("intune.pipelines.plan.BLOCK_ROWS", GROUP)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("ray")
+    rng = np.random.default_rng(0)
+    for part in range(3):
+        rows = ROWS // 3
+        table = pa.table(
+            {
+                "id": np.arange(part * rows, (part + 1) * rows),
+                "x": rng.random(rows).astype(np.float32),
+                "bag": pa.array([list(range(i % 4)) for i in range(rows)], type=pa.list_(pa.int64())),
+            }
+        )
+        pq.write_table(table, folder / f"{part}.parquet", row_group_size=GROUP)
+    return folder
+
+
+def double(block):
+    end = time.perf_counter() + 0.002  # long enough that kills hit tasks in flight
+    while time.perf_counter() < end:
+        pass
+    return {**block, "x": block["x"] * 2}
+
+
+def digest(loader, each=lambda index, loader: None) -> str:
+    """Of all batches, in order."""
+    hashed = hashlib.sha256()
+    for index, batch in enumerate(loader):
+        for tensor in (batch["id"], batch["x"], batch["bag"].values, batch["bag"].offsets):
+            hashed.update(tensor.numpy().tobytes())
+        each(index, loader)
+    return hashed.hexdigest()
+
+
+def pipeline(data, **options):
+    return Pipeline.from_parquet(data).shuffle(4, seed=3).batch(250).map(double, **options).to("cpu")
+
+
+@pytest.fixture(scope="module")
+def expected(data) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("intune.pipelines.plan.BLOCK_ROWS", GROUP)
+        with pipeline(data).loader(executor="threads") as loader:
+            return digest(loader)
+
+
+def ray_loader(pipe, **options):
+    return pipe.loader(executor="ray", budget=Budget(cpus=2, memory=512 << 20), **options)
+
+
+def test_batches_are_those_of_threads_while_slots_change(data, expected):
+    rng = random.Random(0)
+
+    def resize(index, loader):
+        if index % 7 == 0:
+            loader.resize({stage: rng.randint(1, 5) for stage in rng.sample(loader.stages, 2)})
+
+    with ray_loader(pipeline(data)) as loader:
+        pids = sorted(loader._fleet.pids())
+        assert digest(loader, resize) == expected
+        assert sorted(loader._fleet.pids()) == pids  # no process was restarted
+        stats = loader.stats()
+        assert stats.rows == ROWS
+        assert stats.memory_held == 0
+        assert 0 < stats.memory_peak <= stats.memory_limit
+
+
+def test_epochs_differ_and_repeat(data):
+    with ray_loader(pipeline(data)) as loader:
+        first, second = digest(loader), digest(loader)
+        loader.set_epoch(0)
+        assert digest(loader) == first != second
+
+
+@pytest.mark.parametrize("cut", [0, 1, 37, 95])
+def test_a_new_loader_continues_with_the_next_batch(data, cut):
+    pipe = pipeline(data)
+    with ray_loader(pipe) as loader:
+        whole = [batch["id"].numpy().copy() for batch in loader]
+        loader.set_epoch(0)
+        stream = iter(loader)
+        for _ in range(cut):
+            next(stream)
+        state = loader.state_dict()
+    with ray_loader(pipe) as loader:
+        loader.load_state_dict(state)
+        rest = [batch["id"].numpy().copy() for batch in loader]
+    assert len(rest) == len(whole) - cut
+    assert all(np.array_equal(a, b) for a, b in zip(whole[cut:], rest, strict=True))
+
+
+def test_killing_workers_at_random_changes_nothing(data, expected, caplog):
+    rng = random.Random(5)
+
+    def kill(index, loader):
+        if rng.random() < 0.04 and (pids := loader._fleet.pids()):
+            os.kill(rng.choice(pids), signal.SIGKILL)
+
+    with ray_loader(pipeline(data)) as loader, caplog.at_level(logging.WARNING, "intune"):
+        assert digest(loader, kill) == expected
+        stats = loader.stats()
+    assert stats.workers_lost > 0
+    assert "are made again" in caplog.text
+
+
+def test_killing_all_workers_at_once_changes_nothing(data, expected):
+    def kill(index, loader):
+        if index in (10, 60):
+            for pid in loader._fleet.pids():
+                os.kill(pid, signal.SIGKILL)
+
+    with ray_loader(pipeline(data)) as loader:
+        assert digest(loader, kill) == expected
+        assert loader.stats().workers_lost >= 2
+
+
+def test_a_task_that_kills_its_worker_fails_the_job_and_is_named(data):
+    def poison(block):
+        if 12_345 in block["id"]:
+            os._exit(7)
+        return block
+
+    pipe = Pipeline.from_parquet(data).batch(250).map(poison)
+    with ray_loader(pipe) as loader, pytest.raises(WorkerLostError) as caught:
+        for _ in loader:
+            pass
+    assert "1.parquet, row group 4" in str(caught.value)
+    assert "took its worker down 4 times" in str(caught.value)
+
+
+def test_errors_of_user_code_arrive_with_their_cause_and_place(data):
+    def broken(block):
+        raise KeyError("no such thing")
+
+    pipe = Pipeline.from_parquet(data).batch(250).map(broken)
+    with ray_loader(pipe) as loader, pytest.raises(StageError, match="stage 'transform', batch") as caught:
+        next(iter(loader))
+    assert "0.parquet, row group 0" in str(caught.value)
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_what_cannot_be_used_is_skipped_and_counted(data, caplog):
+    def picky(block):
+        if block["id"][0] == 500:
+            raise ValueError("not this one")
+        return block
+
+    pipe = Pipeline.from_parquet(data).batch(250).map(picky)
+    with ray_loader(pipe, on_error="skip") as loader:
+        ids = np.concatenate([batch["id"].numpy() for batch in loader])
+        assert loader.stats().skipped == 1
+    assert np.array_equal(ids, np.setdiff1d(np.arange(ROWS), np.arange(500, 750)))
+
+
+def test_a_corrupt_page_is_named(data, tmp_path):
+    raw = bytearray((data / "0.parquet").read_bytes())
+    footer = pq.read_metadata(data / "0.parquet")
+    at = footer.row_group(3).column(1).data_page_offset
+    raw[at : at + 40] = b"\xff" * 40
+    (tmp_path / "bad.parquet").write_bytes(raw)
+    pipe = Pipeline.from_parquet(tmp_path / "bad.parquet").batch(250)
+    with ray_loader(pipe) as loader, pytest.raises(CorruptError, match=r"bad\.parquet, row group 3"):
+        for _ in loader:
+            pass
+
+
+def test_a_call_that_takes_too_long_is_named(data):
+    def hang(block):
+        if block["id"][0] == 0:
+            time.sleep(30)  # a real process: nothing else leaves a call hanging
+        return block
+
+    pipe = Pipeline.from_parquet(data).batch(250).map(hang, timeout=0.3)
+    with ray_loader(pipe) as loader, pytest.raises(StageTimeout, match="timeout"):
+        next(iter(loader))
+
+
+def test_completion_order_delivers_every_row_once(data):
+    with ray_loader(pipeline(data), in_order=False) as loader:
+        ids = np.concatenate([batch["id"].numpy() for batch in loader])
+    assert np.array_equal(np.sort(ids), np.arange(ROWS))
+
+
+def test_a_full_cluster_is_an_error_that_says_so(cluster, data, monkeypatch):
+    monkeypatch.setattr("intune.pipelines.executors.ray.ROOM_PATIENCE", 0.5)
+    holder = cluster.remote(num_cpus=2)(type("Holder", (), {"ping": lambda self: 1})).remote()
+    cluster.get(holder.ping.remote())
+    try:
+        with pytest.raises(ConfigError, match="no free CPU"):
+            ray_loader(pipeline(data))
+    finally:
+        cluster.kill(holder)
+
+
+def test_closing_leaves_no_worker(data):
+    loader = ray_loader(pipeline(data))
+    next(iter(loader))
+    pids = loader._fleet.pids()
+    assert len(pids) == 2
+    loader.close()
+    loader.close()
+    _gone, alive = psutil.wait_procs(
+        [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=10
+    )
+    assert not alive
+
+
+@pytest.mark.parametrize("how", ["interrupt", "exception", "forgotten"])
+def test_a_program_that_ends_leaves_nothing(data, tmp_path, how):
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            f"""
+            import os, signal
+            from intune.pipelines import Budget, Pipeline
+            pipe = Pipeline.from_parquet({str(data)!r}).batch(100)
+            loader = pipe.loader(executor="ray", budget=Budget(cpus=1, memory=256 << 20))
+            print(*loader._fleet.pids(), flush=True)
+            for batch in loader:
+                if {how!r} == "interrupt":
+                    os.kill(os.getpid(), signal.SIGINT)
+                elif {how!r} == "exception":
+                    raise RuntimeError("the trainer failed")
+            """
+        )
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=90, env=clean)
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert pids
+    assert (done.returncode == 0) == (how == "forgotten"), done.stderr
+    deadline = time.monotonic() + 10
+    while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)  # real processes of another program: nobody to ask when they are gone
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    if how == "forgotten":
+        assert done.stderr == ""
