@@ -1,0 +1,220 @@
+"""A live view of a running job: stages, slots, queues, memory, loss. Plain lines where there is no terminal.
+
+What is shown is computed by `view` from two readings of a loader's stats; drawing it is apart.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, TextIO
+
+from rich.bar import Bar
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from intune.pipelines.budget import format_bytes
+from intune.pipelines.metrics import PipelineStats, StageStats
+
+REDRAW_S = 0.5
+"""Seconds between two frames: often enough to look alive, seldom enough to cost nothing."""
+
+LINE_S = 5.0
+"""Seconds between two plain lines: a log of an hour stays readable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What a frame shows.
+
+    Attributes:
+        done, total: steps done and to do.
+        loss: as the trainer reported it last.
+        now: what was measured since the frame before.
+        whole: what was measured since the beginning.
+    """
+
+    done: int
+    total: int
+    loss: float
+    now: PipelineStats
+    whole: PipelineStats
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to the end at the present pace; None while nothing is known."""
+        if not self.now.batches or self.now.elapsed_s <= 0:
+            return None
+        return max(0, self.total - self.done) * self.now.elapsed_s / self.now.batches
+
+
+def line(view: View) -> str:
+    """One line for a log."""
+    now, whole = view.now, view.whole
+    stages = " ".join(f"{stage.name}={_slots(stage, now)}@{stage.occupancy:.0%}" for stage in now.stages)
+    return (
+        f"step {view.done:,}/{view.total:,}  loss {view.loss:.4f}  {_count(now.rows_per_s)} rows/s  "
+        f"waiting {now.wait_share:.0%}  memory {format_bytes(whole.memory_held)} of "
+        f"{format_bytes(whole.memory_limit)}  [{stages}]"
+    )
+
+
+def panel(view: View, title: str) -> RenderableType:
+    """One frame for a terminal."""
+    now, whole = view.now, view.whole
+    head = Table.grid(padding=(0, 3))
+    left = "" if view.left_s is None else f", {_duration(view.left_s)} to go"
+    head.add_row(
+        f"[bold]step[/] {view.done:,} of {view.total:,}{left}",
+        f"[bold]loss[/] {view.loss:.4f}",
+        f"[bold]{_count(now.rows_per_s)}[/] rows/s",
+        f"[bold]waiting for data[/] {now.wait_share:.0%}",
+    )
+    memory = Table.grid(padding=(0, 1))
+    share = whole.memory_held / whole.memory_limit if whole.memory_limit else 0.0
+    memory.add_row(
+        Text("memory"),
+        Bar(1.0, 0, min(1.0, share), width=24, color="red" if share > 0.95 else "cyan"),
+        f"{format_bytes(whole.memory_held)} in blocks of {format_bytes(whole.memory_limit)} allowed, "
+        f"peak {format_bytes(whole.memory_peak)}"
+        + (f", {format_bytes(whole.memory_resident)} resident" if whole.memory_resident else ""),
+    )
+    parts: list[RenderableType] = [
+        Bar(1.0, 0, view.done / view.total if view.total else 0.0, color="green"),
+        head,
+        memory,
+        _stages(now),
+    ]
+    if notes := _notes(whole):
+        parts.append(Text(notes, style="yellow"))
+    return Panel(Group(*parts), title=title, title_align="left", border_style="dim")
+
+
+def _stages(now: PipelineStats) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("stage")
+    for name in ("slots", "busy", "rows/s", "computing", "waiting", "queue"):
+        table.add_column(name, justify="right")
+    table.add_column("occupancy", width=18)
+    seconds = now.elapsed_s or 1.0
+    for stage in now.stages:
+        table.add_row(
+            stage.name,
+            _slots(stage, now),
+            f"{stage.busy_s / seconds:.1f}",
+            _count(stage.rows / seconds),
+            f"{stage.cpu_s / seconds:.1f}",
+            f"{stage.waiting_s / seconds:.1f}",
+            str(stage.queue),
+            Bar(1.0, 0, _share(stage, now), width=18, color="magenta"),
+        )
+    return table
+
+
+def _share(stage: StageStats, now: PipelineStats) -> float:
+    """Of its slots' time; of a shared pool's time, where that is what it draws on."""
+    if now.allocation.is_shared:
+        return min(1.0, stage.busy_s / (now.elapsed_s * now.allocation.pool)) if now.elapsed_s > 0 else 0.0
+    return stage.occupancy
+
+
+def _slots(stage: StageStats, now: PipelineStats) -> str:
+    return f"of {stage.slots}" if now.allocation.is_shared else str(stage.slots)
+
+
+def _notes(whole: PipelineStats) -> str:
+    notes = []
+    if whole.workers_lost:
+        notes.append(f"{whole.workers_lost} worker(s) died, {whole.redone} block(s) made again")
+    if whole.skipped:
+        notes.append(f"{whole.skipped} skipped")
+    return "; ".join(notes)
+
+
+class Display:
+    """Shows a running job; its `on_step` is what a trainer calls.
+
+    Args:
+        total: steps to do.
+        title: name of the job.
+        mode: ``"auto"`` draws on a terminal and logs lines elsewhere; ``"quiet"`` shows nothing.
+        read: reads the stats to show, instead of those that the trainer passes (to add resident memory, which
+            takes longer than a step may).
+        stream: where to; standard error by default, so that results can be piped.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        title: str = "training",
+        mode: Literal["auto", "live", "lines", "quiet"] = "auto",
+        read: Callable[[], PipelineStats] | None = None,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._total = total
+        self._title = title
+        self._clock = clock
+        self._read = read
+        self._console = Console(file=stream if stream is not None else sys.stderr)
+        if mode == "auto":
+            mode = "live" if self._console.is_terminal else "lines"
+        self._mode = mode
+        self._every = REDRAW_S if mode == "live" else LINE_S
+        self._live: Live | None = None
+        self._due = clock() + (0.0 if mode == "live" else self._every / 5)
+        self._before: PipelineStats | None = None
+
+    def __enter__(self) -> Display:
+        if self._mode == "live":
+            self._live = Live(console=self._console, auto_refresh=False, transient=False)
+            self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.__exit__(kind, error, trace)
+            self._live = None
+
+    def on_step(self, step: int, loss: float, stats: PipelineStats) -> None:
+        """Show the state after a step, if it is time to."""
+        now = self._clock()
+        if self._mode == "quiet" or (now < self._due and step < self._total):
+            return
+        self._due = now + self._every
+        if self._read is not None:
+            stats = self._read()
+        before, self._before = self._before, stats
+        interval = stats if before is None else stats.since(before)
+        if before is not None and interval.batches <= 0:
+            self._before = before
+            interval = stats
+        view = View(done=step, total=self._total, loss=loss, now=interval, whole=stats)
+        if self._live is not None:
+            self._live.update(panel(view, self._title), refresh=True)
+        else:
+            self._console.print(line(view), markup=False, highlight=False, soft_wrap=True)
+
+
+def _count(number: float) -> str:
+    """A number with three digits that matter."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.3g}{unit}"
+    return f"{number:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
