@@ -1,0 +1,56 @@
+"""Change the type of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from intune.pipelines.errors import ConfigError, SchemaError
+from intune.pipelines.schema import Array
+from intune.pipelines.transforms.base import ColumnTransform, Values, freeze, require_numbers
+
+
+def as_dtype(value: Any) -> np.dtype[Any]:
+    """A dtype of numbers; a `ConfigError` for anything else."""
+    try:
+        dtype: np.dtype[Any] = np.dtype(value)
+    except TypeError:
+        dtype = np.dtype(object)
+    if dtype.kind not in "biuf":
+        raise ConfigError(f"`dtype`={value!r} is no type of numbers; use one such as 'float32' or 'int64'")
+    return dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cast(ColumnTransform):
+    """Convert `columns` to `dtype`.
+
+    As NumPy does: floats lose their fraction on the way to integers, and integers that are too large wrap around.
+    NaN and infinity have no integer; they are refused.
+    """
+
+    dtype: DTypeLike
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        freeze(self, "dtype", as_dtype(self.dtype).name)
+
+    def transform(self, names: Sequence[str], values: Sequence[Values]) -> list[Values]:
+        """The elements in the new type."""
+        return [self._cast(name, array) for name, array in zip(names, values, strict=True)]
+
+    def _cast(self, name: str, values: Values) -> Array:
+        array = require_numbers(
+            self.verb, name, values, "biuf", "only numbers can be cast; hash strings instead"
+        )
+        dtype = np.dtype(self.dtype)
+        if array.dtype.kind == "f" and dtype.kind in "iu" and not np.isfinite(array).all():
+            raise SchemaError(
+                f"Cast: column `{name}` holds NaN or infinity, which {dtype.name} does not have; "
+                f"use FillMissing or Clip first"
+            )
+        return array.astype(dtype, copy=False)

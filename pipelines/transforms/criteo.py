@@ -1,0 +1,82 @@
+"""What is usually done to Criteo's click logs before a model sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from intune.pipelines.errors import ConfigError
+from intune.pipelines.transforms.base import as_patterns, number
+from intune.pipelines.transforms.cast import Cast
+from intune.pipelines.transforms.clip import Clip
+from intune.pipelines.transforms.compose import Compose, Step
+from intune.pipelines.transforms.fill_missing import FillMissing
+from intune.pipelines.transforms.hash import Hash
+from intune.pipelines.transforms.log1p import Log1p
+from intune.pipelines.transforms.select import Select
+from intune.pipelines.transforms.stack import Stack
+from intune.pipelines.transforms.vocabulary import Vocabulary
+
+DENSE = tuple(f"I{number}" for number in range(1, 14))
+"""Criteo's columns of numbers (counts, mostly)."""
+SPARSE = tuple(f"C{number}" for number in range(1, 27))
+"""Criteo's columns of categories."""
+
+
+def criteo(
+    *,
+    size: int | Sequence[int] | None = None,
+    vocabulary: Vocabulary | None = None,
+    multi_hot: bool = False,
+    log: bool = True,
+    clip: float | None = None,
+    seed: int = 0,
+    salted: bool = False,
+    dense: Sequence[str] = DENSE,
+    sparse: Sequence[str] = SPARSE,
+    label: str | None = "label",
+) -> Compose:
+    """From Criteo's columns to what `DLRM` takes; the others are left out.
+
+    - ``dense``: float32, shape ``(rows, 13)``: missing and negative numbers → 0, clipped, then log(1 + x).
+    - ``sparse``: int64, shape ``(rows, 26)``: ids, strings (hexadecimal, as in the raw files) or integers, hashed into
+      a table's rows or looked up in a vocabulary. With `multi_hot`, the columns ``C1`` … ``C26`` instead, each as it
+      was, a list column or one id a row.
+    - ``label``: float32, shape ``(rows,)``.
+
+    Args:
+        size: rows of the tables, one number for all or one for each feature: a missing string becomes row 0, which
+            others share; a missing integer is what the loader filled in, an id like any other.
+        vocabulary: with entries for each feature; give either this or `size`.
+        multi_hot: whether to leave the categories apart, for list columns.
+        log: whether to take logarithms.
+        clip: largest number, before the logarithm; None for no limit.
+        seed, salted: as of `Hash`.
+        dense, sparse, label: the columns' names; `label` None for data without.
+    """
+    if clip is not None and number("clip", clip) <= 0:
+        raise ConfigError(f"`clip`={clip!r} must be above 0, or None for no limit")
+    dense, sparse = as_patterns("dense", dense), as_patterns("sparse", sparse)
+    into = None if multi_hot else "sparse"
+    categories: Step
+    if vocabulary is None and size is not None:
+        categories = Hash(columns=sparse, size=size, seed=seed, salted=salted, into=into)
+    elif vocabulary is not None and size is None:
+        categories = replace(vocabulary, columns=sparse, into=into)
+    else:
+        raise ConfigError(
+            "exactly one of `size` and `vocabulary` decides what becomes of the categories, but "
+            f"{'none' if size is None else 'both'} was given; give the tables' rows or a vocabulary"
+        )
+    steps: list[Step] = []
+    if clip is not None or not log:
+        steps.append(Clip(columns=dense, min=0, max=clip))
+    if log:
+        steps.append(Log1p(columns=dense, fill_missing=True, dtype="float32", into="dense"))
+    else:
+        steps += [FillMissing(columns=dense, value=0.0), Stack(columns=dense, into="dense", dtype="float32")]
+    steps.append(categories)
+    if label is not None:
+        steps.append(Cast(columns=label, dtype="float32"))
+    kept = [*([label] if label is not None else []), "dense", *([into] if into else sparse)]
+    return Compose(*steps, Select(columns=kept))
