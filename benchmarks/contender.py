@@ -1,0 +1,122 @@
+"""What runs inside a contender's own fresh process: a warm-up epoch, a timed epoch, one JSON line.
+
+A contender is a module that calls `main(build)`. Only NumPy, Arrow and torch are imported here, since rivals
+run in an environment without this package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from benchmarks import transform as transforms
+
+Batch: TypeAlias = "Mapping[str, Any]"
+"""Column name -> `torch.Tensor` (NumPy array from TensorFlow), all of the same length."""
+
+Epoch: TypeAlias = "Callable[[], Iterable[Batch]]"
+"""Every call starts one more epoch over the data."""
+
+WARM = "warm"
+"""Printed alone on a line between the two epochs: the harness stops sampling memory there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What every contender is asked to do."""
+
+    files: list[str]
+    batch: int
+    empty: bool = False
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def transform(self) -> Callable[[Any], dict[str, Any]]:
+        """The function to apply to a dict of NumPy columns."""
+        return transforms.identity if self.empty else transforms.transform
+
+
+def main(build: Callable[[Job], Epoch], *, start: Callable[[Job], None] = lambda job: None) -> None:
+    """Run the contender that `build` makes, as the command line says, and print the result.
+
+    `start` brings up what a user has running anyway (a Ray cluster) and is not timed; `build` counts towards
+    the time to the first batch.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, required=True, help="folder of Parquet files")
+    parser.add_argument("--batch", type=int, default=8192)
+    parser.add_argument("--config", type=json.loads, default={}, help="settings of the contender, as JSON")
+    parser.add_argument("--empty", action="store_true", help="without the transform")
+    parser.add_argument("--check", action="store_true", help="add sums of every column over the epoch")
+    options = parser.parse_args()
+    files = sorted(str(path.resolve()) for path in options.data.glob("*.parquet"))
+    if not files:
+        parser.error(f"no *.parquet in {options.data}")
+    # Arrow's arrays cannot be written to, and torch says so for each; nobody here writes to a batch.
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    job = Job(files=files, batch=options.batch, empty=options.empty, config=options.config)
+    start(job)
+    began = time.perf_counter()
+    epoch = build(job)
+    cold = consume(epoch, began)
+    print(WARM, flush=True)
+    result = consume(epoch, time.perf_counter())
+    result["epoch_start_s"] = result.pop("first_batch_s")
+    result["first_batch_s"] = cold["first_batch_s"]
+    if options.check:
+        result["checksum"] = checksum(epoch())
+    print(json.dumps(result), flush=True)
+
+
+def consume(epoch: Epoch, began: float) -> dict[str, Any]:
+    """Take one epoch, touching every column of every batch; times in seconds since `began`."""
+    rows = batches = 0
+    touched = 0.0
+    first = None
+    cpu = time.process_time()
+    for batch in epoch():
+        touched += touch(batch)
+        rows += len(next(iter(batch.values())))
+        batches += 1
+        if first is None:
+            first = time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    if first is None:
+        raise RuntimeError("the loader delivered no batch")
+    return {
+        "rows": rows,
+        "batches": batches,
+        "seconds": seconds,
+        "first_batch_s": first,
+        "own_cpu_s": time.process_time() - cpu,
+        "touched": touched,
+    }
+
+
+def touch(batch: Batch) -> float:
+    """Read one element of every column: the batch is really there."""
+    return sum(float(column[0]) for column in batch.values())
+
+
+def checksum(batches: Iterable[Batch]) -> dict[str, float]:
+    """Sums over an epoch that do not depend on the order of rows: of each column, and of C1·C2 row by row.
+
+    The last one differs when the columns of a row have come apart. Integers wrap at 64 bits.
+    """
+    sums: dict[str, Any] = {}
+    for batch in batches:
+        columns = {name: np.asarray(column) for name, column in batch.items()}
+        columns["C1*C2"] = columns["C1"] * columns["C2"]
+        for name, values in columns.items():
+            exact = values.dtype.kind == "i"
+            part = values.sum(dtype=np.int64 if exact else np.float64)
+            sums[name] = int(sums.get(name, 0)) + int(part) if exact else sums.get(name, 0.0) + float(part)
+    return {name: value % 2**64 if isinstance(value, int) else value for name, value in sums.items()}

@@ -1,0 +1,77 @@
+"""The tables a person reads, as rich renderables. Nothing is measured or decided here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.context import Bar
+from benchmarks.stats import Estimate
+
+
+def rates_table(
+    title: str,
+    *,
+    rates: Mapping[str, Estimate],
+    ratios: Mapping[str, Estimate | None],
+    rival: str | None,
+    peaks: Mapping[str, Estimate],
+    firsts: Mapping[str, Estimate],
+) -> Table:
+    """Contenders, fastest first: rate with interval, ratio to the best rival, peak memory, first batch."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("contender")
+    headings = ("rows/s", "95 % interval", f"/ {rival or 'best rival'}", "peak memory", "first batch")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for name, rate in sorted(rates.items(), key=lambda item: -item[1].median):
+        ratio = ratios[name]
+        table.add_row(
+            f"[bold]{name}[/bold]" if name.startswith("ours") else name,
+            millions(rate.median),
+            f"{millions(rate.low)} – {millions(rate.high)}",
+            f"{ratio.median:.2f}×" if ratio else "–",
+            f"{peaks[name].median / 2**20:,.0f} MiB",
+            f"{firsts[name].median:.2f} s",
+        )
+    return table
+
+
+def sweep_table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Every setting of a rival, the chosen one first."""
+    table = Table(title=f"{name}: settings tried", title_justify="left")
+    table.add_column("setting", overflow="fold")
+    table.add_column("rows/s, each run", justify="right")
+    for number, row in enumerate(rows):
+        setting = json.dumps(row["config"])
+        outcome = "failed" if row["error"] else "  ".join(millions(rate) for rate in row["rates"])
+        table.add_row(f"[bold]{setting}[/bold]" if number == 0 else setting, outcome)
+    return table
+
+
+def bars_table(bars: Sequence[Bar]) -> Table:
+    """What must hold, and whether it does."""
+    table = Table(title="Bars", title_justify="left")
+    table.add_column("what")
+    for heading in ("must be", "measured", "95 % interval"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    verdicts = {True: "[green]pass[/green]", False: "[red]FAIL[/red]", None: "[yellow]not measured[/yellow]"}
+    for bar in bars:
+        found = bar.measured
+        table.add_row(
+            bar.name,
+            f"{'≥' if bar.at_least else '≤'} {bar.limit:g}{bar.unit}",
+            f"{found.median:.3g}{bar.unit}" if found else "–",
+            f"{found.low:.3g} – {found.high:.3g}" if found else "–",
+            verdicts[bar.passed],
+        )
+    return table
+
+
+def millions(rate: float) -> str:
+    """Rows a second, as ``2.31M``."""
+    return f"{rate / 1e6:.2f}M"
