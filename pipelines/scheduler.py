@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+import numpy as np
+
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.memory import MemoryLedger
 from intune.pipelines.metrics import StageMeter, StageStats
@@ -121,7 +123,7 @@ class Scheduler:
         ]
         self._last = len(self._levels) - 1
         self._bytes_per_row = [
-            0.0 if state.view else plan.row_bytes * (1.1 if level.operation == "split" else 1.0)
+            0.0 if state.view else plan.row_bytes
             for state, level in zip(self._levels, plan.levels, strict=True)
         ]
         self._running = [0] * len(self.stages)
@@ -132,6 +134,7 @@ class Scheduler:
         self._delayed: list[tuple[float, Key]] = []
         self._held_back = [False] * len(self.stages)
         self._now = now
+        self._needed = self._one_delivery()
         self._minimum = self.minimum_bytes()
         self._working_set = self._estimate_working_set()
         self._first = self._first_tasks(first_batch)
@@ -159,9 +162,10 @@ class Scheduler:
 
     @property
     def limit(self) -> int:
-        """Bytes that may be held now: what the allocation says, else what its slots can use; the budget at most."""
+        """Bytes that may be held now: what the allocation says, else what its slots can use; at least what one
+        delivery takes, the budget at most."""
         wanted = self._working_set if self.allocation.memory is None else self.allocation.memory
-        return min(self.memory, wanted)
+        return min(self.memory, max(wanted, self._minimum))
 
     @property
     def next_due(self) -> float | None:
@@ -189,17 +193,23 @@ class Scheduler:
         )
 
     def minimum_bytes(self) -> int:
-        """About what must be held at once for anything to be delivered: all inputs of one output, and it."""
+        """About what must be held at once for anything to be delivered: all that goes into one output, at the
+        level where that is most, and what the task at work on it makes."""
+        return self._one_delivery() + max(
+            int(level.rows.max(initial=0) * size)
+            for level, size in zip(self.plan.levels, self._bytes_per_row, strict=True)
+        )
+
+    def _one_delivery(self) -> int:
+        """Bytes of all that goes into one output of the last level, at the level where that is most."""
         most = 0
-        top = self.plan.levels[-1]
-        for index in {0, len(top) // 2, len(top) - 1}:
-            first, last, total = index, index + 1, 0.0
-            for level in range(self._last, -1, -1):
-                rows = int(self.plan.levels[level].rows[first:last].sum())
-                total = max(total, rows * self._bytes_per_row[level])
-                this = self.plan.levels[level]
-                first, last = int(this.first[first]), int(this.last[last - 1])
-            most = max(most, int(total))
+        first = np.arange(len(self.plan.levels[-1]), dtype=np.int64)
+        last = first + 1
+        for level, size in zip(reversed(self.plan.levels), reversed(self._bytes_per_row), strict=True):
+            before = np.zeros(len(level) + 1, dtype=np.int64)
+            np.cumsum(level.rows, out=before[1:])
+            most = max(most, int((before[last] - before[first]).max() * size))
+            first, last = level.first[first], level.last[last - 1]
         return most
 
     # ---- time ------------------------------------------------------------------------------------------------
@@ -380,7 +390,8 @@ class Scheduler:
         """Outputs that went with their worker. Those still needed are made again.
 
         Returns:
-            The outputs to be made again (running consumers of a lost output must be failed by the executor).
+            The outputs that are gone. A running task that takes one and has not got it yet must be failed by
+            the executor; one that has it may go on.
         """
         self.tick(now)
         lost = [
@@ -462,6 +473,7 @@ class Scheduler:
         """Put a task that is not done back: ready if its inputs are there, else waiting, its inputs revived."""
         state = self._levels[level]
         record = state.records[index]
+        record.state = State.WAITING
         missing = 0
         if level:
             this = self.plan.levels[level]
@@ -472,20 +484,22 @@ class Scheduler:
                     if below.state is State.GONE:
                         self._revive((level - 1, i))
         record.missing = missing
-        record.state = State.WAITING if missing else State.READY
         if not missing:
+            record.state = State.READY
             heapq.heappush(state.ready, index)
 
     def _revive(self, key: Key) -> None:
-        """Make a lost or let-go output again, if anything not yet done needs it."""
+        """Make a lost or let-go output again, if anything yet to start needs it.
+
+        A task that runs has its inputs, or is failed by the executor and then asks for them.
+        """
         level, index = key
         record = self._record(key)
         if record.state is not State.GONE:
             return
         above = self._levels[level + 1].records
-        unfinished = (State.WAITING, State.READY, State.RUNNING)
         if not any(
-            consumer not in above or above[consumer].state in unfinished
+            consumer not in above or above[consumer].state in (State.WAITING, State.READY)
             for consumer in range(*self._consumers(level, index))
         ):
             return
@@ -497,7 +511,6 @@ class Scheduler:
                 below = self._record((level - 1, i))
                 if below.state is State.DONE:
                     below.users += 1
-        record.state = State.WAITING
         self._make_ready_or_wait(level, index)
 
     def _let_go(self, key: Key) -> Key:
@@ -524,7 +537,7 @@ class Scheduler:
     def _estimate_working_set(self) -> int:
         """Bytes with which every slot has one task in hand and one output ahead, beside twice the inputs of one
         delivery: more would only wait. A trainer that is slower than the pipeline so costs no memory."""
-        total = 2.0 * self._minimum
+        total = 2.0 * self._needed
         for state, level, size in zip(self._levels, self.plan.levels, self._bytes_per_row, strict=True):
             if not state.view and len(level):
                 slots = self.allocation.of(self.stages[state.stage])
