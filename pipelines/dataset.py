@@ -32,7 +32,7 @@ from intune.pipelines.errors import (
 )
 from intune.pipelines.plan import LoadBlock, RowGroups
 from intune.pipelines.remote import fetch
-from intune.pipelines.schema import Block
+from intune.pipelines.schema import Block, take_column
 
 FOOTER_THREADS = 16
 """Footers are small and mostly wait for storage, so more threads than cores read them."""
@@ -40,6 +40,9 @@ FOOTER_THREADS = 16
 KEPT_FOOTER_BYTES = 64 << 20
 """Footers up to this many encoded bytes stay in memory; those of very large data sets are read again when a
 file is opened, since decoded they take several times as much."""
+
+COLUMNS_AT_ONCE = 8
+"""Columns decoded before they are put in order: 4 MiB of a usual row group, which the cache still holds."""
 
 _EVERY_NUMBER = ""
 """In `Source.fill`, the pattern that means every number column (also numbers within lists)."""
@@ -369,25 +372,42 @@ class Reader:
         self.dataset = dataset
         self._open: OrderedDict[int, tuple[Any, Any]] = OrderedDict()
         self._lock = threading.Lock()
+        self._fills = dict(zip(dataset.columns, dataset.fills, strict=True))
 
-    def read(self, block: LoadBlock) -> Block:
+    def read(self, block: LoadBlock, order: np.ndarray[Any, Any] | None = None) -> Block:
         """The rows of a load block.
+
+        Args:
+            block: which rows.
+            order: positions among them, in the order wanted (int64, shape ``(rows,)``); None for that of the file.
 
         Raises:
             DataError: naming file, row group and column.
         """
         dataset = self.dataset
-        path = dataset.files[block.file].path
-        where = f"{path}, {describe_groups(block.groups)}"
+        where = f"{dataset.files[block.file].path}, {describe_groups(block.groups)}"
         try:
             handle, footer = self._handle(block.file)
             if dataset.remote:
                 handle = fetch(handle, footer, block.groups, dataset.columns)
             file = pq.ParquetFile(handle, metadata=footer, pre_buffer=dataset.remote)
-            table = file.read_row_groups(list(block.groups), columns=list(dataset.columns), use_threads=False)
+            if order is None:
+                return self._columns(file, block, dataset.columns, where)
+            # A few columns after another, each put in order while it is still in the cache.
+            made: Block = {}
+            for at in range(0, len(dataset.columns), COLUMNS_AT_ONCE):
+                names = dataset.columns[at : at + COLUMNS_AT_ONCE]
+                for name, column in self._columns(file, block, names, where).items():
+                    made[name] = take_column(column, order)
+            return made
         except (pa.ArrowException, OSError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
             self.forget(block.file)
             raise explain(error, where) from error
+
+    def _columns(self, file: Any, block: LoadBlock, names: Sequence[str], where: str) -> Block:
+        table = file.read_row_groups(list(block.groups), columns=list(names), use_threads=False)
         if table.num_rows < block.skip + block.rows:
             raise CorruptError(
                 f"{where}: {table.num_rows} rows, but the footer promised {block.skip + block.rows}; "
@@ -396,7 +416,8 @@ class Reader:
         if block.skip or table.num_rows != block.rows:
             table = table.slice(block.skip, block.rows)
         columns: Block = {}
-        for name, fill in zip(dataset.columns, dataset.fills, strict=True):
+        for name in names:
+            fill = self._fills[name]
             try:
                 columns[name] = arrow.to_column(table.column(name), fill)
             except SchemaError as error:

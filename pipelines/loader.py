@@ -19,7 +19,7 @@ from intune.pipelines.memory import MemoryLedger, resident_bytes
 from intune.pipelines.metrics import PipelineStats, StageMeter
 from intune.pipelines.operations import Job
 from intune.pipelines.pipeline import Pipeline
-from intune.pipelines.plan import Plan, make_plan
+from intune.pipelines.plan import BLOCK_ROWS, Plan, make_plan
 from intune.pipelines.run import Run
 from intune.pipelines.scheduler import Scheduler
 from intune.pipelines.schema import block_rows
@@ -299,10 +299,16 @@ class Loader:
                 epoch=epoch,
                 rank=self._rank,
                 world_size=self._world_size,
-                chunk_rows=self._fleet.chunk_rows,
+                chunk_rows=self._chunk_rows(),
             )
             self._planned = epoch
         return self._plan
+
+    def _chunk_rows(self) -> int:
+        """Rows of a task after `batch`: a whole block where that saves calls (functions that take many batches
+        at once), else what the executor prefers."""
+        coarse = all(stage.rowwise for stage in self.pipeline.maps)
+        return BLOCK_ROWS if coarse else self._fleet.chunk_rows
 
     def _start(self, plan: Plan, first: int) -> Run:
         scheduler = Scheduler(

@@ -1,8 +1,9 @@
 """What each kind of task does to its inputs. Pure but for reading files: any worker can run any task again.
 
-A task's output (its *payload*) is a block of rows before `batch` and a list of batches after it. Under
-``on_error="skip"`` a block that cannot be read is `Missing` and a batch that cannot be made is None; the
-others keep their rows and order.
+A task's output (its *payload*) is a block of rows before `batch` (laid out as a `Split` where a shuffle
+follows), and a list of `Piece` after it: batches that lie together stay together until someone needs them one
+by one. Under ``on_error="skip"`` a block that cannot be read is `Missing` and a batch that cannot be made is
+left out; the others keep their rows and order.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from intune.pipelines.dataset import Dataset, Reader, describe_groups
 from intune.pipelines.errors import DataError, IntuneError, SchemaError, StageError, StorageError
-from intune.pipelines.plan import Ints, Level, LoadBlock, Plan
+from intune.pipelines.plan import Ints, LoadBlock, Plan, group_rows
 from intune.pipelines.schema import (
     Block,
     block_rows,
@@ -64,7 +65,7 @@ class Job:
         ]
         if len(blocks) > 3:
             shown.append(f"and {len(blocks) - 3} more")
-        if this.operation in ("load", "split", "merge") or this.stop[index] > plan.batches:
+        if this.operation in ("load", "merge") or this.stop[index] > plan.batches:
             return f"stage {this.stage!r}, " + "; ".join(shown)
         what = f"batch {this.start[index]}"
         if this.stop[index] - this.start[index] > 1:
@@ -88,7 +89,8 @@ class Missing:
 
 @dataclass(slots=True)
 class Split:
-    """A block ordered by where its rows go: piece ``g`` is ``[edges[g], edges[g + 1])``, bound for `target`."""
+    """Rows laid out by where a shuffle puts them: ``[edges[g], edges[g + 1])`` of `block` go to group ``g`` of the
+    window, row ``i`` of `block` to place ``target[i]`` of the window."""
 
     block: Block
     edges: Ints
@@ -97,6 +99,36 @@ class Split:
     def values(self) -> list[Any]:
         """Its columns, for those who count memory."""
         return [*self.block.values(), self.target]
+
+
+@dataclass(slots=True)
+class Piece:
+    """Batches that lie together: batch ``k`` is rows ``[edges[k], edges[k + 1])`` of `block`; None: left out."""
+
+    block: Block | None
+    edges: list[int]
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+    def values(self) -> list[Any]:
+        """Its columns, for those who count memory."""
+        return [] if self.block is None else list(self.block.values())
+
+    def batches(self) -> Iterator[Block | None]:
+        """Its batches, as views."""
+        if self.block is None:
+            yield from itertools.repeat(None, len(self))
+        elif len(self) == 1:
+            yield self.block
+        else:
+            for low, high in itertools.pairwise(self.edges):
+                yield slice_block(self.block, low, high)
+
+    def singles(self) -> Iterator[Piece]:
+        """Its batches, as pieces of their own."""
+        for batch in self.batches():
+            yield Piece(batch, [0, block_rows(batch) if batch is not None else 0])
 
 
 @dataclass(slots=True)
@@ -136,21 +168,20 @@ class Operations:
         Raises:
             DataError, StageError: as the task found them; `StorageError` is worth another try.
         """
-        this = self.job.plan.levels[level]
-        operation = this.operation
+        operation = self.job.plan.levels[level].operation
         if operation == "load":
             return self._load(index)
-        if operation == "split":
-            return Result(self._split(level, index, inputs[0]))
         if operation == "merge":
             return Result(self._merge(level, index, inputs))
         if operation == "batch":
             return Result(self._batch(level, index, inputs))
         if operation == "regroup":
-            return Result(self._regroup(this, index, inputs))
-        if operation == "map":
-            return self._map(level, index, inputs)
-        return Result(self._transfer(level, index, inputs))
+            return Result(self._regroup(level, index, inputs))
+        if operation == "transfer":
+            return Result(self._transfer(level, index, inputs))
+        if isinstance(inputs[0], list):
+            return self._map_batches(level, index, inputs)
+        return self._map_block(level, index, inputs[0])
 
     def device(self) -> Device:
         """The device of `transfer`, made at first use."""
@@ -167,8 +198,12 @@ class Operations:
 
     def _load(self, index: int) -> Result:
         block = self.job.plan.blocks[index]
+        layout = self._layout(0, index)
         try:
-            return Result(self._reader.read(block))
+            if layout is None:
+                return Result(self._reader.read(block))
+            order, edges, target = layout
+            return Result(Split(self._reader.read(block, order), edges, target))
         except StorageError:
             raise
         except DataError as error:
@@ -176,88 +211,93 @@ class Operations:
                 raise
             return Result(Missing(block.rows), [str(error)])
 
-    def _split(self, level: int, index: int, block: Any) -> Any:
-        if isinstance(block, Missing):
-            return block
+    def _layout(self, level: int, index: int) -> tuple[Ints, Ints, Ints] | None:
+        """How a task lays out its rows for the shuffle that follows: order, edges and target as in `Split`."""
         plan = self.job.plan
-        this, merge = plan.levels[level], plan.levels[level + 1]
-        start, stop = int(this.start[index]), int(this.stop[index])
+        if plan.levels[level + 1].operation != "merge":
+            return None
+        start, stop = int(plan.levels[level].start[index]), int(plan.levels[level].stop[index])
         window = plan.window_of(start)
-        origin = int(plan.windows[window])
+        origin, end = int(plan.windows[window]), int(plan.windows[window + 1])
         target = self._permutations.of(window)[start - origin : stop - origin]
-        first = int(np.searchsorted(merge.start, origin))
-        last = int(np.searchsorted(merge.start, plan.windows[window + 1]))
-        cuts = merge.start[first:last] - origin
-        piece = np.searchsorted(cuts, target, side="right") - 1
-        order = np.argsort(piece.astype(np.uint16 if len(cuts) < 65_536 else np.int64), kind="stable")
-        edges = np.zeros(len(cuts) + 1, dtype=np.int64)
-        np.cumsum(np.bincount(piece, minlength=len(cuts)), out=edges[1:])
-        return Split(take_block(block, order), edges, target[order])
+        size = group_rows(plan.batch_size)
+        groups = -(-(end - origin) // size)
+        # 16-bit keys are sorted by counting, which is several times faster.
+        group = (target // size).astype(np.uint16 if groups < 65_536 else np.int64)
+        order = np.argsort(group, kind="stable")
+        edges = np.zeros(groups + 1, dtype=np.int64)
+        np.cumsum(np.bincount(group, minlength=groups), out=edges[1:])
+        return order, edges, target[order]
 
     def _merge(self, level: int, index: int, inputs: Sequence[Any]) -> Any:
         plan = self.job.plan
         this = plan.levels[level]
-        origin = int(plan.windows[plan.window_of(int(this.start[index]))])
-        piece = index - int(np.searchsorted(this.start, origin))
-        parts = [part for part in inputs if not isinstance(part, Missing)]
+        start = int(this.start[index])
+        origin = int(plan.windows[plan.window_of(start)])
+        group = (start - origin) // group_rows(plan.batch_size)
+        parts: list[Split] = [part for part in inputs if not isinstance(part, Missing)]
         if not parts:
             return Missing(int(this.rows[index]))
-        ranges = [(int(part.edges[piece]), int(part.edges[piece + 1])) for part in parts]
-        target = np.concatenate([part.target[a:b] for part, (a, b) in zip(parts, ranges, strict=True)])
-        order = (
-            np.argsort(target)
-            if len(parts) < len(inputs)
-            else _inverse(target, int(this.start[index]) - origin)
-        )
+        ranges = [(part, int(part.edges[group]), int(part.edges[group + 1])) for part in parts]
+        target = np.concatenate([part.target[low:high] for part, low, high in ranges])
+        order = np.argsort(target) if len(parts) < len(inputs) else _inverse(target, start - origin)
         return {
-            name: _gather(
-                [slice_column(part.block[name], a, b) for part, (a, b) in zip(parts, ranges, strict=True)],
+            name: take_column(
+                concat_columns([slice_column(part.block[name], low, high) for part, low, high in ranges]),
                 order,
             )
             for name in parts[0].block
         }
 
-    def _batch(self, level: int, index: int, inputs: Sequence[Any]) -> list[Block | None]:
+    def _batch(self, level: int, index: int, inputs: Sequence[Any]) -> list[Piece]:
         plan = self.job.plan
         this, before = plan.levels[level], plan.levels[level - 1]
         first = int(this.first[index])
         starts = before.start[first : first + len(inputs)].tolist()
         stops = before.stop[first : first + len(inputs)].tolist()
         edges = plan.edges[int(this.start[index]) : int(this.stop[index]) + 1].tolist()
-        batches: list[Block | None] = []
-        at = 0
-        for low, high in itertools.pairwise(edges):
+        pieces: list[Piece] = []
+        batch, at = 0, 0
+        while batch < len(edges) - 1:
+            low = edges[batch]
             while stops[at] <= low:
                 at += 1
-            parts: list[Block] = []
-            piece = at
-            while piece < len(inputs) and starts[piece] < high:
-                if not isinstance(inputs[piece], Missing):
-                    begin, end = max(low, starts[piece]), min(high, stops[piece])
-                    parts.append(_rows(inputs[piece], begin, end, starts[piece], stops[piece]))
-                piece += 1
-            parts = [part for part in parts if block_rows(part)] if len(parts) > 1 else parts
-            batches.append(concat_blocks(parts) if parts and block_rows(parts[0]) else None)
-        return batches
+            end = batch + 1
+            if stops[at] >= edges[end]:
+                # All batches that lie in one input whole stay together: a view, cut up when it is needed.
+                while end < len(edges) - 1 and edges[end + 1] <= stops[at]:
+                    end += 1
+                pieces.extend(_within(inputs[at], starts[at], stops[at], edges[batch : end + 1]))
+            else:
+                pieces.append(_across(inputs, starts, stops, at, low, edges[end]))
+            batch = end
+        return pieces
 
-    def _regroup(self, this: Level, index: int, inputs: Sequence[Any]) -> list[Block | None]:
+    def _regroup(self, level: int, index: int, inputs: Sequence[Any]) -> list[Piece]:
+        this = self.job.plan.levels[level]
         start, stop = int(this.start[index]), int(this.stop[index])
-        batches = [batch for part in inputs for batch in part]
-        return [batches[i - start] for i in self.job.plan.batch_order(start, stop).tolist()]
+        singles = [single for piece in self._pieces(level, index, inputs) for single in piece.singles()]
+        return [singles[i - start] for i in self.job.plan.batch_order(start, stop).tolist()]
 
-    def _map(self, level: int, index: int, inputs: Sequence[Any]) -> Result:
+    def _map_block(self, level: int, index: int, block: Any) -> Result:
+        """The user's function on rows that are not in batches yet."""
+        if isinstance(block, Missing):
+            return Result(block)
+        result = Result(Missing(block_rows(block)))
+        made = self._apply(self.job.maps[self.job.plan.levels[level].map_index], level, index, block, result)
+        if made is not None:
+            layout = self._layout(level, index)
+            result.payload = made if layout is None else Split(take_block(made, layout[0]), *layout[1:])
+        return result
+
+    def _map_batches(self, level: int, index: int, inputs: Sequence[Any]) -> Result:
+        """The user's function on batches; on many at once where it says that rows do not matter to each other."""
         stage = self.job.maps[self.job.plan.levels[level].map_index]
-        if not isinstance(inputs[0], list):
-            result = Result(inputs[0])
-            if not isinstance(inputs[0], Missing):
-                result.payload = self._apply(stage, level, index, inputs[0], result)
-                if result.payload is None:
-                    result.payload = Missing(block_rows(inputs[0]))
-            return result
         result = Result([])
-        for batch in self._batches(level, index, inputs):
-            made = None if batch is None else self._apply(stage, level, index, batch, result)
-            result.payload.append(made)
+        for piece in self._pieces(level, index, inputs):
+            for part in [piece] if stage.rowwise and not self.job.skip else piece.singles():
+                made = None if part.block is None else self._apply(stage, level, index, part.block, result)
+                result.payload.append(Piece(made, part.edges))
         return result
 
     def _apply(self, stage: Map, level: int, index: int, block: Block, result: Result) -> Block | None:
@@ -279,23 +319,28 @@ class Operations:
         result.skipped.append(str(failure))
         return None
 
-    def _transfer(self, level: int, index: int, inputs: Sequence[Any]) -> list[Any]:
+    def _transfer(self, level: int, index: int, inputs: Sequence[Any]) -> list[Piece]:
+        pieces = self._pieces(level, index, inputs)
         if self.job.device == "cpu":
-            return self._batches(level, index, inputs)  # `run.finalize` lays tensors over the columns
+            return pieces  # `run.finalize` lays tensors over the columns
         device = self.device()
+        singles = [single for piece in pieces for single in piece.singles()]
         return [
-            None if batch is None else device.stage(batch) for batch in self._batches(level, index, inputs)
+            single if single.block is None else Piece(device.stage(single.block), single.edges)
+            for single in singles
         ]
 
-    def _batches(self, level: int, index: int, inputs: Sequence[Any]) -> list[Any]:
+    def _pieces(self, level: int, index: int, inputs: Sequence[Any]) -> list[Piece]:
         """The batches of a task, out of the lists it takes."""
         plan = self.job.plan
         this, before = plan.levels[level], plan.levels[level - 1]
-        begin = int(this.start[index]) - int(before.start[this.first[index]])
-        if len(inputs) == 1 and begin == 0 and before.stop[this.first[index]] == this.stop[index]:
-            return list(inputs[0])
-        together = [batch for part in inputs for batch in part]
-        return together[begin : begin + int(this.stop[index] - this.start[index])]
+        pieces = [piece for part in inputs for piece in part]
+        skip = int(this.start[index]) - int(before.start[this.first[index]])
+        wanted = int(this.stop[index] - this.start[index])
+        if skip == 0 and sum(len(piece) for piece in pieces) == wanted:
+            return pieces
+        singles = [single for piece in pieces for single in piece.singles()]
+        return singles[skip : skip + wanted]
 
 
 def checked(made: Any, rows: int) -> Block:
@@ -320,6 +365,39 @@ def checked(made: Any, rows: int) -> Block:
     return made
 
 
+def _within(block: Any, start: int, stop: int, edges: list[int]) -> list[Piece]:
+    """Batches between `edges` out of the one block, for rows ``[start, stop)``, that holds them all."""
+    if isinstance(block, Missing):
+        return [Piece(None, edges)]
+    if block_rows(block) == stop - start:
+        low = edges[0]
+        return [Piece(slice_block(block, low - start, edges[-1] - start), [edge - low for edge in edges])]
+    return [
+        _single([_rows(block, low, high, start, stop)]) for low, high in itertools.pairwise(edges)
+    ]  # rows were skipped: batches are shorter or gone
+
+
+def _across(
+    inputs: Sequence[Any], starts: list[int], stops: list[int], at: int, low: int, high: int
+) -> Piece:
+    """One batch, rows ``[low, high)``, out of several blocks from the one at `at` on."""
+    parts = []
+    while at < len(inputs) and starts[at] < high:
+        if not isinstance(inputs[at], Missing):
+            parts.append(_rows(inputs[at], max(low, starts[at]), min(high, stops[at]), starts[at], stops[at]))
+        at += 1
+    return _single(parts)
+
+
+def _single(parts: list[Block]) -> Piece:
+    """One batch of these rows; left out if there are none."""
+    parts = [part for part in parts if block_rows(part)]
+    if not parts:
+        return Piece(None, [0, 0])
+    block = concat_blocks(parts)
+    return Piece(block, [0, block_rows(block)])
+
+
 def _rows(block: Block, low: int, high: int, start: int, stop: int) -> Block:
     """Rows ``[low, high)`` of the sequence out of a block that stands for ``[start, stop)``.
 
@@ -336,10 +414,6 @@ def _inverse(target: Ints, origin: int) -> Ints:
     order = np.empty(len(target), dtype=np.int64)
     order[target - origin] = np.arange(len(target), dtype=np.int64)
     return order
-
-
-def _gather(parts: list[Any], order: Ints) -> Any:
-    return take_column(concat_columns(parts), order)
 
 
 class _Permutations:

@@ -77,6 +77,7 @@ class Pipeline:
         *,
         workers: Literal["thread", "process"] = "thread",
         timeout: float | None = None,
+        rowwise: bool | None = None,
         name: str | None = None,
     ) -> Pipeline:
         """Run `function` on every batch.
@@ -87,6 +88,9 @@ class Pipeline:
                 given blocks of rows of no fixed size and must treat every row by itself.
             workers: ``"process"`` for a function that holds Python's lock.
             timeout: seconds one call may take.
+            rowwise: whether a row of the output depends on the same row of the input alone; the function may then
+                be given many batches at once, joined, which costs less. By default what the function's own
+                attribute `rowwise` says (the transforms of this package have one), else False.
             name: of the stage; ``"transform"``, then ``"transform-2"``, … by default.
         """
         taken = [stage.name for stage in self.stages]
@@ -95,7 +99,15 @@ class Pipeline:
             name = f"transform-{count + 1}" if count else "transform"
         if name in taken or name in ("load", "shuffle", "batch", "transfer"):
             raise ConfigError(f"`name`={name!r} is the name of another stage; choose another")
-        return self._with(Map(function=function, workers=workers, timeout=timeout, name=name))
+        return self._with(
+            Map(
+                function=function,
+                workers=workers,
+                timeout=timeout,
+                rowwise=bool(getattr(function, "rowwise", False)) if rowwise is None else rowwise,
+                name=name,
+            )
+        )
 
     def to(self, device: str) -> Pipeline:
         """Bring batches to the trainer's device (``"cpu"``, ``"cuda"``, ``"cuda:1"``); the last stage."""

@@ -4,9 +4,9 @@ Pure: the same arguments give the same plan on every machine. Nothing that happe
 deaths, the executor) changes which rows are in batch k or their order. Reading the row counts lives in
 `dataset.py`; running the tasks in `operations.py`; deciding when each starts in `scheduler.py`.
 
-An epoch is a chain of *levels*. A level is one kind of task (load, split, merge, batch, map, regroup,
-transfer); its task ``i`` takes the outputs ``[first[i], last[i])`` of the level before it. Up to and including
-`batch` a level's output is measured in rows of this rank's sequence, afterwards in batches.
+An epoch is a chain of *levels*. A level is one kind of task (load, merge, batch, map, regroup, transfer); its
+task ``i`` takes the outputs ``[first[i], last[i])`` of the level before it. Before `batch` a level's output is
+measured in rows of this rank's sequence, from there on in batches.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from intune.pipelines.errors import ConfigError
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
-Operation = Literal["load", "split", "merge", "batch", "map", "regroup", "transfer"]
+Operation = Literal["load", "merge", "batch", "map", "regroup", "transfer"]
 
 BLOCK_ROWS = 65_536
 """Row groups smaller than this (and than `BLOCK_BYTES`) are read together with their neighbours: the usual
@@ -30,6 +30,11 @@ size of a row group in recommenders' data, some 20 ms of work, against which a t
 BLOCK_BYTES = 32 << 20
 """Decoded bytes at which small row groups stop being read together and batches stop sharing a task: tens of
 milliseconds of work, while a few of them in flight stay small beside a trainer's memory."""
+
+
+GROUP_ROWS = 65_536
+"""Rows a shuffle orders at a time: a column of 8-byte values is 512 KiB, which a core's cache still holds; with
+fewer, calls and cache misses at the edges of the pieces cost more than is saved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +134,7 @@ class Plan:
         windows: row edges of the shuffle's windows, shape ``(windows + 1,)``; empty without row shuffle.
         seed_words: what seeds the shuffle of this epoch.
         row_bytes: decoded bytes of a row, from the footers.
+        batch_size: rows of a full batch.
     """
 
     levels: tuple[Level, ...]
@@ -137,6 +143,7 @@ class Plan:
     windows: Ints
     seed_words: tuple[int, ...]
     row_bytes: float
+    batch_size: int
     consumers: tuple[tuple[Ints, Ints], ...] = field(repr=False)
     need: tuple[Ints, ...] = field(repr=False)
 
@@ -254,6 +261,7 @@ def make_plan(
         windows=windows,
         seed_words=seed_words,
         row_bytes=groups.row_bytes,
+        batch_size=order.batch_size,
         consumers=consumers,
         need=_needs(levels, consumers),
     )
@@ -282,6 +290,11 @@ def _cut(
     bounds = np.zeros(len(blocks) + 1, dtype=np.int64)
     np.cumsum([block.rows for block in blocks], out=bounds[1:])
     return tuple(blocks), bounds
+
+
+def group_rows(batch_size: int) -> int:
+    """Rows that a shuffle puts together in one task: whole batches, few enough to stay in a core's cache."""
+    return batch_size * max(1, GROUP_ROWS // batch_size)
 
 
 def _windows(bounds: Ints, size: int) -> Ints:
@@ -342,11 +355,11 @@ def _levels(
             per_window = max(
                 1, round(order.shuffle.row_groups * float(np.mean(np.diff(bounds))) / order.batch_size)
             )
-            levels.extend(_mix_batches(stage, before, edges, per_window))
+            levels.append(_mix_batches(stage, before, edges, per_window))
         elif kind == "shuffle":
             assert order.shuffle is not None
             windows = _windows(bounds, order.shuffle.row_groups)
-            levels.extend(_mix_rows(stage, before, windows, edges[chunks]))
+            levels.append(_mix_rows(stage, before, windows, order.batch_size))
         else:
             # Batches go on in tasks of `per_chunk`, also out of a window in which whole batches were mixed.
             start, stop = (chunks[:-1], chunks[1:]) if batched else (before.start, before.stop)
@@ -367,50 +380,43 @@ def _levels(
     return tuple(levels)
 
 
-def _mix_rows(stage: str, before: Level, windows: Ints, chunk_edges: Ints) -> tuple[Level, Level]:
-    """Row shuffle in two passes that each stay within a cache: every block is split by destination, then
-    each destination gathers its pieces from the window's blocks and orders them."""
-    same = np.arange(len(before), dtype=np.int64)
-    split = Level(
-        stage=stage,
-        operation="split",
-        first=same,
-        last=same + 1,
-        start=before.start,
-        stop=before.stop,
-        rows=before.rows,
-    )
+def _mix_rows(stage: str, before: Level, windows: Ints, batch_size: int) -> Level:
+    """Row shuffle in two passes that each stay within a cache: the task before lays its rows out by destination
+    (`group_rows` rows that will stand together), then each destination gathers its pieces from the
+    window's blocks and orders them."""
     pieces = np.append(before.start, before.stop[-1:])
-    cuts = np.union1d(windows, chunk_edges)
-    window = np.searchsorted(windows, cuts[:-1], side="right") - 1
-    merge = Level(
+    size = group_rows(batch_size)
+    starts = [
+        np.arange(low, high, size, dtype=np.int64) for low, high in itertools.pairwise(windows.tolist())
+    ]
+    window = np.repeat(np.arange(len(starts), dtype=np.int64), [len(part) for part in starts])
+    start = np.concatenate(starts)
+    stop = np.append(start[1:], windows[-1:])
+    return Level(
         stage=stage,
         operation="merge",
         first=np.searchsorted(pieces, windows[window], side="left"),
         last=np.searchsorted(pieces, windows[window + 1], side="left"),
-        start=cuts[:-1],
-        stop=cuts[1:],
-        rows=np.diff(cuts),
+        start=start,
+        stop=stop,
+        rows=stop - start,
     )
-    return split, merge
 
 
-def _mix_batches(stage: str, before: Level, edges: Ints, per_window: int) -> tuple[Level]:
+def _mix_batches(stage: str, before: Level, edges: Ints, per_window: int) -> Level:
     """Whole batches change places within windows of `per_window` batches, wherever the tasks before are cut:
     the order of the batches must not depend on how large an executor's tasks are."""
     count = len(edges) - 1
     windows = np.append(np.arange(0, count, per_window, dtype=np.int64), count)
     first, last = _over(windows[:-1], windows[1:], np.append(before.start, before.stop[-1:]))
-    return (
-        Level(
-            stage=stage,
-            operation="regroup",
-            first=first,
-            last=last,
-            start=windows[:-1],
-            stop=windows[1:],
-            rows=np.diff(edges[windows]),
-        ),
+    return Level(
+        stage=stage,
+        operation="regroup",
+        first=first,
+        last=last,
+        start=windows[:-1],
+        stop=windows[1:],
+        rows=np.diff(edges[windows]),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from intune.pipelines.errors import IntuneError, SkipLimitError, StageError, StageTimeout, StorageError
 from intune.pipelines.memory import roots
-from intune.pipelines.operations import Job, Missing, Operations, Result
+from intune.pipelines.operations import Job, Missing, Operations, Piece, Result
 from intune.pipelines.scheduler import Key, Scheduler, Task
 
 FIRST_DELAY = 0.1
@@ -218,7 +218,7 @@ class Run:
             level = self.job.plan.levels[task.level]
             batches = int(level.stop[task.index] - level.start[task.index])
             in_batches = task.level >= self._batch_level()
-            self.payloads[task.key] = [None] * batches if in_batches else Missing(task.rows)
+            self.payloads[task.key] = [Piece(None, [0] * (batches + 1))] if in_batches else Missing(task.rows)
             self._free(self.scheduler.finish(task, now, {}))
             self.work.notify()
             return 0.0
@@ -265,8 +265,12 @@ class Run:
             self.on_free(keys)
 
 
-def finalize(batches: Sequence[dict[str, Any] | None]) -> list[Any]:
-    """Batches as the trainer gets them: tensors, whatever the last stage was."""
-    from intune.pipelines.transfer import _Moving, to_tensors
+def finalize(pieces: Sequence[Piece]) -> list[Any]:
+    """Batches as the trainer gets them: tensors, whatever the last stage was; None for those left out."""
+    from intune.pipelines.transfer import Moving, to_tensors
 
-    return [batch if batch is None or isinstance(batch, _Moving) else to_tensors(batch) for batch in batches]
+    return [
+        batch if batch is None or isinstance(batch, Moving) else to_tensors(batch)
+        for piece in pieces
+        for batch in piece.batches()
+    ]

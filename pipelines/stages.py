@@ -68,11 +68,14 @@ class Map:
         function: ``dict[str, column] -> dict[str, column]`` with as many rows as it was given.
         workers: ``"thread"``, or ``"process"`` for code that holds Python's lock.
         timeout: seconds one call may take, None for no limit.
+        rowwise: whether a row of the output depends on the same row of the input alone, so that the function may
+            be given many batches at once, joined.
     """
 
     function: MapFunction
     workers: Literal["thread", "process"] = "thread"
     timeout: float | None = None
+    rowwise: bool = False
     name: str = "transform"
 
     def __post_init__(self) -> None:

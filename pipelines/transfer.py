@@ -93,11 +93,11 @@ class Device:
             moved = {name: self._move(column) for name, column in tensors.items()}
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(stream)
-        return _Moving(moved, event, tensors)
+        return Moving(moved, event, tensors)
 
     def hand_over(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch, safe to use on the calling thread's current stream."""
-        if isinstance(batch, _Moving):
+        if isinstance(batch, Moving):
             current = torch.cuda.current_stream(self.name)
             current.wait_event(batch.event)
             for column in batch.values():
@@ -122,7 +122,7 @@ class Device:
         return column
 
 
-class _Moving(dict[str, Any]):
+class Moving(dict[str, Any]):
     """A batch whose copies may be under way: `event` tells when they are done; `held` keeps the source alive."""
 
     __slots__ = ("event", "held")

@@ -23,7 +23,7 @@ from intune.pipelines.budget import Budget
 from intune.pipelines.errors import ConfigError, IntuneError, StageError, WorkerLostError
 from intune.pipelines.executors.ray_cluster import connect, disconnect
 from intune.pipelines.executors.ray_worker import Outcome, RayWorker
-from intune.pipelines.operations import Operations, Result
+from intune.pipelines.operations import Operations, Piece, Result
 from intune.pipelines.run import Run, finalize
 from intune.pipelines.scheduler import Key, Task
 from intune.pipelines.schema import block_bytes
@@ -378,12 +378,12 @@ class RayFleet:
                 if lost:
                     raise self._ray.exceptions.RayActorError()
             else:
-                batches = self._ray.get(payload)
-                size = sum(block_bytes(batch) for batch in batches if batch is not None)
+                pieces = self._ray.get(payload)
+                size = sum(block_bytes(piece.block) for piece in pieces if piece.block is not None)
                 roots = {(-1, next(self._unique)): size}
-                result.payload = _Arrived(batches, roots)
+                result.payload = _Arrived(pieces, roots)
                 if task.level == run.last_level:
-                    result.payload = finalize(batches)
+                    result.payload = finalize(pieces)
             run.finished(task, result, roots, cpu_s=outcome.cpu_s)
         except self._ray.exceptions.RayError as error:
             self._lost(run, task, worker, error, was_alone)
@@ -405,7 +405,7 @@ class RayFleet:
         if operations is None:
             return
         try:
-            result = operations.run(task.level, task.index, [part.batches for part in inputs])
+            result = operations.run(task.level, task.index, [part.pieces for part in inputs])
             result.payload = finalize(result.payload)
             roots = {root: size for part in inputs for root, size in part.roots.items()}
         except BaseException as error:
@@ -479,5 +479,5 @@ class RayFleet:
 class _Arrived:
     """Batches that have come to the trainer's process, and what they hold."""
 
-    batches: list[Any]
+    pieces: list[Piece]
     roots: dict[Any, int]
