@@ -160,19 +160,17 @@ def as_patterns(argument: str, value: Any) -> tuple[str, ...]:
 
 def whole(argument: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
     """The value as an int; a `ConfigError` unless it is a whole number from `least` to `most`."""
-    if (
-        isinstance(value, bool | np.bool_)
-        or not isinstance(value, int | np.integer)
-        or not least <= value <= most
-    ):
-        limit = "" if most == 2**63 - 1 else f" and at most {most}"
-        raise ConfigError(f"`{argument}`={value!r} must be a whole number, {least} or more{limit}")
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_whole or value < least:
+        raise ConfigError(f"`{argument}`={value!r} must be a whole number, {least} or more")
+    if value > most:
+        raise ConfigError(f"`{argument}`={value!r} is too large; {most} is the most")
     return int(value)
 
 
 def number(argument: str, value: Any) -> float:
     """The value; a `ConfigError` unless it is a number and not NaN."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise ConfigError(f"`{argument}`={value!r} must be a number")
     if math.isnan(value):
         raise ConfigError(f"`{argument}`={value!r} must be a number other than NaN")

@@ -66,7 +66,7 @@ def criteo(
     else:
         raise ConfigError(
             "exactly one of `size` and `vocabulary` decides what becomes of the categories, but "
-            f"{'none' if size is None else 'both'} was given; give the tables' rows or a vocabulary"
+            f"{'neither is' if size is None else 'both are'} given; give the tables' rows or a vocabulary"
         )
     steps: list[Step] = []
     if clip is not None or not log:

@@ -77,7 +77,7 @@ def load_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
         return Vocabulary(
             entries=entries, first=header["first"], unknown=header["unknown"], null=header["null"]
         )
-    except (KeyError, ConfigError) as error:
+    except (KeyError, AttributeError, ConfigError) as error:
         raise SchemaError(
             f"{os.fspath(path)!r} does not hold the vocabulary that it says ({error}); write it anew"
         ) from error
@@ -102,10 +102,14 @@ def _rows(name: str, entries: Entries, first: int) -> pa.Table:
 def _header(table: pa.Table, path: str | os.PathLike[str]) -> dict[str, Any]:
     text = (table.schema.metadata or {}).get(_KEY)
     try:
-        header: dict[str, Any] = json.loads(text) if text else {}
+        header: Any = json.loads(text) if text else {}
     except ValueError:
         header = {}
-    if header.get("version") != _VERSION or not set(_SCHEMA.names) <= set(table.column_names):
+    if (
+        not isinstance(header, dict)
+        or header.get("version") != _VERSION
+        or not set(_SCHEMA.names) <= set(table.column_names)
+    ):
         raise SchemaError(
             f"{os.fspath(path)!r} holds no vocabulary of version {_VERSION}; give a file of save_vocabulary"
         )
