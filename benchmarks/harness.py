@@ -50,7 +50,7 @@ class Contender:
 
     def command(self, data: Path, batch: int, flags: Sequence[str] = ()) -> list[str]:
         """Its arguments vector."""
-        settings = ["--data", str(data), "--batch", str(batch), "--config", json.dumps(self.config)]
+        settings = ["--data", str(data.resolve()), "--batch", str(batch), "--config", json.dumps(self.config)]
         return [str(PYTHONS[self.python]), "-m", self.module, *settings, *flags]
 
 

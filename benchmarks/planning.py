@@ -68,7 +68,9 @@ def plan(paths: Sequence[Path]) -> float:
 
 
 def _in_fresh_process(folder: Path) -> dict[str, Any]:
-    return harness.run_command([sys.executable, "-m", "benchmarks.planning", str(folder)], name="planning")
+    return harness.run_command(
+        [sys.executable, "-m", "benchmarks.planning", str(folder.resolve())], name="planning"
+    )
 
 
 def _main(folder: str) -> None:

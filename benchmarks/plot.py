@@ -12,10 +12,8 @@ from benchmarks.local import row_rate
 
 def draw(document: Mapping[str, Any], path: Path) -> None:
     """Draw the local section of a result to `path` (PNG, SVG or PDF by its suffix)."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        raise SystemExit("`--plot` needs matplotlib: pip install 'intune[plots]'") from error
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -7,6 +7,7 @@ bars with their verdicts, and writes all of it to JSON, the environment included
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import sys
 import time
@@ -59,6 +60,8 @@ class Options:
             )
         if self.repeats < 1 or self.rows < 4:
             raise SystemExit(f"`--repeats` ({self.repeats}) must be at least 1 and `--rows` ({self.rows}) 4")
+        if self.plot and importlib.util.find_spec("matplotlib") is None:
+            raise SystemExit("`--plot` needs matplotlib: pip install 'intune[plots]'")
 
 
 def main(options: Options) -> int:
@@ -125,4 +128,4 @@ def _show_environment(found: dict[str, Any], console: Console) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(tyro.cli(Options)))
+    raise SystemExit(main(tyro.cli(Options, prog="python -m benchmarks.throughput")))

@@ -39,7 +39,7 @@ def test_an_interrupted_write_leaves_nothing_that_looks_whole(
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(data, "_write_file", fail)
+    monkeypatch.setattr(data, "_write", fail)
     with pytest.raises(KeyboardInterrupt):
         data.ensure(SMALL, tmp_path)
     assert list(tmp_path.iterdir()) == []
