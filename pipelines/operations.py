@@ -12,13 +12,21 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from intune.pipelines.dataset import Dataset, Reader, describe_groups
-from intune.pipelines.errors import DataError, IntuneError, SchemaError, StageError, StorageError
+from intune.pipelines.errors import (
+    DataError,
+    IntuneError,
+    SchemaError,
+    StageError,
+    StageTimeout,
+    StorageError,
+)
 from intune.pipelines.plan import Ints, LoadBlock, Plan, group_rows
 from intune.pipelines.schema import (
     Block,
@@ -143,8 +151,30 @@ CallMap = Callable[[Map, Block], "dict[str, Any]"]
 
 
 def call_here(stage: Map, block: Block) -> dict[str, Any]:
-    """Run the user's function in this thread."""
-    return stage.function(block)
+    """Run the user's function in this process; in a thread of its own if it has a time limit.
+
+    Raises:
+        StageTimeout: it did not return in time. A thread cannot be ended from outside: it goes on, for nobody.
+    """
+    if stage.timeout is None:
+        return stage.function(block)
+    outcome: Future[dict[str, Any]] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(stage.function(block))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, name="intune-timed-call", daemon=True).start()
+    try:
+        return outcome.result(stage.timeout)
+    except TimeoutError as error:
+        if outcome.done():
+            raise  # the function's own
+        raise StageTimeout(
+            f"the function did not return within `timeout`={stage.timeout:g} s; mend it or allow more"
+        ) from error
 
 
 class Operations:

@@ -1,7 +1,7 @@
 """One epoch under way: what executors and the loader share under one lock.
 
-Executors take tasks and report them; the loader takes outputs in order. Errors, skips, retries and the time
-limits of user code are settled here, once for all executors.
+Executors take tasks and report them; the loader takes outputs in order. Errors, skips and retries are settled
+here, once for all executors.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from intune.pipelines.errors import IntuneError, SkipLimitError, StageError, StageTimeout, StorageError
+from intune.pipelines.errors import IntuneError, SkipLimitError, StageError, StorageError
 from intune.pipelines.memory import roots
 from intune.pipelines.operations import Job, Missing, Operations, Piece, Result
 from intune.pipelines.scheduler import Key, Scheduler, Task
@@ -55,14 +55,11 @@ class Run:
         self.error: BaseException | None = None
         self.closed = False
         self.on_free: Callable[[Sequence[Key]], None] | None = None
-        self.on_abandon: Callable[[Task], None] | None = None
         self.skipped = 0
         self.last_level = len(job.plan.levels) - 1
         self._retries = retries
         self._max_skipped = max_skipped
         self._on_skip = on_skip
-        self._calls: dict[Key, tuple[float, float]] = {}
-        self._abandoned: set[tuple[Key, int]] = set()
 
     # ---- for executors ---------------------------------------------------------------------------------------
 
@@ -102,7 +99,7 @@ class Run:
     def finished(self, task: Task, result: Result, held: Mapping[Any, int], *, cpu_s: float) -> None:
         """A task is done."""
         with self.lock:
-            if self._is_stale(task):
+            if self.closed:
                 return
             if result.skipped and not self._skip(result.skipped):
                 return
@@ -115,7 +112,7 @@ class Run:
     def failed(self, task: Task, error: BaseException) -> None:
         """A task raised: try again later, skip, or end the run."""
         with self.lock:
-            if self._is_stale(task):
+            if self.closed:
                 return
             if isinstance(error, StorageError) and task.attempt <= self._retries:
                 delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (task.attempt - 1))
@@ -171,7 +168,7 @@ class Run:
                     return index, self.payloads[self.last_level, index]
                 if self.scheduler.exhausted:
                     return None
-                self.output.wait(self._check_deadlines())
+                self.output.wait()
 
     def consumed(self, index: int) -> None:
         """The trainer is done with an output."""
@@ -180,62 +177,7 @@ class Run:
                 self._free([self.scheduler.consumed(index, self.clock())])
                 self.work.notify()
 
-    # ---- user code with a time limit -------------------------------------------------------------------------
-
-    def call_started(self, task: Task, seconds: float) -> None:
-        """A call of user code begins that may take `seconds`."""
-        with self.lock:
-            self._calls[task.key] = (self.clock() + seconds, seconds)
-            self.output.notify()
-
-    def call_ended(self, task: Task) -> None:
-        """The call is over."""
-        with self.lock:
-            self._calls.pop(task.key, None)
-
-    def _check_deadlines(self) -> float | None:
-        """Seconds until the next time limit; ends the run, or gives a task up, where one has passed."""
-        if not self._calls:
-            return None
-        now = self.clock()
-        for task in self.scheduler.running_tasks():
-            due, seconds = self._calls.get(task.key, (now + 1.0, 0.0))
-            if due > now:
-                continue
-            where = self.job.where(task.level, task.index)
-            message = (
-                f"{where}: the function did not return within `timeout`={seconds:g} s; mend it or allow more"
-            )
-            self._calls.pop(task.key)
-            self._abandoned.add((task.key, task.attempt))
-            if self.on_abandon is not None:
-                self.on_abandon(task)
-            if not self.job.skip:
-                self._end(StageTimeout(message))
-                return 0.0
-            if not self._skip([message]):
-                return 0.0
-            level = self.job.plan.levels[task.level]
-            batches = int(level.stop[task.index] - level.start[task.index])
-            in_batches = task.level >= self._batch_level()
-            self.payloads[task.key] = [Piece(None, [0] * (batches + 1))] if in_batches else Missing(task.rows)
-            self._free(self.scheduler.finish(task, now, {}))
-            self.work.notify()
-            return 0.0
-        return max(0.0, min(due for due, _ in self._calls.values()) - now) if self._calls else None
-
-    def _batch_level(self) -> int:
-        return next(i for i, level in enumerate(self.job.plan.levels) if level.operation == "batch")
-
     # ---- under the lock --------------------------------------------------------------------------------------
-
-    def _is_stale(self, task: Task) -> bool:
-        """Whether a report comes too late: the run is over or the task was given up."""
-        self._calls.pop(task.key, None)
-        if (task.key, task.attempt) in self._abandoned:
-            self._abandoned.discard((task.key, task.attempt))
-            return True
-        return self.closed
 
     def _end(self, error: BaseException) -> None:
         if self.error is None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from intune.pipelines.operations import CallMap, Operations, call_here
 from intune.pipelines.run import Run
-from intune.pipelines.scheduler import Task
 from intune.pipelines.schema import Block
 from intune.pipelines.stages import Map
 
@@ -49,7 +48,6 @@ class ThreadFleet:
         with self._idle:
             self._run = run
             self._operations = Operations(run.job, self._watched)
-            run.on_abandon = self._replace
             self._idle.notify_all()
         self.resize(threads)
 
@@ -100,13 +98,6 @@ class ThreadFleet:
         self._threads.append(thread)
         thread.start()
 
-    def _replace(self, task: Task) -> None:
-        """One thread hangs in user code: have another one in its place."""
-        with self._idle:
-            if not self._closed:
-                self._wanted += 1
-                self._spawn()
-
     def next_run(self) -> tuple[Run, Operations] | None:
         """The run to work on, waiting for one; None once the fleet is closed."""
         with self._idle:
@@ -134,14 +125,7 @@ class ThreadFleet:
         if self._processes is not None and stage.workers == "process":
             run, task = self._current.run, self._current.task
             return self._processes(stage, block, lambda: run.job.where(task.level, task.index))
-        if stage.timeout is None:
-            return self._call(stage, block)
-        run, task = self._current.run, self._current.task
-        run.call_started(task, stage.timeout)
-        try:
-            return self._call(stage, block)
-        finally:
-            run.call_ended(task)
+        return self._call(stage, block)
 
 
 def _work(fleet: ThreadFleet) -> None:
