@@ -1,0 +1,56 @@
+# One verb each. Everything happens in .venv; nothing else on the machine is touched.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+# What pip is told to install for torch, before anything else can ask for it. Override to choose another build:
+#   make install TORCH="torch==2.9.1"
+TORCH  ?= torch==2.13.0
+DEMO   ?= demo-data
+ROWS   ?= 600000
+
+.PHONY: help install check types test demo bench peers clean
+
+help:
+	@echo "make demo     write Criteo-like data and train DLRM on local Ray, live"
+	@echo "make test     lint, types and tests"
+	@echo "make install  the virtual environment alone"
+	@echo "make peers    a second environment with the loaders we are measured against"
+	@echo "make bench    measure against them (make peers first)"
+	@echo "make clean    remove what the others made"
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+test: check types
+	$(BIN)/python -m pytest -q
+
+demo: install
+	@test -f $(DEMO)/dataset.json || $(BIN)/intune data synthetic --rows $(ROWS) --out $(DEMO)
+	$(BIN)/intune train dlrm --data $(DEMO) --executor ray
+
+peers: .peers/installed
+
+.peers/installed: benchmarks/peers.txt
+	$(PYTHON) -m venv .peers
+	.peers/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	.peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
+	@touch $@
+
+bench: install peers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,plots,s3]"
+	$(BIN)/python -m benchmarks.throughput --json results/throughput.json --plot results/throughput.png
+
+clean:
+	rm -rf $(VENV) .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(DEMO) bench-data results
