@@ -9,12 +9,14 @@ import fnmatch
 import glob
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +34,10 @@ from intune.pipelines.errors import (
 )
 from intune.pipelines.plan import LoadBlock, RowGroups
 from intune.pipelines.remote import fetch
+from intune.pipelines.retries import retry_delay
 from intune.pipelines.schema import Block, take_column
+
+T = TypeVar("T")
 
 FOOTER_THREADS = 16
 """Footers are small and mostly wait for storage, so more threads than cores read them."""
@@ -47,8 +52,10 @@ COLUMNS_AT_ONCE = 8
 _EVERY_NUMBER = ""
 """In `Source.fill`, the pattern that means every number column (also numbers within lists)."""
 
-_CORRUPT = ("corrupt", "thrift", "decompress", "not a parquet", "magic", "end of stream", "eof", "invalid",
-            "unexpected", "decod")  # fmt: skip
+_UNDECODABLE = ("corrupt", "thrift", "decompress", "gzipcodec", "compression codec", "magic", "end of stream",
+                "malformed", "flatbuffer", "ipc message", "ipc stream", "data page", "page didn't", "page was",
+                "columnmetadata", "physical column type", "negative size")  # fmt: skip
+"""Words by which Arrow's errors of decoding are told from those of storage; both are `OSError`s without number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +88,7 @@ class Dataset:
     Attributes:
         filesystem: a pyarrow filesystem.
         files: the files, in the order given (globs and folders sorted by name).
-        columns: names of the columns to read, in file order.
+        columns: names of the columns to read, in the order in which they were named.
         fills: for each column, what stands for a null (None: see `arrow.to_column`).
         schema: Arrow schema of `columns`.
         row_bytes: decoded bytes of a row, estimated from types and footers.
@@ -120,8 +127,11 @@ class Dataset:
         return digest.hexdigest()[:32]
 
 
-def resolve(source: Source) -> tuple[Any, list[str]]:
-    """The filesystem and the files that `source` names, sorted within each glob or folder."""
+def resolve(
+    source: Source, *, skip: bool = False, retries: int = 0, sleep: Callable[[float], None] = time.sleep
+) -> tuple[Any, list[str], list[tuple[str, DataError]]]:
+    """The filesystem, the files that `source` names (sorted within each glob or folder), and the paths that
+    name none, which are an error unless `skip`."""
     if source.filesystem is not None:
         filesystem = source.filesystem
         if not isinstance(filesystem, fs.FileSystem):
@@ -132,9 +142,33 @@ def resolve(source: Source) -> tuple[Any, list[str]]:
     else:
         filesystem, paths = fs.LocalFileSystem(), [os.path.abspath(path) for path in source.paths]
     files: list[str] = []
+    missing: list[tuple[str, DataError]] = []
     for path in paths:
-        files.extend(_expand(filesystem, path))
-    return filesystem, files
+        try:
+            files.extend(_patiently(partial(_expand, filesystem, path), path, retries, sleep))
+        except DataError as error:
+            if not skip:
+                raise
+            missing.append((path, error))
+    return filesystem, files, missing
+
+
+def _patiently(call: Callable[[], T], where: str, retries: int, sleep: Callable[[float], None]) -> T:
+    """What `call` returns; storage that fails is asked again, and what is wrong explained."""
+    attempt = 1
+    while True:
+        try:
+            return call()
+        except DataError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
+            explained = explain(error, where)
+            if not isinstance(explained, StorageError):
+                raise explained from error
+            if attempt > retries:
+                raise StorageError(f"{explained} (gave up after {attempt} tries)") from error
+        sleep(retry_delay(attempt))
+        attempt += 1
 
 
 def _from_uris(uris: Sequence[str]) -> tuple[Any, list[str]]:
@@ -193,21 +227,30 @@ def _glob(filesystem: Any, pattern: str) -> list[str]:
     return found
 
 
-def open_dataset(source: Source, *, on_error: str = "raise") -> Dataset:
+def open_dataset(
+    source: Source,
+    *,
+    on_error: str = "raise",
+    retries: int = 0,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Dataset:
     """Find the files, read every footer (in parallel, cached in this process) and check that they agree.
 
     Args:
         source: what the user named.
         on_error: ``raise``, or ``skip`` to leave out files that cannot be read or do not agree.
+        retries: how often storage that fails is asked again, waiting longer each time.
+        sleep: waits for so many seconds.
 
     Raises:
         NotFoundError, CorruptError, StorageError, SchemaError: the first file that cannot be used.
     """
-    filesystem, paths = resolve(source)
-    with ThreadPoolExecutor(min(FOOTER_THREADS, len(paths)), thread_name_prefix="intune-footer") as pool:
-        footers = list(pool.map(lambda path: _footer(filesystem, path), paths))
+    filesystem, paths, skipped = resolve(source, skip=on_error == "skip", retries=retries, sleep=sleep)
+    with ThreadPoolExecutor(
+        max(1, min(FOOTER_THREADS, len(paths))), thread_name_prefix="intune-footer"
+    ) as pool:
+        footers = list(pool.map(lambda path: _footer(filesystem, path, retries, sleep), paths))
     good: list[tuple[str, _Footer]] = []
-    skipped: list[tuple[str, DataError]] = []
     wanted: tuple[pa.Schema, tuple[str, ...]] | None = None
     for path, footer in zip(paths, footers, strict=True):
         try:
@@ -224,7 +267,7 @@ def open_dataset(source: Source, *, on_error: str = "raise") -> Dataset:
             continue
         good.append((path, footer))
     if wanted is None:
-        raise DataError(f"none of the {len(paths)} file(s) can be used; the first: {skipped[0][1]}")
+        raise DataError(f"none of the {len(skipped)} file(s) can be used; the first: {skipped[0][1]}")
     keep = sum(footer.bytes for _, footer in good) <= KEPT_FOOTER_BYTES
     files = tuple(
         FileEntry(path=path, rows=footer.rows, footer=footer.metadata if keep else None)
@@ -258,30 +301,33 @@ _footers: OrderedDict[tuple[Any, ...], _Footer] = OrderedDict()
 _footers_lock = threading.Lock()
 
 
-def _footer(filesystem: Any, path: str) -> _Footer | DataError:
+def _footer(filesystem: Any, path: str, retries: int, sleep: Callable[[float], None]) -> _Footer | DataError:
     """The footer of one file, or what is wrong with it (so that threads need not be cancelled)."""
     try:
-        info = filesystem.get_file_info(path)
-        key = (filesystem.type_name, path, info.size, info.mtime_ns)
-        with _footers_lock:
-            if info.mtime_ns is not None and key in _footers:
-                return _footers[key]
-        if info.size is not None and info.size < 12:
-            return CorruptError(
-                f"{path}: {info.size} bytes are too few for a Parquet file; remove or rewrite it"
-            )
-        with filesystem.open_input_file(path) as handle:
-            metadata = pq.read_metadata(handle)
-    except FileNotFoundError:
-        return NotFoundError(f"{path}: no such file")
-    except (pa.ArrowException, OSError, ValueError) as error:
-        return explain(error, path)
-    rows = tuple([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)])
+        return _patiently(partial(_read_footer, filesystem, path), path, retries, sleep)
+    except DataError as error:
+        return error
+
+
+def _read_footer(filesystem: Any, path: str) -> _Footer:
+    info = filesystem.get_file_info(path)
+    key = (filesystem.type_name, path, info.size, info.mtime_ns)
+    with _footers_lock:
+        if info.mtime_ns is not None and key in _footers:
+            return _footers[key]
+    if info.size is not None and info.size < 12:
+        raise CorruptError(f"{path}: {info.size} bytes are too few for a Parquet file; remove or rewrite it")
+    with filesystem.open_input_file(path) as handle:
+        metadata = pq.read_metadata(handle)
+    schema = metadata.schema.to_arrow_schema()
+    if any(count > 1 for count in Counter(schema.names).values()):
+        twice = [name for name, count in Counter(schema.names).items() if count > 1]
+        raise SchemaError(f"{path}: column {twice[0]!r} is there twice; give every column a name of its own")
     sampled = range(0, metadata.num_row_groups, max(1, metadata.num_row_groups // 16))
     footer = _Footer(
         metadata=metadata,
-        schema=metadata.schema.to_arrow_schema(),
-        rows=rows,
+        schema=schema,
+        rows=tuple([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]),
         bytes=metadata.serialized_size,
         data_bytes=int(
             sum(metadata.row_group(i).total_byte_size for i in sampled)
@@ -301,7 +347,9 @@ def explain(error: BaseException, where: str) -> DataError:
     if isinstance(error, FileNotFoundError):
         return NotFoundError(f"{where}: no such file (removed since its footer was read?)")
     broken = isinstance(error, pa.ArrowInvalid | pa.ArrowNotImplementedError | ValueError)
-    if broken or any(word in text.lower() for word in _CORRUPT):
+    # An error with a number came from the system.
+    from_system = isinstance(error, OSError) and error.errno is not None
+    if broken or (not from_system and any(word in text.lower() for word in _UNDECODABLE)):
         return CorruptError(f"{where}: cannot be decoded ({text}); write it again, or leave it out")
     return StorageError(f"{where}: storage failed ({text}); check that it can be reached")
 
@@ -319,6 +367,8 @@ def _select(path: str, schema: pa.Schema, columns: Sequence[str] | None) -> tupl
                 shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
                 raise SchemaError(f"{path}: no column {pattern!r}; there are {shown}")
             picked.extend(name for name in found if name not in picked)
+    if not picked:
+        raise SchemaError(f"{path}: has no columns")
     for name in picked:
         try:
             arrow.describe(schema.field(name).type)
@@ -466,10 +516,18 @@ def make_source(
     fill: Mapping[str, Any] | float | None = None,
 ) -> Source:
     """A `Source` from what a user may write; a single `fill` value stands for every null number."""
-    if isinstance(paths, str | os.PathLike):
-        paths = [paths]
-    if isinstance(columns, str):
-        columns = [columns]
+    paths = [paths] if isinstance(paths, str | os.PathLike) else paths
+    if not isinstance(paths, Sequence) or not all(isinstance(path, str | os.PathLike) for path in paths):
+        raise ConfigError(f"`paths`={paths!r} must be a path, a glob or a URI, or a list of these")
+    columns = [columns] if isinstance(columns, str) else columns
+    if columns is not None and not all(isinstance(name, str) for name in columns):
+        raise ConfigError(f"`columns`={columns!r} must be names or patterns of columns")
+    if (
+        filesystem is not None
+        and not isinstance(filesystem, fs.FileSystem)
+        and not hasattr(filesystem, "open")
+    ):
+        raise ConfigError(f"`filesystem`={filesystem!r} must be a pyarrow or fsspec filesystem")
     if columns is not None and not columns:
         raise ConfigError("`columns` is empty; name at least one, or leave it out to read all")
     if fill is None:

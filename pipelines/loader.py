@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.budget import Budget, format_bytes
 from intune.pipelines.dataset import Dataset, open_dataset
-from intune.pipelines.errors import ConfigError, LoaderError
+from intune.pipelines.errors import ConfigError, LoaderError, SkipLimitError
 from intune.pipelines.memory import MemoryLedger, resident_bytes
 from intune.pipelines.metrics import PipelineStats, StageMeter
 from intune.pipelines.operations import Job
@@ -72,7 +72,7 @@ class Loader:
         rank, world_size: this trainer's share of the rows, as in `torch.distributed`.
         in_order: deliver in plan order; False delivers batches as they are finished, each exactly once.
         on_error: ``"raise"``, or ``"skip"`` to leave out files, row groups and batches that cannot be used.
-        max_skipped: how many of those are tolerated.
+        max_skipped: how many of those are tolerated in an epoch.
     """
 
     def __init__(
@@ -97,6 +97,11 @@ class Loader:
         self.pipeline = pipeline
         self.order = pipeline.order()
         self.stages: tuple[str, ...] = pipeline.stage_names
+        if budget is not None and not isinstance(budget, Budget):
+            raise ConfigError(
+                f"`budget` must be a Budget, but {type(budget).__name__} was given; "
+                "write Budget.detect(cpus=…, memory='4GiB')"
+            )
         self.budget = budget if budget is not None else Budget.detect()
         base = Allocation.shared(max(1, self.budget.cpus))
         self.allocation = base if allocation is None else base.merged(allocation, self.stages)
@@ -106,10 +111,23 @@ class Loader:
         self._skip = on_error == "skip"
         self._max_skipped = max_skipped
         self._clock = clock
-        self.dataset: Dataset = open_dataset(pipeline.load.source, on_error=on_error)
+        self.dataset: Dataset = open_dataset(
+            pipeline.load.source, on_error=on_error, retries=pipeline.load.retries
+        )
+        if len(self.dataset.skipped) > max_skipped:
+            raise SkipLimitError(
+                f"{len(self.dataset.skipped)} files were skipped, more than `max_skipped`={max_skipped}; "
+                f"the last: {self.dataset.skipped[-1][1]}"
+            )
+        self._device: Any = None
+        if pipeline.device != "cpu":
+            from intune.pipelines.transfer import Device
+
+            self._device = Device(pipeline.device)
         self.epoch = 0
         self._pid = os.getpid()
         self._fleet = self._make_fleet()
+        self._finalizer = weakref.finalize(self, _close_fleet, self._fleet, self._pid)
         self._plan = self._make_plan(0)
         self._ledger = MemoryLedger()
         self._meters = {name: StageMeter(name) for name in self.stages}
@@ -118,9 +136,8 @@ class Loader:
         self._active: weakref.ref[_Epoch] | None = None
         self._last: tuple[int, int, tuple[int, ...]] = (0, 0, ())
         self._closed = False
-        self._finalizer = weakref.finalize(self, _close_fleet, self._fleet, self._pid)
-        for path, error in self.dataset.skipped:
-            self._report_skip(f"{path}: {error}")
+        for _, error in self.dataset.skipped:
+            self._report_skip(str(error))
         self._check_memory()
 
     # ---- what a training loop uses ---------------------------------------------------------------------------
@@ -146,6 +163,7 @@ class Loader:
             raise ConfigError(f"`epoch`={epoch!r} must be a whole number, 0 or more")
         if epoch != self.epoch:
             self._resume = (0, frozenset())
+            self._last = (epoch, 0, ())
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
@@ -184,14 +202,15 @@ class Loader:
                     f"`state` was saved with {name} {plan.get(name)!r}, but this loader has {value!r}; "
                     "its position means nothing here"
                 )
-        if not 0 <= batch <= self._plan.batches or epoch < 0:
+        if not 0 <= batch <= len(self) or epoch < 0 or any(not batch < i < len(self) for i in ahead):
             raise LoaderError(
-                f"`state` says epoch {epoch}, batch {batch}, but an epoch has {len(self)} batches"
+                f"`state` says epoch {epoch}, batch {batch}, ahead {sorted(ahead)}, but an epoch has "
+                f"{len(self)} batches"
             )
         if (active := self._current()) is not None:
             active.close()
         self._active = None
-        if batch == self._plan.batches:
+        if batch == len(self):
             epoch, batch, ahead = epoch + 1, 0, frozenset()
         self.epoch = epoch
         self._resume = (batch, ahead)
@@ -211,6 +230,7 @@ class Loader:
 
     def stats(self, *, resident: bool = False) -> PipelineStats:
         """What was measured so far; `resident` also adds up the resident memory of all workers (a few ms)."""
+        self._check_process()
         active = self._current()
         epoch, batch, _ = self._position()
         counts = self._counts
@@ -333,7 +353,8 @@ class Loader:
             job,
             scheduler,
             retries=self.pipeline.load.retries,
-            max_skipped=max(0, self._max_skipped - self._counts.skipped),
+            max_skipped=self._max_skipped,
+            skipped=len(self.dataset.skipped),
             on_skip=self._report_skip,
             clock=self._clock,
         )
@@ -363,6 +384,9 @@ class Loader:
     def _check_usable(self) -> None:
         if self._closed:
             raise LoaderError("the loader is closed; make a new one")
+        self._check_process()
+
+    def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise LoaderError(
                 f"the loader was made in process {self._pid} and cannot be used in its fork {os.getpid()}; "
@@ -391,19 +415,14 @@ class _Epoch(Iterator[dict[str, Any]]):
         self._ahead = set(ahead)
         self._queue: deque[tuple[int, Any]] = deque()
         self._output: int | None = None
-        self._asked = 0.0
+        self._asked: float | None = None
         self._began = self._clock()
         self.closed = False
         self._run = loader._start(plan, first)
-        self._device = None
-        if loader.pipeline.device != "cpu":
-            from intune.pipelines.transfer import Device
-
-            self._device = Device(loader.pipeline.device)
 
     def __next__(self) -> dict[str, Any]:
         now = self._clock()
-        if self._asked:
+        if self._asked is not None:
             self._counts.step_s += now - self._asked
         if self.closed or os.getpid() != self._loader._pid:
             self._refuse()
@@ -419,16 +438,15 @@ class _Epoch(Iterator[dict[str, Any]]):
         self._advance(index)
         self._counts.batches += 1
         self._counts.rows += block_rows(batch)
-        if self._device is not None:
-            batch = self._device.hand_over(batch)
+        if self._loader._device is not None:
+            batch = self._loader._device.hand_over(batch)
         self._asked = self._clock()
         self._counts.wait_s += self._asked - now
         made: dict[str, Any] = batch
         return made
 
     def _refuse(self) -> None:
-        if os.getpid() != self._loader._pid:
-            self._loader._check_usable()
+        self._loader._check_process()
         raise LoaderError(
             "this loop over the loader is over: it was closed, or another loop has begun; begin a new one"
         )
@@ -444,9 +462,11 @@ class _Epoch(Iterator[dict[str, Any]]):
         self._output, batches = found
         start = int(self._plan.levels[-1].start[self._output])
         for index, batch in enumerate(batches, start):
+            if index < self._next or index in self._ahead:
+                continue  # handed over before the state was saved that this loop continues
             if batch is None:
                 self._advance(index)
-            elif index >= self._next and index not in self._ahead:
+            else:
                 self._queue.append((index, batch))
         return True
 
@@ -459,8 +479,9 @@ class _Epoch(Iterator[dict[str, Any]]):
     def _end(self) -> None:
         self.close()
         loader = self._loader
-        loader.epoch = self._epoch + 1
-        loader._last = (self._epoch + 1, 0, ())
+        if loader.epoch == self._epoch:  # else `set_epoch` was called meanwhile
+            loader.epoch += 1
+        loader._last = (loader.epoch, 0, ())
 
     def position(self) -> tuple[int, int, tuple[int, ...]]:
         """Epoch, batches handed over without a gap, and those handed over beyond it."""
@@ -481,8 +502,8 @@ class _Epoch(Iterator[dict[str, Any]]):
 
     def close(self) -> None:
         """Stop the workers' work on this epoch."""
-        if self.closed:
-            return
+        if self.closed or os.getpid() != self._loader._pid:
+            return  # in a fork the workers' locks may be held for ever
         self.closed = True
         loader = self._loader
         self._counts.elapsed_s += self._clock() - self._began

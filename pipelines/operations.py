@@ -30,6 +30,7 @@ from intune.pipelines.errors import (
 from intune.pipelines.plan import Ints, LoadBlock, Plan, group_rows
 from intune.pipelines.schema import (
     Block,
+    Ragged,
     block_rows,
     concat_blocks,
     concat_columns,
@@ -333,7 +334,7 @@ class Operations:
     def _apply(self, stage: Map, level: int, index: int, block: Block, result: Result) -> Block | None:
         rows = block_rows(block)
         try:
-            return checked(self._call(stage, block), rows)
+            return checked(self._call(stage, block), rows, last=stage is self.job.maps[-1])
         except IntuneError as error:
             failure: IntuneError = type(error)(f"{self.job.where(level, index)}: {error}")
             cause: BaseException | None = error.__cause__
@@ -373,16 +374,21 @@ class Operations:
         return singles[skip : skip + wanted]
 
 
-def checked(made: Any, rows: int) -> Block:
-    """What a user's function returned, if it is a block of `rows` rows; else a `StageError` saying why not."""
+def checked(made: Any, rows: int, *, last: bool = True) -> Block:
+    """What a user's function returned, if it is a block of `rows` rows; else a `StageError` saying why not.
+
+    Args:
+        last: no other function follows, so that every column must be one that a tensor can hold.
+    """
     if not isinstance(made, dict) or not made:
         raise StageError(
-            f"the function returned {type(made).__name__} where a non-empty dict of columns is wanted; "
-            "return dict[str, column]"
+            f"the function returned {type(made).__name__ if made != {} else 'an empty dict'} where a non-empty "
+            "dict of columns is wanted; return dict[str, column]"
         )
     for name, column in made.items():
         try:
             length = rows_of(column)
+            _check_values(column, last)
         except SchemaError as error:
             raise StageError(
                 f"the function returned a column {name!r} that cannot be used: {error}"
@@ -393,6 +399,25 @@ def checked(made: Any, rows: int) -> Block:
                 "every column must have as many rows as the batch"
             )
     return made
+
+
+def _check_values(column: Any, last: bool) -> None:
+    """A `SchemaError` for lists that do not fit together, and for values that no tensor holds."""
+    if isinstance(column, Ragged):
+        offsets, values = column.offsets, rows_of(column.values)
+        if len(offsets) == 0 or int(offsets[0]) != 0 or int(offsets[-1]) != values:
+            raise SchemaError(
+                f"its offsets must go from 0 to {values}, the number of its values; "
+                "row i is values[offsets[i]:offsets[i + 1]]"
+            )
+        column = column.values
+    codes = "?bBhHiIlLqQefdFD"  # booleans, integers, floats and complex numbers of up to 64 bits a part
+    if (
+        last
+        and isinstance(column, np.ndarray)
+        and (column.dtype.char not in codes or not column.dtype.isnative)
+    ):
+        raise SchemaError(f"it holds {column.dtype}, which no tensor can; convert it to numbers")
 
 
 def _within(block: Any, start: int, stop: int, edges: list[int]) -> list[Piece]:

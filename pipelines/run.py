@@ -14,13 +14,8 @@ from typing import Any
 from intune.pipelines.errors import IntuneError, SkipLimitError, StageError, StorageError
 from intune.pipelines.memory import roots
 from intune.pipelines.operations import Job, Missing, Operations, Piece, Result
+from intune.pipelines.retries import retry_delay
 from intune.pipelines.scheduler import Key, Scheduler, Task
-
-FIRST_DELAY = 0.1
-"""Seconds before the first retry of a failed read; doubled each time, since storage that is overloaded or
-restarting needs time more than it needs requests."""
-
-LONGEST_DELAY = 5.0
 
 
 class Run:
@@ -30,7 +25,8 @@ class Run:
         job: the epoch's work.
         scheduler: its state; touched only under `lock`.
         retries: how often a failed read is tried again.
-        max_skipped: how many skips are tolerated.
+        max_skipped: how many skips are tolerated in an epoch.
+        skipped: files that were left out already; they count.
         on_skip: told of every skip (a sentence).
         clock: seconds, monotonic.
     """
@@ -42,6 +38,7 @@ class Run:
         *,
         retries: int,
         max_skipped: int,
+        skipped: int = 0,
         on_skip: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -55,7 +52,7 @@ class Run:
         self.error: BaseException | None = None
         self.closed = False
         self.on_free: Callable[[Sequence[Key]], None] | None = None
-        self.skipped = 0
+        self.skipped = skipped
         self.last_level = len(job.plan.levels) - 1
         self._retries = retries
         self._max_skipped = max_skipped
@@ -115,8 +112,8 @@ class Run:
             if self.closed:
                 return
             if isinstance(error, StorageError) and task.attempt <= self._retries:
-                delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (task.attempt - 1))
-                self.scheduler.fail(task, self.clock(), retry_at=self.clock() + delay)
+                retry_at = self.clock() + retry_delay(task.attempt)
+                self.scheduler.fail(task, self.clock(), retry_at=retry_at)
                 self.work.notify()
                 return
             if isinstance(error, StorageError):
@@ -193,7 +190,7 @@ class Run:
         if self.skipped > self._max_skipped:
             self._end(
                 SkipLimitError(
-                    f"{self.skipped} row groups or batches were skipped, more than `max_skipped`="
+                    f"{self.skipped} files, row groups or batches were skipped, more than `max_skipped`="
                     f"{self._max_skipped}; the last: {messages[-1]}"
                 )
             )

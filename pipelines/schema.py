@@ -49,19 +49,16 @@ Block: TypeAlias = "dict[str, Column]"
 
 def rows_of(column: Any) -> int:
     """Number of rows of one column; a `SchemaError` for something that is not a column."""
-    if isinstance(column, np.ndarray):
-        if column.ndim == 0:
-            raise SchemaError(
-                "a column must have rows, but a NumPy scalar was found; return an array instead"
-            )
-        return int(column.shape[0])
-    try:
+    if isinstance(column, Ragged | pa.Array):
         return len(column)
-    except TypeError:
+    if not isinstance(column, np.ndarray) and not hasattr(column, "untyped_storage"):
         raise SchemaError(
-            f"a column must be a NumPy array, a Ragged, an Arrow array or a tensor, "
+            "a column must be a NumPy array, a Ragged, an Arrow array or a tensor, "
             f"but {type(column).__name__} was found"
-        ) from None
+        )
+    if column.ndim == 0:
+        raise SchemaError("a column must have rows, but a scalar was found; return an array instead")
+    return int(column.shape[0])
 
 
 def block_rows(block: Mapping[str, Any]) -> int:

@@ -59,7 +59,7 @@ class ThreadFleet:
                 self._spawn()
 
     def stop(self) -> None:
-        """Leave the run under way; returns once no thread works on it."""
+        """Leave the run under way. A thread in the middle of a task ends it for nobody, then is free."""
         with self._idle:
             run, operations = self._run, self._operations
             self._run = self._operations = None
@@ -69,7 +69,8 @@ class ThreadFleet:
             operations.close()
 
     def close(self, patience: float = 5.0) -> list[str]:
-        """End all threads; returns the names of those that did not end (user code that hangs)."""
+        """End all threads, waiting `patience` seconds at most; names those that did not end (user code that
+        hangs)."""
         self.stop()
         with self._idle:
             self._closed = True
@@ -77,9 +78,10 @@ class ThreadFleet:
             threads, self._threads = self._threads, []
         if self._processes is not None:
             self._processes.close()  # before the threads: one may be waiting for a function that hangs
+        threads = [thread for thread in threads if thread is not threading.current_thread()]
+        deadline = time.monotonic() + patience
         for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(patience)
+            thread.join(max(0.0, deadline - time.monotonic()))
         return [thread.name for thread in threads if thread.is_alive()]
 
     def pids(self) -> list[int]:
@@ -110,11 +112,16 @@ class ThreadFleet:
 
     def work_on(self, run: Run, operations: Operations) -> None:
         """Run tasks until the run is over."""
-        while (taken := run.take()) is not None:
-            task, inputs = taken
-            self._current.run, self._current.task = run, task
-            run.execute(operations, task, inputs, cpu_clock=self._cpu_seconds)
-            del inputs, taken
+        try:
+            while (taken := run.take()) is not None:
+                task, inputs = taken
+                self._current.run, self._current.task = run, task
+                run.execute(operations, task, inputs, cpu_clock=self._cpu_seconds)
+                del inputs, taken
+        finally:
+            self._current.run = self._current.task = (
+                None  # a run knows its loader, which could never be freed
+            )
 
     def _cpu_seconds(self) -> float:
         """Processor time of this thread and of what it had done in processes."""
