@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -29,13 +30,14 @@ class Allocation:
     memory: int | None = None
 
     def __post_init__(self) -> None:
-        for name, count in self.slots or (("pool", self.pool),):
-            if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_SLOTS:
-                raise ConfigError(
-                    f"slots of {name!r}={count!r} must be a whole number from 1 to {MOST_SLOTS}"
-                )
-        if self.memory is not None and (isinstance(self.memory, bool) or self.memory < 1):
-            raise ConfigError(f"`memory`={self.memory!r} must be bytes above 0, or None for the budget")
+        slots = tuple([(name, _slots(name, count)) for name, count in self.slots])
+        object.__setattr__(self, "slots", slots)
+        object.__setattr__(self, "pool", self.pool if slots else _slots("pool", self.pool))
+        if self.memory is not None:
+            memory = _whole(self.memory)
+            if memory is None or memory < 1:
+                raise ConfigError(f"`memory`={self.memory!r} must be bytes above 0, or None for the budget")
+            object.__setattr__(self, "memory", memory)
 
     @classmethod
     def shared(cls, slots: int, *, memory: int | None = None) -> Allocation:
@@ -93,3 +95,18 @@ class Allocation:
     def as_dict(self) -> dict[str, Any]:
         """For logs: ``{"load": 2, …}`` or ``{"shared": 2}``."""
         return {"shared": self.pool} if self.is_shared else dict(self.slots)
+
+
+def _slots(name: str, count: Any) -> int:
+    slots = _whole(count)
+    if slots is None or not 1 <= slots <= MOST_SLOTS:
+        raise ConfigError(f"slots of {name!r}={count!r} must be a whole number from 1 to {MOST_SLOTS}")
+    return slots
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number as Python's own, also one of NumPy's, which agents compute with; None for anything else."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from intune.pipelines.errors import SchemaError
+from intune.pipelines.schema import (
+    Ragged,
+    block_bytes,
+    block_rows,
+    column_bytes,
+    concat_blocks,
+    concat_columns,
+    rows_of,
+    slice_block,
+    slice_column,
+    take_block,
+    take_column,
+)
+
+ROWS = st.lists(st.lists(st.integers(-5, 5), max_size=4), min_size=1, max_size=10)
+
+
+def ragged(rows: list[list[int]]) -> Ragged:
+    offsets = np.cumsum([0, *map(len, rows)]).astype(np.int64)
+    return Ragged(np.array([value for row in rows for value in row], dtype=np.int32), offsets)
+
+
+def lists(column: Any) -> list[Any]:
+    """Rows as Python values."""
+    if isinstance(column, Ragged):
+        ends = [int(offset) for offset in column.offsets]
+        values = lists(column.values)
+        return [values[low:high] for low, high in itertools.pairwise(ends)]
+    return column.to_pylist() if isinstance(column, pa.Array) else column.tolist()  # type: ignore[no-any-return]
+
+
+def kinds(rows: list[list[int]]) -> dict[str, Any]:
+    """The same number of rows as every kind of column."""
+    sums = [sum(row) for row in rows]
+    text = pa.array([str(row) for row in rows])
+    words = pa.array([str(value) for row in rows for value in row], pa.string())
+    return {
+        "number": np.array(sums),
+        "matrix": np.array([[total, 2 * total] for total in sums]),
+        "list": ragged(rows),
+        "text": text,
+        "words": Ragged(words, ragged(rows).offsets),
+        "tensor": torch.tensor(sums),
+    }
+
+
+@settings(deadline=None)
+@given(rows=ROWS, data=st.data())
+def test_every_kind_of_column_is_sliced_joined_and_taken_as_python_lists_are(
+    rows: list[list[int]], data: st.DataObject
+) -> None:
+    start = data.draw(st.integers(0, len(rows)))
+    stop = data.draw(st.integers(start, len(rows)))
+    index = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=12))
+    for column in kinds(rows).values():
+        whole = lists(column)
+        assert rows_of(column) == len(rows)
+        part = slice_column(column, start, stop)
+        assert lists(part) == whole[start:stop]
+        assert rows_of(part) == stop - start
+        assert lists(take_column(part, np.arange(stop - start)[::-1].copy())) == whole[start:stop][::-1]
+        assert lists(take_column(column, np.array(index, dtype=np.int64))) == [whole[i] for i in index]
+        parts = [slice_column(column, 0, start), part, slice_column(column, stop, len(rows))]
+        assert lists(concat_columns(parts)) == whole
+        if isinstance(part, Ragged):
+            assert int(part.offsets[0]) == 0
+
+
+@settings(deadline=None)
+@given(rows=ROWS, cut=st.integers(0, 10))
+def test_blocks_move_all_columns_alike(rows: list[list[int]], cut: int) -> None:
+    block = kinds(rows)
+    cut = min(cut, len(rows))
+    again = concat_blocks([slice_block(block, 0, cut), slice_block(block, cut, len(rows))])
+    backwards = take_block(block, np.arange(len(rows))[::-1].copy())
+    assert list(again) == list(block)
+    for name, column in block.items():
+        assert lists(again[name]) == lists(column)
+        assert lists(backwards[name]) == lists(column)[::-1]
+    assert block_rows(again) == len(rows)
+
+
+def test_slices_show_the_same_memory_and_taking_copies() -> None:
+    block = {"x": np.arange(10), "bag": ragged([[1, 2]] * 10)}
+    part = slice_block(block, 2, 5)
+    assert np.shares_memory(part["x"], block["x"])
+    assert np.shares_memory(part["bag"].values, block["bag"].values)
+    taken = take_block(block, np.array([1, 2]))
+    assert not np.shares_memory(taken["x"], block["x"])
+    single = concat_columns([block["x"]])
+    assert single is block["x"]
+    assert concat_blocks([block])["x"] is block["x"]
+
+
+def test_a_block_without_columns_has_no_rows() -> None:
+    assert block_rows({}) == 0
+    assert slice_block({}, 0, 0) == {}
+
+
+@pytest.mark.parametrize("column", [[1, 2], (1,), "text", 3, None, pa.chunked_array([[1]]), {"a": 1}])
+def test_what_is_no_column_is_refused_by_name(column: Any) -> None:
+    with pytest.raises(SchemaError, match=f"but {type(column).__name__} was found"):
+        rows_of(column)
+
+
+@pytest.mark.parametrize("column", [np.array(3), torch.tensor(3)])
+def test_a_scalar_is_no_column(column: Any) -> None:
+    with pytest.raises(SchemaError, match="a scalar was found; return an array"):
+        rows_of(column)
+
+
+def test_bytes_are_those_that_can_be_seen() -> None:
+    numbers = np.zeros(100, dtype=np.float32)
+    assert column_bytes(numbers) == 400
+    assert column_bytes(numbers[10:20]) == 40
+    assert column_bytes(ragged([[1, 2], [3]])) == 3 * 4 + 3 * 8
+    assert block_bytes({"a": numbers, "b": torch.zeros(3, dtype=torch.int64)}) == 424
+
+
+def test_lengths_of_lists() -> None:
+    assert ragged([[1], [], [2, 3]]).lengths.tolist() == [1, 0, 2]
+    assert len(ragged([])) == 0
