@@ -52,10 +52,8 @@ COLUMNS_AT_ONCE = 8
 _EVERY_NUMBER = ""
 """In `Source.fill`, the pattern that means every number column (also numbers within lists)."""
 
-_UNDECODABLE = ("corrupt", "thrift", "decompress", "gzipcodec", "compression codec", "magic", "end of stream",
-                "malformed", "flatbuffer", "ipc message", "ipc stream", "data page", "page didn't", "page was",
-                "columnmetadata", "physical column type", "negative size")  # fmt: skip
-"""Words by which Arrow's errors of decoding are told from those of storage; both are `OSError`s without number."""
+_TAIL = 64 << 10
+"""Bytes read from the end of a file at first: one request fetches the footer of nearly every file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,11 +316,15 @@ def _read_footer(filesystem: Any, path: str) -> _Footer:
     if info.size is not None and info.size < 12:
         raise CorruptError(f"{path}: {info.size} bytes are too few for a Parquet file; remove or rewrite it")
     with filesystem.open_input_file(path) as handle:
-        metadata = pq.read_metadata(handle)
-    schema = metadata.schema.to_arrow_schema()
-    if any(count > 1 for count in Counter(schema.names).values()):
-        twice = [name for name, count in Counter(schema.names).items() if count > 1]
-        raise SchemaError(f"{path}: column {twice[0]!r} is there twice; give every column a name of its own")
+        metadata = _parse_footer(handle, path)
+    try:
+        schema = metadata.schema.to_arrow_schema()
+        counts = Counter(schema.names)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise explain(error, path, decoding=True) from error
+    for name, count in counts.items():
+        if count > 1:
+            raise SchemaError(f"{path}: column {name!r} is there twice; give every column a name of its own")
     sampled = range(0, metadata.num_row_groups, max(1, metadata.num_row_groups // 16))
     footer = _Footer(
         metadata=metadata,
@@ -341,15 +343,32 @@ def _read_footer(filesystem: Any, path: str) -> _Footer:
     return footer
 
 
-def explain(error: BaseException, where: str) -> DataError:
-    """What a failure of Arrow or of the storage means, naming the place and the remedy."""
+def _parse_footer(handle: Any, path: str) -> Any:
+    """The footer of an open file. Its bytes are read first and decoded then, so that it is known which failed."""
+    size = handle.size()
+    tail = handle.read_at(min(_TAIL, size), max(0, size - _TAIL))
+    length = int.from_bytes(tail[-8:-4], "little") + 8
+    if len(tail) < length <= size:
+        tail = handle.read_at(length, size - length)
+    try:
+        return pq.read_metadata(pa.BufferReader(tail))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise explain(error, path, decoding=True) from error
+
+
+def explain(error: BaseException, where: str, *, decoding: bool = False) -> DataError:
+    """What a failure of Arrow or of the storage means, naming the place and the remedy.
+
+    Args:
+        error: what was raised.
+        where: file, and row groups where known.
+        decoding: the bytes were there already, or the file is a local one: what fails is what they say, unless
+            the error has a system's number. (Arrow raises `OSError` for both.)
+    """
     text = " ".join(str(error).split())
     if isinstance(error, FileNotFoundError):
         return NotFoundError(f"{where}: no such file (removed since its footer was read?)")
-    broken = isinstance(error, pa.ArrowInvalid | pa.ArrowNotImplementedError | ValueError)
-    # An error with a number came from the system.
-    from_system = isinstance(error, OSError) and error.errno is not None
-    if broken or (not from_system and any(word in text.lower() for word in _UNDECODABLE)):
+    if decoding and not (isinstance(error, OSError) and error.errno is not None):
         return CorruptError(f"{where}: cannot be decoded ({text}); write it again, or leave it out")
     return StorageError(f"{where}: storage failed ({text}); check that it can be reached")
 
@@ -436,10 +455,12 @@ class Reader:
         """
         dataset = self.dataset
         where = f"{dataset.files[block.file].path}, {describe_groups(block.groups)}"
+        decoding = False
         try:
             handle, footer = self._handle(block.file)
             if dataset.remote:
                 handle = fetch(handle, footer, block.groups, dataset.columns)
+            decoding = True
             file = pq.ParquetFile(handle, metadata=footer, pre_buffer=dataset.remote)
             if order is None:
                 return self._columns(file, block, dataset.columns, where)
@@ -454,7 +475,7 @@ class Reader:
             if isinstance(error, DataError):
                 raise
             self.forget(block.file)
-            raise explain(error, where) from error
+            raise explain(error, where, decoding=decoding) from error
 
     def _columns(self, file: Any, block: LoadBlock, names: Sequence[str], where: str) -> Block:
         table = file.read_row_groups(list(block.groups), columns=list(names), use_threads=False)
@@ -493,7 +514,7 @@ class Reader:
                 return self._open[file]
         entry = self.dataset.files[file]
         handle = self.dataset.filesystem.open_input_file(entry.path)
-        footer = entry.footer if entry.footer is not None else pq.read_metadata(handle)
+        footer = entry.footer if entry.footer is not None else _parse_footer(handle, entry.path)
         if isinstance(self.dataset.filesystem, fs.PyFileSystem):
             return handle, footer  # a file written in Python has one position, which threads cannot share
         with self._lock:

@@ -35,11 +35,7 @@ def column_ranges(footer: Any, groups: Sequence[int], columns: Sequence[str]) ->
     """First byte and end of every column chunk concerned."""
     wanted = set(columns)
     schema = footer.schema
-    leaves = [
-        index
-        for index in range(len(schema))
-        if (path := schema.column(index).path) in wanted or path.partition(".")[0] in wanted
-    ]
+    leaves = [index for index in range(len(schema)) if _belongs(schema.column(index).path, wanted)]
     for group in groups:
         row_group = footer.row_group(group)
         for index in leaves:
@@ -48,6 +44,12 @@ def column_ranges(footer: Any, groups: Sequence[int], columns: Sequence[str]) ->
             if chunk.has_dictionary_page and chunk.dictionary_page_offset is not None:
                 start = min(start, chunk.dictionary_page_offset)
             yield start, start + chunk.total_compressed_size
+
+
+def _belongs(path: str, wanted: set[str]) -> bool:
+    """Whether a leaf such as ``bag.list.element`` is part of a column; names may hold dots themselves."""
+    parts = path.split(".")
+    return any(".".join(parts[:count]) in wanted for count in range(1, len(parts) + 1))
 
 
 def merge(ranges: Iterator[tuple[int, int]], hole: int) -> list[tuple[int, int]]:
