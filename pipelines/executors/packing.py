@@ -23,6 +23,8 @@ from intune.pipelines.schema import Array
 _PLAIN_KINDS = "biufcmMSUV"
 """Kinds of NumPy types whose elements are bytes; objects and variable-length strings hold pointers."""
 
+_NOTHING: Array = np.empty(0, np.uint8)
+
 _STRING_TYPES = (pa.StringArray, pa.LargeStringArray, pa.BinaryArray, pa.LargeBinaryArray)
 
 
@@ -76,15 +78,16 @@ class Packed:
 
 def pack(value: Any) -> tuple[Packed, Callable[[Array], None]]:
     """`value` packed, and a function that copies its columns into memory of `Packed.size` bytes."""
-    packer = _Packer()
+    file, layout = io.BytesIO(), _Layout()
+    packer = _Packer(file, layout)
     packer.dump(value)
     packed = Packed(
-        size=packer.size,
-        stream=packer.file.getvalue(),
+        size=layout.size,
+        stream=file.getvalue(),
         columns=tuple(packer.columns),
-        buffers=tuple(packer.buffers),
+        buffers=tuple(layout.buffers),
     )
-    return packed, packer.lay
+    return packed, layout.copy_into
 
 
 def unpack(packed: Packed, memory: Array) -> Any:
@@ -92,19 +95,64 @@ def unpack(packed: Packed, memory: Array) -> Any:
     return _Unpacker(packed, memory).load()
 
 
-class _Packer(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+class _Layout:
+    """Where columns will lie in a segment. Apart from the packer, which would otherwise refer to itself and so keep
+    the columns alive until the garbage collector comes by."""
+
     def __init__(self) -> None:
-        self.file = io.BytesIO()
-        super().__init__(self.file, protocol=5, buffer_callback=self._take_buffer)
         self.size = 0
-        self.columns: list[Any] = []
         self.buffers: list[tuple[int, int]] = []
-        self._numbers: dict[int, tuple[int, Any]] = {}  # the object too, lest another gets its id
         self._copies: list[tuple[_Place, Array]] = []
 
-    def lay(self, memory: Array) -> None:
+    def copy_into(self, memory: Array) -> None:
         for place, source in self._copies:
             np.copyto(place.over(memory), source)
+
+    def array(self, array: Array) -> _Place:
+        order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+        place = _Place(self.size, array.shape, array.dtype, order)
+        self.size += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+        self._copies.append((place, array))
+        return place
+
+    def strings(self, array: Any) -> _Strings:
+        """The visible part of the buffers only: a slice carries its whole row group along."""
+        validity, offsets, data = array.buffers()
+        wide = np.int64 if isinstance(array, pa.LargeStringArray | pa.LargeBinaryArray) else np.int32
+        ahead = array.offset % 8  # validity is cut at whole bytes
+        begin, count = array.offset - ahead, ahead + len(array)
+        if len(array):
+            starts = np.frombuffer(offsets, wide, count + 1, begin * np.dtype(wide).itemsize)
+        else:
+            ahead, starts = 0, np.zeros(1, wide)  # there may be no buffers at all
+        first, last = int(starts[0]), int(starts[-1])
+        nulls = array.null_count
+        parts = (
+            np.frombuffer(validity, np.uint8)[begin // 8 : -(-(begin + count) // 8)] if nulls else None,
+            starts - starts[0] if first else starts,
+            np.frombuffer(data, np.uint8)[first:last] if last > first else _NOTHING,
+        )
+        places = tuple(None if part is None else (self.array(part).offset, part.nbytes) for part in parts)
+        return _Strings(array.type, len(array), ahead, nulls, places)
+
+    def tensor(self, tensor: Any, torch: Any) -> _Tensor:
+        flat = tensor.resolve_conj().resolve_neg().contiguous().reshape(-1)
+        place = self.array(flat.view(torch.uint8).numpy() if len(flat) else _NOTHING)
+        return _Tensor(place, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+    def buffer(self, buffer: pickle.PickleBuffer) -> None:
+        """What a class of another kind gives out of band."""
+        raw = buffer.raw()
+        array = np.frombuffer(raw, np.uint8) if raw.nbytes else _NOTHING
+        self.buffers.append((self.array(array).offset, array.nbytes))
+
+
+class _Packer(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    def __init__(self, file: io.BytesIO, layout: _Layout) -> None:
+        super().__init__(file, protocol=5, buffer_callback=layout.buffer)
+        self.columns: list[Any] = []
+        self._layout = layout
+        self._numbers: dict[int, tuple[int, Any]] = {}  # the object too, lest another gets its id
 
     def persistent_id(self, value: Any) -> int | None:
         if (known := self._numbers.get(id(value))) is not None:
@@ -119,51 +167,14 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         kind = type(value)
         if kind is np.ndarray:
             plain = value.dtype.kind in _PLAIN_KINDS and not value.dtype.hasobject
-            return self._place(value) if plain else None
+            return self._layout.array(value) if plain else None
         if kind in _STRING_TYPES:
-            return self._strings(value) if len(value) else None
-        torch = sys.modules.get("torch")
-        if torch is not None and kind is torch.Tensor:
+            return self._layout.strings(value)
+        if kind.__module__ == "torch" and kind.__name__ == "Tensor":  # importing torch is left to who needs it
+            torch = sys.modules["torch"]
             dense = value.device.type == "cpu" and value.layout is torch.strided and not value.is_quantized
-            return self._tensor(value, torch) if dense and not value.requires_grad else None
+            return self._layout.tensor(value, torch) if dense and not value.requires_grad else None
         return None
-
-    def _reserve(self, size: int) -> int:
-        offset = self.size
-        self.size += -(-size // ALIGNMENT) * ALIGNMENT
-        return offset
-
-    def _place(self, array: Array) -> _Place:
-        order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
-        place = _Place(self._reserve(array.nbytes), array.shape, array.dtype, order)
-        self._copies.append((place, array))
-        return place
-
-    def _strings(self, array: Any) -> _Strings:
-        """The visible part of the buffers only: a slice carries its whole row group along."""
-        validity, offsets, data = array.buffers()
-        wide = np.int64 if isinstance(array, pa.LargeStringArray | pa.LargeBinaryArray) else np.int32
-        ahead = array.offset % 8  # validity is cut at whole bytes
-        begin, count = array.offset - ahead, ahead + len(array)
-        starts = np.frombuffer(offsets, wide, count + 1, begin * np.dtype(wide).itemsize)
-        first, last = int(starts[0]), int(starts[-1])
-        nulls = array.null_count
-        parts = (
-            np.frombuffer(validity, np.uint8)[begin // 8 : -(-(begin + count) // 8)] if nulls else None,
-            starts - starts[0] if first else starts,
-            np.frombuffer(data, np.uint8)[first:last] if last > first else np.empty(0, np.uint8),
-        )
-        places = tuple(None if part is None else (self._place(part).offset, part.nbytes) for part in parts)
-        return _Strings(array.type, len(array), ahead, nulls, places)
-
-    def _tensor(self, tensor: Any, torch: Any) -> _Tensor:
-        flat = tensor.resolve_conj().resolve_neg().contiguous().reshape(-1)
-        place = self._place(flat.view(torch.uint8).numpy() if len(flat) else np.empty(0, np.uint8))
-        return _Tensor(place, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-
-    def _take_buffer(self, buffer: pickle.PickleBuffer) -> None:
-        raw = np.frombuffer(buffer.raw(), np.uint8) if buffer.raw().nbytes else np.empty(0, np.uint8)
-        self.buffers.append((self._place(raw).offset, raw.nbytes))
 
 
 class _Unpacker(pickle.Unpickler):

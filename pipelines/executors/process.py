@@ -39,7 +39,7 @@ class Process:
         ours, theirs = socket.socketpair()
         read, self._lifeline = os.pipe()
         self._python_path = os.environ.get("PYTHONPATH")
-        self._path = [os.path.abspath(part) for part in sys.path]
+        self._path = _import_path()
         try:
             with _interrupt_blocked():
                 self._process = subprocess.Popen(
@@ -202,6 +202,11 @@ def _forget_all() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_all)
+
+
+def _import_path() -> list[str]:
+    # Entries that are no folders stay as they are: import hooks of editable installs go by such names.
+    return [os.path.abspath(part) if os.path.exists(part or ".") else part for part in sys.path]
 
 
 def _command(control: int, lifeline: int) -> list[str]:

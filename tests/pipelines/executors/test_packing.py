@@ -1,0 +1,218 @@
+"""Columns travel whole, writable, by one copy and without keeping what they were made of."""
+
+import gc
+import os
+import threading
+import weakref
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from intune.pipelines.executors.packing import pack, unpack
+from intune.pipelines.executors.segments import ALIGNMENT, SMALLEST, Segment
+from intune.pipelines.memory import roots
+from intune.pipelines.schema import Ragged, slice_block
+
+
+def travel(value):
+    packed, lay = pack(value)
+    memory = np.empty(packed.size, np.uint8)
+    lay(memory)
+    return unpack(packed, memory)
+
+
+def assert_same(one, other):
+    assert type(one) is type(other)
+    if isinstance(one, Ragged):
+        assert_same(one.values, other.values)
+        assert_same(one.offsets, other.offsets)
+    elif isinstance(one, pa.Array):
+        assert one.type == other.type
+        assert one.to_pylist() == other.to_pylist()
+        other.validate(full=True)
+    elif isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype
+        assert one.shape == other.shape
+        assert one.resolve_conj().numpy().tobytes() == other.numpy().tobytes()
+    else:
+        assert one.dtype == other.dtype
+        assert one.shape == other.shape
+        assert one.tobytes() == other.tobytes()
+
+
+arrays = hnp.arrays(
+    dtype=st.one_of(
+        hnp.scalar_dtypes(),
+        hnp.array_dtypes(max_size=3),
+        hnp.byte_string_dtypes(max_len=5),
+        hnp.unicode_string_dtypes(max_len=5),
+    ),
+    shape=hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=7),
+)
+
+
+@given(array=arrays, order=st.permutations(range(3)), backwards=st.booleans(), frozen=st.booleans())
+@settings(deadline=None)
+def test_any_array_arrives_the_same_and_writable(array, order, backwards, frozen):
+    array = array.transpose([axis for axis in order if axis < array.ndim])
+    array = array[::-1] if backwards else array
+    if frozen:
+        array.flags.writeable = False
+    made = travel({"a": array})["a"]
+    assert_same(array, made)
+    assert made.flags.writeable
+    assert made.flags.f_contiguous == array.flags.f_contiguous or not array.flags.forc
+
+
+@given(
+    rows=st.lists(st.one_of(st.none(), st.text(max_size=6)), max_size=40),
+    type_=st.sampled_from([pa.string(), pa.large_string()]),
+    cut=st.tuples(st.integers(0, 40), st.integers(0, 40)),
+)
+@settings(deadline=None)
+def test_any_slice_of_strings_arrives_the_same_and_alone(rows, type_, cut):
+    whole = pa.array(rows, type_)
+    part = whole.slice(*cut)
+    packed, _ = pack({"s": part})
+    assert_same(part, travel({"s": part})["s"])
+    needed = sum(len((row or "").encode()) for row in part.to_pylist())
+    # Offsets, validity, and at most seven strings before the first: validity is cut at whole bytes.
+    ahead = sum(len((row or "").encode()) for row in rows[max(0, cut[0] - 7) : cut[0]])
+    width = 8 if type_ == pa.large_string() else 4
+    assert packed.size <= needed + ahead + (len(part) + 8) * width + len(part) + 4 * ALIGNMENT
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        Ragged(np.arange(6.0), np.array([0, 2, 2, 6])),
+        Ragged(pa.array(["a", None, "ccc"]), np.array([0, 1, 3])),
+        pa.array([b"\x00", None, b"xy"], pa.binary()),
+        pa.array(["x", "y", "x"]).dictionary_encode(),
+        pa.array([], pa.string()),
+        torch.arange(6).reshape(2, 3),
+        torch.arange(6).reshape(2, 3).T,
+        torch.tensor([True, False]),
+        torch.tensor([1 + 2j]).conj(),
+        torch.empty(0, 4),
+    ],
+    ids=lambda column: f"{type(column).__name__}-{getattr(column, 'dtype', '')}",
+)
+def test_other_columns_arrive_the_same(column):
+    assert_same(column, travel({"c": column})["c"])
+
+
+def test_types_that_numpy_lacks_arrive_as_tensors():
+    tensor = torch.randn(5, 2, dtype=torch.bfloat16)
+    made = travel([tensor])[0]
+    assert made.dtype is torch.bfloat16
+    assert torch.equal(made, tensor)
+    made += 1
+    assert not torch.equal(made, tensor)
+
+
+def test_what_is_no_column_is_pickled():
+    masked = np.ma.masked_array([1, 2, 3], [True, False, True])
+    odd = {"objects": np.array([1, "x", None], object), "masked": masked, "n": 3, "f": lambda x: x + 1}
+    made = travel(odd)
+    assert made["objects"].tolist() == [1, "x", None]
+    assert made["masked"].mask.tolist() == [True, False, True]
+    assert made["f"](1) == 2
+    assert made["n"] == 3
+
+
+def test_one_column_under_two_names_stays_one():
+    column = np.arange(3)
+    packed, _ = pack({"a": column, "b": column})
+    assert packed.size == ALIGNMENT
+    made = travel({"a": column, "b": column})
+    assert made["a"] is made["b"]
+
+
+def test_columns_are_not_in_the_stream():
+    block = {"x": np.zeros(100_000), "s": pa.array(["y" * 50_000] * 4), "t": torch.zeros(100_000)}
+    packed, _ = pack(block)
+    assert len(packed.stream) < 1_000
+    assert packed.size >= 100_000 * 8 + 200_000 + 100_000 * 4
+
+
+def test_a_slice_leaves_the_rest_behind():
+    whole = {"x": np.zeros(100_000), "s": pa.array(["y" * 10] * 100_000)}
+    packed, _ = pack(slice_block(whole, 500, 600))
+    assert packed.size < 4_000
+
+
+def test_columns_begin_where_vector_instructions_like_it():
+    segment = Segment.create()
+    packed, lay = pack([np.zeros(n, np.uint8) for n in (1, 3, 65)])
+    memory = segment.lend(packed.size)
+    lay(memory)
+    assert [array.ctypes.data % ALIGNMENT for array in unpack(packed, memory)] == [0, 0, 0]
+    segment.close()
+
+
+def test_packing_keeps_nothing_alive():
+    """A worker must see at once that its input is free again, without the garbage collector."""
+    column = np.zeros(10)
+    gone = weakref.ref(column)
+    gc.disable()
+    try:
+        result = pack({"x": column})
+        assert gone() is not None
+        del column, result
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_a_block_counts_once_in_the_ledger():
+    segment = Segment.create()
+    block = {"x": np.zeros(1000), "y": np.zeros(1000, np.int32), "s": pa.array(["abc"] * 100)}
+    packed, lay = pack(block)
+    memory = segment.lend(packed.size)
+    lay(memory)
+    assert sum(roots(unpack(packed, memory)).values()) == packed.size
+    segment.close()
+
+
+def test_a_segment_is_free_when_the_last_view_is_gone():
+    segment = Segment.create()
+    view = segment.lend(1000)[10:20]
+    assert not segment.free
+    tensor = torch.from_numpy(view)
+    del view
+    assert not segment.free
+    del tensor
+    assert segment.free
+    segment.close()
+
+
+def test_a_segment_grows_and_what_was_lent_stays():
+    segment = Segment.create()
+    small = segment.lend(100)
+    small[:] = 7
+    large = segment.lend(10 * SMALLEST)
+    large[:] = 1
+    segment.close()
+    assert small.tolist() == [1] * 100  # the same memory
+    del large
+    assert small.tolist() == [1] * 100
+
+
+def test_two_holders_of_a_segment_see_the_same_bytes():
+    one = Segment.create()
+    other = Segment(os.dup(one.descriptor))
+    one.lend(3 * SMALLEST)[-1] = 9
+    assert other.lend(3 * SMALLEST)[-1] == 9
+    one.close()
+    other.close()
+
+
+def test_what_cannot_be_pickled_is_refused():
+    with pytest.raises(TypeError, match="cannot pickle"):
+        pack({"x": np.zeros(3), "lock": threading.Lock()})

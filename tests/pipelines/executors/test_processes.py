@@ -1,0 +1,687 @@
+"""Functions in worker processes: the same batches as on threads, whatever dies, hangs or raises, and nothing left."""
+
+import gc
+import logging
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from intune.pipelines import Pipeline, Ragged
+from intune.pipelines.errors import (
+    ConfigError,
+    LoaderError,
+    StageError,
+    StageTimeout,
+    WorkerLostError,
+)
+from intune.pipelines.executors.process import HANDED_OVER, Process
+from intune.pipelines.executors.processes import RETRIES, ProcessPool, process_pool
+from intune.pipelines.stages import Map
+
+BATCH = 50
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, write_parquet, numbered) -> Path:
+    """2,000 rows: numbers, strings, lists."""
+    return write_parquet(tmp_path_factory.mktemp("processes"), numbered([[250] * 4, [500, 500]]))
+
+
+class Caller:
+    """Runs any function in the one process of a pool."""
+
+    def __init__(self) -> None:
+        import cloudpickle
+
+        self._dumps = cloudpickle.dumps
+        self.stage = Map(function=lambda block: block.pop("f")(block), workers="process", name="any")
+        self.pool = ProcessPool([self.stage])
+
+    def __call__(self, function, **block):
+        return self.pool(self.stage, {"f": function, **block})
+
+
+@pytest.fixture(scope="module")
+def call() -> Iterator[Caller]:
+    caller = Caller()
+    yield caller
+    caller.pool.close()
+
+
+def pool_of(function, **options) -> tuple[ProcessPool, Map]:
+    stage = Map(function=function, workers="process", **options)
+    return ProcessPool([stage]), stage
+
+
+def scramble():
+    """A function that uses, changes, adds and drops columns of every kind; made here so as to travel by value."""
+
+    def function(block):
+        block["x"] += block["id"] % 7  # in place
+        block["bag"].values[:] *= 3
+        made = {"sum": np.add.reduceat(np.append(block["bag"].values, 0), block["bag"].offsets[:-1]), **block}
+        made["half"] = made["x"][::-1]
+        made["upper"] = pa.compute.utf8_upper(block["name"])
+        del made["name"]
+        return made
+
+    return function
+
+
+def same(one, other):
+    assert list(one) == list(other)
+    for name, column in one.items():
+        there = other[name]
+        assert type(column) is type(there)
+        if isinstance(column, Ragged):
+            assert torch.equal(column.values, there.values)
+            assert torch.equal(column.offsets, there.offsets)
+        elif isinstance(column, torch.Tensor):
+            assert column.dtype == there.dtype
+            assert torch.equal(column, there)
+        else:
+            assert column.equals(there)
+
+
+def read(data, function, workers, **options):
+    pipe = Pipeline.from_parquet(data).shuffle(row_groups=2, seed=3).batch(BATCH)
+    with pipe.map(function, workers=workers).loader(executor="threads", **options) as loader:
+        return list(loader)
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+# ---- the same as on threads ----------------------------------------------------------------------------------
+
+
+def test_batches_are_those_of_threads_bit_by_bit(data):
+    here, there = read(data, scramble(), "thread"), read(data, scramble(), "process")
+    assert len(here) == 40
+    for one, other in zip(here, there, strict=True):
+        same(one, other)
+
+
+def test_tensors_come_and_go(call):
+    tensor = torch.arange(10, dtype=torch.bfloat16).reshape(5, 2)
+    made = call(
+        lambda block: {"t": block["t"].t().contiguous().t() * 2, "x": block["x"]}, t=tensor, x=np.arange(5)
+    )
+    assert torch.equal(made["t"], tensor * 2)
+
+
+def test_blocks_before_batch_too(data):
+    def function(block):
+        return {"id": block["id"], "next": block["id"] + 1}
+
+    for workers in ("thread", "process"):
+        pipe = Pipeline.from_parquet(data).map(function, workers=workers).batch(BATCH)
+        with pipe.loader(executor="threads") as loader:
+            batches = list(loader)
+        assert torch.cat([batch["next"] for batch in batches]).tolist() == list(range(1, 2001))
+
+
+def test_functions_run_elsewhere_and_others_here(data):
+    def mark(name):
+        return lambda block: {**block, name: np.full(len(block["id"]), os.getpid())}
+
+    pipe = Pipeline.from_parquet(data).batch(BATCH).map(mark("a"), workers="process").map(mark("b"))
+    with pipe.loader(executor="threads", allocation={"load": 1, "transform": 2}) as loader:
+        batches = list(loader)
+        pids = set(loader._fleet.pids())
+        list(loader)
+        assert set(loader._fleet.pids()) >= pids  # kept for the next epoch
+        assert len(loader._fleet.pids()) <= 2  # no more than tasks run at once
+        assert loader.stats(resident=True).memory_resident > loader.stats().memory_resident
+    assert {int(batch["a"][0]) for batch in batches} <= pids
+    assert {int(batch["b"][0]) for batch in batches} == {os.getpid()}
+
+
+def test_none_is_started_before_it_is_needed(data):
+    pipe = Pipeline.from_parquet(data).batch(BATCH).map(lambda block: block, workers="process")
+    with pipe.loader(executor="threads") as loader:
+        assert loader._fleet.pids() == []
+    assert process_pool([Map(function=len)]) is None
+
+
+def test_batches_that_are_kept_are_not_written_over(call):
+    """More results are held than a process has segments for; and those held are the caller's to change."""
+    made = [call(lambda block: {"x": block["x"] * 2}, x=np.full(1000, n)) for n in range(3 * HANDED_OVER)]
+    for batch in made:
+        batch["x"] += 1
+    assert [int(batch["x"][0]) for batch in made] == [2 * n + 1 for n in range(3 * HANDED_OVER)]
+    assert all((batch["x"] == batch["x"][0]).all() for batch in made)
+
+
+def test_what_a_function_keeps_is_not_written_over(call):
+    def remember(block):
+        import builtins
+
+        kept = builtins.__dict__.setdefault("_kept", [])
+        kept.append(block["x"])
+        return {"all": np.array([[column[0], column[-1]] for column in kept])}
+
+    for n in range(5):
+        made = call(remember, x=np.full(5000, n))
+    assert made["all"].tolist() == [[n, n] for n in range(5)]
+
+
+def test_blocks_may_grow(call):
+    for rows in (10, 100_000, 10, 1_000_000, 0):
+        made = call(lambda block: {"x": np.repeat(block["x"], 2)}, x=np.arange(rows))
+        assert np.array_equal(made["x"], np.repeat(np.arange(rows), 2))
+
+
+def test_processor_time_spent_in_processes_is_booked(call):
+    def burn(block):
+        end = time.process_time() + 0.05
+        while time.process_time() < end:
+            pass
+        return block
+
+    before = call.pool.cpu_s
+    call(burn)
+    assert 0.05 <= call.pool.cpu_s - before < 0.5
+
+
+# ---- what a process is like ----------------------------------------------------------------------------------
+
+
+def test_processes_keep_to_one_processor_unless_told_otherwise(monkeypatch):
+    def look(block):
+        return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "PYTHONPATH")}
+
+    for told, found in ((None, "1"), ("3", "3")):
+        monkeypatch.setenv("PYTHONPATH", "/nowhere")
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if told:
+            monkeypatch.setenv("OMP_NUM_THREADS", told)
+        pool, stage = pool_of(look)
+        assert pool(stage, {}) == {"OMP_NUM_THREADS": found, "PYTHONPATH": "/nowhere"}
+        pool.close()
+
+
+def test_torch_is_not_imported_for_a_function_without_it():
+    pool, stage = pool_of(lambda block: {"torch": "torch" in sys.modules, **block})
+    assert pool(stage, {"x": np.zeros(3)})["torch"] is False
+    pool.close()
+
+
+def test_modules_are_found_where_this_process_finds_them(tmp_path, monkeypatch):
+    (tmp_path / "lookup_table.py").write_text("def function(block):\n    return {'n': __name__}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import lookup_table
+
+    pool, stage = pool_of(lookup_table.function)
+    assert pool(stage, {}) == {"n": "lookup_table"}
+    pool.close()
+
+
+def test_memory_shared_has_no_name(call):
+    def maps(block):
+        return {"maps": Path("/proc/self/maps").read_text(), **block}
+
+    made = call(maps, x=np.zeros(100_000))
+    for where in (made["maps"], Path("/proc/self/maps").read_text()):
+        assert "/memfd:intune (deleted)" in where
+        assert "/dev/shm" not in made["maps"]
+
+
+# ---- what goes wrong in a function ---------------------------------------------------------------------------
+
+
+def test_exceptions_come_back_with_their_traceback(call):
+    class Mine(Exception):
+        pass
+
+    def function(block):
+        raise Mine("broken", 7)
+
+    with pytest.raises(Mine) as caught:
+        call(function)
+    assert caught.value.args == ("broken", 7)
+    assert 'raise Mine("broken", 7)' in caught.value.__notes__[-1]
+    pid = call.pool.pids()
+    assert call(lambda block: {"pid": os.getpid()})["pid"] == pid[0]  # it goes on
+
+
+def test_exceptions_that_cannot_travel_are_told(call):
+    class Odd(Exception):
+        def __init__(self, one, two):
+            super().__init__(f"{one} and {two}")
+
+    class Held(Exception):
+        def __init__(self):
+            super().__init__("held")
+            self.lock = threading.Lock()
+
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+        __reduce__ = None
+
+    for make, words in ((lambda: Odd(1, 2), "Odd: 1 and 2"), (Held, "Held: held"), (Mute, "Mute: ")):
+
+        def function(block, make=make):
+            raise make()
+
+        with pytest.raises(StageError, match=f"the function raised {words}") as caught:
+            call(function)
+        assert "in function" in str(caught.value.__cause__)
+
+
+def test_exit_of_a_function_is_an_exit(call):
+    with pytest.raises(SystemExit) as caught:
+        call(lambda block: sys.exit(4))
+    assert caught.value.code == 4
+
+
+def test_results_that_cannot_travel_are_refused(call):
+    with pytest.raises(StageError, match="what the function returned cannot leave its process"):
+        call(lambda block: {"x": threading.Lock()})
+    with pytest.raises(StageError, match=r"the block cannot be sent to a process \(TypeError"):
+        call(lambda block: block, x=threading.Lock())
+
+
+def test_the_loader_names_the_place(data):
+    def function(block):
+        if 300 in block["id"]:
+            raise KeyError("shop")
+        return block
+
+    pipe = Pipeline.from_parquet(data).batch(BATCH).map(function, workers="process")
+    with pipe.loader(executor="threads") as loader:
+        with pytest.raises(
+            StageError, match=r"stage 'transform', batch.* 6.*part-000.*KeyError: 'shop'"
+        ) as caught:
+            list(loader)
+        assert isinstance(caught.value.__cause__, KeyError)
+    with pipe.loader(executor="threads", on_error="skip") as loader:
+        assert len(list(loader)) < 40
+        assert loader.stats().skipped == 1
+
+
+def test_functions_that_cannot_travel_are_refused_when_the_loader_is_made(data):
+    lock = threading.Lock()
+    pipe = Pipeline.from_parquet(data).batch(BATCH).map(lambda block: lock and block, workers="process")
+    with pytest.raises(
+        ConfigError, match=r"`function` of stage 'transform' cannot be sent to a process .*lock"
+    ):
+        pipe.loader(executor="threads")
+
+
+def test_functions_that_cannot_be_made_again_are_told():
+    class Unwilling:
+        def __call__(self, block):
+            return block
+
+        def __reduce__(self):
+            return int, ("x",)
+
+    pool, stage = pool_of(Unwilling())
+    with pytest.raises(
+        StageError, match=r"could not be made ready in a worker process: ValueError: invalid lit"
+    ):
+        pool(stage, {})
+    pool.close()
+
+
+# ---- time limits ---------------------------------------------------------------------------------------------
+
+
+def test_a_function_that_hangs_is_ended(data):
+    def function(block):
+        while 300 in block["id"]:  # holds the lock
+            pass
+        return block
+
+    threads = threading.active_count()
+    pipe = Pipeline.from_parquet(data).batch(BATCH).map(function, workers="process", timeout=0.3)
+    with pipe.loader(executor="threads", allocation={"transform": 2}) as loader:
+        with pytest.raises(StageTimeout, match=r"stage 'transform', batch.* 6.*`timeout`=0.3 s"):
+            list(loader)
+        started = threading.active_count() - threads
+        loader.set_epoch(0)
+        with pytest.raises(StageTimeout):
+            list(loader)
+        assert threading.active_count() - threads == started  # none was given up
+        assert loader.stats().workers_lost == 0
+    assert threading.active_count() == threads
+
+
+def test_a_batch_whose_function_hangs_can_be_skipped(data):
+    def function(block):
+        if 300 in block["id"]:
+            time.sleep(60)
+        return block
+
+    pipe = Pipeline.from_parquet(data).batch(BATCH).map(function, workers="process", timeout=0.4)
+    with pipe.loader(executor="threads", on_error="skip") as loader:
+        ids = torch.cat([batch["id"] for batch in loader]).tolist()
+        assert ids == [*range(300), *range(350, 2000)]
+        assert loader.stats().skipped == 1
+
+
+def test_starting_a_process_is_not_counted_as_the_functions_time():
+    pool, stage = pool_of(lambda block: block, timeout=0.1)  # an interpreter alone takes longer
+    began = time.monotonic()
+    assert pool(stage, {"n": 1}) == {"n": 1}
+    if time.monotonic() - began < 0.1:
+        pytest.skip("a machine too fast for this test")
+    pool.close()
+
+
+# ---- processes that die --------------------------------------------------------------------------------------
+
+
+def kill_now_and_then(fleet, rng, stop):
+    """Up to three, which no call can take for more than its three further tries."""
+    kills = 0
+    while kills < RETRIES and not stop.wait(rng.uniform(0.0, 0.1)):
+        if pids := fleet.pids():
+            os.kill(rng.choice(pids), signal.SIGKILL)
+            kills += 1
+
+
+def test_kills_at_random_moments_change_nothing(data, caplog):
+    scrambled = scramble()
+
+    def slow(block):
+        end = time.process_time() + 0.004  # long enough that kills hit calls under way
+        while time.process_time() < end:
+            pass
+        return scrambled(block)
+
+    expected = read(data, scrambled, "thread")
+    rng = random.Random(5)
+    pipe = Pipeline.from_parquet(data).shuffle(row_groups=2, seed=3).batch(BATCH)
+    with pipe.map(slow, workers="process").loader(executor="threads") as loader:
+        while loader.stats().workers_lost < 4:
+            stop = threading.Event()
+            killer = threading.Thread(target=kill_now_and_then, args=(loader._fleet, rng, stop))
+            killer.start()
+            loader.set_epoch(0)
+            for one, other in zip(expected, loader, strict=True):
+                same(one, other)
+            stop.set()
+            killer.join()
+        lost = loader.stats().workers_lost
+    assert caplog.text.count("was killed by SIGKILL") == lost
+    assert "running the function again in a new one" in caplog.text
+
+
+def test_all_processes_killed_at_once_at_work(data, tmp_path, caplog):
+    folder = str(tmp_path)
+
+    def function(block):
+        """Kills its process the first time it sees a batch."""
+        try:
+            os.close(os.open(f"{folder}/{block['id'][0]}", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return block
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    pipe = Pipeline.from_parquet(data).batch(400).map(function, workers="process")
+    with pipe.loader(executor="threads", allocation={"transform": 2}) as loader:
+        ids = torch.cat([batch["id"] for batch in loader]).tolist()
+        assert loader.stats().workers_lost == 5
+    assert ids == list(range(2000))
+    message = next(record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert "stage 'transform', batch" in message
+    assert "part-00" in message
+    assert "running the function again in a new one (try 2 of 4)" in message
+
+
+@pytest.mark.parametrize("how", [signal.SIGSEGV, 3], ids=["segfault", "exit"])
+def test_a_function_that_always_takes_its_process_down_ends_the_job(data, how):
+    def function(block):
+        if isinstance(how, signal.Signals):
+            import resource
+
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            os.kill(os.getpid(), how)
+        os._exit(how)
+
+    words = "was killed by SIGSEGV" if isinstance(how, signal.Signals) else "ended with exit code 3"
+    pipe = Pipeline.from_parquet(data).batch(2000).map(function, workers="process")
+    with pipe.loader(executor="threads") as loader:
+        with pytest.raises(
+            WorkerLostError, match=rf"stage 'transform', batch 0 .*part-000.* 4 times; .*{words}"
+        ):
+            list(loader)
+        assert loader.stats().workers_lost == RETRIES + 1
+
+
+def test_a_process_that_died_idle_costs_no_try(caplog):
+    pool, stage = pool_of(lambda block: {"pid": os.getpid()})
+    pids = set()
+    for _ in range(RETRIES + 2):
+        pid = pool(stage, {})["pid"]
+        process = pool._idle[0]
+        process.kill()
+        process._process.wait()
+        pids.add(pid)
+    assert len(pids) == RETRIES + 2
+    assert pool(stage, {})["pid"] not in pids
+    assert pool.workers_lost == RETRIES + 2
+    assert "an idle worker process" in caplog.text
+    pool.close()
+
+
+def test_ctrl_c_does_not_reach_a_process_even_while_it_starts():
+    process = Process()
+    for _ in range(20):
+        os.kill(process.pid, signal.SIGINT)
+    process.prepare("f", b"\x80\x04N.")  # None
+    os.kill(process.pid, signal.SIGINT)
+    process.prepare("g", b"\x80\x04N.")
+    assert process.alive
+    process.hang_up()
+    assert process.end(10.0) == "ended with exit code 0"
+
+
+# ---- nothing is left -----------------------------------------------------------------------------------------
+
+
+def test_descriptors_and_processes_do_not_pile_up(data, tmp_path):
+    folder = str(tmp_path)
+
+    def function(block):
+        if block["id"][0] == 0 and len(os.listdir(folder)) < 3:
+            Path(folder, str(os.getpid())).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return block
+
+    before = descriptors()
+    pipe = Pipeline.from_parquet(data).batch(BATCH).map(function, workers="process")
+    with pipe.loader(executor="threads", allocation={"load": 1, "transform": 2}) as loader:
+        counts = []
+        for _ in range(12):
+            for number, _ in enumerate(loader):
+                if number == 20 and len(counts) % 2:
+                    break  # a loop left early
+            del _
+            loader.set_epoch(0)
+            counts.append(descriptors())
+        pids = loader._fleet.pids()
+        assert len(pids) <= 4  # threads; those at work on a loop left early are not at hand for the next
+        # Socket, lifeline, and for each segment its file and its mapping's.
+        assert counts[-1] <= before + len(pids) * (2 + 2 * (2 + HANDED_OVER))
+    assert descriptors() == before
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)  # not even as a zombie
+
+
+def test_closing_ends_what_runs_and_refuses_more():
+    began = threading.Event()
+    pool, stage = pool_of(lambda block: time.sleep(60))
+    errors = []
+
+    def work():
+        try:
+            pool(stage, {}, lambda: began.set() or "here")
+        except LoaderError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while not pool.pids():
+        os.sched_yield()
+    pids = pool.pids()
+    pool.close(patience=0.2)
+    thread.join(5.0)
+    assert errors == ["the loader was closed while this ran"]
+    assert not Path(f"/proc/{pids[0]}").exists()
+    with pytest.raises(LoaderError):
+        pool(stage, {})
+    pool.close()
+
+
+def test_an_exception_in_the_training_loop_leaves_nothing(data):
+    before = descriptors()
+    pipe = Pipeline.from_parquet(data).batch(BATCH).map(lambda block: block, workers="process")
+    pids = []
+
+    def train():
+        with pipe.loader(executor="threads") as loader:
+            for batch in loader:
+                pids.extend(loader._fleet.pids())
+                raise ZeroDivisionError(len(batch))
+
+    with pytest.raises(ZeroDivisionError):
+        train()
+    assert pids
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    gc.collect()  # the batch, memory of a process's, is held by the exception's frames
+    assert descriptors() == before
+
+
+HANG = """
+    import os, re, sys
+    from intune.pipelines import Pipeline
+
+    def hang(block):
+        if block["id"][0] >= 1000:
+            print("hangs", flush=True)
+            re.match(r"(a+)+$", "a" * 60 + "b")  # holds Python's lock for ages
+        return block
+
+    loader = Pipeline.from_parquet(sys.argv[1]).batch(50).map(hang, workers="process").loader(executor="threads")
+    batches = iter(loader)
+    next(batches)
+    FORK
+    for batch in batches:
+        pass
+"""
+
+FORK = """
+    if os.fork() == 0:
+        print("fork", flush=True)
+        sys.stdin.read()
+        os._exit(0)
+"""
+
+LOOP = """
+    import sys
+    from intune.pipelines import Pipeline
+
+    pipe = Pipeline.from_parquet(sys.argv[1]).batch(50).map(lambda block: block, workers="process")
+    with pipe.loader(executor="threads") as loader:
+        while True:
+            for number, batch in enumerate(loader):
+                if number == 3:
+                    print("hangs", flush=True)
+"""
+
+PLAIN = """
+    import sys
+    import numpy as np
+    from beside import offset
+    from intune.pipelines import Pipeline
+
+    SCALE = 10
+
+    def scaled(ids):
+        return ids * SCALE + offset(ids)
+
+    def function(block):
+        return {"made": scaled(block["id"]), "name": np.full(len(block["id"]), ord(__name__[0]))}
+
+    pipe = Pipeline.from_parquet(sys.argv[1]).batch(500).map(function, workers="process")
+    for batch in pipe.loader(executor="threads"):
+        print(int(batch["made"].sum()), int(batch["name"][0]))
+"""
+
+
+def start(folder: Path, script: str, data: Path, **options) -> subprocess.Popen:
+    path = folder / "script.py"
+    path.write_text(textwrap.dedent(script))
+    return subprocess.Popen(
+        [sys.executable, str(path), str(data)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def workers_of(pid: int) -> list[int]:
+    """Descriptors that tell when a process's worker processes have ended."""
+    children = Path(f"/proc/{pid}/task").glob("*/children")
+    pids = {int(child) for path in children for child in path.read_text().split()}
+    chosen = [p for p in pids if b"process_worker" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    assert chosen
+    return [os.pidfd_open(p) for p in chosen]
+
+
+def assert_ended(workers: list[int]) -> None:
+    for descriptor in workers:
+        waiting = select.poll()
+        waiting.register(descriptor, select.POLLIN)
+        assert waiting.poll(10_000), "a worker process outlives its parent"
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("fork", ["", FORK], ids=["alone", "forked"])
+def test_no_process_outlives_a_parent_that_is_killed(data, tmp_path, fork):
+    """Also one that is in the middle of a function that holds the lock, and where a fork of the parent lives on."""
+    with start(tmp_path, textwrap.dedent(HANG).replace("FORK", textwrap.dedent(fork)), data) as parent:
+        waited = {"hangs", "fork"} if fork else {"hangs"}
+        while waited:
+            waited.discard(parent.stdout.readline().strip())
+        workers = workers_of(parent.pid)
+        parent.kill()
+        assert_ended(workers)
+        parent.stdin.close()
+
+
+def test_ctrl_c_ends_the_trainer_and_with_it_the_processes(data, tmp_path):
+    with start(tmp_path, LOOP, data, start_new_session=True) as parent:
+        assert parent.stdout.readline() == "hangs\n"
+        workers = workers_of(parent.pid)
+        os.killpg(parent.pid, signal.SIGINT)  # as the terminal does: to all of them
+        assert parent.wait(20.0) == -signal.SIGINT
+        assert_ended(workers)
+        complaint = parent.stderr.read()
+    assert complaint.count("Traceback") == 1
+    assert complaint.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_a_script_needs_no_main_guard(data, tmp_path):
+    (tmp_path / "beside.py").write_text("def offset(ids):\n    return 1\n")
+    with start(tmp_path, PLAIN, data) as script:
+        output, complaint = script.communicate(timeout=60)
+    ids = np.arange(2000).reshape(4, 500)
+    assert complaint == ""
+    assert output.splitlines() == [f"{total} {ord('_')}" for total in (ids * 10 + 1).sum(axis=1)]
