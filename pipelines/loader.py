@@ -39,6 +39,9 @@ class Fleet(Protocol):
     def workers_lost(self) -> int:
         """Worker processes that died."""
 
+    def default_slots(self, budget: Budget) -> int:
+        """Tasks to run at once where nobody says how many."""
+
     def start(self, run: Run, threads: int) -> None:
         """Work on a run."""
 
@@ -68,7 +71,8 @@ class Loader:
             there), or ``"auto"``: Ray where this process is connected to a cluster or ``RAY_ADDRESS`` names
             one, else threads.
         budget: CPUs and bytes the pipeline may use; by default read from what the job may really use.
-        allocation: slots to begin with; by default one pool of as many slots as the budget has CPUs.
+        allocation: slots to begin with; by default one pool: as many slots as the budget has CPUs, and on Ray,
+            where a task also waits for messages, twice as many.
         rank, world_size: this trainer's share of the rows, as in `torch.distributed`.
         in_order: deliver in plan order; False delivers batches as they are finished, each exactly once.
         on_error: ``"raise"``, or ``"skip"`` to leave out files, row groups and batches that cannot be used.
@@ -103,8 +107,6 @@ class Loader:
                 "write Budget.detect(cpus=…, memory='4GiB')"
             )
         self.budget = budget if budget is not None else Budget.detect()
-        base = Allocation.shared(max(1, self.budget.cpus))
-        self.allocation = base if allocation is None else base.merged(allocation, self.stages)
         self.executor = _choose(executor)
         self._rank, self._world_size = rank, world_size
         self._in_order = in_order
@@ -126,7 +128,11 @@ class Loader:
             self._device = Device(pipeline.device)
         self.epoch = 0
         self._pid = os.getpid()
+        if allocation is not None:
+            Allocation.shared(1).merged(allocation, self.stages)  # nonsense is refused before workers start
         self._fleet = self._make_fleet()
+        base = Allocation.shared(max(1, self._fleet.default_slots(self.budget)))
+        self.allocation = base if allocation is None else base.merged(allocation, self.stages)
         self._finalizer = weakref.finalize(self, _close_fleet, self._fleet, self._pid)
         self._plan = self._make_plan(0)
         self._ledger = MemoryLedger()

@@ -22,7 +22,7 @@ import psutil
 from intune.pipelines.budget import Budget
 from intune.pipelines.errors import ConfigError, IntuneError, StageError, WorkerLostError
 from intune.pipelines.executors.ray_cluster import connect, disconnect
-from intune.pipelines.executors.ray_worker import Outcome, RayWorker
+from intune.pipelines.executors.ray_worker import MOST_THREADS, Outcome, RayWorker
 from intune.pipelines.operations import Operations, Piece, Result
 from intune.pipelines.run import Run, finalize
 from intune.pipelines.scheduler import Key, Task
@@ -47,9 +47,6 @@ END_PATIENCE = 5.0
 
 START_PATIENCE = 60.0
 """Seconds to wait for the cluster to start a worker before saying that it has no room."""
-
-WORKER_THREADS = 64
-"""Tasks a worker can run at once: slots of a stage that waits for storage may far exceed its CPUs."""
 
 
 @dataclass(slots=True)
@@ -114,6 +111,10 @@ class RayFleet:
             raise
 
     # ---- what the loader calls -------------------------------------------------------------------------------
+
+    def default_slots(self, budget: Budget) -> int:
+        """Two a worker: while one task computes, the messages and blocks of another are under way."""
+        return 2 * len(self._workers)
 
     def start(self, run: Run, threads: int) -> None:
         """Work on a run from now on."""
@@ -205,7 +206,7 @@ class RayFleet:
     def _spawn(self) -> _Worker:
         options = {
             "num_cpus": 1,
-            "max_concurrency": WORKER_THREADS,
+            "max_concurrency": MOST_THREADS,
             "max_restarts": 0,
             "scheduling_strategy": "SPREAD",
         }

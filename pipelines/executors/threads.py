@@ -10,6 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from intune.pipelines.budget import Budget
 from intune.pipelines.operations import CallMap, Operations, call_here
 from intune.pipelines.run import Run
 from intune.pipelines.schema import Block
@@ -42,6 +43,10 @@ class ThreadFleet:
         self._operations: Operations | None = None
         self._closed = False
         self._current = threading.local()
+
+    def default_slots(self, budget: Budget) -> int:
+        """As many as there are CPUs: a thread that computes needs one."""
+        return budget.cpus
 
     def start(self, run: Run, threads: int) -> None:
         """Work on a run from now on."""
