@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol
 
 from intune.pipelines.allocation import Allocation
-from intune.pipelines.budget import Budget, format_bytes
+from intune.pipelines.budget import Budget, Usable, format_bytes
 from intune.pipelines.dataset import Dataset, open_dataset
 from intune.pipelines.errors import ConfigError, LoaderError, SkipLimitError
 from intune.pipelines.memory import MemoryLedger, resident_bytes
@@ -106,8 +106,8 @@ class Loader:
                 f"`budget` must be a Budget, but {type(budget).__name__} was given; "
                 "write Budget.detect(cpus=…, memory='4GiB')"
             )
-        self.budget = budget if budget is not None else Budget.detect()
         self.executor = _choose(executor)
+        self.budget = budget if budget is not None else _detect(self.executor)
         self._rank, self._world_size = rank, world_size
         self._in_order = in_order
         self._skip = on_error == "skip"
@@ -528,6 +528,16 @@ def _close_fleet(fleet: Fleet, pid: int) -> None:
     if os.getpid() == pid:
         for name in fleet.close():
             logger.warning("%s did not end: user code hangs in it; it ends with this process", name)
+
+
+def _detect(executor: str) -> Budget:
+    """What the job may use: on Ray of the cluster, once it is known; with threads of this machine alone."""
+    if executor != "ray":
+        return Budget.detect(usable=Usable.detect(modules={}))
+    from intune.pipelines.executors.ray_cluster import attach
+
+    attach()
+    return Budget.detect()
 
 
 def _check_share(rank: int, world_size: int) -> None:

@@ -31,9 +31,7 @@ def connect(budget: Budget) -> Any:
         if ray.is_initialized():
             if _users:
                 _users += 1
-        elif os.environ.get("RAY_ADDRESS"):
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        else:
+        elif not _attach(ray):
             ray.init(
                 num_cpus=max(1, budget.cpus),
                 include_dashboard=False,
@@ -44,6 +42,23 @@ def connect(budget: Budget) -> Any:
             )
             _users = 1
         return ray
+
+
+def attach() -> None:
+    """Connect to the cluster that ``RAY_ADDRESS`` names, if there is one; start none."""
+    if os.environ.get("RAY_ADDRESS"):
+        with _lock:
+            import ray
+
+            if not ray.is_initialized():
+                _attach(ray)
+
+
+def _attach(ray: Any) -> bool:
+    if not os.environ.get("RAY_ADDRESS"):
+        return False
+    ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    return True
 
 
 def disconnect(ray: Any) -> None:
