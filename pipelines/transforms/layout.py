@@ -109,4 +109,4 @@ def _alike(work: Work) -> dict[tuple[np.dtype[Any], int], list[int]]:
 
 
 def _fill(piece: Array, arrays: Sequence[Array], elements: slice) -> None:
-    np.concatenate([array[elements] for array in arrays], out=piece.reshape(-1), casting="unsafe")
+    np.concatenate([array[elements] for array in arrays], out=piece.reshape(-1))

@@ -108,7 +108,8 @@ class HashLookup:
     def _find(self, words: Array) -> Array:
         bucket = self._buckets(words, self.shift)
         place, end = np.take(self.starts, bucket), np.take(self.starts[1:], bucket)
-        hit = (np.take(self.words, place) == words) & (place < end)
+        # In an empty bucket this is the next one's first word, which cannot be equal: it would be of that bucket.
+        hit = np.take(self.words, place) == words
         found = np.where(hit, np.take(self.positions, place), -1).astype(np.int64)
         # Buckets hold one word on average; what is neither found nor at its bucket's end looks one place further.
         open_ = np.flatnonzero(~hit & (place + 1 < end))

@@ -63,7 +63,7 @@ def null_mask(strings: pa.Array) -> Array:
 
 
 def _pieces(strings: pa.Array) -> Iterator[tuple[int, int, Array, Array]]:
-    """Ranges of strings, each with its int64 offsets and its bytes, which 8 zero bytes follow."""
+    """Ranges of strings, each with its int64 offsets and its bytes, which 8 more follow, whatever they are."""
     if not len(strings):
         return
     _, offset_buffer, data_buffer = strings.buffers()
@@ -78,7 +78,6 @@ def _pieces(strings: pa.Array) -> Iterator[tuple[int, int, Array, Array]]:
         first, last = int(offsets[start]), int(offsets[stop])
         padded = np.empty(last - first + 8, np.uint8)
         padded[:-8] = data[first:last]
-        padded[-8:] = 0
         yield start, stop, offsets[start : stop + 1] - first, padded
         start = stop
 

@@ -56,10 +56,18 @@ def test_modulo_is_the_true_remainder(sizes: list[int], length: int, seed: int) 
     words = np.random.default_rng(seed).integers(0, 2**64, (len(sizes), length), dtype=np.uint64)
     column = np.array(sizes, np.uint64)[:, None]
     expected = words % column
-    before = np.getbufsize()
     modulo(words, column, np.empty_like(words))
     np.testing.assert_array_equal(words, expected)
-    assert np.getbufsize() == before
+
+
+@pytest.mark.parametrize("size", [1000, 1024])
+def test_numpys_buffer_is_as_it_was(size: int) -> None:
+    before = np.setbufsize(4096)
+    try:
+        modulo(np.zeros((1, 5), np.uint64), np.array([[size]], np.uint64), np.zeros((1, 5), np.uint64))
+        assert np.getbufsize() == 4096
+    finally:
+        np.setbufsize(before)
 
 
 def test_keys_differ_by_seed_and_name_and_the_plain_one_is_zero() -> None:

@@ -6,12 +6,12 @@ import pytest
 from intune.pipelines.errors import ConfigError, SchemaError
 from intune.pipelines.transforms import Select
 
-BLOCK = {name: np.arange(2) for name in ("label", "I1", "I2", "C1", "C10", "C2")}
+BLOCK = {name: np.arange(2) for name in ("label", "I1", "I2", "C2", "C10", "C1")}
 
 
 def test_columns_are_kept_in_the_order_given() -> None:
     made = Select(columns=["C*", "label", "C1"])(BLOCK)
-    assert list(made) == ["C1", "C10", "C2", "label"]
+    assert list(made) == ["C2", "C10", "C1", "label"]
     assert made["C2"] is BLOCK["C2"]
 
 
