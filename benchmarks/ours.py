@@ -12,7 +12,7 @@ def build(job: Job) -> Epoch:
     pipeline = Pipeline.from_parquet(job.files)
     if job.config.get("shuffle"):
         pipeline = pipeline.shuffle(row_groups=job.config["shuffle"], seed=0)
-    pipeline = pipeline.batch(job.batch).map(job.transform).to("cpu")
+    pipeline = pipeline.batch(job.batch).map(job.transform, rowwise=True).to("cpu")
     loader = pipeline.loader(executor=job.config["executor"])
     return lambda: loader
 

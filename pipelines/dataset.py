@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,7 +35,7 @@ from intune.pipelines.errors import (
 from intune.pipelines.plan import LoadBlock, RowGroups
 from intune.pipelines.remote import fetch
 from intune.pipelines.retries import retry_delay
-from intune.pipelines.schema import Block, take_column
+from intune.pipelines.schema import Block
 
 T = TypeVar("T")
 
@@ -443,12 +443,16 @@ class Reader:
         self._lock = threading.Lock()
         self._fills = dict(zip(dataset.columns, dataset.fills, strict=True))
 
-    def read(self, block: LoadBlock, order: np.ndarray[Any, Any] | None = None) -> Block:
+    def read(self, block: LoadBlock) -> Block:
         """The rows of a load block.
 
-        Args:
-            block: which rows.
-            order: positions among them, in the order wanted (int64, shape ``(rows,)``); None for that of the file.
+        Raises:
+            DataError: naming file, row group and column.
+        """
+        return next(self.read_some(block, len(self.dataset.columns)))
+
+    def read_some(self, block: LoadBlock, at_once: int = COLUMNS_AT_ONCE) -> Iterator[Block]:
+        """The rows of a load block, `at_once` columns after another.
 
         Raises:
             DataError: naming file, row group and column.
@@ -462,15 +466,8 @@ class Reader:
                 handle = fetch(handle, footer, block.groups, dataset.columns)
             decoding = True
             file = pq.ParquetFile(handle, metadata=footer, pre_buffer=dataset.remote)
-            if order is None:
-                return self._columns(file, block, dataset.columns, where)
-            # A few columns after another, each put in order while it is still in the cache.
-            made: Block = {}
-            for at in range(0, len(dataset.columns), COLUMNS_AT_ONCE):
-                names = dataset.columns[at : at + COLUMNS_AT_ONCE]
-                for name, column in self._columns(file, block, names, where).items():
-                    made[name] = take_column(column, order)
-            return made
+            for at in range(0, len(dataset.columns), at_once):
+                yield self._columns(file, block, dataset.columns[at : at + at_once], where)
         except (pa.ArrowException, OSError, ValueError) as error:
             if isinstance(error, DataError):
                 raise

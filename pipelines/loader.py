@@ -332,8 +332,8 @@ class Loader:
 
     def _chunk_rows(self) -> int:
         """Rows of a task after `batch`: a whole block where that saves calls (functions that take many batches
-        at once), else what the executor prefers."""
-        coarse = all(stage.rowwise for stage in self.pipeline.maps)
+        at once), else what the executor prefers; out of a shuffle, what is still in the cache."""
+        coarse = all(stage.rowwise for stage in self.pipeline.maps) and not self.order.mixes_rows
         return BLOCK_ROWS if coarse else self._fleet.chunk_rows
 
     def _start(self, plan: Plan, first: int) -> Run:

@@ -1,7 +1,7 @@
 """What each kind of task does to its inputs. Pure but for reading files: any worker can run any task again.
 
-A task's output (its *payload*) is a block of rows before `batch` (laid out as a `Split` where a shuffle
-follows), and a list of `Piece` after it: batches that lie together stay together until someone needs them one
+A task's output (its *payload*) is a block of rows before `batch` (laid out as a `shuffle.Split` where a
+shuffle follows), and a list of `Piece` after it: batches that lie together stay together until someone needs them one
 by one. Under ``on_error="skip"`` a block that cannot be read is `Missing` and a batch that cannot be made is
 left out; the others keep their rows and order.
 """
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from intune.pipelines.dataset import Dataset, Reader, describe_groups
+from intune.pipelines import shuffle
+from intune.pipelines.dataset import COLUMNS_AT_ONCE, Dataset, Reader, describe_groups
 from intune.pipelines.errors import (
     DataError,
     IntuneError,
@@ -27,18 +28,14 @@ from intune.pipelines.errors import (
     StageTimeout,
     StorageError,
 )
-from intune.pipelines.plan import Ints, LoadBlock, Plan, group_rows
+from intune.pipelines.plan import Ints, LoadBlock, Plan
 from intune.pipelines.schema import (
     Block,
     Ragged,
     block_rows,
     concat_blocks,
-    concat_columns,
     rows_of,
     slice_block,
-    slice_column,
-    take_block,
-    take_column,
 )
 from intune.pipelines.stages import Map
 
@@ -97,17 +94,15 @@ class Missing:
 
 
 @dataclass(slots=True)
-class Split:
-    """Rows laid out by where a shuffle puts them: ``[edges[g], edges[g + 1])`` of `block` go to group ``g`` of the
-    window, row ``i`` of `block` to place ``target[i]`` of the window."""
+class Partial:
+    """A block of which rows are missing: its rows stand at `places` of the sequence, which rise."""
 
     block: Block
-    edges: Ints
-    target: Ints
+    places: Ints
 
     def values(self) -> list[Any]:
         """Its columns, for those who count memory."""
-        return [*self.block.values(), self.target]
+        return [*self.block.values(), self.places]
 
 
 @dataclass(slots=True)
@@ -190,7 +185,7 @@ class Operations:
         self.job = job
         self._call = call
         self._reader = reader if reader is not None else Reader(job.dataset)
-        self._permutations = _Permutations(job.plan)
+        self._cells = _Cells(job.plan)
         self._device: Device | None = None
 
     def run(self, level: int, index: int, inputs: Sequence[Any]) -> Result:
@@ -229,12 +224,11 @@ class Operations:
 
     def _load(self, index: int) -> Result:
         block = self.job.plan.blocks[index]
-        layout = self._layout(0, index)
         try:
-            if layout is None:
+            if not self._shuffled_next(0):
                 return Result(self._reader.read(block))
-            order, edges, target = layout
-            return Result(Split(self._reader.read(block, order), edges, target))
+            order, edges = self._layout(0, index)
+            return Result(shuffle.lay_out(self._reader.read_some(block), order, edges))
         except StorageError:
             raise
         except DataError as error:
@@ -242,43 +236,30 @@ class Operations:
                 raise
             return Result(Missing(block.rows), [str(error)])
 
-    def _layout(self, level: int, index: int) -> tuple[Ints, Ints, Ints] | None:
-        """How a task lays out its rows for the shuffle that follows: order, edges and target as in `Split`."""
+    def _shuffled_next(self, level: int) -> bool:
+        return self.job.plan.levels[level + 1].operation == "merge"
+
+    def _layout(self, level: int, index: int) -> tuple[Ints, Ints]:
+        """How a task lays its rows out for the shuffle that follows: order and edges as in `shuffle.layout`."""
         plan = self.job.plan
-        if plan.levels[level + 1].operation != "merge":
-            return None
         start, stop = int(plan.levels[level].start[index]), int(plan.levels[level].stop[index])
         window = plan.window_of(start)
-        origin, end = int(plan.windows[window]), int(plan.windows[window + 1])
-        target = self._permutations.of(window)[start - origin : stop - origin]
-        size = group_rows(plan.batch_size)
-        groups = -(-(end - origin) // size)
-        # 16-bit keys are sorted by counting, which is several times faster.
-        group = (target // size).astype(np.uint16 if groups < 65_536 else np.int64)
-        order = np.argsort(group, kind="stable")
-        edges = np.zeros(groups + 1, dtype=np.int64)
-        np.cumsum(np.bincount(group, minlength=groups), out=edges[1:])
-        return order, edges, target[order]
+        origin = int(plan.windows[window])
+        return shuffle.layout(self._cells.of(window)[start - origin : stop - origin], plan.cell_count(window))
 
     def _merge(self, level: int, index: int, inputs: Sequence[Any]) -> Any:
         plan = self.job.plan
-        this = plan.levels[level]
-        start = int(this.start[index])
-        origin = int(plan.windows[plan.window_of(start)])
-        group = (start - origin) // group_rows(plan.batch_size)
-        parts: list[Split] = [part for part in inputs if not isinstance(part, Missing)]
+        start, stop = int(plan.levels[level].start[index]), int(plan.levels[level].stop[index])
+        origin = plan.cell_of(int(plan.windows[plan.window_of(start)]))
+        first, last = plan.cell_of(start) - origin, plan.cell_of(stop - 1) + 1 - origin
+        parts = [part for part in inputs if not isinstance(part, Missing)]
         if not parts:
-            return Missing(int(this.rows[index]))
-        ranges = [(part, int(part.edges[group]), int(part.edges[group + 1])) for part in parts]
-        target = np.concatenate([part.target[low:high] for part, low, high in ranges])
-        order = np.argsort(target) if len(parts) < len(inputs) else _inverse(target, start - origin)
-        return {
-            name: take_column(
-                concat_columns([slice_column(part.block[name], low, high) for part, low, high in ranges]),
-                order,
-            )
-            for name in parts[0].block
-        }
+            return Missing(stop - start)
+        block = shuffle.gather(parts, first, last)
+        if len(parts) == len(inputs):
+            return block
+        starts = np.maximum(start, (np.arange(first, last, dtype=np.int64) + origin) * plan.batch_size)
+        return Partial(block, shuffle.places(parts, first, last, starts))
 
     def _batch(self, level: int, index: int, inputs: Sequence[Any]) -> list[Piece]:
         plan = self.job.plan
@@ -310,15 +291,22 @@ class Operations:
         singles = [single for piece in self._pieces(level, index, inputs) for single in piece.singles()]
         return [singles[i - start] for i in self.job.plan.batch_order(start, stop).tolist()]
 
-    def _map_block(self, level: int, index: int, block: Any) -> Result:
+    def _map_block(self, level: int, index: int, payload: Any) -> Result:
         """The user's function on rows that are not in batches yet."""
-        if isinstance(block, Missing):
-            return Result(block)
+        if isinstance(payload, Missing):
+            return Result(payload)
+        block = payload.block if isinstance(payload, Partial) else payload
         result = Result(Missing(block_rows(block)))
-        made = self._apply(self.job.maps[self.job.plan.levels[level].map_index], level, index, block, result)
-        if made is not None:
-            layout = self._layout(level, index)
-            result.payload = made if layout is None else Split(take_block(made, layout[0]), *layout[1:])
+        made = None
+        if block_rows(block):
+            stage = self.job.maps[self.job.plan.levels[level].map_index]
+            made = self._apply(stage, level, index, block, result)
+        if made is None:
+            return result
+        result.payload = Partial(made, payload.places) if isinstance(payload, Partial) else made
+        if self._shuffled_next(level):
+            parts = shuffle.columns_of(made, COLUMNS_AT_ONCE)
+            result.payload = shuffle.lay_out(parts, *self._layout(level, index))
         return result
 
     def _map_batches(self, level: int, index: int, inputs: Sequence[Any]) -> Result:
@@ -424,12 +412,10 @@ def _within(block: Any, start: int, stop: int, edges: list[int]) -> list[Piece]:
     """Batches between `edges` out of the one block, for rows ``[start, stop)``, that holds them all."""
     if isinstance(block, Missing):
         return [Piece(None, edges)]
-    if block_rows(block) == stop - start:
-        low = edges[0]
-        return [Piece(slice_block(block, low - start, edges[-1] - start), [edge - low for edge in edges])]
-    return [
-        _single([_rows(block, low, high, start, stop)]) for low, high in itertools.pairwise(edges)
-    ]  # rows were skipped: batches are shorter or gone
+    if isinstance(block, Partial):
+        return [_single([_rows(block, low, high, start)]) for low, high in itertools.pairwise(edges)]
+    low = edges[0]
+    return [Piece(slice_block(block, low - start, edges[-1] - start), [edge - low for edge in edges])]
 
 
 def _across(
@@ -439,7 +425,7 @@ def _across(
     parts = []
     while at < len(inputs) and starts[at] < high:
         if not isinstance(inputs[at], Missing):
-            parts.append(_rows(inputs[at], max(low, starts[at]), min(high, stops[at]), starts[at], stops[at]))
+            parts.append(_rows(inputs[at], max(low, starts[at]), min(high, stops[at]), starts[at]))
         at += 1
     return _single(parts)
 
@@ -453,38 +439,27 @@ def _single(parts: list[Block]) -> Piece:
     return Piece(block, [0, block_rows(block)])
 
 
-def _rows(block: Block, low: int, high: int, start: int, stop: int) -> Block:
-    """Rows ``[low, high)`` of the sequence out of a block that stands for ``[start, stop)``.
-
-    A block with rows missing (skipped) is shorter than that; what is left keeps its order.
-    """
-    have = block_rows(block)
-    if have == stop - start:
-        return slice_block(block, low - start, high - start)
-    return slice_block(block, min(low - start, have), min(high - start, have))
+def _rows(block: Any, low: int, high: int, start: int) -> Block:
+    """Rows ``[low, high)`` of the sequence out of a block whose first stands at `start`."""
+    if isinstance(block, Partial):
+        return slice_block(block.block, *np.searchsorted(block.places, [low, high]).tolist())
+    return slice_block(block, low - start, high - start)
 
 
-def _inverse(target: Ints, origin: int) -> Ints:
-    """Positions that put rows bound for consecutive places from `origin` on into their places."""
-    order = np.empty(len(target), dtype=np.int64)
-    order[target - origin] = np.arange(len(target), dtype=np.int64)
-    return order
-
-
-class _Permutations:
-    """The windows' permutations, each computed once by whichever thread needs it first."""
+class _Cells:
+    """Where the rows of the windows go, each window's computed once by whichever thread needs it first."""
 
     KEPT = 4
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._lock = threading.Lock()
-        self._kept: OrderedDict[int, Ints] = OrderedDict()
+        self._kept: OrderedDict[int, Any] = OrderedDict()
 
-    def of(self, window: int) -> Ints:
+    def of(self, window: int) -> Any:
         with self._lock:
             if window not in self._kept:
-                self._kept[window] = self._plan.permutation(window)
+                self._kept[window] = self._plan.cells(window)
                 while len(self._kept) > self.KEPT:
                     self._kept.popitem(last=False)
             return self._kept[window]

@@ -32,11 +32,6 @@ BLOCK_BYTES = 32 << 20
 milliseconds of work, while a few of them in flight stay small beside a trainer's memory."""
 
 
-GROUP_ROWS = 65_536
-"""Rows a shuffle orders at a time: a column of 8-byte values is 512 KiB, which a core's cache still holds; with
-fewer, calls and cache misses at the edges of the pieces cost more than is saved."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class RowGroups:
     """Row groups of a data set in file order; all arrays have shape ``(row groups,)`` and type int64.
@@ -161,10 +156,23 @@ class Plan:
         """Index of the shuffle window that holds `row` of this rank's sequence."""
         return int(np.searchsorted(self.windows, row, side="right")) - 1
 
-    def permutation(self, window: int) -> Ints:
-        """Where the rows of a window go: row ``i`` of the window (before) lands at ``permutation[i]`` (after)."""
-        size = int(self.windows[window + 1] - self.windows[window])
-        return np.random.default_rng([*self.seed_words, window]).permutation(size)
+    def cells(self, window: int) -> np.ndarray[Any, Any]:
+        """Which batch of a window each of its rows goes to, counted from the window's first; shape ``(rows,)``.
+
+        Every way of dealing the rows out is as likely; within a batch they keep their order.
+        """
+        origin, end = int(self.windows[window]), int(self.windows[window + 1])
+        first, count = self.cell_of(origin), self.cell_count(window)
+        places = origin + np.random.default_rng([*self.seed_words, window]).permutation(end - origin)
+        return (places // self.batch_size - first).astype(np.uint16 if count <= 65_536 else np.int64)
+
+    def cell_of(self, row: int) -> int:
+        """Which batch-sized cell of this rank's sequence a row lies in."""
+        return row // self.batch_size
+
+    def cell_count(self, window: int) -> int:
+        """How many batches a window has a part in."""
+        return self.cell_of(int(self.windows[window + 1]) - 1) - self.cell_of(int(self.windows[window])) + 1
 
     def batch_order(self, start: int, stop: int) -> Ints:
         """Order in which batches ``[start, stop)`` of one window of batches are delivered."""
@@ -292,11 +300,6 @@ def _cut(
     return tuple(blocks), bounds
 
 
-def group_rows(batch_size: int) -> int:
-    """Rows that a shuffle puts together in one task: whole batches, few enough to stay in a core's cache."""
-    return batch_size * max(1, GROUP_ROWS // batch_size)
-
-
 def _windows(bounds: Ints, size: int) -> Ints:
     """Row edges of windows of `size` blocks; a last window of less than half joins the one before."""
     edges = bounds[::size]
@@ -359,7 +362,7 @@ def _levels(
         elif kind == "shuffle":
             assert order.shuffle is not None
             windows = _windows(bounds, order.shuffle.row_groups)
-            levels.append(_mix_rows(stage, before, windows, order.batch_size))
+            levels.append(_mix_rows(stage, before, windows, order.batch_size * per_chunk))
         else:
             # Batches go on in tasks of `per_chunk`, also out of a window in which whole batches were mixed.
             start, stop = (chunks[:-1], chunks[1:]) if batched else (before.start, before.stop)
@@ -380,18 +383,12 @@ def _levels(
     return tuple(levels)
 
 
-def _mix_rows(stage: str, before: Level, windows: Ints, batch_size: int) -> Level:
-    """Row shuffle in two passes that each stay within a cache: the task before lays its rows out by destination
-    (`group_rows` rows that will stand together), then each destination gathers its pieces from the
-    window's blocks and orders them."""
+def _mix_rows(stage: str, before: Level, windows: Ints, group_rows: int) -> Level:
+    """Rows change places within windows: tasks of `group_rows` rows, each from all blocks of its window."""
     pieces = np.append(before.start, before.stop[-1:])
-    size = group_rows(batch_size)
-    starts = [
-        np.arange(low, high, size, dtype=np.int64) for low, high in itertools.pairwise(windows.tolist())
-    ]
-    window = np.repeat(np.arange(len(starts), dtype=np.int64), [len(part) for part in starts])
-    start = np.concatenate(starts)
-    stop = np.append(start[1:], windows[-1:])
+    cuts = np.union1d(windows, np.arange(0, windows[-1], group_rows, dtype=np.int64))
+    start, stop = cuts[:-1], cuts[1:]
+    window = np.searchsorted(windows, start, side="right") - 1
     return Level(
         stage=stage,
         operation="merge",

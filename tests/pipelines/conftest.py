@@ -95,6 +95,8 @@ def expected_batches(
 ) -> list[Ids]:
     """The batches of one rank as lists of row ids: the documented order, written out row by row.
 
+    A shuffle before `batch` chooses a batch for every row of a window; within it rows keep their order.
+
     Args:
         files: for each file, for each row group, the ids of its rows.
         shuffle: ``"rows"`` (before `batch`), ``"batches"`` (after it) or None.
@@ -125,11 +127,9 @@ def expected_batches(
         rows: Ids = []
         for index, window in enumerate(windows):
             before = [row for block in window for row in block]
-            target = np.random.default_rng([seed, epoch, index]).permutation(len(before))
-            after = [0] * len(before)
-            for row, place in zip(before, target, strict=True):
-                after[place] = row
-            rows += after
+            places = len(rows) + np.random.default_rng([seed, epoch, index]).permutation(len(before))
+            batch_of = dict(zip(before, (places // batch_size).tolist(), strict=True))
+            rows += sorted(before, key=lambda row: batch_of[row])  # stable: in a batch they keep their order
     else:
         rows = [row for block in blocks for row in block]
     batches, at = [], 0
