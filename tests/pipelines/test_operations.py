@@ -1,0 +1,448 @@
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from intune.pipelines import plan as plan_module
+from intune.pipelines.dataset import Dataset, FileEntry, make_source, open_dataset
+from intune.pipelines.errors import CorruptError, StageError, StageTimeout, StorageError
+from intune.pipelines.operations import Job, Missing, Operations, call_here, checked
+from intune.pipelines.plan import LoadBlock, Order, RowGroups, ShuffleSpec, make_plan
+from intune.pipelines.run import finalize
+from intune.pipelines.schema import Ragged
+from intune.pipelines.stages import Map
+
+Files = list[list[list[int]]]
+
+
+class IdReader:
+    """Stands in for files: rows are their ids; some row groups cannot be read."""
+
+    def __init__(self, files: Files, bad: set[tuple[int, int]]) -> None:
+        self.files, self.bad = files, bad
+
+    def read(self, block: LoadBlock) -> dict[str, Any]:
+        if self.bad & {(block.file, group) for group in block.groups}:
+            raise CorruptError(f"file {block.file}, groups {block.groups}: broken")
+        ids = [row for group in block.groups for row in self.files[block.file][group]]
+        rows = np.array(ids[block.skip : block.skip + block.rows], dtype=np.int64)
+        lengths = rows % 3
+        return {
+            "id": rows,
+            "bag": Ragged(np.repeat(rows, lengths), np.concatenate([[0], np.cumsum(lengths)])),
+            "name": pa.array([str(row) for row in rows.tolist()]),
+        }
+
+    def read_some(self, block: LoadBlock) -> Iterator[dict[str, Any]]:
+        for name, column in self.read(block).items():
+            yield {name: column}
+
+    def close(self) -> None:
+        pass
+
+
+@contextmanager
+def small(block_rows: int) -> Iterator[None]:
+    """So few rows a block that small data makes many tasks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan_module, "BLOCK_ROWS", block_rows)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def small_blocks() -> Iterator[None]:
+    with small(10):
+        yield
+
+
+def job_of(
+    files: Files,
+    kinds: tuple[str, ...],
+    *,
+    batch: int = 4,
+    window: int = 2,
+    maps: tuple[Map, ...] = (),
+    skip: bool = False,
+    chunk_rows: int = 8,
+) -> Job:
+    steps: Any = tuple((f"{kind}{number}", kind) for number, kind in enumerate(kinds))
+    order = Order(
+        steps=steps,
+        batch_size=batch,
+        drop_last=False,
+        shuffle=ShuffleSpec(row_groups=window, seed=3) if "shuffle" in kinds else None,
+    )
+    groups = RowGroups(
+        file=np.array([i for i, file in enumerate(files) for _ in file], dtype=np.int64),
+        group=np.array([g for file in files for g in range(len(file))], dtype=np.int64),
+        rows=np.array([len(rows) for file in files for rows in file], dtype=np.int64),
+        row_bytes=8.0,
+    )
+    plan = make_plan(groups, order, chunk_rows=chunk_rows)
+    entries = tuple(
+        FileEntry(path=f"file-{i}", rows=tuple(len(rows) for rows in file)) for i, file in enumerate(files)
+    )
+    data = Dataset(
+        filesystem=None, files=entries, columns=("id",), fills=(None,), schema=pa.schema([]), row_bytes=8.0
+    )
+    return Job(plan=plan, dataset=data, maps=maps, skip=skip)
+
+
+def run_all(operations: Operations) -> tuple[list[dict[str, Any]], list[str]]:
+    """Every task of the plan, one after the other; the batches, and what was skipped."""
+    outputs: list[Any] = []
+    skipped: list[str] = []
+    for number, level in enumerate(operations.job.plan.levels):
+        before, outputs = outputs, []
+        for index in range(len(level)):
+            inputs = before[int(level.first[index]) : int(level.last[index])] if number else []
+            result = operations.run(number, index, inputs)
+            skipped += result.skipped
+            outputs.append(result.payload)
+    return [batch for payload in outputs for batch in finalize(payload) if batch is not None], skipped
+
+
+def check_columns(batch: dict[str, Any]) -> list[int]:
+    """The ids of a batch, all other columns being checked against them."""
+    ids: list[int] = batch["id"].tolist()
+    assert batch["name"].to_pylist() == [str(row) for row in ids]
+    ends = batch["bag"].offsets.tolist()
+    values = batch["bag"].values.tolist()
+    assert [values[low:high] for low, high in itertools.pairwise(ends)] == [[row] * (row % 3) for row in ids]
+    return ids
+
+
+def identity(block: dict[str, Any]) -> dict[str, Any]:
+    return block
+
+
+KINDS: list[tuple[str, ...]] = [
+    ("batch",),
+    ("map", "batch", "transfer"),
+    ("shuffle", "batch", "map"),
+    ("map", "shuffle", "map", "batch", "map", "transfer"),
+    ("batch", "shuffle", "map"),
+    ("batch", "map", "shuffle", "map"),
+]
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    sizes=st.lists(
+        st.lists(st.one_of(st.integers(0, 14), st.just(90)), min_size=1, max_size=4), min_size=1, max_size=4
+    ).filter(lambda files: sum(map(sum, files)) > 0),
+    kinds=st.sampled_from(KINDS),
+    batch=st.sampled_from([1, 2, 3, 7, 12]),
+    window=st.integers(1, 4),
+    block_rows=st.sampled_from([1, 10, 100]),
+    chunk_rows=st.sampled_from([1, 8, 100]),
+    rowwise=st.booleans(),
+    bad=st.sets(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=4),
+)
+def test_tasks_make_the_reference_batches_less_the_rows_that_cannot_be_read(
+    reference: Callable[..., list[list[int]]],
+    numbered: Callable[..., Files],
+    sizes: list[list[int]],
+    kinds: tuple[str, ...],
+    batch: int,
+    window: int,
+    block_rows: int,
+    chunk_rows: int,
+    rowwise: bool,
+    bad: set[tuple[int, int]],
+) -> None:
+    files = numbered(sizes)
+    maps = tuple(Map(function=identity, rowwise=rowwise) for kind in kinds if kind == "map")
+    with small(block_rows):
+        job = job_of(files, kinds, batch=batch, window=window, maps=maps, skip=True, chunk_rows=chunk_rows)
+        batches, skipped = run_all(Operations(job, reader=IdReader(files, bad)))  # type: ignore[arg-type]
+        other = job_of(files, kinds, batch=batch, window=window, maps=maps, skip=True, chunk_rows=7)
+        again, _ = run_all(Operations(other, reader=IdReader(files, bad)))  # type: ignore[arg-type]
+        assert [batch["id"].tolist() for batch in again] == [batch["id"].tolist() for batch in batches]
+    shuffle = None
+    if "shuffle" in kinds:
+        shuffle = "rows" if kinds.index("shuffle") < kinds.index("batch") else "batches"
+    broken = [block for block in job.plan.blocks if bad & {(block.file, group) for group in block.groups}]
+    missing = {row for block in broken for group in block.groups for row in files[block.file][group]}
+    whole = reference(
+        files, batch_size=batch, shuffle=shuffle, row_groups=window, seed=3, block_rows=block_rows
+    )
+    left = [[row for row in rows if row not in missing] for rows in whole]
+    assert [check_columns(made) for made in batches] == [rows for rows in left if rows]
+    assert len(skipped) == len(broken)
+
+
+@pytest.mark.parametrize("kinds", KINDS)
+def test_without_skip_a_block_that_cannot_be_read_ends_the_job(
+    numbered: Callable[..., Files], kinds: tuple[str, ...]
+) -> None:
+    files = numbered([[10, 10]])
+    maps = tuple(Map(function=identity) for kind in kinds if kind == "map")
+    operations = Operations(job_of(files, kinds, maps=maps), reader=IdReader(files, {(0, 1)}))  # type: ignore[arg-type]
+    with pytest.raises(CorruptError, match="broken"):
+        run_all(operations)
+
+
+def test_storage_that_fails_is_left_to_whoever_tries_again_also_under_skip(
+    numbered: Callable[..., Files],
+) -> None:
+    files = numbered([[5]])
+
+    class Down(IdReader):
+        def read(self, block: LoadBlock) -> dict[str, Any]:
+            raise StorageError("down")
+
+    operations = Operations(job_of(files, ("batch",), skip=True), reader=Down(files, set()))  # type: ignore[arg-type]
+    with pytest.raises(StorageError):
+        operations.run(0, 0, [])
+
+
+def test_blocks_and_batches_are_views_until_a_batch_spans_two_blocks(numbered: Callable[..., Files]) -> None:
+    files = numbered([[10, 10]])
+    job = job_of(files, ("batch",), batch=4, chunk_rows=100)
+    operations = Operations(job, reader=IdReader(files, set()))  # type: ignore[arg-type]
+    blocks = [operations.run(0, index, []).payload for index in range(2)]
+    pieces = [
+        piece
+        for index in range(len(job.plan.levels[1]))
+        for piece in operations.run(
+            1, index, blocks[int(job.plan.levels[1].first[index]) : int(job.plan.levels[1].last[index])]
+        ).payload
+    ]
+    shared = [
+        any(np.shares_memory(batch["id"], block["id"]) for block in blocks)
+        for piece in pieces
+        for batch in piece.batches()
+        if batch is not None
+    ]
+    assert shared == [True, True, False, True, True]
+
+
+# ---- user's functions ------------------------------------------------------------------------------------------
+
+
+def spoil(rows: set[int], error: Exception) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def function(block: dict[str, Any]) -> dict[str, Any]:
+        if rows & set(block["id"].tolist()):
+            raise error
+        return block
+
+    return function
+
+
+@pytest.mark.parametrize("rowwise", [False, True])
+def test_a_batch_whose_function_raises_is_left_out_alone(
+    numbered: Callable[..., Files], rowwise: bool
+) -> None:
+    files = numbered([[20]])
+    stage = Map(function=spoil({9}, KeyError("nope")), rowwise=rowwise)
+    job = job_of(files, ("batch", "map"), batch=4, chunk_rows=100, maps=(stage,), skip=True)
+    batches, skipped = run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
+    assert [check_columns(batch) for batch in batches] == [
+        [0, 1, 2, 3], [4, 5, 6, 7], [12, 13, 14, 15], [16, 17, 18, 19],
+    ]  # fmt: skip
+    (message,) = skipped
+    assert "spoil.<locals>.function raised KeyError: 'nope'" in message
+
+
+def test_before_batch_the_block_is_left_out_and_later_batches_keep_their_rows(
+    numbered: Callable[..., Files],
+) -> None:
+    files = numbered([[10, 10, 10]])
+    stage = Map(function=spoil({15}, ValueError("bad")))
+    job = job_of(files, ("map", "batch"), batch=4, maps=(stage,), skip=True)
+    batches, skipped = run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
+    assert [check_columns(batch) for batch in batches] == [
+        [0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [20, 21, 22, 23], [24, 25, 26, 27], [28, 29],
+    ]  # fmt: skip
+    assert len(skipped) == 1
+
+
+def test_a_function_that_raises_names_stage_batch_file_row_group_and_remedy_and_is_the_cause(
+    tmp_path: Path,
+) -> None:
+    for name in ("a", "b"):
+        pq.write_table(pa.table({"id": np.arange(10)}), tmp_path / f"{name}.parquet", row_group_size=5)
+    data = open_dataset(make_source(tmp_path))
+    error = ZeroDivisionError("division by zero")
+    order = Order(steps=(("batch", "batch"), ("transform", "map")), batch_size=4, drop_last=False)
+    with small(5):
+        plan = make_plan(data.row_groups(), order, chunk_rows=4)
+    operations = Operations(Job(plan=plan, dataset=data, maps=(Map(function=spoil({4}, error)),)))
+    with pytest.raises(StageError) as caught:
+        run_all(operations)
+    operations.close()
+    assert caught.value.__cause__ is error
+    path = re.escape(str(tmp_path / "a.parquet"))
+    assert re.fullmatch(
+        rf"stage 'transform', batch 1 \(from {path}, row group 0; {path}, row group 1\): "
+        r"test_a_function.*|.*spoil.<locals>.function raised ZeroDivisionError: division by zero; "
+        r"mend the function, or skip such batches with on_error='skip'",
+        str(caught.value),
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (None, "the function returned NoneType where a non-empty dict of columns is wanted; return dict"),
+        ([1], "returned list where"),
+        ({}, "returned an empty dict where"),
+        (
+            {"x": np.zeros(3)},
+            "returned 3 rows in column 'x' for a batch of 5; every column must have as many",
+        ),
+        ({"x": np.zeros(5), "y": torch.zeros(6)}, "returned 6 rows in column 'y' for a batch of 5"),
+        ({"x": np.float64(3)}, "a column 'x' that cannot be used: .*float64 was found"),
+        ({"x": np.array(3)}, "a column 'x' that cannot be used: .*a scalar was found"),
+        ({"x": [1, 2, 3, 4, 5]}, "a column 'x' that cannot be used: .*list was found"),
+        ({"x": "abcde"}, "a column 'x' that cannot be used: .*str was found"),
+        ({"x": np.array(["a"] * 5)}, "column 'x' .*it holds <U1, which no tensor can; convert it to numbers"),
+        ({"x": np.array([None] * 5)}, "it holds object, which no tensor can"),
+        ({"x": np.zeros(5, "M8[s]")}, r"it holds datetime64\[s\], which no tensor can"),
+        ({"x": np.zeros(5, ">f4")}, "it holds >f4, which no tensor can"),
+        ({"x": np.zeros(5, np.longdouble)}, "it holds float128, which no tensor can"),
+        ({"x": Ragged(np.zeros(4), np.array([0, 1, 1, 2, 3, 5]))}, "offsets must go from 0 to 4, the number"),
+        ({"x": Ragged(np.zeros(4), np.array([1, 1, 1, 2, 3, 4]))}, "offsets must go from 0 to 4"),
+        (
+            {"x": Ragged(np.zeros(4), np.array([0, 1, 1, 4]))},
+            "returned 3 rows in column 'x' for a batch of 5",
+        ),
+        (
+            {"x": Ragged(np.array(["a"] * 4), np.array([0, 1, 1, 2, 3, 4]))},
+            "it holds <U1, which no tensor can",
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_no_block_of_as_many_rows_is_refused_with_what_to_do(made: Any, message: str) -> None:
+    with pytest.raises(StageError, match=message):
+        checked(made, 5)
+
+
+def test_columns_that_tensors_hold_pass_as_they_are() -> None:
+    kinds = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"]
+    made = {kind: np.zeros((5, 2), kind) for kind in kinds}
+    made["t"] = torch.zeros(5)
+    made["s"] = pa.array(["a"] * 5)
+    made["r"] = Ragged(torch.zeros(3), torch.tensor([0, 0, 1, 2, 3, 3]))
+    assert checked(made, 5) is made
+    for kind in kinds:
+        assert torch.from_numpy(made[kind]).shape == (5, 2)
+
+
+def test_what_only_another_function_sees_need_not_fit_a_tensor() -> None:
+    made = {"x": np.array(["a"] * 5)}
+    assert checked(made, 5, last=False) is made
+
+
+def test_functions_run_in_order_and_may_change_what_they_get(numbered: Callable[..., Files]) -> None:
+    files = numbered([[10, 3]])
+
+    def add(block: dict[str, Any]) -> dict[str, Any]:
+        block["x"] = block["id"] + 1
+        return block
+
+    def double(block: dict[str, Any]) -> dict[str, Any]:
+        block["x"] *= 2
+        return block
+
+    for maps in ((add, double), (double, add)):
+        stages = tuple(Map(function=function) for function in maps)
+        job = job_of(files, ("batch", "map", "map"), maps=stages)
+        operations = Operations(job, reader=IdReader(files, set()))  # type: ignore[arg-type]
+        if maps[0] is double:
+            with pytest.raises(StageError, match="raised KeyError: 'x'"):
+                run_all(operations)
+        else:
+            batches, _ = run_all(operations)
+            assert [batch["x"].tolist() for batch in batches] == [
+                [2 * (row + 1) for row in check_columns(batch)] for batch in batches
+            ]
+
+
+def test_blocks_of_a_window_whose_types_differ_are_refused_rather_than_mixed_up(
+    numbered: Callable[..., Files],
+) -> None:
+    files = numbered([[10, 10]])
+
+    def fickle(block: dict[str, Any]) -> dict[str, Any]:
+        rows = block["id"]
+        types = (int, float, int, float) if rows[0] == 0 else (int, int, float, float)
+        return {name: rows.astype(type_) for name, type_ in zip("abcd", types, strict=True)}
+
+    job = job_of(files, ("map", "shuffle", "batch"), maps=(Map(function=fickle),))
+    with pytest.raises(StageError, match="differ in the types of their columns; a function before `shuffle`"):
+        run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
+
+
+def test_a_function_for_single_rows_gets_many_batches_at_once_and_another_one_by_one(
+    numbered: Callable[..., Files],
+) -> None:
+    files = numbered([[400]])
+    calls: list[int] = []
+
+    def count(block: dict[str, Any]) -> dict[str, Any]:
+        calls.append(len(block["id"]))
+        return block
+
+    for rowwise, expected in ((False, [4] * 100), (True, [12] * 33 + [4])):
+        calls.clear()
+        stage = Map(function=count, rowwise=rowwise)
+        job = job_of(
+            files, ("batch", "map"), chunk_rows=1000, maps=(stage,)
+        )  # 400 / 32 rows: 3 batches a task
+        batches, _ = run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
+        assert [len(check_columns(batch)) for batch in batches] == [4] * 100
+        assert calls == expected
+
+
+def test_a_function_that_does_not_return_in_time_is_given_up() -> None:
+    import threading
+
+    release = threading.Event()
+
+    def hang(block: dict[str, Any]) -> dict[str, Any]:
+        release.wait(30)
+        return block
+
+    try:
+        with pytest.raises(
+            StageTimeout, match=r"did not return within `timeout`=0.01 s; mend it or allow more"
+        ):
+            call_here(Map(function=hang, timeout=0.01), {"id": np.arange(3)})
+    finally:
+        release.set()
+    block = {"id": np.arange(3)}
+    assert call_here(Map(function=identity, timeout=30), block) is block
+    with pytest.raises(TimeoutError, match="its own"):
+        call_here(Map(function=spoil({1}, TimeoutError("its own")), timeout=30), block)
+
+
+def test_where_a_task_works_is_told_for_every_stage(numbered: Callable[..., Files]) -> None:
+    files = numbered([[10] * 6])
+    job = job_of(files, ("shuffle", "batch", "map"), batch=4, window=5, maps=(Map(function=identity),))
+    assert job.where(0, 0) == f"stage 'load', file-0, row group {job.plan.blocks[0].groups[0]}"
+    merged = job.where(1, 0)
+    assert merged.startswith("stage 'shuffle0', file-0, row group ")
+    assert merged.endswith("; and 3 more")
+    assert job.where(2, 0).startswith("stage 'batch1', batch 0 (from file-0, row group ")
+    two = job_of(files, ("batch",), batch=4, chunk_rows=8)
+    texts = [two.where(1, index) for index in range(len(two.plan.levels[1]))]
+    assert texts[0].startswith("stage 'batch0', batch 0 (from file-0, row group 0)")
+
+
+def test_missing_rows_say_how_many() -> None:
+    assert Missing(7).rows == 7
