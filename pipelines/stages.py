@@ -83,7 +83,9 @@ class Map:
             raise ConfigError(f"`function` must be callable, but {type(self.function).__name__} was given")
         if self.workers not in ("thread", "process"):
             raise ConfigError(f"`workers`={self.workers!r} is unknown; use 'thread' or 'process'")
-        if self.timeout is not None and not 0 < self.timeout < float("inf"):
+        if self.timeout is not None and not (
+            isinstance(self.timeout, int | float) and 0 < self.timeout < float("inf")
+        ):
             raise ConfigError(f"`timeout`={self.timeout!r} must be seconds above 0, or None for no limit")
 
 
