@@ -134,7 +134,6 @@ class Scheduler:
         self._delayed: list[tuple[float, Key]] = []
         self._held_back = [False] * len(self.stages)
         self._now = now
-        self._needed = self._one_delivery()
         self._minimum = self.minimum_bytes()
         self._working_set = self._estimate_working_set()
         self._first = self._first_tasks(first_batch)
@@ -193,24 +192,21 @@ class Scheduler:
         )
 
     def minimum_bytes(self) -> int:
-        """About what must be held at once for anything to be delivered: all that goes into one output, at the
-        level where that is most, and what the task at work on it makes."""
-        return self._one_delivery() + max(
-            int(level.rows.max(initial=0) * size)
-            for level, size in zip(self.plan.levels, self._bytes_per_row, strict=True)
-        )
-
-    def _one_delivery(self) -> int:
-        """Bytes of all that goes into one output of the last level, at the level where that is most."""
-        most = 0
+        """About what must be held at once for anything to be delivered: all that goes into one output, at every
+        level (of a shuffle, blocks stay until the last of their window is put together), and the output before,
+        which the trainer still has."""
         first = np.arange(len(self.plan.levels[-1]), dtype=np.int64)
         last = first + 1
+        total = 0
+        in_hand = 0
         for level, size in zip(reversed(self.plan.levels), reversed(self._bytes_per_row), strict=True):
             before = np.zeros(len(level) + 1, dtype=np.int64)
             np.cumsum(level.rows, out=before[1:])
-            most = max(most, int((before[last] - before[first]).max() * size))
+            most = int((before[last] - before[first]).max() * size)
+            total += most
+            in_hand = in_hand or most
             first, last = level.first[first], level.last[last - 1]
-        return most
+        return total + in_hand
 
     # ---- time ------------------------------------------------------------------------------------------------
 
@@ -537,7 +533,7 @@ class Scheduler:
     def _estimate_working_set(self) -> int:
         """Bytes with which every slot has one task in hand and one output ahead, beside twice the inputs of one
         delivery: more would only wait. A trainer that is slower than the pipeline so costs no memory."""
-        total = 2.0 * self._needed
+        total = 2.0 * self._minimum
         for state, level, size in zip(self._levels, self.plan.levels, self._bytes_per_row, strict=True):
             if not state.view and len(level):
                 slots = self.allocation.of(self.stages[state.stage])
