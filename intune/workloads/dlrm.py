@@ -49,18 +49,28 @@ class Recipe:
     """How a configuration is trained, as published with it.
 
     Attributes:
-        optimizer: ``"sgd"``, ``"adagrad"`` or ``"rowwise-adagrad"``.
+        optimizer: ``"sgd"``, ``"adagrad"`` or ``"rowwise-adagrad"`` (see `optim.Adagrad`).
         learning_rate: step size, > 0.
+        table_learning_rate: that of the embedding tables, if another.
+        table_eps: Adagrad's ε for the tables, ≥ 0. It is added to the root of a row's summed squared gradients,
+            those of a batch's *mean* loss: one of about that size keeps small the steps of ids seen only now and
+            then, which otherwise are as long as the first steps of frequent ones and are mostly noise.
         batch_size: rows per step, ≥ 1.
     """
 
     optimizer: OptimizerName = "sgd"
     learning_rate: float = 0.1
+    table_learning_rate: float | None = None
+    table_eps: float = 1e-10
     batch_size: int = 128
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
             raise ConfigError(f"`learning_rate` must be > 0, but {self.learning_rate} was found")
+        if self.table_learning_rate is not None and not self.table_learning_rate > 0:
+            raise ConfigError(f"`table_learning_rate` must be > 0, but {self.table_learning_rate} was found")
+        if not self.table_eps >= 0:
+            raise ConfigError(f"`table_eps` must be ≥ 0, but {self.table_eps} was found")
         if self.batch_size < 1:
             raise ConfigError(f"`batch_size` must be at least 1, but {self.batch_size} was found")
 
@@ -162,7 +172,13 @@ class DLRMConfig:
             table_sizes=tuple(min(size, DEMO_TABLE_ROWS) for size in table_sizes),
             bottom=(64, 16),
             top=(128, 64, 1),
-            recipe=Recipe(optimizer="rowwise-adagrad", learning_rate=0.05, batch_size=4096),
+            recipe=Recipe(
+                optimizer="rowwise-adagrad",
+                learning_rate=0.02,
+                table_learning_rate=0.3,
+                table_eps=1e-2,
+                batch_size=4096,
+            ),
         )
 
 
@@ -230,9 +246,21 @@ class DLRM(nn.Module):
         logits: Tensor = self.top(torch.cat([projected, dots], dim=1))
         return logits.squeeze(1)
 
+    def logits(self, batch: Mapping[str, Any]) -> Tensor:
+        """Logits of a batch with the ids in ``sparse``, or in a column for each feature, called by its name."""
+        missing = [name for name in self.embeddings.names if name not in batch]
+        if "sparse" not in batch and missing:
+            raise SchemaError(
+                f"a batch needs the ids as `sparse` or as a column for each feature, but it has no "
+                f"{', '.join(missing)}; it has {', '.join(batch)}"
+            )
+        ids = batch["sparse"] if "sparse" in batch else [batch[name] for name in self.embeddings.names]
+        logits: Tensor = self(batch["dense"], ids)
+        return logits
+
     def loss(self, batch: Mapping[str, Any]) -> Tensor:
-        """Mean binary cross-entropy of a batch with columns ``dense``, ``sparse`` and ``label``."""
-        logits = self(batch["dense"], batch["sparse"])
+        """Mean binary cross-entropy of a batch with columns ``dense``, ``label`` and the ids (see `logits`)."""
+        logits = self.logits(batch)
         return F.binary_cross_entropy_with_logits(logits, batch["label"].to(logits.dtype))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from intune.pipelines.errors import DataError
 
@@ -73,6 +75,17 @@ class BinaryMetrics:
             log_loss=log_loss,
             normalised_entropy=log_loss / base if base else float("nan"),
         )
+
+
+def score(
+    logits: Callable[[Mapping[str, Any]], torch.Tensor], batches: Iterable[Mapping[str, Any]]
+) -> BinaryScore:
+    """How well `logits` of a batch predict its column ``label``, over all batches; no gradients are kept."""
+    metrics = BinaryMetrics()
+    with torch.inference_mode():
+        for batch in batches:
+            metrics.update(logits(batch).float().cpu().numpy(), batch["label"].cpu().numpy())
+    return metrics.compute()
 
 
 def auc(scores: Floats, labels: npt.NDArray[Any]) -> float:

@@ -116,3 +116,37 @@ def sum_rows(index: Tensor, values: Tensor, scratch: Tensor) -> tuple[Tensor, Te
     scratch[rows] = order[: len(rows)]
     sums = values.new_zeros(len(rows), values.shape[1])
     return rows, sums.index_add_(0, scratch[index], values)
+
+
+def make_optimizer(
+    name: str,
+    *,
+    tables: Iterable[Tensor],
+    others: Iterable[Tensor],
+    learning_rate: float,
+    table_learning_rate: float | None = None,
+    table_eps: float = 1e-10,
+) -> Optimizer:
+    """One optimiser for embedding tables and all other parameters.
+
+    Args:
+        name: ``"sgd"``, ``"adagrad"`` or ``"rowwise-adagrad"``.
+        tables: parameters whose gradients may be sparse.
+        others: the others.
+        learning_rate: of all, or of the others only where there is a `table_learning_rate`.
+        table_learning_rate: of the tables.
+        table_eps: ε of the tables; not used by SGD.
+
+    Raises:
+        ConfigError: another name, or a number that makes no sense.
+    """
+    groups: list[dict[str, Any]] = [
+        {"params": list(tables), "lr": learning_rate if table_learning_rate is None else table_learning_rate},
+        {"params": list(others), "lr": learning_rate},
+    ]
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=learning_rate)
+    if name in ("adagrad", "rowwise-adagrad"):
+        groups[0]["eps"] = table_eps
+        return Adagrad(groups, lr=learning_rate, rowwise=name == "rowwise-adagrad")
+    raise ConfigError(f"`optimizer`={name!r} is unknown; use 'sgd', 'adagrad' or 'rowwise-adagrad'")

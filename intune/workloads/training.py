@@ -6,9 +6,7 @@ It knows no model: a workload gives the loss of a batch and, where it has held-o
 from __future__ import annotations
 
 import math
-import resource
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from intune.pipelines.errors import ConfigError, CorruptError
+from intune.pipelines.memory import peak_resident_bytes
 from intune.pipelines.schema import rows_of
 from intune.workloads.checkpoint import CheckpointStore
 
@@ -186,7 +185,7 @@ class Trainer:
         self._evaluate = evaluate
         self._store = store
         self._config = dict(config or {})
-        self._on_step = on_step
+        self.on_step = on_step
         self._clock = clock
         self._position: dict[str, Any] | None = None
         self._saved: tuple[int, Path] | None = None
@@ -280,7 +279,7 @@ class Trainer:
             first_batch_s=self._times["first"],
             evaluate_s=self._times["evaluate"],
             checkpoint_s=self._times["checkpoint"],
-            peak_resident=peak_resident(),
+            peak_resident=peak_resident_bytes(),
             evaluations=tuple(self._evaluations),
             checkpoint=None if self._saved is None else self._saved[1],
             stopped_by=stop.signal,
@@ -347,8 +346,8 @@ class Trainer:
                 f"the loss is {self._mean_loss} after step {self.step}; lower `learning_rate`, "
                 f"and fill missing values in the transform; nothing was saved since"
             )
-        if self._on_step is not None:
-            self._on_step(self.step, self._mean_loss, self.loader.stats())
+        if self.on_step is not None:
+            self.on_step(self.step, self._mean_loss, self.loader.stats())
 
     def _save(self) -> None:
         if self._store is None or (self._saved is not None and self._saved[0] == self.step):
@@ -419,17 +418,6 @@ def _catching_signals() -> Iterator[_Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def peak_resident() -> int:
-    """The most resident memory that this process ever had, bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # getrusage's maximum begins, on Linux, with the memory of the process that started this one.
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _cuda_random_states() -> list[Tensor]:

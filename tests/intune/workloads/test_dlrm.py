@@ -318,8 +318,27 @@ def test_a_shape_that_makes_no_sense_is_refused(changes: dict[str, object], word
 
 
 @pytest.mark.parametrize(
-    "changes", [{"learning_rate": 0.0}, {"learning_rate": float("nan")}, {"batch_size": 0}]
+    "changes",
+    [
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"table_learning_rate": 0.0},
+        {"table_eps": -1.0},
+        {"batch_size": 0},
+    ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(changes: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(changes))):
         Recipe(**changes)  # type: ignore[arg-type]
+
+
+def test_a_batch_has_its_ids_in_one_matrix_or_in_a_column_for_each_feature() -> None:
+    model = DLRM(small(feature_names=("user", "day", "shop", "item")), seed=5)
+    dense, sparse = small_batch()
+    expected = model(dense, sparse)
+    columns = dict(zip(("user", "day", "shop", "item"), sparse.unbind(1), strict=True))
+    assert torch.equal(model.logits({"dense": dense, "sparse": sparse}), expected)
+    assert torch.equal(model.logits({"dense": dense, **columns}), expected)
+    del columns["day"]
+    with pytest.raises(SchemaError, match="has no day; it has dense, user, shop, item"):
+        model.logits({"dense": dense, **columns})

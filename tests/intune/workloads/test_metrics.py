@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
 from intune.errors import DataError
-from intune.workloads.metrics import BinaryMetrics, auc, log_loss, normalised_entropy
+from intune.workloads.metrics import BinaryMetrics, auc, log_loss, normalised_entropy, score
 
 BOTH_LABELS = st.lists(st.tuples(st.integers(-4, 4), st.booleans()), min_size=2, max_size=60).filter(
     lambda rows: len({label for _, label in rows}) == 2
@@ -99,3 +100,19 @@ def test_inputs_that_make_no_sense_are_refused() -> None:
         BinaryMetrics().update(np.array([0.0, np.nan]), np.zeros(2))
     with pytest.raises(DataError, match="labels must be 0 or 1, but 2"):
         log_loss(np.zeros(2), np.array([1, 2]))
+
+
+def test_a_model_is_scored_over_all_batches_without_gradients() -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, size=100).astype(np.float32)
+    inputs = rng.normal(size=100).astype(np.float32)
+    weight = torch.nn.Parameter(torch.tensor(2.0))
+    batches = [
+        {"x": torch.from_numpy(inputs[part]), "label": torch.from_numpy(labels[part])}
+        for part in (slice(0, 30), slice(30, 100))
+    ]
+    found = score(lambda batch: (weight * batch["x"]).to(torch.bfloat16), batches)
+    expected = (2 * torch.from_numpy(inputs)).to(torch.bfloat16).float().numpy()
+    assert found.auc == auc(expected, labels)
+    assert found.log_loss == pytest.approx(log_loss(expected, labels), rel=1e-6)
+    assert found.rows == 100

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from intune.errors import ConfigError
 from intune.workloads.dlrm import DLRM, DLRMConfig
-from intune.workloads.optim import Adagrad, sum_rows
+from intune.workloads.optim import Adagrad, make_optimizer, sum_rows
 
 CONFIG = DLRMConfig(table_sizes=(7, 3, 11), embedding_dim=4, dense_features=5, bottom=(6, 4), top=(8, 1))
 DENSE_CONFIG = DLRMConfig(**{**CONFIG.__dict__, "sparse_gradients": False})
@@ -163,3 +163,35 @@ def test_a_closure_is_evaluated_with_gradients() -> None:
 def test_arguments_that_make_no_sense_are_refused(argument: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"`{argument}`"):
         Adagrad([torch.nn.Parameter(torch.zeros(1))], **{argument: value})
+
+
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "rowwise-adagrad"])
+def test_tables_and_others_get_their_own_rates(name: str) -> None:
+    table, other = torch.nn.Parameter(torch.ones(3, 2)), torch.nn.Parameter(torch.ones(2))
+    optimizer = make_optimizer(
+        name, tables=[table], others=[other], learning_rate=0.1, table_learning_rate=0.4, table_eps=0.0
+    )
+    index = torch.tensor([[1]])
+    table.grad = torch.sparse_coo_tensor(index, torch.ones(1, 2), (3, 2), check_invariants=True)
+    other.grad = torch.ones(2)
+    optimizer.step()
+    # A gradient of ones: the first step of each of the three has the length of its learning rate.
+    assert torch.allclose(table, torch.tensor([[1.0, 1.0], [0.6, 0.6], [1.0, 1.0]]))
+    assert torch.allclose(other, torch.full((2,), 0.9))
+
+
+def test_a_large_epsilon_shortens_the_tables_steps_only() -> None:
+    table, other = torch.nn.Parameter(torch.ones(1, 2)), torch.nn.Parameter(torch.ones(2))
+    optimizer = make_optimizer(
+        "rowwise-adagrad", tables=[table], others=[other], learning_rate=0.1, table_eps=3.0
+    )
+    table.grad = torch.sparse_coo_tensor(torch.tensor([[0]]), torch.ones(1, 2), (1, 2), check_invariants=True)
+    other.grad = torch.ones(2)
+    optimizer.step()
+    assert torch.allclose(table, torch.full((1, 2), 1 - 0.1 / 4))
+    assert torch.allclose(other, torch.full((2,), 0.9))
+
+
+def test_an_unknown_optimizer_is_refused() -> None:
+    with pytest.raises(ConfigError, match="`optimizer`='adam' is unknown; use 'sgd'"):
+        make_optimizer("adam", tables=[], others=[], learning_rate=0.1)

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from intune.errors import NotFoundError, SchemaError
+from intune.pipelines.schema import Ragged
+from intune.pipelines.transforms.criteo import DENSE, SPARSE
+from intune.workloads.click_data import (
+    LEAST_ROWS,
+    MISSING_ID,
+    ROOMY_ROWS,
+    find_click_data,
+    hashed_rows,
+    to_batches,
+)
+
+SIZES = (50,) * 26
+
+
+def write(path: Path, rows: int = 40, *, seed: int = 0, text: bool = False, lists: bool = False) -> None:
+    """Click logs with nulls in every column but the label."""
+    rng = np.random.default_rng(seed)
+    table = {"label": rng.integers(0, 2, size=rows).astype(np.float32)}
+    for name in DENSE:
+        table[name] = pa.array(rng.normal(3, 4, size=rows).astype(np.float32), mask=rng.random(rows) < 0.2)
+    for name in SPARSE:
+        ids = rng.integers(0, 2**32, size=rows)
+        if lists:
+            table[name] = [ids[: rng.integers(0, 4)].tolist() for _ in range(rows)]
+        elif text:
+            table[name] = [None if rng.random() < 0.2 else f"{i:08x}" for i in ids]
+        else:
+            table[name] = pa.array(ids, mask=rng.random(rows) < 0.2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(table), path, row_group_size=10)
+
+
+def batches(folder: Path) -> list[dict[str, object]]:
+    found = find_click_data(str(folder))
+    pipeline = to_batches(found, found.train, batch_size=8, table_sizes=SIZES)
+    with pipeline.loader(executor="threads") as loader:
+        return list(loader)
+
+
+def test_a_folder_of_the_data_command_has_train_test_and_what_is_known_of_them(tmp_path: Path) -> None:
+    write(tmp_path / "train" / "b.parquet")
+    write(tmp_path / "train" / "a.parquet")
+    write(tmp_path / "test" / "a.parquet")
+    description = {
+        "schema_version": 1,
+        "cardinalities": {name: 10 + number for number, name in enumerate(SPARSE)},
+        "teacher": {"auc": {"train": 0.81, "test": 0.8}},
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    found = find_click_data(str(tmp_path))
+    assert [Path(path).name for path in found.train] == ["a.parquet", "b.parquet"]
+    assert found.test == (str(tmp_path / "test" / "a.parquet"),)
+    assert found.cardinalities == tuple(range(10, 36))
+    assert found.best_auc == 0.8
+
+
+def test_a_folder_with_train_only_holds_nothing_out_and_knows_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "train" / "a.parquet")
+    found = find_click_data(str(tmp_path))
+    assert found.test == ()
+    assert found.cardinalities is None
+    assert found.best_auc is None
+
+
+def test_data_converted_from_logs_has_a_description_without_a_teacher(tmp_path: Path) -> None:
+    write(tmp_path / "train" / "a.parquet")
+    (tmp_path / "dataset.json").write_text(json.dumps({"schema_version": 1, "kind": "criteo"}))
+    assert find_click_data(str(tmp_path)).best_auc is None
+
+
+def test_of_plain_files_the_last_is_held_out(tmp_path: Path) -> None:
+    for name in ("day_2", "day_0", "day_1"):
+        write(tmp_path / f"{name}.parquet")
+    for data in (str(tmp_path), str(tmp_path / "day_*.parquet"), tmp_path.as_uri()):
+        found = find_click_data(data)
+        assert [Path(path).name for path in found.train] == ["day_0.parquet", "day_1.parquet"]
+        assert [Path(path).name for path in found.test] == ["day_2.parquet"]
+
+
+def test_a_single_file_is_trained_on(tmp_path: Path) -> None:
+    write(tmp_path / "only.parquet")
+    found = find_click_data(str(tmp_path / "only.parquet"))
+    assert found.train == (str(tmp_path / "only.parquet"),)
+    assert found.test == ()
+
+
+def test_what_is_not_there_and_what_is_no_click_log_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError):
+        find_click_data(str(tmp_path / "nowhere"))
+    pq.write_table(pa.table({"label": [1.0], "I1": [1.0]}), tmp_path / "x.parquet")
+    with pytest.raises(SchemaError, match=r"lacks the columns I2, .*C26; click logs have label, I1 … I13"):
+        find_click_data(str(tmp_path))
+
+
+def test_batches_of_integer_ids_are_what_the_model_takes(tmp_path: Path) -> None:
+    write(tmp_path / "x.parquet")
+    found = batches(tmp_path / "x.parquet")
+    assert len(found) == 5
+    for batch in found:
+        assert batch.keys() == {"label", "dense", "sparse"}
+        dense, sparse = batch["dense"], batch["sparse"]
+        assert isinstance(dense, torch.Tensor)
+        assert isinstance(sparse, torch.Tensor)
+        assert (dense.shape, dense.dtype) == ((8, 13), torch.float32)
+        assert (sparse.shape, sparse.dtype) == ((8, 26), torch.int64)
+        assert not torch.isnan(dense).any()
+        assert 0 <= sparse.min() <= sparse.max() < 50
+    label = torch.cat([batch["label"] for batch in found])  # type: ignore[misc]
+    assert label.tolist() == pq.read_table(tmp_path / "x.parquet")["label"].to_pylist()
+
+
+def test_missing_integers_share_a_row_of_their_own(tmp_path: Path) -> None:
+    write(tmp_path / "x.parquet")
+    table = pq.read_table(tmp_path / "x.parquet")
+    assert table["C1"].null_count
+    filled = table.set_column(table.schema.get_field_index("C1"), "C1", table["C1"].fill_null(MISSING_ID))
+    pq.write_table(filled, tmp_path / "y.parquet", row_group_size=10)
+    left, right = (batches(tmp_path / f"{name}.parquet") for name in "xy")
+    assert all(torch.equal(a["sparse"], b["sparse"]) for a, b in zip(left, right, strict=True))  # type: ignore[arg-type]
+
+
+def test_text_ids_are_hashed(tmp_path: Path) -> None:
+    write(tmp_path / "x.parquet", text=True)
+    sparse = torch.cat([batch["sparse"] for batch in batches(tmp_path / "x.parquet")])  # type: ignore[misc]
+    assert sparse.shape == (40, 26)
+    assert len(sparse.unique()) > 40
+
+
+def test_lists_of_ids_stay_lists(tmp_path: Path) -> None:
+    write(tmp_path / "x.parquet", lists=True)
+    expected = pq.read_table(tmp_path / "x.parquet")["C7"].to_pylist()
+    found = [batch["C7"] for batch in batches(tmp_path / "x.parquet")]
+    assert all(isinstance(column, Ragged) for column in found)
+    lengths = torch.cat([column.lengths for column in found])  # type: ignore[attr-defined]
+    assert lengths.tolist() == [len(row) for row in expected]
+
+
+def test_shuffled_rows_are_the_same_rows_in_another_order(tmp_path: Path) -> None:
+    write(tmp_path / "x.parquet")
+    found = find_click_data(str(tmp_path))
+    sums = []
+    for seed in (None, 1, 2):
+        pipeline = to_batches(
+            found,
+            found.train,
+            batch_size=8,
+            table_sizes=SIZES,
+            shuffle=0 if seed is None else 4,
+            seed=seed or 0,
+        )
+        with pipeline.loader(executor="threads") as loader:
+            sums.append(torch.cat([batch["dense"].sum(1) for batch in loader]))
+    assert not torch.equal(sums[0], sums[1])
+    assert not torch.equal(sums[1], sums[2])
+    assert torch.equal(sums[0].sort().values, sums[1].sort().values)
+
+
+def test_tables_have_room_where_ids_are_few_and_are_capped() -> None:
+    assert hashed_rows([3, 500, 10_000, 10_131_227]) == (LEAST_ROWS, 8000, ROOMY_ROWS, 10_131_227)
+    assert hashed_rows([3, 500, 10_000, 10_131_227], most=6000) == (LEAST_ROWS, 6000, 6000, 6000)

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from intune.errors import ConfigError, LoaderError
+from intune.workloads.checkpoint import CheckpointStore
+from intune.workloads.data.synthetic import SyntheticConfig, write_synthetic
+from intune.workloads.dlrm import DEMO_TABLE_ROWS, DLRM, DLRMConfig
+from intune.workloads.dlrm_job import DLRMJob, ready
+from intune.workloads.training import TrainOptions, TrainSummary
+
+ROWS, BATCH = 6400, 200
+STEPS = ROWS // BATCH
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("clicks") / "data"
+    config = SyntheticConfig(rows=ROWS, test_rows=2000, files=2, row_group_rows=400, missing=1.0, scale=1e-4)
+    write_synthetic(config, folder)
+    return str(folder)
+
+
+def job(data: str, **changes: Any) -> DLRMJob:
+    options = {"epochs": 1, "checkpoint_every": 10, **changes.pop("options", {})}
+    settings = {
+        "batch_size": BATCH,
+        "table_rows": 500,
+        "shuffle": 3,
+        "executor": "threads",
+        "memory": "200MB",
+    }
+    return DLRMJob(data=data, options=TrainOptions(**options), **{**settings, **changes})
+
+
+def run(what: DLRMJob) -> tuple[TrainSummary, list[torch.Tensor]]:
+    with ready(what) as made:
+        summary = made.trainer.fit()
+        return summary, [value.detach().clone() for value in made.trainer.model.parameters()]
+
+
+def assert_same_bits(left: list[torch.Tensor], right: list[torch.Tensor]) -> None:
+    assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def in_another_process(what: DLRMJob, number: int, at: int) -> subprocess.CompletedProcess[str]:
+    """Run the job in a new process that sends itself a signal when step `at` is done."""
+    code = f"""
+import os, signal, torch
+from pathlib import Path, PosixPath
+from intune.workloads.dlrm_job import DLRMJob, ready
+from intune.workloads.training import TrainOptions
+torch.set_num_threads(1)
+def on_step(step, loss, stats):
+    if step == {at}:
+        os.kill(os.getpid(), {number})
+with ready({what!r}) as made:
+    made.trainer.on_step = on_step
+    print(made.trainer.fit().stopped_by)
+"""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_one_pass_trains_on_every_full_batch_and_scores_the_held_out_rows(data: str) -> None:
+    with ready(job(data)) as made:
+        assert made.steps == STEPS
+        summary = made.trainer.fit()
+    assert (summary.step, summary.rows) == (STEPS, ROWS)
+    (evaluation,) = summary.evaluations
+    assert evaluation.metrics["rows"] == 2000
+    assert made.data.best_auc is not None
+    assert 0.6 < evaluation.metrics["auc"] < made.data.best_auc + 0.02
+    assert evaluation.metrics["normalised_entropy"] < 1
+
+
+def test_lists_of_ids_are_trained_on(tmp_path: Path) -> None:
+    config = SyntheticConfig(rows=1000, test_rows=500, row_group_rows=500, multi_hot=True, scale=1e-4)
+    write_synthetic(config, tmp_path / "data")
+    summary, _ = run(job(str(tmp_path / "data"), shuffle=0))
+    assert summary.step == 5
+    assert summary.evaluations[0].metrics["rows"] == 500
+
+
+def test_text_ids_are_trained_on(tmp_path: Path) -> None:
+    config = SyntheticConfig(rows=1000, test_rows=500, row_group_rows=500, strings=True, scale=1e-4)
+    write_synthetic(config, tmp_path / "data")
+    summary, _ = run(job(str(tmp_path / "data"), optimizer="sgd", learning_rate=0.1))
+    assert summary.step == 5
+
+
+def test_the_same_seed_gives_the_same_model_whatever_the_slots(data: str) -> None:
+    _, first = run(job(data, seed=3))
+    _, again = run(job(data, seed=3, slots={"load": 3, "transform": 1}, cpus=1))
+    _, other = run(job(data, seed=4))
+    assert_same_bits(first, again)
+    assert not torch.equal(first[0], other[0])
+
+
+def test_a_run_killed_in_the_second_epoch_goes_on_to_the_same_bits(data: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"options": {"epochs": 2, "checkpoint_every": 7}, "resume": True}
+    _, expected = run(job(data, options={"epochs": 2}))
+    killed = in_another_process(job(data, checkpoints=tmp_path, **settings), signal.SIGKILL, at=40)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    with ready(job(data, checkpoints=tmp_path, **settings)) as made:
+        assert made.resumed_from == tmp_path / "step-000000000035.pt"
+        summary = made.trainer.fit()
+        found = [value.detach().clone() for value in made.trainer.model.parameters()]
+    assert summary.step == 2 * STEPS
+    assert summary.rows == (2 * STEPS - 35) * BATCH
+    assert_same_bits(found, expected)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(data: str, tmp_path: Path) -> None:
+    _, expected = run(job(data))
+    with ready(job(data, checkpoints=tmp_path)) as made:
+        made.trainer.on_step = lambda step, *_: os.kill(os.getpid(), signal.SIGINT) if step == 20 else None
+        summary = made.trainer.fit()
+    assert (summary.stopped_by, summary.step) == (signal.SIGINT, 20)
+    resumed, found = run(job(data, checkpoints=tmp_path, resume=True))
+    assert resumed.rows == (STEPS - 20) * BATCH
+    assert_same_bits(found, expected)
+
+
+def test_resuming_with_no_checkpoint_yet_begins_anew(data: str, tmp_path: Path) -> None:
+    with ready(job(data, checkpoints=tmp_path / "new", resume=True)) as made:
+        assert made.resumed_from is None
+
+
+def test_another_runs_checkpoints_are_not_written_over(data: str, tmp_path: Path) -> None:
+    CheckpointStore(directory=tmp_path).save(7, {})
+    with pytest.raises(ConfigError, match=r"holds those of another run, up to step-000000000007\.pt; go on"):
+        run(job(data, checkpoints=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"batch_size": 100}, ConfigError, "recipe was .*'batch_size': 200"),
+        ({"learning_rate": 0.5}, ConfigError, "recipe was"),
+        ({"seed": 5}, ConfigError, "seed was 0 and is 5"),
+        ({"shuffle": 2}, LoaderError, "shuffle"),
+    ],
+)
+def test_a_resume_with_other_settings_is_refused(
+    data: str, tmp_path: Path, change: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    run(job(data, checkpoints=tmp_path, options={"max_steps": 1}))
+    with pytest.raises(error, match=words):
+        run(job(data, checkpoints=tmp_path, resume=True, **change))
+
+
+def test_tables_follow_the_data_and_the_preset(data: str) -> None:
+    with ready(job(data, table_rows=None)) as made:
+        assert made.data.cardinalities is not None
+        assert len(made.config.table_sizes) == 26
+        assert max(made.config.table_sizes) <= DEMO_TABLE_ROWS
+        assert made.config.recipe.optimizer == "rowwise-adagrad"
+        model = made.trainer.model
+        assert isinstance(model, DLRM)
+        assert len(model.embeddings.weight) == sum(made.config.table_sizes)
+
+
+def test_the_presets_recipe_is_taken_where_nothing_else_is_said(data: str) -> None:
+    with ready(job(data, preset="kaggle", batch_size=None)) as made:
+        assert made.config.recipe == DLRMConfig.kaggle().recipe
+        assert made.config.bottom == (512, 256, 64, 16)
+    with ready(job(data, learning_rate=0.3, optimizer="adagrad")) as made:
+        groups = made.trainer.optimizer.param_groups
+        assert [group["lr"] for group in groups] == [0.3, 0.3]
+        assert not groups[0]["rowwise"]
+
+
+def test_a_batch_larger_than_the_data_is_refused(data: str) -> None:
+    with pytest.raises(ConfigError, match="use a smaller batch"):
+        run(job(data, batch_size=10_000))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"preset": "tiny"}, "`preset`='tiny'"),
+        ({"seed": -1}, "`seed`"),
+        ({"shuffle": -1}, "`shuffle`"),
+        ({"table_rows": 0}, "`table_rows`"),
+        ({"resume": True}, "`resume` needs `checkpoints`"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        job("data", **changes)
+
+
+def test_no_thread_and_no_file_is_left_behind(data: str, tmp_path: Path) -> None:
+    before = {thread.name for thread in threading.enumerate()}
+    run(job(data, options={"max_steps": 3}, checkpoints=tmp_path))
+    assert {thread.name for thread in threading.enumerate()} <= before
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000000003.pt"]
