@@ -170,7 +170,9 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
             return self._layout.array(value) if plain else None
         if kind in _STRING_TYPES:
             return self._layout.strings(value)
-        if kind.__module__ == "torch" and kind.__name__ == "Tensor":  # importing torch is left to who needs it
+        if (
+            kind.__module__ == "torch" and kind.__name__ == "Tensor"
+        ):  # importing torch is left to who needs it
             torch = sys.modules["torch"]
             dense = value.device.type == "cpu" and value.layout is torch.strided and not value.is_quantized
             return self._layout.tensor(value, torch) if dense and not value.requires_grad else None

@@ -20,6 +20,7 @@ import cloudpickle
 
 from intune.pipelines.errors import StageError
 from intune.pipelines.executors.channel import Channel
+from intune.pipelines.executors.malloc import keep_freed_memory
 from intune.pipelines.executors.messages import Call, Failed, Hello, Load, Loaded, Made
 from intune.pipelines.executors.packing import pack, unpack
 from intune.pipelines.executors.segments import Segment
@@ -119,6 +120,7 @@ def main() -> None:
     # Ctrl-C is for the trainer; it was blocked while this process started.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    keep_freed_memory()
     control, lifeline = (int(argument) for argument in sys.argv[1:3])
     channel = Channel(socket.socket(fileno=control))
     _end_with(lifeline)

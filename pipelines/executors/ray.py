@@ -23,7 +23,7 @@ from intune.pipelines.budget import Budget
 from intune.pipelines.errors import ConfigError, IntuneError, StageError, WorkerLostError
 from intune.pipelines.executors.ray_cluster import connect, disconnect
 from intune.pipelines.executors.ray_worker import MOST_THREADS, Outcome, RayWorker
-from intune.pipelines.operations import Operations, Piece, Result
+from intune.pipelines.operations import Job, Operations, Piece, Result
 from intune.pipelines.run import Run, finalize
 from intune.pipelines.scheduler import Key, Task
 from intune.pipelines.schema import block_bytes
@@ -122,7 +122,7 @@ class RayFleet:
         with self._lock:
             self._generation += 1
             self._run = run
-            self._job = ray.put(cloudpickle.dumps(run.job))
+            self._job = ray.put(_pickled(run.job))
             self._operations = Operations(run.job)
             self._groups.clear()
             self._deaths.clear()
@@ -482,3 +482,13 @@ class _Arrived:
 
     pieces: list[Piece]
     roots: dict[Any, int]
+
+
+def _pickled(job: Job) -> bytes:
+    try:
+        return bytes(cloudpickle.dumps(job))
+    except Exception as error:  # whatever the user's objects do when they are pickled
+        raise ConfigError(
+            f"a function of the pipeline cannot be sent to Ray's workers ({type(error).__name__}: {error}); "
+            "make what it uses inside it, or use executor='threads'"
+        ) from error

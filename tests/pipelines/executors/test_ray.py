@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -177,6 +178,13 @@ def test_errors_of_user_code_arrive_with_their_cause_and_place(data):
         next(iter(loader))
     assert "0.parquet, row group" in str(caught.value)
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_a_function_that_cannot_be_sent_is_an_error_that_says_so(data):
+    lock = threading.Lock()
+    pipe = Pipeline.from_parquet(data).batch(250).map(lambda block: block if lock else {})
+    with ray_loader(pipe) as loader, pytest.raises(ConfigError, match="cannot be sent to Ray's workers"):
+        next(iter(loader))
 
 
 def test_what_cannot_be_used_is_skipped_and_counted(data, caplog):
