@@ -16,8 +16,8 @@ _KEEP = np.array([(1 << (8 * size)) - 1 for size in range(9)], dtype=np.uint64)
 """Masks that keep the first 0 to 8 bytes of a little-endian word."""
 _PIECE = 8192
 """Strings worked on at once: their temporary arrays, of 64 KiB, need no new pages from the system."""
-_PIECE_BYTES = 1 << 22
-"""Text worked on at once; temporary arrays take some ten times as much for strings longer than 8 bytes."""
+_PIECE_BYTES = 1 << 16
+"""Bytes worked on at once, for the same reason: strings longer than 8 bytes take several arrays of that size."""
 
 
 def fingerprint(strings: pa.Array, seed: int = 0) -> Array:
