@@ -1,0 +1,787 @@
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from intune.pipelines import Allocation, Budget, Loader, Pipeline
+from intune.pipelines import loader as loader_module
+from intune.pipelines import plan as plan_module
+from intune.pipelines.errors import ConfigError, LoaderError
+from intune.pipelines.executors.threads import ThreadFleet
+from intune.pipelines.memory import resident_bytes
+
+BUDGET = Budget(cpus=2, memory=1 << 28)
+
+SHAPES: tuple[tuple[tuple[int, ...], ...], ...] = (
+    ((7,),),
+    ((20, 20, 20, 11),),
+    ((13, 0, 21), (0,), (40,)),
+    ((3, 3, 3, 3, 3, 3), (1,), (30, 2)),
+    ((64,) * 4, (64,) * 3, (5,)),
+)
+
+
+@contextmanager
+def small(block_rows: int = 20, chunk_rows: int = 16) -> Iterator[None]:
+    """So few rows a block and a task that small data makes many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan_module, "BLOCK_ROWS", block_rows)
+        patch.setattr(loader_module, "BLOCK_ROWS", block_rows)
+        patch.setattr(ThreadFleet, "chunk_rows", chunk_rows)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def small_blocks() -> Iterator[None]:
+    with small():
+        yield
+
+
+def load(pipe: Pipeline, **options: Any) -> Loader:
+    return pipe.loader(**{"executor": "threads", "budget": BUDGET, **options})
+
+
+def ids(batch: dict[str, Any]) -> list[int]:
+    """The row ids of a batch, every other column checked against them."""
+    rows: list[int] = batch["id"].tolist()
+    assert batch["x"].dtype == torch.float32
+    assert batch["x"].tolist() == [row * 0.5 for row in rows]
+    assert batch["name"].to_pylist() == [f"row {row}" for row in rows]
+    ends, values = batch["bag"].offsets.tolist(), batch["bag"].values.tolist()
+    assert [values[low:high] for low, high in itertools.pairwise(ends)] == [[row] * (row % 4) for row in rows]
+    return rows
+
+
+def content(batch: dict[str, Any]) -> dict[str, Any]:
+    """Every bit of a batch."""
+    made: dict[str, Any] = {}
+    for name, column in batch.items():
+        if isinstance(column, torch.Tensor):
+            made[name] = (column.dtype, column.numpy().tobytes())
+        elif isinstance(column, pa.Array):
+            made[name] = column.to_pylist()
+        else:
+            made[name] = (column.values.numpy().tobytes(), column.offsets.numpy().tobytes())
+    return made
+
+
+def log(block: dict[str, Any]) -> dict[str, Any]:
+    return {**block, "log": np.log1p(block["x"])}
+
+
+def rowwise(block: dict[str, Any]) -> dict[str, Any]:
+    return {**block, "twice": block["x"] * 2}
+
+
+rowwise.rowwise = True  # type: ignore[attr-defined]
+
+
+def pipeline(
+    folder: Path, shuffle: str | None, window: int, seed: int, batch: int, drop_last: bool
+) -> Pipeline:
+    pipe = Pipeline.from_parquet(folder)
+    if shuffle == "rows":
+        return pipe.shuffle(window, seed=seed).batch(batch, drop_last=drop_last)
+    pipe = pipe.batch(batch, drop_last=drop_last)
+    return pipe.shuffle(window, seed=seed) if shuffle == "batches" else pipe
+
+
+def allocations(stages: tuple[str, ...]) -> st.SearchStrategy[Any]:
+    memory = st.sampled_from([None, None, 1, 100_000])
+    counts = st.integers(1, 4)
+    return st.one_of(
+        st.builds(lambda pool, limit: Allocation.shared(pool, memory=limit), st.integers(1, 6), memory),
+        st.builds(
+            lambda slots, limit: Allocation.per_stage(slots, memory=limit),
+            st.dictionaries(st.sampled_from(stages), counts, min_size=1),
+            memory,
+        ),
+        st.dictionaries(st.sampled_from(stages), counts, min_size=1),
+    )
+
+
+@settings(deadline=None, max_examples=100)
+@given(data=st.data())
+def test_batches_are_the_same_bit_for_bit_whatever_is_resized_and_wherever_the_loop_is_resumed(
+    data_sets: Any, numbered: Callable[..., Any], reference: Callable[..., Any], data: st.DataObject
+) -> None:
+    shape = data.draw(st.sampled_from(SHAPES), "data")
+    shuffle = data.draw(st.sampled_from([None, "rows", "batches"]), "shuffle")
+    window, seed = data.draw(st.integers(1, 4), "window"), data.draw(st.integers(0, 5), "seed")
+    batch, epoch = data.draw(st.integers(2, 30), "batch"), data.draw(st.integers(0, 3), "epoch")
+    world = data.draw(st.integers(1, 3), "world")
+    rank = data.draw(st.integers(0, world - 1), "rank")
+    total = sum(map(sum, shape))
+    drop_last = data.draw(st.booleans(), "drop_last") and total // world >= batch
+    block_rows = data.draw(st.sampled_from([1, 20, 65_536]), "block rows")
+    pipe = pipeline(data_sets.folder(shape), shuffle, window, seed, batch, drop_last)
+    for function in data.draw(st.lists(st.sampled_from([log, rowwise]), max_size=2), "maps"):
+        pipe = pipe.map(function)
+    share = {"rank": rank, "world_size": world}
+    expected = reference(
+        numbered(shape), batch_size=batch, drop_last=drop_last, shuffle=shuffle, row_groups=window, seed=seed,
+        epoch=epoch, rank=rank, world=world, block_rows=block_rows,
+    )  # fmt: skip
+    with small(block_rows, data.draw(st.sampled_from([1, 16, 65_536]), "chunk rows")):
+        with load(pipe, allocation=Allocation.shared(1), **share) as loader:
+            loader.set_epoch(epoch)
+            assert len(loader) == len(expected)
+            single = [(ids(made), content(made)) for made in loader]
+        assert [rows for rows, _ in single] == expected
+        stop = data.draw(st.integers(0, len(expected)), "stop")
+        with load(pipe, allocation=data.draw(allocations(pipe.stage_names), "allocation"), **share) as loader:
+            loader.set_epoch(epoch)
+            made = []
+            for one in loader:
+                made.append(content(one))
+                if data.draw(st.integers(0, 2), "resize?") == 0:
+                    loader.resize(data.draw(allocations(pipe.stage_names), "resize"))
+                if len(made) >= stop:
+                    break
+            state = json.loads(json.dumps(loader.state_dict()))
+        with load(pipe, **share) as resumed:
+            resumed.load_state_dict(state)
+            assert resumed.epoch == (epoch + 1 if len(made) == len(expected) else epoch)
+            if resumed.epoch == epoch:
+                made += [content(one) for one in resumed]
+    assert made == [bits for _, bits in single]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    shape=st.sampled_from(SHAPES),
+    shuffle=st.sampled_from([None, "rows", "batches"]),
+    batch=st.integers(1, 20),
+    world=st.integers(1, 4),
+    drop_last=st.booleans(),
+    in_order=st.booleans(),
+)
+def test_every_row_comes_once_over_all_ranks_and_ranks_have_as_many_batches(
+    data_sets: Any, shape: Any, shuffle: str | None, batch: int, world: int, drop_last: bool, in_order: bool
+) -> None:
+    total = sum(map(sum, shape))
+    if total < world or (drop_last and total // world < batch):
+        return
+    pipe = pipeline(data_sets.folder(shape), shuffle, 2, 0, batch, drop_last)
+    rows, counts = [], set()
+    for rank in range(world):
+        with load(pipe, rank=rank, world_size=world, in_order=in_order) as loader:
+            made = [ids(one) for one in loader]
+        rows += [row for one in made for row in one]
+        counts.add(len(made))
+    if drop_last:
+        assert len(rows) == len(set(rows)) == world * (total // world // batch) * batch
+    else:
+        assert sorted(rows) == list(range(total))
+    assert len(counts) == 1 or batch == 1
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    shape=st.sampled_from(SHAPES[1:]),
+    batch=st.integers(2, 12),
+    stop=st.integers(0, 30),
+    seed=st.integers(0, 9),
+)
+def test_out_of_order_every_batch_comes_once_also_across_a_resume(
+    data_sets: Any, numbered: Callable[..., Any], reference: Callable[..., Any],
+    shape: Any, batch: int, stop: int, seed: int,
+) -> None:  # fmt: skip
+    pipe = pipeline(data_sets.folder(shape), "rows", 2, seed, batch, False).map(log)
+    expected = reference(
+        numbered(shape), batch_size=batch, shuffle="rows", row_groups=2, seed=seed, block_rows=20
+    )
+    made = []
+    with load(pipe, in_order=False, allocation=Allocation.shared(4)) as loader:
+        for one in loader:
+            made.append(ids(one))
+            if len(made) >= stop:
+                break
+        state = json.loads(json.dumps(loader.state_dict()))
+    with load(pipe, in_order=False, allocation=Allocation.shared(4)) as resumed:
+        resumed.load_state_dict(state)
+        if resumed.epoch == 0:
+            made += [ids(one) for one in resumed]
+    assert sorted(made) == sorted(expected)
+
+
+def test_batches_finished_ahead_of_the_one_in_order_are_remembered_and_not_made_again(data_sets: Any) -> None:
+    """The first batch's task is held up, others overtake it, the state is saved, another loader goes on."""
+    folder = data_sets.folder(SHAPES[1])
+    gate = threading.Event()
+
+    def slow_first(block: dict[str, Any]) -> dict[str, Any]:
+        if 0 in block["id"]:
+            gate.wait(20)
+        return block
+
+    pipe = Pipeline.from_parquet(folder).batch(10).map(slow_first)
+    with load(pipe, in_order=False, allocation=Allocation.shared(4)) as loader:
+        iterator = iter(loader)
+        first = [ids(next(iterator)) for _ in range(3)]
+        state = loader.state_dict()
+        gate.set()
+    assert state["batch"] == 0
+    assert len(state["ahead"]) == 3
+    assert all(0 not in rows for rows in first)
+    with load(pipe, in_order=False) as resumed:
+        resumed.load_state_dict(state)
+        rest = [ids(one) for one in resumed]
+    assert len(rest) == len(resumed) - 3
+    assert sorted(row for rows in first + rest for row in rows) == list(range(71))
+
+
+RESUME = """
+import json, sys
+from intune.pipelines import Budget, Pipeline, plan, loader
+from intune.pipelines.executors.threads import ThreadFleet
+plan.BLOCK_ROWS = loader.BLOCK_ROWS = 20
+ThreadFleet.chunk_rows = 16
+answers = []
+for case in json.load(sys.stdin):
+    pipe = Pipeline.from_parquet(case["folder"])
+    pipe = pipe.shuffle(2, seed=5).batch(8) if case["shuffle"] == "rows" else pipe.batch(8).shuffle(2, seed=5)
+    options = {"executor": "threads", "budget": Budget(cpus=1, memory=1 << 28), "rank": 1, "world_size": 2}
+    with pipe.loader(in_order=case["in_order"], **options) as made:
+        made.load_state_dict(case["state"])
+        answers.append([batch["id"].tolist() for batch in made])
+json.dump(answers, sys.stdout)
+"""
+
+
+def test_a_new_process_goes_on_with_exactly_the_next_batch(data_sets: Any) -> None:
+    folder = data_sets.folder(SHAPES[4])
+    cases, before, whole = [], [], []
+    for shuffle in ("rows", "batches"):
+        for stop, in_order in ((1, True), (11, True), (7, False)):
+            pipe = pipeline(folder, shuffle, 2, 5, 8, False)
+            with load(pipe, rank=1, world_size=2, in_order=in_order) as loader:
+                loader.set_epoch(2)
+                whole.append([ids(one) for one in loader])
+                loader.set_epoch(2)
+                iterator = iter(loader)
+                before.append([ids(next(iterator)) for _ in range(stop)])
+                state = loader.state_dict()
+            cases.append({"folder": str(folder), "shuffle": shuffle, "in_order": in_order, "state": state})
+    done = subprocess.run(
+        [sys.executable, "-c", RESUME],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for case, seen, rest, full in zip(cases, before, json.loads(done.stdout), whole, strict=True):
+        if case["in_order"]:
+            assert seen + rest == full
+        else:
+            assert sorted(seen + rest) == sorted(full)
+
+
+# ---- loops and epochs ------------------------------------------------------------------------------------------
+
+
+def test_every_loop_is_an_epoch_and_has_its_own_order(
+    data_sets: Any, numbered: Callable[..., Any], reference: Callable[..., Any]
+) -> None:
+    pipe = pipeline(data_sets.folder(SHAPES[1]), "rows", 2, 3, 9, False)
+    with load(pipe) as loader:
+        for epoch in range(4):
+            assert loader.epoch == epoch
+            assert [ids(one) for one in loader] == reference(
+                numbered(SHAPES[1]),
+                batch_size=9,
+                shuffle="rows",
+                row_groups=2,
+                seed=3,
+                epoch=epoch,
+                block_rows=20,
+            )
+        loader.set_epoch(1)
+        assert [ids(one) for one in loader] == reference(
+            numbered(SHAPES[1]), batch_size=9, shuffle="rows", row_groups=2, seed=3, epoch=1, block_rows=20
+        )
+        assert loader.epoch == 2
+
+
+def test_a_loop_left_early_begins_the_same_epoch_anew(data_sets: Any) -> None:
+    with load(pipeline(data_sets.folder(SHAPES[1]), "rows", 2, 0, 9, False)) as loader:
+        seen = []
+        for one in loader:
+            seen.append(ids(one))
+            if len(seen) == 3:
+                break
+        assert loader.state_dict()["batch"] == 3
+        again = [ids(one) for one in loader]
+        assert again[:3] == seen
+        assert len(again) == len(loader)
+
+
+def test_a_second_loop_ends_the_first(data_sets: Any) -> None:
+    with load(pipeline(data_sets.folder(SHAPES[1]), None, 1, 0, 9, False)) as loader:
+        first = iter(loader)
+        next(first)
+        second = iter(loader)
+        with pytest.raises(LoaderError, match=r"this loop over the loader is over: .*another loop has begun"):
+            next(first)
+        assert [row for one in second for row in ids(one)] == list(range(71))
+        with pytest.raises(LoaderError, match="this loop over the loader is over"):
+            next(second)
+
+
+def test_set_epoch_within_a_loop_is_for_the_next_one(data_sets: Any) -> None:
+    with load(pipeline(data_sets.folder(SHAPES[1]), "rows", 2, 0, 9, False)) as loader:
+        for _ in loader:
+            loader.set_epoch(7)
+        assert loader.epoch == 7
+        assert loader.state_dict()["epoch"] == 7
+
+
+def test_the_state_says_what_was_handed_over_not_what_was_made_ahead(data_sets: Any) -> None:
+    with load(
+        pipeline(data_sets.folder(SHAPES[4]), None, 1, 0, 9, False), allocation=Allocation.shared(4)
+    ) as loader:
+        assert loader.state_dict()["batch"] == 0
+        for count, _ in enumerate(loader, 1):
+            state = loader.state_dict()
+            assert (state["epoch"], state["batch"], state["ahead"]) == (0, count, [])
+        state = loader.state_dict()
+        assert (state["epoch"], state["batch"]) == (1, 0)
+        loader.set_epoch(4)
+        assert loader.state_dict()["epoch"] == 4
+
+
+def test_a_state_survives_set_epoch_of_its_own_epoch_and_no_other(data_sets: Any) -> None:
+    pipe = pipeline(data_sets.folder(SHAPES[1]), "rows", 2, 0, 9, False)
+    with load(pipe) as loader:
+        loader.set_epoch(2)
+        iterator = iter(loader)
+        seen = [ids(next(iterator)) for _ in range(3)]
+        state = loader.state_dict()
+        loader.load_state_dict(state)
+        loader.set_epoch(2)  # what a training loop does first
+        assert loader.state_dict() == state
+        rest = [ids(one) for one in loader]
+        loader.set_epoch(2)
+        assert [ids(one) for one in loader] == seen + rest
+        loader.load_state_dict(state)
+        loader.set_epoch(3)
+        assert len(list(loader)) == len(loader)
+
+
+def test_the_state_at_the_end_of_an_epoch_continues_with_the_next(data_sets: Any) -> None:
+    pipe = pipeline(data_sets.folder(SHAPES[1]), "rows", 2, 0, 9, False)
+    with load(pipe) as loader:
+        iterator = iter(loader)
+        for _ in range(len(loader)):
+            next(iterator)
+        state = loader.state_dict()  # the loop does not know yet that it is over
+        assert state["batch"] == len(loader)
+        loader.load_state_dict(state)
+        assert loader.epoch == 1
+        assert loader.state_dict()["batch"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: None, "`state` is not a loader's state .*; give what state_dict"),
+        (lambda state: {}, "`state` is not a loader's state .*'version'"),
+        (lambda state: {**state, "batch": "many"}, "`state` is not a loader's state"),
+        (lambda state: {**state, "version": 99}, "`state` has version 99, but this is 1"),
+        (lambda state: {**state, "batch": 100}, "`state` says epoch 0, batch 100, .*an epoch has 8 batches"),
+        (lambda state: {**state, "batch": -1}, "`state` says epoch 0, batch -1"),
+        (lambda state: {**state, "epoch": -1}, "`state` says epoch -1"),
+        (lambda state: {**state, "ahead": [8]}, r"`state` says epoch 0, batch 2, ahead \[8\]"),
+        (lambda state: {**state, "ahead": [1]}, r"`state` says epoch 0, batch 2, ahead \[1\]"),
+        (
+            lambda state: {**state, "plan": {**state["plan"], "world_size": 2}},
+            "saved with world_size 2, but this loader has 1; its position means nothing here",
+        ),
+        (lambda state: {**state, "plan": {**state["plan"], "batch_size": 5}}, "saved with batch_size 5"),
+        (lambda state: {**state, "plan": {**state["plan"], "data": "?"}}, r"saved with data '\?'"),
+        (
+            lambda state: {**state, "plan": {**state["plan"], "shuffle": [2, 1]}},
+            r"saved with shuffle \[2, 1\]",
+        ),
+        (lambda state: {**state, "plan": {}}, "saved with data None"),
+    ],
+)
+def test_a_wrong_state_is_refused_and_changes_nothing(data_sets: Any, change: Any, message: str) -> None:
+    with load(pipeline(data_sets.folder(SHAPES[1]), "rows", 2, 0, 9, False)) as loader:
+        iterator = iter(loader)
+        next(iterator), next(iterator)
+        state = loader.state_dict()
+        with pytest.raises(LoaderError, match=message):
+            loader.load_state_dict(change(state))
+        assert loader.state_dict() == state
+        assert len(list(iterator)) == len(loader) - 2
+
+
+@pytest.mark.parametrize("epoch", [-1, 1.5, True, "1"])
+def test_nonsensical_epochs_are_refused(data_sets: Any, epoch: Any) -> None:
+    with (
+        load(pipeline(data_sets.folder(SHAPES[0]), None, 1, 0, 2, False)) as loader,
+        pytest.raises(ConfigError, match=r"`epoch`=.* must be a whole number, 0 or more"),
+    ):
+        loader.set_epoch(epoch)
+
+
+# ---- the end ---------------------------------------------------------------------------------------------------
+
+
+def workers() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("intune-")]
+
+
+def test_closing_twice_is_fine_and_what_is_closed_says_so(data_sets: Any) -> None:
+    loader = load(pipeline(data_sets.folder(SHAPES[1]), None, 1, 0, 9, False))
+    iterator = iter(loader)
+    next(iterator)
+    state = loader.state_dict()
+    loader.close()
+    loader.close()
+    assert workers() == []
+    with pytest.raises(LoaderError, match="this loop over the loader is over: it was closed"):
+        next(iterator)
+    for use in (
+        lambda: iter(loader),
+        lambda: loader.resize({"load": 1}),
+        lambda: loader.load_state_dict(state),
+    ):
+        with pytest.raises(LoaderError, match="the loader is closed; make a new one"):
+            use()
+    assert loader.stats().batches == 1
+    assert loader.state_dict() == state
+    assert len(loader) == 8
+
+
+@pytest.mark.parametrize("in_with", [True, False])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_an_exception_in_the_loop_leaves_nothing(
+    data_sets: Any, in_with: bool, error: type[BaseException]
+) -> None:
+    pipe = pipeline(data_sets.folder(SHAPES[4]), "rows", 2, 0, 9, False)
+
+    def train() -> None:
+        if in_with:
+            with load(pipe) as loader:
+                for _ in loader:
+                    raise error
+        for _ in load(pipe):
+            raise error
+
+    with pytest.raises(error):
+        train()
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while workers() and time.monotonic() < deadline:
+        threading.Event().wait(0.01)
+    assert workers() == []
+
+
+def test_a_loader_that_is_dropped_half_read_frees_its_threads_and_blocks(data_sets: Any) -> None:
+    before = pa.total_allocated_bytes()
+    loader = load(
+        pipeline(data_sets.folder(SHAPES[4]), "rows", 2, 0, 9, False), allocation=Allocation.shared(3)
+    )
+    for count, _ in enumerate(loader):
+        if count == 2:
+            break
+    del _
+    assert workers()
+    del loader
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while workers() and time.monotonic() < deadline:
+        threading.Event().wait(0.01)
+    assert workers() == []
+    assert pa.total_allocated_bytes() <= before
+
+
+def test_in_a_fork_the_loader_says_so_and_nothing_hangs(data_sets: Any) -> None:
+    loader = load(
+        pipeline(data_sets.folder(SHAPES[4]), "rows", 2, 0, 9, False), allocation=Allocation.shared(3)
+    )
+    iterator = iter(loader)
+    next(iterator)
+    state = loader.state_dict()
+    uses: list[Callable[[], Any]] = [
+        lambda: iter(loader),
+        lambda: next(iterator),
+        lambda: loader.resize({"load": 2}),
+        lambda: loader.load_state_dict(state),
+        loader.stats,
+    ]
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            message = f"made in process {os.getppid()} and cannot be used in its fork"
+            for use in uses:
+                with pytest.raises(LoaderError, match=message):
+                    use()
+            loader.close()
+            del iterator, uses
+            gc.collect()
+            code = 0
+        finally:
+            os._exit(code)
+    deadline = time.monotonic() + 30
+    while (done := os.waitpid(child, os.WNOHANG))[0] == 0:
+        if time.monotonic() > deadline:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+            pytest.fail("the fork hangs")
+        threading.Event().wait(0.01)
+    assert os.waitstatus_to_exitcode(done[1]) == 0
+    assert len(list(iterator)) == len(loader) - 1, "the parent goes on undisturbed"
+    loader.close()
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve row groups of 4,000 rows of 8 columns of 8 bytes: 256 KB each."""
+    folder = tmp_path_factory.mktemp("numbers")
+    rng = np.random.default_rng(0)
+    table = pa.table({f"c{i}": rng.integers(0, 1 << 40, 24_000) for i in range(8)})
+    for part in range(2):
+        pq.write_table(table, folder / f"{part}.parquet", row_group_size=4000, use_dictionary=False)
+    return folder
+
+
+GROUP = 4000 * 8 * 8
+
+
+@pytest.mark.parametrize("shuffle", [None, "rows"])
+@pytest.mark.parametrize("step_s", [0.0, 0.005])
+def test_held_bytes_stay_below_the_limit_and_the_task_in_hand_and_end_at_nothing(
+    numbers: Path, shuffle: str | None, step_s: float
+) -> None:
+    pipe = pipeline(numbers, shuffle, 2, 0, 1000, False).map(lambda block: {"y": block["c0"] + 1})
+    limit = 6 * GROUP
+    with small(4000, 2000), load(pipe, allocation=Allocation.shared(4, memory=limit)) as loader:
+        held = []
+        for _ in loader:
+            stats = loader.stats()
+            held.append(stats.memory_held)
+            assert stats.memory_limit == limit
+            if step_s:
+                threading.Event().wait(step_s)
+        stats = loader.stats()
+    assert 0 < max(held) <= stats.memory_peak <= limit + GROUP
+    assert stats.memory_held == 0
+
+
+def test_a_slow_trainer_makes_no_more_than_its_workers_can_use(numbers: Path) -> None:
+    made: list[int] = []
+
+    def count(block: dict[str, Any]) -> dict[str, Any]:
+        made.append(len(block["c0"]))
+        return block
+
+    with small(4000, 1000), load(Pipeline.from_parquet(numbers).batch(1000).map(count)) as loader:
+        iterator = iter(loader)
+        next(iterator)
+        seen = -1
+        while seen != len(made):  # until the workers have stopped by themselves
+            seen = len(made)
+            threading.Event().wait(0.15)
+        assert len(made) < 40, "of 48 batches most were made for a trainer that asked for one"
+        assert loader.stats().memory_held <= loader.stats().memory_limit + GROUP
+        assert len(list(iterator)) == 47
+
+
+def test_twenty_epochs_do_not_make_memory_grow(numbers: Path) -> None:
+    pipe = pipeline(numbers, "rows", 2, 0, 1000, False).map(lambda block: {**block, "y": block["c0"] * 2})
+    held, resident = [], []
+    with small(4000, 2000), load(pipe) as loader:
+        for _ in range(20):
+            for _ in loader:
+                pass
+            held.append(loader.stats().memory_held)
+            resident.append(resident_bytes())
+    assert held == [0] * 20
+    grown = max(resident[15:]) - max(resident[:6])
+    assert grown < 8 << 20, f"{grown / 1e6:.1f} MB more after 20 epochs of 3 MB"
+
+
+def test_a_batch_that_is_kept_stays_as_it_was(data_sets: Any) -> None:
+    with load(pipeline(data_sets.folder(SHAPES[4]), "rows", 2, 0, 9, False)) as loader:
+        kept = list(loader)
+        again = [content(one) for one in kept]
+        loader.set_epoch(0)
+        assert [content(one) for one in loader] == again
+    assert [content(one) for one in kept] == again
+
+
+# ---- resizing and what is measured -----------------------------------------------------------------------------
+
+
+def test_resizing_takes_effect_and_stops_no_thread(data_sets: Any) -> None:
+    running, most = 0, []
+    lock = threading.Lock()
+
+    def watch(block: dict[str, Any]) -> dict[str, Any]:
+        nonlocal running
+        with lock:
+            running += 1
+            most.append(running)
+        threading.Event().wait(0.001)
+        with lock:
+            running -= 1
+        return block
+
+    pipe = Pipeline.from_parquet(data_sets.folder(SHAPES[4])).batch(4).map(watch)
+    with load(pipe, allocation={"load": 1, "batch": 1, "transform": 1}) as loader:
+        iterator = iter(loader)
+        for _ in range(20):
+            next(iterator)
+        assert max(most) == 1
+        threads = set(workers())
+        loader.resize({"transform": 4})
+        assert loader.stats().stage("transform").slots == 4
+        for _ in range(60):
+            next(iterator)
+        assert 1 < max(most) <= 4
+        assert threads <= set(workers())
+        loader.resize({"transform": 1})
+        for _ in range(10):
+            next(iterator)
+        most.clear()
+        for _ in iterator:
+            pass
+        assert max(most) == 1
+
+
+@pytest.mark.parametrize("change", [{"load": 0}, {"nothing": 1}, 3, {"load": "2"}, {}])
+def test_a_nonsensical_resize_is_refused_and_changes_nothing(data_sets: Any, change: Any) -> None:
+    with load(pipeline(data_sets.folder(SHAPES[1]), None, 1, 0, 9, False)) as loader:
+        iterator = iter(loader)
+        next(iterator)
+        before = loader.allocation
+        with pytest.raises(ConfigError):
+            loader.resize(change)
+        assert loader.allocation == before
+        assert len(list(iterator)) == len(loader) - 1
+
+
+def test_what_is_measured_adds_up(data_sets: Any) -> None:
+    pipe = pipeline(data_sets.folder(SHAPES[1]), "rows", 2, 0, 10, False).map(log).to("cpu")
+    with load(pipe, allocation=dict.fromkeys(pipe.stage_names, 2)) as loader:
+        assert loader.stats().rows == 0
+        for _ in range(2):
+            for _ in loader:
+                pass
+        stats = loader.stats(resident=True)
+    assert (stats.rows, stats.batches, stats.epoch, stats.batch) == (142, 16, 2, 0)
+    assert [stage.name for stage in stats.stages] == list(pipe.stage_names) == list(loader.stages)
+    for stage in stats.stages:
+        assert stage.rows == 142
+        assert stage.slots == 2
+        assert (stage.queue, stage.running, stage.retries) == (0, 0, 0)
+        assert stage.busy_s > 0
+        assert stage.busy_s + stage.starved_s + stage.blocked_s == pytest.approx(stage.slot_s)
+    assert stats.stage("load").tasks == 2 * 4
+    assert stats.stage("load").bytes_out > 0
+    assert stats.memory_resident > 1 << 20
+    assert (stats.redone, stats.workers_lost, stats.skipped) == (0, 0, 0)
+    assert stats.elapsed_s >= stats.step_s + stats.wait_s > 0
+
+
+def test_the_trainers_step_and_its_waiting_are_told_apart(data_sets: Any) -> None:
+    now = [0.0]
+    with load(pipeline(data_sets.folder(SHAPES[1]), None, 1, 0, 10, False), clock=lambda: now[0]) as loader:
+        for _ in loader:
+            now[0] += 3.0  # the trainer's step: the clock stands still otherwise
+        stats = loader.stats()
+    assert stats.step_s == 8 * 3.0
+    assert stats.wait_s == 0.0
+    assert stats.elapsed_s == 24.0
+    assert stats.rows_per_s == pytest.approx(71 / 24)
+
+
+# ---- choosing --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank": 2, "world_size": 2}, "`rank`=2 must be below `world_size`=2; ranks count from 0"),
+        ({"rank": -1}, "`rank`=-1 must be a whole number, 0 or more"),
+        ({"world_size": 0}, "`world_size`=0 must be a whole number, 1 or more"),
+        ({"world_size": 1.0}, "`world_size`=1.0 must be a whole number"),
+        ({"world_size": 100}, "`world_size`=100 is more than the 71 rows there are; use fewer ranks"),
+        ({"on_error": "ignore"}, "`on_error`='ignore' is unknown; use 'raise' or 'skip'"),
+        ({"max_skipped": -1}, "`max_skipped`=-1 must be a whole number, 0 or more"),
+        ({"executor": "spark"}, "`executor`='spark' is unknown; use 'auto', 'threads' or 'ray'"),
+        ({"budget": "4GiB"}, "`budget` must be a Budget, but str was given"),
+        ({"allocation": {"lod": 3}}, "no stage 'lod'; .*did you mean 'load'"),
+        ({"allocation": {"load": 0}}, "slots of 'load'=0 must be a whole number from 1"),
+        ({"allocation": 4}, "an allocation must be a mapping"),
+    ],
+)
+def test_nonsensical_options_are_refused_before_a_thread_starts(
+    data_sets: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(pipeline(data_sets.folder(SHAPES[1]), None, 1, 0, 9, False), **options)
+    assert workers() == []
+
+
+def test_a_budget_below_what_one_delivery_takes_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    table = pa.table({"wide": np.zeros(30_000), "more": np.zeros(30_000)})
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=10_000)
+    with (
+        small(10_000),
+        pytest.raises(
+            ConfigError,
+            match=r"`budget` allows 1.00 MiB, but .* needs about .* MiB at once; allow more, shuffle over fewer",
+        ),
+    ):
+        load(
+            Pipeline.from_parquet(tmp_path).shuffle(8).batch(10_000 * 3),
+            budget=Budget(cpus=1, memory=1 << 20),
+        )
+
+
+def test_by_default_there_is_one_pool_of_as_many_slots_as_cpus(data_sets: Any) -> None:
+    with load(
+        pipeline(data_sets.folder(SHAPES[1]), None, 1, 0, 9, False), budget=Budget(cpus=3, memory=1 << 24)
+    ) as loader:
+        assert loader.allocation.is_shared
+        assert loader.budget.cpus == 3
+        assert loader.allocation.total >= 3
+        assert loader.stages == ("load", "batch")
+
+
+def test_auto_means_threads_where_no_cluster_is_connected_or_named(
+    data_sets: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    with load(pipeline(data_sets.folder(SHAPES[0]), None, 1, 0, 9, False), executor="auto") as loader:
+        assert loader.executor == "threads"
+        assert len(list(loader)) == 1
