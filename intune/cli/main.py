@@ -1,0 +1,148 @@
+"""The command `intune`: finds the subcommand, and turns errors into one line and an exit code.
+
+A subcommand is a function with annotated arguments, which tyro makes options of; to add one, add a line to
+`COMMANDS`. Its module is imported when it is called, so that `intune --help` needs no Torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import tyro
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Where a subcommand's function is.
+
+    Attributes:
+        summary: one line for the list of subcommands.
+        function: where it is, ``module:name``. The module's constant ``NAME_HELP`` is the text above the options in
+            its `--help`, examples included.
+    """
+
+    summary: str
+    function: str
+
+    def load(self) -> tuple[Callable[..., Any], str]:
+        """The function and its help text."""
+        module_name, name = self.function.split(":")
+        module = importlib.import_module(module_name)
+        return getattr(module, name), getattr(module, f"{name.upper()}_HELP")
+
+
+COMMANDS = {
+    "data synthetic": Command(
+        "Write a Criteo-like data set with a known best AUC.", "intune.cli.data:synthetic"
+    ),
+    "data criteo": Command("Convert Criteo's click logs to Parquet.", "intune.cli.data:criteo"),
+    "train dlrm": Command("Train DLRM on click logs.", "intune.cli.train:dlrm"),
+}
+
+GROUPS = {
+    "": "InTune feeds the training of deep recommenders, and tunes the input pipeline while it runs.",
+    "data": "Make a data set to train on.",
+    "train": "Train a model through a live-resizable input pipeline.",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `arguments` (default: the process's) and return the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        if words == ["--version"]:
+            print(f"intune {_version()}")
+        else:
+            _run(words)
+    except KeyboardInterrupt:
+        print("intune: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        # Imported here since its package brings NumPy and Arrow along, which `--help` can do without.
+        from intune.pipelines.errors import IntuneError
+
+        if not isinstance(error, IntuneError):
+            raise
+        print(f"intune: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USAGE_ERROR
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+def _run(words: Sequence[str]) -> None:
+    """Call the subcommand that `words` begin with; tyro leaves with `SystemExit` if there is none."""
+    name = ""
+    while name not in COMMANDS:
+        choices = _choices(name)
+        depth = len(name.split())
+        if depth == len(words) or words[depth] not in choices:
+            return _explain(name, choices, words[depth:])
+        name = " ".join(words[: depth + 1])
+    function, description = COMMANDS[name].load()
+    tyro.cli(
+        function,
+        prog=f"intune {name}",
+        description=description,
+        args=words[len(name.split()) :],
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def _choices(group: str) -> dict[str, str]:
+    """The words that may follow those of `group`, each with its summary."""
+    depth = len(group.split())
+    names = [name.split() for name in COMMANDS if name.split()[:depth] == group.split()]
+    return {
+        words[depth]: COMMANDS[name].summary
+        if (name := " ".join(words[: depth + 1])) in COMMANDS
+        else GROUPS[name]
+        for words in names
+    }
+
+
+def _explain(name: str, choices: dict[str, str], words: Sequence[str]) -> None:
+    """Let tyro print the help of a group of subcommands, or what is wrong with `words`, none of `choices`."""
+    version = " Print the version with --version." if not name else ""
+    tyro.extras.subcommand_cli_from_dict(
+        {choice: _stub(summary) for choice, summary in choices.items()},
+        prog=f"intune {name}".strip(),
+        description=GROUPS[name] + version,
+        args=words,
+    )
+
+
+def _stub(summary: str) -> Callable[[], None]:
+    def nothing() -> None: ...
+
+    nothing.__doc__ = summary
+    return nothing
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("intune")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "unknown"
+
+
+def _terminate(signum: int, frame: FrameType | None) -> Any:
+    # As an exception, so that half-written data and workers are cleared away, as on Ctrl-C.
+    raise SystemExit(TERMINATED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

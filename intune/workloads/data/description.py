@@ -1,0 +1,49 @@
+"""`dataset.json`: what a data set is, beside its `train` and `test` folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from intune.pipelines.errors import CorruptError, NotFoundError
+
+DATASET_FILE = "dataset.json"
+SCHEMA_VERSION = 1
+
+
+def write_description(folder: Path, description: Mapping[str, Any]) -> None:
+    """Write `description`, JSON values only, to the `dataset.json` of `folder`."""
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **description}, indent=2, allow_nan=False)
+    (folder / DATASET_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The description of the data set in `folder`.
+
+    Keys of all data sets: `schema_version`, `kind` ("synthetic" or "criteo"), `rows` and `files` (each with
+    `train` and `test`), `columns` (`label`, `dense`, `categorical`, `multi_hot`). A synthetic one has
+    `cardinalities`, `teacher` (`auc` with `train` and `test`, None where only one label occurs;
+    `expected_auc`), `positive_share` and `options`; one made from Criteo's logs has `sources` and `bad_lines`.
+
+    Raises:
+        NotFoundError: there is no such file.
+        CorruptError: it is not JSON, or of a newer version than this code knows.
+    """
+    path = folder / DATASET_FILE
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotFoundError(
+            f"no {DATASET_FILE} in {folder}; is this a data set made by `intune data`?"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CorruptError(f"{path} is not JSON ({error}); make the data set again") from error
+    version = description.get("schema_version") if isinstance(description, dict) else None
+    if version != SCHEMA_VERSION:
+        raise CorruptError(
+            f"{path} has `schema_version` {version}, but this version reads {SCHEMA_VERSION}; "
+            f"make the data set again or upgrade"
+        )
+    return dict(description)

@@ -1,0 +1,93 @@
+"""`intune data` as a user calls it, in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+
+def _command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "intune.cli.main", *map(str, arguments)]
+
+
+def _intune(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(_command(*arguments), capture_output=True, text=True, timeout=120)
+
+
+def test_a_synthetic_data_set_is_written_and_its_best_auc_is_told(tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    done = _intune("data", "synthetic", "--rows", 40_000, "--files", 2, "--missing", 0, "--out", out)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{out}: 40,000 rows to train on in 2 files, 4,000 held out in 1" in done.stdout
+    description = json.loads((out / "dataset.json").read_text())
+    auc = description["teacher"]["auc"]
+    assert (
+        f"best AUC that the data allows: {auc['train']:.4f} on train, {auc['test']:.4f} on test"
+        in done.stdout
+    )
+    table = pq.read_table(out / "train")
+    assert table.num_rows == 40_000
+    assert table.column("C1").null_count == 0
+
+
+def test_criteos_logs_are_converted_and_bad_lines_told(tmp_path: Path) -> None:
+    line = "\t".join(["1", *["5"] * 13, *["0000002a"] * 26])
+    for name, extra in (("day_0", ["not a line"]), ("day_1", []), ("day_2", [])):
+        (tmp_path / name).write_text("\n".join([line, *extra, line]) + "\n")
+    out = tmp_path / "data"
+    days = [tmp_path / f"day_{number}" for number in range(3)]
+    done = _intune("data", "criteo", *days[:2], "--test", days[2], "--out", out)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "4 rows to train on in 1 files, 2 held out in 1" in done.stdout
+    assert "bad lines left out: 1\n" in done.stdout
+    assert f'{days[0]}, line 2: 1 fields instead of 40 ("not a line")' in done.stdout
+    assert pq.read_table(out / "train").column("C7").to_pylist() == [42] * 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["synthetic", "--rows", "0", "--out", "new"], "`rows` must be at least 1, but 0 was given"),
+        (["synthetic", "--rows", "9", "--out", "full"], "full holds 1 entries (file, …)"),
+        (["criteo", "missing.tsv", "--out", "new"], "no such file: missing.tsv; check the path"),
+        (["criteo", "--out", "new"], "`files` is empty"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("x")
+    done = _intune("data", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("intune: error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_write_leaves_nothing_and_no_traceback(
+    tmp_path: Path, sent: signal.Signals, code: int
+) -> None:
+    out = tmp_path / "data"
+    arguments = ("data", "synthetic", "--rows", 10**9, "--row-group-rows", 4096, "--out", out)
+    with subprocess.Popen(_command(*arguments), stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not list(out.rglob("*.parquet")) and time.monotonic() < deadline:
+            os.sched_yield()
+        process.send_signal(sent)
+        try:
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,115 @@
+"""The command line as a whole: finding subcommands, errors, exit codes, time to help."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from intune.cli import main as cli
+from intune.cli.main import COMMANDS, GROUPS, Command, main
+from intune.errors import ConfigError
+
+
+def _stub_command(
+    monkeypatch: pytest.MonkeyPatch, function: Callable[..., None], name: str = "data stub"
+) -> None:
+    """Make `function` a subcommand."""
+    command = Command("Do something.", "stub:stub")
+    monkeypatch.setattr(Command, "load", lambda self: (function, "Does something."))
+    monkeypatch.setitem(COMMANDS, name, command)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_subcommand_has_a_function_help_and_an_example(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([*name.split(), "--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert f"usage: intune {name}" in text
+    assert f"\n  intune {name} " in text
+    assert name.split()[0] in GROUPS
+
+
+@pytest.mark.parametrize("group", ["", "data"])
+def test_groups_list_their_subcommands(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([*group.split(), "--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert GROUPS[group] in text
+    words = {name.split()[len(group.split())] for name in COMMANDS if name.startswith(group)}
+    assert all(f"• {word}" in text for word in words)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["data"], ["nonsense"], ["data", "nonsense"], ["data", "synthetic"]]
+)
+def test_what_is_no_command_is_explained(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    assert "--help" in capsys.readouterr().err
+
+
+def test_arguments_reach_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def stub(*, number: int, flag: bool = False) -> None:
+        seen.append((number, flag))
+
+    _stub_command(monkeypatch, stub)
+    assert main(["data", "stub", "--number", "3", "--flag"]) == 0
+    assert seen == [(3, True)]
+
+
+def test_an_error_of_ours_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stub() -> None:
+        raise ConfigError("`x` must be\n  at least 1")
+
+    _stub_command(monkeypatch, stub)
+    assert main(["data", "stub"]) == 2
+    assert capsys.readouterr().err == "intune: error: `x` must be at least 1\n"
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stub() -> None:
+        raise ZeroDivisionError
+
+    _stub_command(monkeypatch, stub)
+    with pytest.raises(ZeroDivisionError):
+        main(["data", "stub"])
+
+
+def test_an_interrupt_is_exit_code_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stub() -> None:
+        raise KeyboardInterrupt
+
+    _stub_command(monkeypatch, stub)
+    assert main(["data", "stub"]) == 130
+    assert capsys.readouterr().err == "intune: interrupted\n"
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("intune ")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(cli.__file__).parents[2])!r})\n"
+        "from intune.cli.main import main\n"
+        "try: main(['data', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'ray', 'numpy', 'pyarrow'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
