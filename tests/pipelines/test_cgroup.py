@@ -9,6 +9,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -249,3 +252,52 @@ def test_a_child_in_a_limited_group_sees_its_limit(limited_group: tuple[Path, in
     assert 0 < left < limit, "the child's own pages are not free"
     assert abs(budget - left // 4) < 16 << 20, "a quarter of what was free a moment later"
     assert refused
+
+
+LOADING_CHILD = """
+import json, os, sys, time
+folder, data, budget, slack = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+import torch
+from intune.pipelines import Budget, Pipeline
+loader = Pipeline.from_parquet(data).batch(8192).map(lambda block: {n: c + 1 for n, c in block.items()}).loader(
+    executor="threads", budget=Budget(cpus=2, memory=budget), allocation={"load": 8, "transform": 8}
+)
+open(f"{folder}/cgroup.procs", "w").write(str(os.getpid()))
+v1 = os.path.exists(f"{folder}/memory.limit_in_bytes")
+used = next(iter(open("/proc/self/statm"))).split()
+limit = int(used[1]) * 4096 + budget + slack
+open(f"{folder}/memory." + ("limit_in_bytes" if v1 else "max"), "w").write(str(limit))
+rows = 0
+for index, batch in enumerate(loader):
+    if index == 2:  # the trainer takes its time: everything that may be made ahead is
+        held = -1
+        while held != loader.stats().memory_held:
+            held = loader.stats().memory_held
+            time.sleep(0.2)
+    rows += len(batch["c0"])
+print(json.dumps([rows, loader.stats().memory_peak]))
+loader.close()
+"""
+
+
+@pytest.mark.cgroup
+def test_a_run_under_a_limit_close_to_its_budget_is_not_killed(
+    limited_group: tuple[Path, int], tmp_path: Path
+) -> None:
+    folder, _ = limited_group
+    rows, group, columns = 1_200_000, 50_000, 24
+    values = np.random.default_rng(0).integers(0, 100, rows)
+    table = pa.table({f"c{i}": values for i in range(columns)})
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=group)
+    assert table.nbytes > 200 << 20
+    budget, slack = 100 << 20, 40 << 20
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING_CHILD, str(folder), str(tmp_path), str(budget), str(slack)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    seen, peak = json.loads(done.stdout)
+    assert seen == rows
+    assert 0.5 * budget < peak <= budget + group * columns * 8
