@@ -461,11 +461,9 @@ class Reader:
         where = f"{dataset.files[block.file].path}, {describe_groups(block.groups)}"
         decoding = False
         try:
-            handle, footer = self._handle(block.file)
-            if dataset.remote:
-                handle = fetch(handle, footer, block.groups, dataset.columns)
+            source, footer = self._source(block)
             decoding = True
-            file = pq.ParquetFile(handle, metadata=footer, pre_buffer=dataset.remote)
+            file = pq.ParquetFile(source, metadata=footer, pre_buffer=dataset.remote)
             for at in range(0, len(dataset.columns), at_once):
                 yield self._columns(file, block, dataset.columns[at : at + at_once], where)
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -504,6 +502,20 @@ class Reader:
         with self._lock:
             self._open.clear()
 
+    def _source(self, block: LoadBlock) -> tuple[Any, Any]:
+        """What a block can be decoded from, and the file's footer."""
+        dataset = self.dataset
+        if isinstance(dataset.filesystem, fs.PyFileSystem):
+            # A file written in Python has one position, which threads cannot share, and must be closed.
+            path = dataset.files[block.file].path
+            with dataset.filesystem.open_input_file(path) as handle:
+                footer = dataset.files[block.file].footer or _parse_footer(handle, path)
+                return fetch(handle, footer, block.groups, dataset.columns), footer
+        handle, footer = self._handle(block.file)
+        if dataset.remote:
+            handle = fetch(handle, footer, block.groups, dataset.columns)
+        return handle, footer
+
     def _handle(self, file: int) -> tuple[Any, Any]:
         with self._lock:
             if file in self._open:
@@ -512,8 +524,6 @@ class Reader:
         entry = self.dataset.files[file]
         handle = self.dataset.filesystem.open_input_file(entry.path)
         footer = entry.footer if entry.footer is not None else _parse_footer(handle, entry.path)
-        if isinstance(self.dataset.filesystem, fs.PyFileSystem):
-            return handle, footer  # a file written in Python has one position, which threads cannot share
         with self._lock:
             kept = self._open.setdefault(file, (handle, footer))
             while len(self._open) > self.MOST_OPEN:
