@@ -260,6 +260,13 @@ def test_resuming_a_finished_run_only_evaluates(tmp_path: Path) -> None:
     assert math.isnan(summary.loss)
 
 
+def test_resuming_at_the_last_step_allowed_takes_none(tmp_path: Path) -> None:
+    make_trainer(tmp_path, max_steps=15).fit()
+    loader = FakeLoader()
+    assert resume(make_trainer(tmp_path, loader, max_steps=15), tmp_path).step == 15
+    assert loader.delivered == []
+
+
 def test_evaluations_happen_when_due_in_evaluation_mode_and_once_at_the_end() -> None:
     modes: list[bool] = []
     trainer = make_trainer(None, epochs=1, evaluate_every=4)
