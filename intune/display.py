@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -24,6 +25,9 @@ from intune.pipelines.metrics import PipelineStats, StageStats
 
 REDRAW_S = 0.5
 """Seconds between two frames: often enough to look alive, seldom enough to cost nothing."""
+
+WINDOW_S = 5.0
+"""Seconds over which rates are shown: of a trainer that is the slower one, a shorter look sees no task at all."""
 
 LINE_S = 5.0
 """Seconds between two plain lines: a log of an hour stays readable."""
@@ -171,7 +175,7 @@ class Display:
         self._every = REDRAW_S if mode == "live" else LINE_S
         self._live: Live | None = None
         self._due = clock() + (0.0 if mode == "live" else self._every / 5)
-        self._before: PipelineStats | None = None
+        self._past: deque[tuple[float, PipelineStats]] = deque()
 
     def __enter__(self) -> Display:
         if self._mode == "live":
@@ -194,11 +198,13 @@ class Display:
         self._due = now + self._every
         if self._read is not None:
             stats = self._read()
-        before, self._before = self._before, stats
-        interval = stats if before is None else stats.since(before)
-        if before is not None and interval.batches <= 0:
-            self._before = before
-            interval = stats
+        while len(self._past) > 1 and self._past[1][0] <= now - WINDOW_S:
+            self._past.popleft()
+        before = self._past[0][1] if self._past else None
+        # The last frame stands for the whole job; the ones before for the last seconds.
+        whole = before is None or step >= self._total or stats.batches <= before.batches
+        interval = stats if whole or before is None else stats.since(before)
+        self._past.append((now, stats))
         view = View(done=step, total=self._total, loss=loss, now=interval, whole=stats)
         if self._live is not None:
             self._live.update(panel(view, self._title), refresh=True)
