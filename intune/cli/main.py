@@ -7,6 +7,7 @@ A subcommand is a function with annotated arguments, which tyro makes options of
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ import tyro
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 TERMINATED = 143
 
 
@@ -68,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("intune: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # Who reads our output has left (`intune … | head`). Python flushes once more on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except Exception as error:
         # Imported here since its package brings NumPy and Arrow along, which `--help` can do without.
         from intune.pipelines.errors import IntuneError

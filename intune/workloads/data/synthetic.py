@@ -244,8 +244,12 @@ def write_synthetic(
         )
 
         def write_parts() -> None:
-            while (part := totals.next_of(parts)) is not None:
-                _write_part(source, *part, totals)
+            try:
+                while (part := totals.next_of(parts)) is not None:
+                    _write_part(source, *part, totals)
+            except BaseException:
+                totals.stopped.set()
+                raise
 
         workers = min(files, threads or min(MOST_THREADS, Usable.detect().cpus))
         pool = ThreadPoolExecutor(workers)
@@ -253,7 +257,7 @@ def write_synthetic(
             for future in as_completed([pool.submit(write_parts) for _ in range(workers)]):
                 future.result()
         finally:
-            # After a failure or Ctrl-C the others stop at their next block.
+            # After Ctrl-C the threads stop at their next block.
             totals.stopped.set()
             pool.shutdown(wait=True)
         description = _describe(config, source, totals)

@@ -1,5 +1,6 @@
 """The command line as a whole: finding subcommands, errors, exit codes, time to help."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -113,3 +114,12 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_reader_who_leaves_is_no_fault() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        command = [sys.executable, "-m", "intune.cli.main", "data", "--help"]
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (141, "")

@@ -30,9 +30,8 @@ def test_probabilities_of_all_ranks_sum_to_one() -> None:
 def test_rare_ids_of_a_large_vocabulary_are_all_within_reach() -> None:
     ranks = draw_ranks(np.random.default_rng(1), 10_131_227, 400_000)
     tail = ranks[ranks > 5_000_000]
-    # float32 would leave gaps here: half of the numbers would be even ones only.
-    assert 0.45 < (tail % 2).mean() < 0.55
-    assert len(np.unique(tail)) > 0.98 * len(tail)
+    # float32's 24 random bits would reach one rank in ten here, and meet each again and again.
+    assert len(np.unique(tail)) > 0.996 * len(tail)
 
 
 @given(key=st.integers(0, 2**32 - 1))

@@ -227,6 +227,22 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(
     assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
 
 
+def test_a_failure_stops_the_other_threads_too(tmp_path: Path) -> None:
+    calls = []
+
+    def fail_at_third(rows: int, share: float) -> None:
+        calls.append(rows)
+        if len(calls) == 3:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_synthetic(
+            _variant(rows=40 * BLOCK_ROWS, files=40), tmp_path / "out", threads=2, progress=fail_at_third
+        )
+    assert len(calls) < 10
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     def peak(rows: int) -> tuple[int, int]:
         config = SyntheticConfig(rows=rows, test_rows=1000, scale=0.002, files=1, row_group_rows=BLOCK_ROWS)

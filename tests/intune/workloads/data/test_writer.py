@@ -46,6 +46,17 @@ def test_what_is_written_appears_at_the_end(tmp_path: Path) -> None:
     assert (out / "train" / "part").read_text() == "rows"
 
 
+def test_the_description_appears_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = []
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda self, target: moved.append(self.name) or rename(self, target))
+    with new_dataset(tmp_path) as folder:
+        for name in (DATASET_FILE, "test", "train"):
+            (folder / name).write_text("x")
+    assert sorted(moved) == [DATASET_FILE, "test", "train"]
+    assert moved[-1] == DATASET_FILE
+
+
 def test_an_empty_folder_may_be_filled_and_keeps_its_mode(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir(mode=0o750)
