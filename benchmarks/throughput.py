@@ -1,6 +1,6 @@
 """The one command: ``python -m benchmarks.throughput --json FILE``.
 
-Runs every section (local throughput, loader overhead, planning, storage that waits), prints tables and the
+Runs every section (local throughput, resizing, loader overhead, planning, storage that waits), prints tables and the
 bars with their verdicts, and writes all of it to JSON, the environment included.
 """
 
@@ -22,7 +22,7 @@ from rich.console import Console
 from benchmarks import data, environment, plot, report
 from benchmarks.context import Bar, Context, Section
 
-SECTIONS = ("local", "overhead", "planning", "storage")
+SECTIONS = ("local", "resizing", "overhead", "planning", "storage")
 """Modules of this package, in the order they run."""
 
 

@@ -8,9 +8,8 @@ from typing import Any, Literal, TypeAlias
 
 from intune.pipelines.dataset import Source
 from intune.pipelines.errors import ConfigError
-from intune.pipelines.schema import Block
 
-MapFunction: TypeAlias = Callable[[Block], "dict[str, Any]"]
+MapFunction: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)

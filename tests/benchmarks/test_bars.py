@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import local, overhead, planning, report
+from benchmarks import local, overhead, planning, report, resizing
 from benchmarks.context import Bar
 from benchmarks.stats import Estimate
 
@@ -107,3 +107,10 @@ def test_a_bar_may_be_a_least_or_a_most() -> None:
     assert Bar(name="a", limit=2.0, unit="", measured=exact).passed
     assert Bar(name="a", limit=2.0, unit="", measured=exact, at_least=False).passed
     assert not Bar(name="a", limit=1.9, unit="", measured=exact, at_least=False).passed
+
+
+def test_resizing_is_judged_by_pairs_of_epochs() -> None:
+    result = {"runs": {"threads": [[1.0, 1.02], [1.0, 1.0]], "ray": [[1.0, 2.0]]}, "failures": {}}
+    threads, ray = resizing.bars(result)
+    assert threads.passed is True
+    assert ray.passed is False
