@@ -640,40 +640,51 @@ def test_a_batch_that_is_kept_stays_as_it_was(data_sets: Any) -> None:
 # ---- resizing and what is measured -----------------------------------------------------------------------------
 
 
-def test_resizing_takes_effect_and_stops_no_thread(data_sets: Any) -> None:
-    running, most = 0, []
-    lock = threading.Lock()
+class Gate:
+    """A function whose calls wait for a permit each; counts how many run at once."""
 
-    def watch(block: dict[str, Any]) -> dict[str, Any]:
-        nonlocal running
-        with lock:
-            running += 1
-            most.append(running)
-        threading.Event().wait(0.001)
-        with lock:
-            running -= 1
+    def __init__(self) -> None:
+        self.permits = threading.Semaphore(0)
+        self.changed = threading.Condition()
+        self.running = self.ended = self.most = 0
+
+    def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
+        with self.changed:
+            self.running += 1
+            self.most = max(self.most, self.running)
+            self.changed.notify_all()
+        self.permits.acquire()
+        with self.changed:
+            self.running -= 1
+            self.ended += 1
+            self.changed.notify_all()
         return block
 
-    pipe = Pipeline.from_parquet(data_sets.folder(SHAPES[4])).batch(4).map(watch)
-    with load(pipe, allocation={"load": 1, "batch": 1, "transform": 1}) as loader:
+    def wait(self, running: int, ended: int) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: (self.running, self.ended) == (running, ended), 20)
+
+
+def test_resizing_takes_effect_and_stops_no_thread(data_sets: Any) -> None:
+    gate = Gate()
+    pipe = Pipeline.from_parquet(data_sets.folder(SHAPES[4])).batch(4).map(gate)
+    one_batch_a_task = small(20, 1)
+    with one_batch_a_task, load(pipe, allocation={"load": 1, "batch": 1, "transform": 1}) as loader:
         iterator = iter(loader)
-        for _ in range(20):
-            next(iterator)
-        assert max(most) == 1
+        gate.wait(running=1, ended=0)
         threads = set(workers())
         loader.resize({"transform": 4})
         assert loader.stats().stage("transform").slots == 4
-        for _ in range(60):
-            next(iterator)
-        assert 1 < max(most) <= 4
+        gate.wait(running=4, ended=0)
         assert threads <= set(workers())
         loader.resize({"transform": 1})
-        for _ in range(10):
-            next(iterator)
-        most.clear()
-        for _ in iterator:
-            pass
-        assert max(most) == 1
+        gate.permits.release(3)
+        gate.wait(running=1, ended=3)
+        gate.most = 0
+        gate.permits.release(1000)
+        assert len(list(iterator)) == len(loader) == gate.ended
+        assert gate.most == 1
+        assert threads <= set(workers())
 
 
 @pytest.mark.parametrize("change", [{"load": 0}, {"nothing": 1}, 3, {"load": "2"}, {}])
