@@ -451,6 +451,18 @@ def test_slots_without_memory_for_an_output_are_booked_as_blocked() -> None:
     assert load.starved_s == 0.0
 
 
+def test_without_any_memory_the_tasks_needed_next_run_one_at_a_time() -> None:
+    plan = plan_of(("batch",), blocks=9, rows=10, batch=30)
+    scheduler = Scheduler(plan, stages_of(plan), allocation=Allocation.shared(4), memory=1)
+    for expected in ((0, 0), (0, 1), (0, 2), (1, 0)):
+        (task,) = drain(scheduler, 0.0)
+        assert task.key == expected
+        scheduler.finish(task, 0.0, {-task.index - 1: 10_000})
+    assert drain(scheduler, 0.0) == [], "the next batch waits until this one is delivered"
+    assert scheduler.deliver() == 0
+    assert [task.level for task in drain(scheduler, 0.0)] == [0]
+
+
 def test_a_stage_that_has_done_all_it_had_to_do_is_starved_not_blocked() -> None:
     plan = plan_of(("batch",), blocks=1, rows=10, batch=10)
     scheduler = scheduler_of(plan, Allocation.per_stage({"load": 2, "batch0": 1}))
