@@ -40,7 +40,7 @@ def test_nonsensical_memory_is_refused(memory: Any) -> None:
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    each = Allocation.per_stage({"load": np.int64(3)}, memory=np.int64(1000))  # type: ignore[dict-item]
+    each = Allocation.per_stage({"load": np.int64(3)}, memory=np.int64(1000))  # type: ignore[dict-item, arg-type]
     assert each == Allocation.per_stage({"load": 3}, memory=1000)
     assert type(each.of("load")) is int
 

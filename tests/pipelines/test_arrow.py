@@ -11,9 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intune.pipelines.arrow import describe, holds_numbers, row_bytes, to_column
+from intune.pipelines import arrow
+from intune.pipelines.arrow import describe, holds_numbers, row_bytes
 from intune.pipelines.errors import SchemaError
 from intune.pipelines.schema import Ragged
+
+
+def to_column(data: pa.ChunkedArray, fill: Any = None) -> Any:
+    return arrow.to_column(data, fill)
 
 
 def plain(column: Any) -> list[Any]:

@@ -144,7 +144,12 @@ def test_footers_are_read_once_and_again_when_a_file_is_rewritten(
     path = write(tmp_path / "x.parquet")
     reads: list[Any] = []
     original = pq.read_metadata
-    monkeypatch.setattr(pq, "read_metadata", lambda handle: reads.append(handle) or original(handle))
+
+    def counted(handle: Any) -> Any:
+        reads.append(handle)
+        return original(handle)
+
+    monkeypatch.setattr(pq, "read_metadata", counted)
     for _ in range(3):
         assert open_dataset(make_source(path)).files[0].rows == (3,)
     assert len(reads) == 1

@@ -334,7 +334,7 @@ def test_what_is_no_block_of_as_many_rows_is_refused_with_what_to_do(made: Any, 
 
 def test_columns_that_tensors_hold_pass_as_they_are() -> None:
     kinds = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"]
-    made = {kind: np.zeros((5, 2), kind) for kind in kinds}
+    made: dict[str, Any] = {kind: np.zeros((5, 2), kind) for kind in kinds}
     made["t"] = torch.zeros(5)
     made["s"] = pa.array(["a"] * 5)
     made["r"] = Ragged(torch.zeros(3), torch.tensor([0, 0, 1, 2, 3, 3]))
@@ -425,7 +425,7 @@ def test_a_function_that_does_not_return_in_time_is_given_up() -> None:
             call_here(Map(function=hang, timeout=0.01), {"id": np.arange(3)})
     finally:
         release.set()
-    block = {"id": np.arange(3)}
+    block: dict[str, Any] = {"id": np.arange(3)}
     assert call_here(Map(function=identity, timeout=30), block) is block
     with pytest.raises(TimeoutError, match="its own"):
         call_here(Map(function=spoil({1}, TimeoutError("its own")), timeout=30), block)

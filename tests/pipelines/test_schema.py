@@ -94,8 +94,8 @@ def test_blocks_move_all_columns_alike(rows: list[list[int]], cut: int) -> None:
 
 
 def test_slices_show_the_same_memory_and_taking_copies() -> None:
-    block = {"x": np.arange(10), "bag": ragged([[1, 2]] * 10)}
-    part = slice_block(block, 2, 5)
+    block: dict[str, Any] = {"x": np.arange(10), "bag": ragged([[1, 2]] * 10)}
+    part: dict[str, Any] = slice_block(block, 2, 5)
     assert np.shares_memory(part["x"], block["x"])
     assert np.shares_memory(part["bag"].values, block["bag"].values)
     taken = take_block(block, np.array([1, 2]))

@@ -135,7 +135,7 @@ class TestCuda:
         big = {"x": np.ones(1 << 22, dtype=np.float32)}
         device.stage(big)  # pinned memory is kept from here on; to get it first waits for the device
         torch.cuda.synchronize()
-        torch.cuda._sleep(1_000_000_000)  # keeps the consumer's stream busy for half a second
+        torch.cuda._sleep(1_000_000_000)  # type: ignore[no-untyped-call]  # keeps the consumer's stream busy for half a second
         staged = device.stage(big)
         staged.event.synchronize()  # type: ignore[attr-defined]
         assert not torch.cuda.current_stream().query(), "the copy waited for the consumer's stream"
