@@ -7,10 +7,8 @@ be drawn in any order, by any thread.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -133,14 +131,13 @@ def _draw_missing(rng: np.random.Generator, share: float, rows: int) -> Mask | N
 def _draw_lists(
     rng: np.random.Generator, cardinality: int, mean_length: int, empty_share: float, rows: int
 ) -> CategoricalColumn:
-    """Lists of geometric length, `empty_share` of them empty, `mean_length` long on average over all."""
-    lengths: npt.NDArray[Any] = np.ones(rows, dtype=np.int64)
-    mean_of_filled = mean_length / (1 - empty_share)
-    if mean_of_filled > 1:
-        # 1 - random() lies in (0, 1], so the logarithm is finite.
-        logs = np.log(1 - rng.random(rows))
-        logs *= 1 / math.log1p(-1 / mean_of_filled)
-        lengths += logs.astype(np.int64)
+    """Lists, `empty_share` of them empty, the others of any length from 1 up, `mean_length` on average over all."""
+    lengths = np.ones(rows, dtype=np.int64)
+    longest = 2 * mean_length / (1 - empty_share) - 1
+    if longest > 1:
+        # Uniform in 1 … longest; where that is no whole number, the one below or above, to keep the mean.
+        ends = np.floor(longest + rng.random(rows))
+        lengths += (ends * rng.random(rows)).astype(np.int64)
     empty = _draw_missing(rng, empty_share, rows)
     if empty is not None:
         lengths[empty] = 0

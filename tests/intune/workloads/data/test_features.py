@@ -69,6 +69,7 @@ def test_lists_have_mlperfs_mean_lengths_are_uneven_and_sometimes_empty() -> Non
         assert (lengths == 0).mean() == pytest.approx(share, abs=0.02)
         if length > 1:
             assert lengths.std() > 0.4 * length
+            assert lengths.max() <= 2 * length / (1 - share)
 
 
 def test_small_vocabularies_keep_their_size_and_large_ones_shrink() -> None:

@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from intune.workloads.data.columns import COUNT_SHAPES, MULTI_HOT_LENGTHS, scaled_cardinalities
 from intune.workloads.data.features import Features, FeatureSpec, Stream, draw_features, generator
+from intune.workloads.data.ids import draw_ranks
 from intune.workloads.data.teacher import DENSE_SPREAD, INTERACTING, Teacher, plant_teacher
 
 SINGLE = FeatureSpec(cardinalities=scaled_cardinalities(0.01))
@@ -86,6 +87,16 @@ def test_rare_ids_share_one_effect_of_zero() -> None:
     assert len(table) == 4096 + 2
     assert table[-2] == 0
     assert np.abs(table[3000:-2]).max() < 0.05 * np.abs(table[:10]).max()
+
+
+@pytest.mark.parametrize("feature", [2, 4, 8])
+def test_effects_of_ids_as_they_occur_cancel_out(feature: int) -> None:
+    cardinality = SINGLE.cardinalities[feature]
+    effects = plant_teacher(0, SINGLE).effects[feature][:-2]
+    ranks = draw_ranks(np.random.default_rng(0), cardinality, 400_000)
+    seen = np.where(ranks < len(effects), effects[np.minimum(ranks, len(effects) - 1)], 0)
+    assert abs(seen.mean()) < 0.01
+    assert seen.std() > 0.1
 
 
 def test_a_feature_of_one_id_does_no_harm() -> None:
