@@ -177,7 +177,7 @@ class DLRMConfig:
                 learning_rate=0.02,
                 table_learning_rate=0.3,
                 table_eps=1e-2,
-                batch_size=4096,
+                batch_size=2048,
             ),
         )
 
