@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from intune.pipelines import arrow
+from intune.pipelines.budget import Usable
 from intune.pipelines.errors import (
     ConfigError,
     CorruptError,
@@ -442,6 +443,11 @@ class Reader:
         self._open: OrderedDict[int, tuple[Any, Any]] = OrderedDict()
         self._lock = threading.Lock()
         self._fills = dict(zip(dataset.columns, dataset.fills, strict=True))
+        # Slots that wait for storage may be many more than processors, but what they fetched is decoded by as many
+        # threads as there are: more would only take turns, each with a block half done.
+        self._processors = threading.BoundedSemaphore(
+            Usable.detect(modules={}).cpus if dataset.remote else 1 << 16
+        )
 
     def read(self, block: LoadBlock) -> Block:
         """The rows of a load block.
@@ -465,7 +471,9 @@ class Reader:
             decoding = True
             file = pq.ParquetFile(source, metadata=footer, pre_buffer=dataset.remote)
             for at in range(0, len(dataset.columns), at_once):
-                yield self._columns(file, block, dataset.columns[at : at + at_once], where)
+                with self._processors:
+                    columns = self._columns(file, block, dataset.columns[at : at + at_once], where)
+                yield columns
         except (pa.ArrowException, OSError, ValueError) as error:
             if isinstance(error, DataError):
                 raise

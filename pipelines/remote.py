@@ -27,8 +27,20 @@ def fetch(handle: Any, footer: Any, groups: Sequence[int], columns: Sequence[str
         columns: names of (top-level) columns.
     """
     ranges = merge(column_ranges(footer, groups, columns), LARGEST_HOLE)
-    parts = [(start, pa.py_buffer(handle.read_at(stop - start, start))) for start, stop in ranges]
+    parts = [(start, _read(handle, start, stop)) for start, stop in ranges]
     return pa.PythonFile(_Parts(parts, handle.size()), mode="r")
+
+
+def _read(handle: Any, start: int, stop: int) -> pa.Buffer:
+    """Bytes ``[start, stop)`` in one request, into memory of Arrow's own pool.
+
+    Raises:
+        OSError: the file ends before.
+    """
+    data = handle.get_stream(start, stop - start).read_buffer(stop - start)
+    if data.size != stop - start:
+        raise OSError(f"{data.size} bytes of {stop - start} from byte {start} on: unexpected end of stream")
+    return data
 
 
 def column_ranges(footer: Any, groups: Sequence[int], columns: Sequence[str]) -> Iterator[tuple[int, int]]:

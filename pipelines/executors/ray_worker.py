@@ -11,6 +11,7 @@ from typing import Any
 
 import cloudpickle
 
+from intune.pipelines.dataset import Reader
 from intune.pipelines.errors import LoaderError, StageError
 from intune.pipelines.executors.malloc import keep_freed_memory
 from intune.pipelines.memory import roots
@@ -41,6 +42,7 @@ class RayWorker:
         self._lock = threading.Lock()
         self._generation = -1
         self._operations: Operations | None = None
+        self._reader: Reader | None = None  # kept from epoch to epoch, and its files open with it
         self._store: dict[Key, Any] = {}
         # Ray spreads calls over all of its threads. Memory allocators keep what a thread frees for that thread,
         # so tasks run on a pool that has no more threads than tasks ever ran at once.
@@ -56,11 +58,11 @@ class RayWorker:
         """Take up another epoch; what was kept of the one before is let go."""
         made: Job = cloudpickle.loads(job)
         with self._lock:
-            old, self._operations = self._operations, Operations(made)
+            if self._reader is None or self._reader.dataset != made.dataset:
+                self._reader = Reader(made.dataset)
+            self._operations = Operations(made, reader=self._reader)
             self._generation = generation
             self._store.clear()
-        if old is not None:
-            old.close()
 
     def run(self, generation: int, level: int, index: int, export: bool, *inputs: Any) -> tuple[Outcome, Any]:
         """Do one task. `inputs` are keys of outputs kept here, or payloads from elsewhere.

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from intune.pipelines.budget import Budget
+from intune.pipelines.dataset import Reader
 from intune.pipelines.operations import CallMap, Operations, call_here
 from intune.pipelines.run import Run
 from intune.pipelines.schema import Block
@@ -41,6 +42,7 @@ class ThreadFleet:
         self._idle = threading.Condition()
         self._run: Run | None = None
         self._operations: Operations | None = None
+        self._reader: Reader | None = None  # kept from epoch to epoch, and its files open with it
         self._closed = False
         self._current = threading.local()
 
@@ -52,7 +54,9 @@ class ThreadFleet:
         """Work on a run from now on."""
         with self._idle:
             self._run = run
-            self._operations = Operations(run.job, self._watched)
+            if self._reader is None or self._reader.dataset is not run.job.dataset:
+                self._reader = Reader(run.job.dataset)
+            self._operations = Operations(run.job, self._watched, reader=self._reader)
             self._idle.notify_all()
         self.resize(threads)
 
@@ -66,17 +70,16 @@ class ThreadFleet:
     def stop(self) -> None:
         """Leave the run under way. A thread in the middle of a task ends it for nobody, then is free."""
         with self._idle:
-            run, operations = self._run, self._operations
-            self._run = self._operations = None
+            run, self._run, self._operations = self._run, None, None
         if run is not None:
             run.close()
-        if operations is not None:
-            operations.close()
 
     def close(self, patience: float = 5.0) -> list[str]:
         """End all threads, waiting `patience` seconds at most; names those that did not end (user code that
         hangs)."""
         self.stop()
+        if self._reader is not None:
+            self._reader.close()
         with self._idle:
             self._closed = True
             self._idle.notify_all()
