@@ -72,7 +72,7 @@ def run(
 
 
 def run_command(command: Sequence[str], *, name: str, timeout: float = TIMEOUT_S) -> dict[str, Any]:
-    """Run `command` to its end, sampling memory until it says `WARM`; its last line is the JSON it reports."""
+    """Run `command` to its end, sampling memory until it says `WARM`; its last line of JSON is what it reports."""
     environment = dict(os.environ, PYTHONPATH=str(REPOSITORY), PYTHONWARNINGS="ignore")
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
@@ -102,7 +102,11 @@ def run_command(command: Sequence[str], *, name: str, timeout: float = TIMEOUT_S
             raise ContenderFailed(
                 f"{name} ended with status {code} (limit {timeout:.0f} s): {' '.join(command)}\n{tail}"
             )
-    result: dict[str, Any] = json.loads(lines[-1])
+    # Ray prints a last word of its own where it shuts down; the report is the last line that can be one.
+    report = next((line for line in reversed(lines) if line.startswith("{")), None)
+    if report is None:
+        raise ContenderFailed(f"{name} reported nothing; its last line: {lines[-1].strip()}")
+    result: dict[str, Any] = json.loads(report)
     result["peak_bytes"] = sampler.peak
     result["peak_is_pss"] = sampler.is_pss
     return result
