@@ -8,6 +8,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
@@ -180,7 +181,7 @@ class Loader:
             "epoch": epoch,
             "batch": batch,
             "ahead": list(ahead),
-            "plan": self._fingerprint(),
+            "plan": dict(self._fingerprint),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -201,7 +202,7 @@ class Loader:
             raise LoaderError(
                 f"`state` has version {version}, but this is {STATE_VERSION}; it cannot be read"
             )
-        mine = self._fingerprint()
+        mine = self._fingerprint
         for name, value in mine.items():
             if plan.get(name) != value:
                 raise LoaderError(
@@ -295,7 +296,9 @@ class Loader:
         active = self._current()
         return active.position() if active is not None else self._last
 
+    @cached_property
     def _fingerprint(self) -> dict[str, Any]:
+        """What a state belongs to; hashing the files' names and rows takes too long to do it every step."""
         shuffle = self.order.shuffle
         return {
             "data": self.dataset.fingerprint(),

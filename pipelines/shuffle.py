@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from intune.pipelines.errors import StageError
 from intune.pipelines.plan import Ints
 from intune.pipelines.schema import Array, Block, concat_columns, slice_column, take_column
 
@@ -81,6 +82,11 @@ def lay_out(parts: Iterable[Block], order: Ints, edges: Ints) -> Split:
 
 def gather(parts: Sequence[Split], first: int, last: int) -> Block:
     """The rows of cells ``[first, last)`` of a window, cell by cell, out of all its blocks."""
+    if len({tuple(names for names, _ in part.stacks) for part in parts}) > 1:
+        raise StageError(
+            "blocks of one window differ in the types of their columns; "
+            "a function before `shuffle` must return the same for every block"
+        )
     runs = [
         (part, int(part.edges[cell]), int(part.edges[cell + 1]))
         for cell in range(first, last)
