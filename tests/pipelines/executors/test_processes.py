@@ -1,5 +1,6 @@
 """Functions in worker processes: the same batches as on threads, whatever dies, hangs or raises, and nothing left."""
 
+import contextlib
 import gc
 import logging
 import os
@@ -578,7 +579,7 @@ HANG = """
 
     def hang(block):
         if block["id"][0] >= 1000:
-            print("hangs", flush=True)
+            os.write(1, b"hangs\\n")  # one write, since two processes share the pipe
             re.match(r"(a+)+$", "a" * 60 + "b")  # holds Python's lock for ages
         return block
 
@@ -629,13 +630,19 @@ PLAIN = """
 """
 
 
-def start(folder: Path, script: str, data: Path, **options) -> subprocess.Popen:
+@contextlib.contextmanager
+def start(folder: Path, script: str, data: Path, **options) -> Iterator[subprocess.Popen]:
+    """A program, which is killed where a test of it fails: it may hang."""
     path = folder / "script.py"
     path.write_text(textwrap.dedent(script))
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, str(path), str(data)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
-    )  # fmt: skip
+    ) as program:  # fmt: skip
+        try:
+            yield program
+        finally:
+            program.kill()
 
 
 def workers_of(pid: int) -> list[int]:
