@@ -78,8 +78,6 @@ class ThreadFleet:
         """End all threads, waiting `patience` seconds at most; names those that did not end (user code that
         hangs)."""
         self.stop()
-        if self._reader is not None:
-            self._reader.close()
         with self._idle:
             self._closed = True
             self._idle.notify_all()
@@ -90,6 +88,8 @@ class ThreadFleet:
         deadline = time.monotonic() + patience
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        if self._reader is not None:
+            self._reader.close()  # after the threads: one in the middle of a read may have opened a file
         return [thread.name for thread in threads if thread.is_alive()]
 
     def pids(self) -> list[int]:
@@ -127,9 +127,8 @@ class ThreadFleet:
                 run.execute(operations, task, inputs, cpu_clock=self._cpu_seconds)
                 del inputs, taken
         finally:
-            self._current.run = self._current.task = (
-                None  # a run knows its loader, which could never be freed
-            )
+            # A run knows its loader, which could never be freed while a thread remembers the run.
+            self._current.run = self._current.task = None
 
     def _cpu_seconds(self) -> float:
         """Processor time of this thread and of what it had done in processes."""

@@ -438,6 +438,16 @@ def test_a_file_that_vanished_or_was_cut_since_it_was_planned_is_named(tmp_path:
     reader.close()
 
 
+def test_fewer_rows_than_the_footer_promised_are_an_error_not_a_short_block(tmp_path: Path) -> None:
+    write(tmp_path / "x.parquet", pa.table({"id": np.arange(100)}))
+    reader = Reader(open_dataset(make_source(tmp_path)))
+    with pytest.raises(
+        CorruptError, match=r"x.parquet, row group 0: 100 rows, but the footer promised 101; the file"
+    ):
+        reader.read(LoadBlock(file=0, groups=(0,), skip=50, rows=51))
+    reader.close()
+
+
 @pytest.mark.parametrize(
     ("error", "reading", "decoding"),
     [

@@ -388,6 +388,15 @@ def test_a_state_survives_set_epoch_of_its_own_epoch_and_no_other(data_sets: Any
         assert len(list(loader)) == len(loader)
 
 
+def test_only_the_epoch_that_was_interrupted_is_continued_the_next_is_whole(data_sets: Any) -> None:
+    with load(pipeline(data_sets.folder(SHAPES[1]), "rows", 2, 0, 9, False)) as loader:
+        iterator = iter(loader)
+        next(iterator), next(iterator)
+        loader.load_state_dict(loader.state_dict())
+        assert len(list(loader)) == len(loader) - 2
+        assert len(list(loader)) == len(loader)
+
+
 def test_the_state_at_the_end_of_an_epoch_continues_with_the_next(data_sets: Any) -> None:
     pipe = pipeline(data_sets.folder(SHAPES[1]), "rows", 2, 0, 9, False)
     with load(pipe) as loader:
@@ -532,6 +541,17 @@ def test_in_a_fork_the_loader_says_so_and_nothing_hangs(data_sets: Any) -> None:
         lambda: loader.load_state_dict(state),
         loader.stats,
     ]
+    # A worker may hold the lock at the moment of the fork: in the child nobody will ever let go of it.
+    held, done_forking = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with iterator._run.lock:  # type: ignore[attr-defined]
+            held.set()
+            done_forking.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(30)
     child = os.fork()
     if child == 0:
         code = 1
@@ -546,6 +566,8 @@ def test_in_a_fork_the_loader_says_so_and_nothing_hangs(data_sets: Any) -> None:
             code = 0
         finally:
             os._exit(code)
+    done_forking.set()
+    holder.join()
     deadline = time.monotonic() + 30
     while (done := os.waitpid(child, os.WNOHANG))[0] == 0:
         if time.monotonic() > deadline:
