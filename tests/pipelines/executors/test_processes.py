@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import random
+import re
 import select
 import signal
 import subprocess
@@ -255,7 +256,9 @@ def test_exceptions_come_back_with_their_traceback(call):
     with pytest.raises(Mine) as caught:
         call(function)
     assert caught.value.args == ("broken", 7)
-    assert 'raise Mine("broken", 7)' in caught.value.__notes__[-1]
+    # The line itself is shown where cloudpickle keeps the name of its file, which newer versions do not.
+    assert re.search(r"line \d+, in function\n", caught.value.__notes__[-1])
+    assert "('broken', 7)" in caught.value.__notes__[-1]
     pid = call.pool.pids()
     assert call(lambda block: {"pid": os.getpid()})["pid"] == pid[0]  # it goes on
 
