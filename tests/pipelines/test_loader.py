@@ -462,14 +462,26 @@ def workers() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("intune-")]
 
 
+def open_files(folder: Path) -> list[str]:
+    links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    return [
+        target
+        for link in links
+        if os.path.exists(link) and (target := os.readlink(link)).startswith(str(folder))
+    ]
+
+
 def test_closing_twice_is_fine_and_what_is_closed_says_so(data_sets: Any) -> None:
-    loader = load(pipeline(data_sets.folder(SHAPES[1]), None, 1, 0, 9, False))
+    folder = data_sets.folder(SHAPES[1])
+    loader = load(pipeline(folder, None, 1, 0, 9, False))
     iterator = iter(loader)
     next(iterator)
+    assert open_files(folder)
     state = loader.state_dict()
     loader.close()
     loader.close()
     assert workers() == []
+    assert open_files(folder) == []
     with pytest.raises(LoaderError, match="this loop over the loader is over: it was closed"):
         next(iterator)
     for use in (

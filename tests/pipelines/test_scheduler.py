@@ -262,6 +262,26 @@ def test_the_memory_of_an_allocation_is_kept_but_never_below_what_one_delivery_t
     assert tight.scheduler.limit == 1 << 20
 
 
+def test_the_limit_follows_the_bytes_that_outputs_are_seen_to_have() -> None:
+    """Footers know little of strings and lists: what they tell may be a tenth of what is made."""
+    plan = plan_of(("batch", "map"), blocks=100, rows=10, batch=10)
+    limits = []
+    for factor in (1, 10):
+        fake = FakeExecutor(
+            plan,
+            allocation=Allocation.shared(4),
+            output_bytes=lambda task, factor=factor: 0 if task.level == 1 else task.rows * 1000 * factor,  # type: ignore[misc]
+        )
+        first = fake.scheduler.limit
+        assert sum(1 for _ in fake) == len(plan.levels[-1])
+        limits.append((first, fake.scheduler.limit, fake.stats().memory_peak))
+    (before, after, peak), (before_10, after_10, peak_10) = limits
+    assert before == after == before_10
+    assert after_10 > 3 * after
+    assert peak <= after + largest_output(plan)
+    assert peak_10 <= after_10 + 10 * largest_output(plan)
+
+
 def run(seed: int, **options: Any) -> tuple[list[int], float, int, Any]:
     plan = plan_of(blocks=12)
     fake = FakeExecutor(
