@@ -34,7 +34,6 @@ class Fleet(Protocol):
     """Workers that run tasks; what an executor is to the loader."""
 
     chunk_rows: int
-    redone: int
 
     @property
     def workers_lost(self) -> int:

@@ -85,7 +85,6 @@ class RayFleet:
     """Coarse tasks: a call costs 1 to 2 ms on Ray."""
 
     def __init__(self, budget: Budget) -> None:
-        self.redone = 0
         self.workers_lost = 0
         self._ray = connect(budget)
         self._numbers = itertools.count()

@@ -21,7 +21,8 @@ _users = 0
 def connect(budget: Budget) -> Any:
     """Ray, connected: to the cluster at hand or named by ``RAY_ADDRESS``, else to one started on this machine.
 
-    A cluster started here listens on loopback only, wants a token, and has no dashboard.
+    A cluster started here wants a token and has no dashboard. (Some of its ports listen on every address,
+    whatever address it is given: the token is what protects it.)
     """
     global _users
     with _lock:
@@ -78,7 +79,7 @@ def _prepare() -> None:
     named = os.environ.get("RAY_ADDRESS") or {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"} & set(os.environ)
     if not named and "ray" not in sys.modules:
         # Whoever reaches a port of a cluster without a token can run code on it. Ray takes the mode over when it
-        # is imported; where that has happened already, its own default and the loopback address protect it.
+        # is imported; where that has happened already, its own default holds (a token, from Ray 2.59 on).
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 

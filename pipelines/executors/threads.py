@@ -32,8 +32,6 @@ class ThreadFleet:
     chunk_rows = 32_768
     """Small tasks, so that a resize takes effect soon, but long ones beside the 50 us that each costs."""
 
-    redone = 0
-
     def __init__(self, call: CallMap = call_here, *, processes: ProcessPool | None = None) -> None:
         self._call = call
         self._processes = processes
