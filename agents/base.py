@@ -1,0 +1,138 @@
+"""What every agent is: measurements in, slots out, with a reason in words. Never touches a thread or a file.
+
+An agent decides for N jobs at once (`propose`), which is what simulation needs; `decide` is the same for the one
+live job of a tuner. Agents remember what they saw; `start` makes them forget.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from intune.envs.jobs import Bools, Floats
+from intune.envs.measurement import Measurement
+from intune.pipelines.allocation import Allocation
+from intune.pipelines.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """What N jobs should have next.
+
+    Attributes:
+        slots: ``[N, S]`` slots of each stage; absent stages do not matter.
+        pool: ``[N]`` slots to be shared by all stages instead; 0 for slots per stage.
+        explain: the reason for job i, in words; called only where somebody reads it.
+    """
+
+    slots: Floats
+    pool: Floats
+    explain: Callable[[int], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What the one job of a tuner should have next.
+
+    Attributes:
+        allocation: slots to give; None to keep what there is.
+        reason: why, in words, also of keeping.
+    """
+
+    allocation: Allocation | None
+    reason: str
+
+
+class Agent(ABC):
+    """Decides, job by job, how many slots each stage gets.
+
+    Attributes:
+        name: by which it is known in the registry, on the command line and in `intune.tune`.
+    """
+
+    name: str = ""
+
+    @abstractmethod
+    def start(self, jobs: int, stages: int) -> None:
+        """Forget everything; `jobs` jobs of at most `stages` stages begin."""
+
+    def forget(self, rows: Any) -> None:  # noqa: B027 - most agents remember nothing of a job
+        """New jobs begin at `rows`; the others go on."""
+
+    @abstractmethod
+    def propose(self, measured: Measurement) -> Proposal:
+        """Slots for each job after the interval just measured. Called once an interval, in order.
+
+        Where a measurement is not sound (`Measurement.sound`) the agent keeps what is in force.
+        """
+
+    def decide(self, measured: Measurement, stages: Sequence[str]) -> Decision:
+        """The same for one job.
+
+        Args:
+            measured: of one job (N = 1).
+            stages: names of its stages, in order.
+
+        Raises:
+            ConfigError: measurements of several jobs.
+        """
+        if len(measured) != 1:
+            raise ConfigError(f"`decide` takes measurements of one job, but there are {len(measured)}")
+        if not measured.sound()[0]:
+            return Decision(allocation=None, reason=unsound_reason(measured))
+        proposal = self.propose(measured)
+        return decision_of(measured, proposal, stages)
+
+
+def decision_of(measured: Measurement, proposal: Proposal, stages: Sequence[str]) -> Decision:
+    """A proposal for one job as an allocation with a reason; None where it changes nothing."""
+    reason = proposal.explain(0)
+    pool = int(proposal.pool[0])
+    if pool > 0:
+        same = pool == int(measured.pool[0])
+        return Decision(allocation=None if same else Allocation.shared(pool), reason=reason)
+    slots = np.maximum(np.rint(proposal.slots[0]), 1).astype(int)
+    count = len(stages)
+    same = measured.pool[0] == 0 and bool((slots[:count] == np.rint(measured.slots[0, :count])).all())
+    given = Allocation.per_stage(dict(zip(stages, slots[:count].tolist(), strict=True)))
+    return Decision(allocation=None if same else given, reason=reason)
+
+
+def keep(measured: Measurement, reason: str | Callable[[int], str]) -> Proposal:
+    """What is in force already."""
+    said = reason if callable(reason) else lambda _: reason
+    return Proposal(slots=measured.slots.copy(), pool=measured.pool.copy(), explain=said)
+
+
+def where_sound(measured: Measurement, proposal: Proposal, sound: Bools | None = None) -> Proposal:
+    """The proposal where measurements are sound, what is in force elsewhere."""
+    sound = measured.sound() if sound is None else sound
+    if sound.all():
+        return proposal
+
+    def explain(i: int) -> str:
+        return proposal.explain(i) if sound[i] else unsound_reason(measured.take(slice(i, i + 1)))
+
+    return Proposal(
+        slots=np.where(sound[:, None], proposal.slots, measured.slots),
+        pool=np.where(sound, proposal.pool, measured.pool),
+        explain=explain,
+    )
+
+
+def unsound_reason(measured: Measurement) -> str:
+    """Why nothing is decided on a measurement of one job."""
+    if measured.killed[0]:
+        return "keep: the job ran out of memory and is starting again"
+    if np.isfinite(measured.delivered[0]) and measured.delivered[0] <= 0:
+        return "keep: nothing was delivered in this interval, so there is nothing to decide on"
+    return "keep: the measurements of this interval are incomplete or contradict each other"
+
+
+def as_float(values: Any) -> Floats:
+    """An array of float64."""
+    return np.asarray(values, dtype=np.float64)
