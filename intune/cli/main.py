@@ -1,21 +1,24 @@
 """The command `intune`: finds the subcommand, and turns errors into one line and an exit code.
 
-A subcommand is a function with annotated arguments, which tyro makes options of; to add one, add a line to
-`COMMANDS`. Its module is imported when it is called, so that `intune --help` needs no Torch.
+A subcommand is a function with annotated arguments, which tyro makes options of; `intune.cli.commands` lists them.
+Its module is imported when it is called, so that `intune --help` needs no Torch.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import tyro
+
+from intune.cli.command import Command
+from intune.cli.commands import find_commands
+
+__all__ = ["COMMANDS", "GROUPS", "Command", "main"]
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -23,33 +26,7 @@ BROKEN_PIPE = 141
 TERMINATED = 143
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """Where a subcommand's function is.
-
-    Attributes:
-        summary: one line for the list of subcommands.
-        function: where it is, ``module:name``. The module's constant ``NAME_HELP`` is the text above the options in
-            its `--help`, examples included.
-    """
-
-    summary: str
-    function: str
-
-    def load(self) -> tuple[Callable[..., Any], str]:
-        """The function and its help text."""
-        module_name, name = self.function.split(":")
-        module = importlib.import_module(module_name)
-        return getattr(module, name), getattr(module, f"{name.upper()}_HELP")
-
-
-COMMANDS = {
-    "data synthetic": Command(
-        "Write a Criteo-like data set with a known best AUC.", "intune.cli.data:synthetic"
-    ),
-    "data criteo": Command("Convert Criteo's click logs to Parquet.", "intune.cli.data:criteo"),
-    "train dlrm": Command("Train DLRM on click logs.", "intune.cli.train:dlrm"),
-}
+COMMANDS = find_commands()
 
 GROUPS = {
     "": "InTune feeds the training of deep recommenders, and tunes the input pipeline while it runs.",

@@ -1,0 +1,11 @@
+"""Click logs, and what is trained on them."""
+
+from intune.cli.command import Command
+
+COMMANDS = {
+    "data synthetic": Command(
+        "Write a Criteo-like data set with a known best AUC.", "intune.cli.data:synthetic"
+    ),
+    "data criteo": Command("Convert Criteo's click logs to Parquet.", "intune.cli.data:criteo"),
+    "train dlrm": Command("Train DLRM on click logs.", "intune.cli.train:dlrm"),
+}

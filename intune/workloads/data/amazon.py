@@ -1,0 +1,250 @@
+"""Reads Amazon's public review data: JSON lines of reviews and of items, plain or gzip, of 2014, 2018 or 2023.
+
+Files are read line by line. Kept are four numbers a review, and of the items those that are reviewed.
+"""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import json
+import math
+import zlib
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+
+from intune.pipelines.errors import ConfigError, CorruptError, NotFoundError, SkipLimitError, StorageError
+from intune.workloads.data.interactions import Interactions
+from intune.workloads.data.text import describe_item, item_table
+
+USER = ("reviewerID", "user_id")
+ITEM = ("parent_asin", "asin")
+"""In 2023's files `parent_asin` joins the variants of a product, and is what their metadata is of."""
+RATING = ("overall", "rating")
+TIME = ("unixReviewTime", "timestamp")
+
+MILLISECONDS = 1 << 36
+"""A time beyond is in milliseconds, as in 2023's files: in seconds it would be the year 4147."""
+
+LONGEST_TEXT = 2000
+"""Characters of a title or category that are kept; some are whole pages of markup."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmazonOptions:
+    """What to read.
+
+    Attributes:
+        files: of reviews and of items, in any order; which is which is seen from the first line.
+        max_bad_lines: how many lines that cannot be used are left out before reading fails.
+    """
+
+    files: tuple[Path, ...]
+    max_bad_lines: int = 1000
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise ConfigError("`files` is empty; name at least one file of reviews")
+        if self.max_bad_lines < 0:
+            raise ConfigError(f"`max_bad_lines` must not be negative, but {self.max_bad_lines} was given")
+
+
+@dataclass(slots=True)
+class _Reviews:
+    users: dict[str, int] = field(default_factory=dict)
+    items: dict[str, int] = field(default_factory=dict)
+    user: array[int] = field(default_factory=lambda: array("q"))
+    item: array[int] = field(default_factory=lambda: array("q"))
+    rating: array[float] = field(default_factory=lambda: array("f"))
+    timestamp: array[int] = field(default_factory=lambda: array("q"))
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Count a review in; a ValueError says what is wrong with it."""
+        user, item = str(_first(record, USER)), str(_first(record, ITEM))
+        rating, moment = float(_first(record, RATING)), float(_first(record, TIME))
+        if not math.isfinite(rating):
+            raise ValueError(f"the rating is {rating}")
+        if not (math.isfinite(moment) and moment >= 0):
+            raise ValueError(f"the time is {moment}")
+        self.user.append(self.users.setdefault(user, len(self.users)))
+        self.item.append(self.items.setdefault(item, len(self.items)))
+        self.rating.append(rating)
+        self.timestamp.append(int(moment / 1000 if moment > MILLISECONDS else moment))
+
+
+@dataclass(slots=True)
+class _BadLines:
+    limit: int
+    count: int = 0
+
+    def add(self, path: Path, number: int, reason: object) -> None:
+        self.count += 1
+        if self.count > self.limit:
+            raise SkipLimitError(
+                f"{self.count} bad lines are more than `max_bad_lines`={self.limit}, the last in {path}, line "
+                f"{number}: {reason}; check that these are Amazon's reviews, or raise the limit"
+            )
+
+
+def read_amazon(
+    options: AmazonOptions, *, progress: Callable[[int, float], None] | None = None
+) -> tuple[Interactions, int]:
+    """Interactions, users and items of Amazon's reviews.
+
+    Items that no file of items describes have no title: their text is their id.
+
+    Returns:
+        What was read, and how many bad lines were left out.
+
+    Raises:
+        NotFoundError: a file does not exist, or none of them holds reviews.
+        CorruptError: a file is cut short, or is neither of reviews nor of items.
+        SkipLimitError: there are more bad lines than `max_bad_lines`.
+    """
+    bad = _BadLines(options.max_bad_lines)
+    kinds = {path: _kind(path) for path in options.files}
+    reviews = _Reviews()
+    sizes = [path.stat().st_size for path in options.files]
+    done = 0.0
+    for path in (path for path, kind in kinds.items() if kind == "reviews"):
+        for number, record in _records(path, bad):
+            try:
+                reviews.add(record)
+            except (TypeError, ValueError, KeyError) as error:
+                bad.add(path, number, error)
+            if progress is not None and number % 50_000 == 0:
+                progress(len(reviews.user), done / max(1, sum(sizes)))
+        done += path.stat().st_size
+    if not reviews.user:
+        raise NotFoundError(
+            f"{', '.join(str(path) for path in options.files)}: no review was found; name a file of reviews, "
+            f"whose lines have {USER[0]} or {USER[1]}"
+        )
+    described: dict[str, tuple[str | None, tuple[str, ...], str | None]] = {}
+    for path in (path for path, kind in kinds.items() if kind == "items"):
+        for _, record in _records(path, bad):
+            item = next((str(record[key]) for key in ITEM if record.get(key)), None)
+            if item in reviews.items:
+                described[item] = _describe(record)
+    return _interactions(reviews, described, options.files), bad.count
+
+
+def _interactions(
+    reviews: _Reviews,
+    described: Mapping[str, tuple[str | None, tuple[str, ...], str | None]],
+    files: Sequence[Path],
+) -> Interactions:
+    nothing: tuple[None, tuple[str, ...], None] = (None, (), None)
+    known = [described.get(item, nothing) for item in reviews.items]
+    text = [
+        item if title is None else describe_item(title, None, [*([brand] if brand else []), *kinds])
+        for item, (title, kinds, brand) in zip(reviews.items, known, strict=True)
+    ]
+    return Interactions(
+        user=np.asarray(reviews.user, dtype=np.int64),
+        item=np.asarray(reviews.item, dtype=np.int64),
+        rating=np.asarray(reviews.rating, dtype=np.float32),
+        timestamp=np.asarray(reviews.timestamp, dtype=np.int64),
+        users=pa.table({"user_id": pa.array(list(reviews.users), pa.string())}),
+        items=item_table(
+            list(reviews.items),
+            [title for title, _, _ in known],
+            [None] * len(known),
+            [kinds for _, kinds, _ in known],
+            text=text,
+        ),
+        source=", ".join(str(path) for path in files),
+    )
+
+
+def _describe(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...], str | None]:
+    """Title, categories without the first, which all items of a file share, and brand."""
+    title = record.get("title")
+    kinds = record.get("categories") or record.get("category") or ()
+    if kinds and isinstance(kinds[0], list):  # 2014: several paths through the tree of categories
+        kinds = kinds[0]
+    if isinstance(kinds, str):
+        kinds = [kinds]
+    brand = record.get("brand") or record.get("store")
+    return (
+        _text(title) if isinstance(title, str) and title.strip() else None,
+        tuple(_text(kind) for kind in kinds[1:] if isinstance(kind, str) and kind.strip()),
+        _text(brand) if isinstance(brand, str) and brand.strip() else None,
+    )
+
+
+def _text(value: str) -> str:
+    return " ".join(value.split())[:LONGEST_TEXT]
+
+
+def _first(record: Mapping[str, Any], names: Sequence[str]) -> Any:
+    for name in names:
+        if record.get(name) not in (None, ""):
+            return record[name]
+    raise ValueError(f"there is no {' or '.join(names)}")
+
+
+def _kind(path: Path) -> str:
+    """``"reviews"`` or ``"items"``, by the first line that can be read."""
+    for _, record in _records(path, _BadLines(10)):
+        if any(name in record for name in USER):
+            return "reviews"
+        if any(name in record for name in ITEM):
+            return "items"
+        break
+    raise CorruptError(
+        f"{path} is neither a file of Amazon's reviews ({USER[0]} or {USER[1]}) nor of its items ({ITEM[1]}); "
+        f"leave it out"
+    )
+
+
+def _records(path: Path, bad: _BadLines) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Numbered objects of a file, one a line; empty lines are passed over."""
+    number = 0
+    try:
+        with _open(path) as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    record = _parse(line)
+                except ValueError as error:
+                    bad.add(path, number, error)
+                    continue
+                yield number, record
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path} does not exist; name a file of Amazon's reviews") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise CorruptError(
+            f"{path} is cut short or damaged after line {number} ({error}); get it again"
+        ) from error
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error}") from error
+
+
+def _open(path: Path) -> IO[str]:
+    with path.open("rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    if compressed:
+        return gzip.open(path, "rt", encoding="utf-8", errors="replace")
+    return path.open(encoding="utf-8", errors="replace")
+
+
+def _parse(line: str) -> Mapping[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        # The metadata of 2014 are Python literals, one a line.
+        try:
+            record = ast.literal_eval(line.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            raise ValueError(f"it is not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"it is a {type(record).__name__} and not an object")
+    return record
