@@ -268,7 +268,8 @@ class Jobs:
 
 def slot_limit(cpus: Floats, slots_per_cpu: Floats, stages: Any) -> Ints:
     """Slots that may be given out altogether on `cpus` CPUs: never less than one a stage."""
-    return np.maximum(np.floor(cpus * slots_per_cpu), np.maximum(stages, 1)).astype(np.int64)
+    limit: Ints = np.maximum(np.floor(cpus * slots_per_cpu), np.maximum(stages, 1)).astype(np.int64)
+    return limit
 
 
 _DEFAULTS: dict[str, Any] = {

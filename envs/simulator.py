@@ -124,16 +124,20 @@ class Simulator:
         )
         self.flow = flow
         self.since_change += interval
-        measured = self._measure(flow, now.cpus, misjudged)
         self._down -= standing
         self.steps += 1
+        # What there is of CPUs and memory is read when the decision is made: it is that of the interval to come.
+        # Cluster managers announce a lower limit before they enforce it (cgroup v2: memory.high, then memory.max).
+        ahead = np.minimum(self.steps, self.tape.steps - 1)
+        limit = self.jobs.memory * self.tape.memory[self._all, ahead][:, None]
+        measured = self._measure(flow, self.tape.cpus[self._all, ahead], limit, misjudged)
         if flow.killed.any():
             rows = np.flatnonzero(flow.killed)
             self.restart(rows)
             self._down[rows] = self.restart_seconds
         return measured
 
-    def _measure(self, flow: Flow, cpus: Floats, misjudged: Floats) -> Measurement:
+    def _measure(self, flow: Flow, cpus: Floats, limit: Floats, misjudged: Floats) -> Measurement:
         jobs = self.jobs
         width = jobs.stages
         interval = jobs.interval[:, None]
@@ -145,7 +149,7 @@ class Simulator:
         misjudge = np.exp(misjudged / np.sqrt(tasks))
         delivered = flow.rows[:, width] / jobs.interval * alive
         tightest = (
-            (flow.memory / np.maximum(flow.memory_limit, 1.0)).argmax(axis=1)
+            (flow.memory / np.maximum(limit, 1.0)).argmax(axis=1)
             if flow.memory.shape[1] > 1
             else np.zeros(len(jobs), dtype=np.int64)
         )
@@ -171,7 +175,7 @@ class Simulator:
             cpus_used=flow.cpu.sum(axis=1) * share + delivered * jobs.step_cpu,
             memory_used=flow.memory[self._all, tightest],
             memory_queued=flow.queued_bytes,
-            memory_limit=flow.memory_limit[self._all, tightest],
+            memory_limit=limit[self._all, tightest],
             slot_limit=self.limit.astype(np.float64),
             clock=np.full(len(jobs), np.nan),
             bandwidth=np.where(np.isfinite(jobs.memory_bandwidth), flow.traffic, np.nan),
@@ -193,4 +197,5 @@ def survives(jobs: Jobs, slots: Any, *, pool: Any = None) -> Bools:
     """Whether an allocation fits the nodes' memory on average, ``[N]``."""
     simulator = Simulator(jobs, steps=1)
     simulator.allocate(slots, pool)
-    return ~np.any([simulator.run().killed for _ in range(8)], axis=0)
+    killed: Bools = np.any([simulator.run().killed for _ in range(8)], axis=0)
+    return ~killed
