@@ -9,13 +9,36 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from intune.pipelines.errors import IntuneError, SkipLimitError, StageError, StorageError
 from intune.pipelines.memory import roots
-from intune.pipelines.operations import Job, Missing, Operations, Piece, Result
+from intune.pipelines.operations import Job, Missing, Piece, Result
+from intune.pipelines.plan import Plan
 from intune.pipelines.retries import retry_delay
 from intune.pipelines.scheduler import Key, Scheduler, Task
+
+
+class Work(Protocol):
+    """What an epoch is about; a pipeline's is a `Job`."""
+
+    @property
+    def plan(self) -> Plan:
+        """The epoch's tasks."""
+
+    @property
+    def skip(self) -> bool:
+        """Whether what cannot be used is left out instead of ending the run."""
+
+    def where(self, level: int, index: int) -> str:
+        """What a task works on, for a person."""
+
+
+class Runner(Protocol):
+    """Does the tasks of an epoch; a pipeline's are `Operations`."""
+
+    def run(self, level: int, index: int, inputs: Sequence[Any]) -> Result:
+        """Do a task on the outputs it takes, in order."""
 
 
 class Run:
@@ -29,11 +52,14 @@ class Run:
         skipped: files that were left out already; they count.
         on_skip: told of every skip (a sentence).
         clock: seconds, monotonic.
+        measure: bytes of every buffer a payload keeps alive, for the ledger.
+        deliver: makes of the last level's payload what the trainer gets.
+        lock: shared with another run where both count in the same meters.
     """
 
     def __init__(
         self,
-        job: Job,
+        job: Work,
         scheduler: Scheduler,
         *,
         retries: int,
@@ -41,11 +67,14 @@ class Run:
         skipped: int = 0,
         on_skip: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
+        measure: Callable[[Any], Mapping[Any, int]] = roots,
+        deliver: Callable[[Any], list[Any]] | None = None,
+        lock: threading.Lock | None = None,
     ) -> None:
-        self.job = job
+        self._job = job
         self.scheduler = scheduler
         self.clock = clock
-        self.lock = threading.Lock()
+        self.lock = threading.Lock() if lock is None else lock
         self.work = threading.Condition(self.lock)
         self.output = threading.Condition(self.lock)
         self.payloads: dict[Key, Any] = {}
@@ -57,6 +86,14 @@ class Run:
         self._retries = retries
         self._max_skipped = max_skipped
         self._on_skip = on_skip
+        self._measure = measure
+        self._deliver = finalize if deliver is None else deliver
+
+    @property
+    def job(self) -> Job:
+        """The epoch's work, of a pipeline."""
+        assert isinstance(self._job, Job)
+        return self._job
 
     # ---- for executors ---------------------------------------------------------------------------------------
 
@@ -75,7 +112,7 @@ class Run:
 
     def execute(
         self,
-        operations: Operations,
+        operations: Runner,
         task: Task,
         inputs: Sequence[Any],
         *,
@@ -85,9 +122,9 @@ class Run:
         started_cpu = cpu_clock()
         try:
             result = operations.run(task.level, task.index, inputs)
-            held = roots(result.payload)
+            held = self._measure(result.payload)
             if task.level == self.last_level:
-                result.payload = finalize(result.payload)
+                result.payload = self._deliver(result.payload)
         except BaseException as error:
             self.failed(task, error)
             return
@@ -118,7 +155,7 @@ class Run:
                 return
             if isinstance(error, StorageError):
                 message = f"{error} (gave up after {task.attempt} tries)"
-                if self.job.skip:
+                if self._job.skip:
                     if self._skip([message]):
                         missing = Missing(task.rows)
                         self.payloads[task.key] = missing
@@ -130,7 +167,7 @@ class Run:
                 error.__cause__ = last.__cause__
             elif not isinstance(error, IntuneError | KeyboardInterrupt | SystemExit | GeneratorExit):
                 wrapped = StageError(
-                    f"{self.job.where(task.level, task.index)}: {type(error).__name__}: {error}"
+                    f"{self._job.where(task.level, task.index)}: {type(error).__name__}: {error}"
                 )
                 wrapped.__cause__ = error
                 error = wrapped
@@ -152,8 +189,13 @@ class Run:
 
     # ---- for the loader --------------------------------------------------------------------------------------
 
-    def next_output(self) -> tuple[int, list[Any]] | None:
-        """The next output of the last level, waiting for it; None at the end of the epoch."""
+    def next_output(self, timeout: float | None = None) -> tuple[int, list[Any]] | None:
+        """The next output of the last level, waiting for it; None at the end of the epoch.
+
+        Raises:
+            TimeoutError: it did not come within `timeout` seconds.
+        """
+        deadline = None if timeout is None else self.clock() + timeout
         with self.lock:
             while True:
                 if self.error is not None:
@@ -165,7 +207,10 @@ class Run:
                     return index, self.payloads[self.last_level, index]
                 if self.scheduler.exhausted:
                     return None
-                self.output.wait()
+                left = None if deadline is None else deadline - self.clock()
+                if left is not None and left <= 0:
+                    raise TimeoutError
+                self.output.wait(left)
 
     def consumed(self, index: int) -> None:
         """The trainer is done with an output."""

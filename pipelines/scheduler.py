@@ -92,6 +92,8 @@ class Scheduler:
         allocation: slots, complete over `stages` (see `Allocation.merged`).
         memory: bytes that may be held.
         first_batch: batches before this one are not made.
+        offered: how many tasks of the first level may start at all, where that is not known from the beginning;
+            see `offer`.
         in_order: deliver in plan order; else as they are finished.
         ledger, meters: carried over from one epoch to the next.
     """
@@ -104,6 +106,7 @@ class Scheduler:
         allocation: Allocation,
         memory: int,
         first_batch: int = 0,
+        offered: int | None = None,
         in_order: bool = True,
         ledger: MemoryLedger | None = None,
         meters: Mapping[str, StageMeter] | None = None,
@@ -114,6 +117,7 @@ class Scheduler:
         self.allocation = allocation
         self.memory = memory
         self.in_order = in_order
+        self.offered = len(plan.levels[0]) if offered is None else offered
         self.ledger = ledger if ledger is not None else MemoryLedger()
         self.meters = meters if meters is not None else {name: StageMeter(name) for name in stages}
         self.redone = 0
@@ -254,7 +258,7 @@ class Scheduler:
         ready = state.ready
         while ready and state.records[ready[0]].state is not State.READY:
             heapq.heappop(ready)
-        if level == 0 and state.next_source < len(self.plan.levels[0]):
+        if level == 0 and state.next_source < self.offered:
             return min(ready[0], state.next_source) if ready else state.next_source
         return ready[0] if ready else None
 
@@ -433,6 +437,10 @@ class Scheduler:
         self.ledger.release((self._last, index))
         self._forget()
         return self._last, index
+
+    def offer(self, count: int) -> None:
+        """The first `count` tasks of the first level may start from now on: what they work on has become known."""
+        self.offered = min(max(self.offered, count), len(self.plan.levels[0]))
 
     def resize(self, allocation: Allocation, now: float) -> None:
         """Other slots from now on; running tasks finish, the next `take` follows the new numbers."""

@@ -14,10 +14,12 @@ class Hello:
     Attributes:
         path: this process's ``sys.path``.
         python_path: the variable PYTHONPATH as the user has it.
+        number: the process's own; see `worker_number.py`.
     """
 
     path: list[str]
     python_path: str | None
+    number: int = 0
 
 
 @dataclass(slots=True)

@@ -31,11 +31,15 @@ segment each time 1 ms, so the few are used again and again."""
 class Process:
     """A fresh interpreter that runs functions on blocks. Every method is for one thread at a time, but `kill`.
 
+    Args:
+        number: by which it knows itself among its like; see `worker_number.py`.
+
     Raises:
         WorkerLostError: it could not be started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
         ours, theirs = socket.socketpair()
         read, self._lifeline = os.pipe()
         self._python_path = os.environ.get("PYTHONPATH")
@@ -58,7 +62,7 @@ class Process:
         self.pid = self._process.pid
         self._channel = Channel(ours)
         self._greeted = False
-        self._prepared: set[str] = set()
+        self._prepared: dict[str, bytes] = {}
         self._segments: dict[int, Segment] = {}
         self._source = -1
         self._targets: list[int] = []
@@ -71,23 +75,23 @@ class Process:
         return self._process.poll() is None
 
     def prepare(self, stage: str, function: bytes) -> None:
-        """Have a function ready there.
+        """Have a function ready there; in place of the stage's former one if that was another.
 
         Raises:
             EOFError: the process died.
             StageError: the function cannot be had there; its module is not found, for one.
         """
         if not self._greeted:
-            self._channel.send(Hello(self._path, self._python_path))
+            self._channel.send(Hello(self._path, self._python_path, self.number))
             self._channel.receive()
             self._greeted = True
-        if stage in self._prepared:
+        if self._prepared.get(stage) is function:
             return
         self._channel.send(Load(stage, function))
         reply, _ = self._channel.receive()
         if isinstance(reply, Failed):
             raise _in_words(reply, "the function could not be made ready in a worker process:")
-        self._prepared.add(stage)
+        self._prepared[stage] = function
 
     def call(
         self, stage: str, block: Block, timeout: float | None

@@ -19,6 +19,7 @@ from typing import Any
 import cloudpickle
 
 from intune.pipelines.errors import StageError
+from intune.pipelines.executors import worker_number
 from intune.pipelines.executors.channel import Channel
 from intune.pipelines.executors.malloc import keep_freed_memory
 from intune.pipelines.executors.messages import Call, Failed, Hello, Load, Loaded, Made
@@ -139,6 +140,7 @@ def main() -> None:
 
 
 def _become(hello: Hello) -> None:
+    worker_number.become(hello.number)
     sys.path[:] = hello.path
     sys.argv[1:] = []
     if hello.python_path is None:

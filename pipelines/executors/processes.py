@@ -7,6 +7,7 @@ importers of the user's script. What travels how: `packing.py`; what runs in the
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -93,6 +94,16 @@ class ProcessPool:
         """Seconds of processor time that calls of the current thread took in processes, so far."""
         return float(getattr(self._used, "cpu_s", 0.0))
 
+    def replace(self, stage: str, function: bytes) -> None:
+        """Have another function for a stage from the next call on.
+
+        Args:
+            function: pickled.
+        """
+        with self._changed:
+            if self._functions.get(stage) != function:
+                self._functions[stage] = function
+
     def pids(self) -> list[int]:
         """The processes."""
         with self._changed:
@@ -127,7 +138,7 @@ class ProcessPool:
             while True:
                 if self._closed:
                     raise LoaderError("the loader was closed while this ran")
-                process = self._idle.pop() if self._idle else Process()
+                process = self._idle.pop() if self._idle else Process(self._free_number())
                 if process.alive:
                     self._busy.add(process)
                     return process
@@ -136,6 +147,10 @@ class ProcessPool:
                 logger.warning(
                     "an idle worker process (pid %d) %s; going on without it", process.pid, process.end(0.0)
                 )
+
+    def _free_number(self) -> int:
+        taken = {process.number for process in (*self._idle, *self._busy)}
+        return next(number for number in itertools.count() if number not in taken)
 
     def _give_back(self, process: Process) -> None:
         with self._changed:

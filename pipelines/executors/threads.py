@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from intune.pipelines.budget import Budget
 from intune.pipelines.dataset import Reader
 from intune.pipelines.operations import CallMap, Operations, call_here
-from intune.pipelines.run import Run
+from intune.pipelines.run import Run, Runner
 from intune.pipelines.schema import Block
 from intune.pipelines.stages import Map
 
@@ -27,19 +28,27 @@ class ThreadFleet:
     Args:
         call: runs the user's function.
         processes: where functions of stages with ``workers="process"`` run; None if there are none.
+        runner: makes what does a run's tasks, where it is not a pipeline's.
     """
 
     chunk_rows = 32_768
     """Small tasks, so that a resize takes effect soon, but long ones beside the 50 us that each costs."""
 
-    def __init__(self, call: CallMap = call_here, *, processes: ProcessPool | None = None) -> None:
+    def __init__(
+        self,
+        call: CallMap = call_here,
+        *,
+        processes: ProcessPool | None = None,
+        runner: Callable[[Run], Runner] | None = None,
+    ) -> None:
         self._call = call
         self._processes = processes
+        self._runner = self._of_pipeline if runner is None else runner
         self._threads: list[threading.Thread] = []
         self._wanted = 0
         self._idle = threading.Condition()
         self._run: Run | None = None
-        self._operations: Operations | None = None
+        self._operations: Runner | None = None
         self._reader: Reader | None = None  # kept from epoch to epoch, and its files open with it
         self._closed = False
         self._current = threading.local()
@@ -52,9 +61,7 @@ class ThreadFleet:
         """Work on a run from now on."""
         with self._idle:
             self._run = run
-            if self._reader is None or self._reader.dataset is not run.job.dataset:
-                self._reader = Reader(run.job.dataset)
-            self._operations = Operations(run.job, self._watched, reader=self._reader)
+            self._operations = self._runner(run)
             self._idle.notify_all()
         self.resize(threads)
 
@@ -99,6 +106,11 @@ class ThreadFleet:
         """Worker processes that died."""
         return 0 if self._processes is None else self._processes.workers_lost
 
+    def _of_pipeline(self, run: Run) -> Operations:
+        if self._reader is None or self._reader.dataset is not run.job.dataset:
+            self._reader = Reader(run.job.dataset)
+        return Operations(run.job, self._watched, reader=self._reader)
+
     def _spawn(self) -> None:
         thread = threading.Thread(
             target=_work, args=(self,), name=f"intune-worker-{len(self._threads)}", daemon=True
@@ -106,7 +118,7 @@ class ThreadFleet:
         self._threads.append(thread)
         thread.start()
 
-    def next_run(self) -> tuple[Run, Operations] | None:
+    def next_run(self) -> tuple[Run, Runner] | None:
         """The run to work on, waiting for one; None once the fleet is closed."""
         with self._idle:
             while not self._closed:
@@ -116,7 +128,7 @@ class ThreadFleet:
                 self._idle.wait()
             return None
 
-    def work_on(self, run: Run, operations: Operations) -> None:
+    def work_on(self, run: Run, operations: Runner) -> None:
         """Run tasks until the run is over."""
         try:
             while (taken := run.take()) is not None:

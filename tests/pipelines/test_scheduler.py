@@ -562,3 +562,18 @@ def test_with_real_operations_the_batches_are_the_same_whoever_dies(
     assert made == reference(
         numbered(sizes), batch_size=8, shuffle=shuffle, row_groups=2, seed=seed, block_rows=20
     )
+
+
+def test_first_tasks_start_only_once_they_are_offered() -> None:
+    plan = plan_of(("batch",), blocks=4, rows=10, batch=10)
+    scheduler = Scheduler(plan, stages_of(plan), allocation=Allocation.shared(8), memory=1 << 30, offered=1)
+    task = scheduler.take(0.0)
+    assert task is not None
+    assert task.key == (0, 0)
+    assert scheduler.take(0.0) is None
+    scheduler.offer(3)
+    scheduler.offer(2)  # what was offered stays so
+    started = [scheduler.take(0.0) for _ in range(3)]
+    assert [task and task.key for task in started] == [(0, 1), (0, 2), None]
+    scheduler.offer(99)
+    assert [task and task.key for task in (scheduler.take(0.0), scheduler.take(0.0))] == [(0, 3), None]

@@ -702,3 +702,53 @@ def test_a_script_needs_no_main_guard(data, tmp_path):
     ids = np.arange(2000).reshape(4, 500)
     assert complaint == ""
     assert output.splitlines() == [f"{total} {ord('_')}" for total in (ids * 10 + 1).sum(axis=1)]
+
+
+# ---- for others than pipelines -------------------------------------------------------------------------------
+
+
+def numbered_function():
+    def function(block):
+        from intune.pipelines.executors.worker_number import worker_number
+
+        return {"number": worker_number(), "pid": os.getpid(), "there": list(range(block["n"]))}
+
+    return function
+
+
+def test_processes_have_numbers_and_the_number_of_a_dead_one_is_given_again():
+    pool, stage = pool_of(numbered_function())
+    try:
+        one, other = pool._borrow(), pool._borrow()
+        assert (one.number, other.number) == (0, 1)
+        pool._give_back(one)
+        pool._give_back(other)
+        first = pool(stage, {"n": 3})
+        assert first["there"] == [0, 1, 2]
+        assert first["number"] in (0, 1)
+        os.kill(first["pid"], signal.SIGKILL)
+        os.waitid(os.P_PID, first["pid"], os.WEXITED | os.WNOWAIT)
+        numbers = []
+        for _ in range(2):
+            process = pool._borrow()
+            numbers.append(process.number)
+        assert sorted(numbers) == [0, 1]
+        for process in list(pool._busy):
+            pool._give_back(process)
+    finally:
+        pool.close()
+
+
+def test_a_function_can_be_replaced_by_another_in_the_same_process():
+    import cloudpickle
+
+    pool, stage = pool_of(lambda block: {"made": "one", "pid": os.getpid()})
+    try:
+        first = pool(stage, {})
+        other = cloudpickle.dumps(lambda block: {"made": "other", "pid": os.getpid()})
+        pool.replace(stage.name, other)
+        second = pool(stage, {})
+        assert (first["made"], second["made"]) == ("one", "other")
+        assert first["pid"] == second["pid"]
+    finally:
+        pool.close()
