@@ -96,17 +96,18 @@ def dlrm(
 
     from intune.display import Display
     from intune.pipelines.budget import Usable
-    from intune.workloads.dlrm_job import DLRMJob, ready
+    from intune.workloads.click_job import ClickJob, ready
+    from intune.workloads.click_tables import TableChoice
     from intune.workloads.training import TrainOptions
 
-    job = DLRMJob(
+    job = ClickJob(
         data=data,
         executor=executor,
         preset=preset,
         batch_size=batch_size,
         optimizer=optimizer,
         learning_rate=learning_rate,
-        table_rows=table_rows,
+        embedding=TableChoice(rows=table_rows),
         seed=seed,
         shuffle=shuffle,
         cpus=cpus,

@@ -1,6 +1,6 @@
 """From a folder of click logs to a trainer that is ready to run: files, tables, pipelines, model, optimiser.
 
-The command line in front of it is `intune.cli.train`; the loop is `training.py`.
+The command lines in front of it are `intune.cli.train` and `intune.cli.train_click`; the loop is `training.py`.
 """
 
 from __future__ import annotations
@@ -11,23 +11,34 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from torch.optim import Optimizer
+
 from intune.pipelines import Budget, Loader
 from intune.pipelines.errors import ConfigError
 from intune.workloads.checkpoint import CheckpointStore, read_checkpoint
-from intune.workloads.click_data import ClickData, find_click_data, hashed_rows, to_batches
-from intune.workloads.dlrm import DEMO_TABLE_ROWS, DLRM, DLRMConfig, OptimizerName
+from intune.workloads.click_data import ClickData, find_click_data, to_batches
+from intune.workloads.click_model import ClickModel, OptimizerName, Schedule
+from intune.workloads.click_tables import IdRule, TableChoice, with_tables
+from intune.workloads.dcnv2 import DCNv2, DCNv2Config, Structure
+from intune.workloads.dlrm import DLRM, DLRMConfig
 from intune.workloads.metrics import score
-from intune.workloads.optim import make_optimizer
+from intune.workloads.optim import decay_linearly, make_optimizer
+from intune.workloads.table_sizes import DEMO_TABLE_ROWS
 from intune.workloads.training import Trainer, TrainOptions
 
-PresetName: TypeAlias = Literal["demo", "kaggle", "terabyte", "mlperf"]
+ModelName: TypeAlias = Literal["dlrm", "dcnv2"]
+AnyConfig: TypeAlias = "DLRMConfig | DCNv2Config"
 
-PRESETS: dict[str, Callable[[], DLRMConfig]] = {
-    "demo": DLRMConfig.demo,
-    "kaggle": DLRMConfig.kaggle,
-    "terabyte": DLRMConfig.terabyte,
-    "mlperf": DLRMConfig.mlperf,
+PRESETS: dict[str, dict[str, Callable[[], AnyConfig]]] = {
+    "dlrm": {
+        "demo": DLRMConfig.demo,
+        "kaggle": DLRMConfig.kaggle,
+        "terabyte": DLRMConfig.terabyte,
+        "mlperf": DLRMConfig.mlperf,
+    },
+    "dcnv2": {"demo": DCNv2Config.demo, "mlperf": DCNv2Config.mlperf, "mlp": DCNv2Config.mlp},
 }
+"""Shapes by the model's name and the preset's."""
 
 EVALUATION_SHARE = 4
 """One part in so many of the memory is the evaluation's: it does not shuffle, so it needs little."""
@@ -37,14 +48,17 @@ EVALUATION_BATCH = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
-class DLRMJob:
+class ClickJob:
     """What to train, on what, within what. None leaves a choice to the preset or to what the job may use.
 
     Attributes:
         data: see `find_click_data`.
-        preset: shape and recipe.
-        batch_size, optimizer, learning_rate: instead of the recipe's; a `learning_rate` is for all parameters.
-        table_rows: largest embedding table.
+        model: ``"dlrm"`` or ``"dcnv2"``.
+        preset: shape and recipe, of `PRESETS`.
+        embedding: which tables.
+        structure, cross_layers, rank: of DCN-V2, instead of the preset's; a rank of 0 stands for full matrices.
+        batch_size, optimizer, learning_rate, schedule: instead of the recipe's; a `learning_rate` is for all
+            parameters.
         seed: of the model and of the shuffle.
         shuffle: window in row groups, 0 for the files' order.
         executor: as of `Loader`.
@@ -57,11 +71,16 @@ class DLRMJob:
     """
 
     data: str
-    preset: PresetName = "demo"
+    model: ModelName = "dlrm"
+    preset: str = "demo"
+    embedding: TableChoice = field(default_factory=TableChoice)
+    structure: Structure | None = None
+    cross_layers: int | None = None
+    rank: int | None = None
     batch_size: int | None = None
     optimizer: OptimizerName | None = None
     learning_rate: float | None = None
-    table_rows: int | None = None
+    schedule: Schedule | None = None
     seed: int = 0
     shuffle: int = 8
     executor: Literal["auto", "threads", "ray"] = "auto"
@@ -74,14 +93,26 @@ class DLRMJob:
     options: TrainOptions = field(default_factory=TrainOptions)
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise ConfigError(f"`preset`={self.preset!r} is unknown; use {', '.join(PRESETS)}")
-        for name, least in (("seed", 0), ("shuffle", 0), ("table_rows", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"`{name}` must be at least {least}, but {value} was found")
+        if self.model not in PRESETS:
+            raise ConfigError(f"`model`={self.model!r} is unknown; use {', '.join(PRESETS)}")
+        if self.preset not in PRESETS[self.model]:
+            raise ConfigError(
+                f"`preset`={self.preset!r} is unknown; {self.model} has {', '.join(PRESETS[self.model])}"
+            )
+        for name in ("seed", "shuffle"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"`{name}` must be at least 0, but {getattr(self, name)} was found")
+        if self.model != "dcnv2" and self._cross():
+            raise ConfigError(
+                f"{', '.join(f'`{name}`' for name in self._cross())} belong to DCN-V2, not to DLRM"
+            )
         if self.resume and self.checkpoints is None:
             raise ConfigError("`resume` needs `checkpoints`, the folder to resume from; give both")
+
+    def _cross(self) -> dict[str, Any]:
+        """What is said about DCN-V2's cross layers."""
+        given = {"structure": self.structure, "cross_layers": self.cross_layers, "rank": self.rank}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +131,13 @@ class ReadyJob:
     trainer: Trainer
     loader: Loader
     data: ClickData
-    config: DLRMConfig
+    config: AnyConfig
     steps: int
     resumed_from: Path | None
 
 
 @contextmanager
-def ready(job: DLRMJob) -> Iterator[ReadyJob]:
+def ready(job: ClickJob) -> Iterator[ReadyJob]:
     """Make a job ready; leaving the context closes its loaders.
 
     Raises:
@@ -114,18 +145,18 @@ def ready(job: DLRMJob) -> Iterator[ReadyJob]:
     """
     store, latest = _open_store(job)
     data = find_click_data(job.data)
-    config = configure(job, data)
-    model = DLRM(config, seed=job.seed, device=job.device)
+    config, ids = configure(job, data)
+    model = make_model(config, seed=job.seed, device=job.device)
     budget, evaluation_budget = _split(Budget.detect(cpus=job.cpus, memory=job.memory), bool(data.test))
     with ExitStack() as stack:
         evaluate = None
         if data.test:
-            evaluate = stack.enter_context(_evaluation(job, data, model, evaluation_budget))
+            evaluate = stack.enter_context(_evaluation(job, data, model, ids, evaluation_budget))
         pipeline = to_batches(
             data,
             data.train,
             batch_size=config.recipe.batch_size,
-            table_sizes=config.table_sizes,
+            ids=ids,
             shuffle=job.shuffle,
             seed=job.seed,
             drop_last=True,
@@ -134,26 +165,19 @@ def ready(job: DLRMJob) -> Iterator[ReadyJob]:
         loader = stack.enter_context(
             pipeline.loader(executor=job.executor, budget=budget, allocation=job.slots or None)
         )
-        recipe = asdict(config.recipe)
-        recipe.pop("batch_size")
+        steps = job.options.epochs * len(loader)
         trainer = Trainer(
             model,
-            make_optimizer(
-                recipe.pop("optimizer"),
-                tables=[model.embeddings.weight],
-                others=[*model.bottom.parameters(), *model.top.parameters()],
-                **recipe,
-            ),
+            _optimizer(config, model, steps),
             loader,
             loss=model.loss,
             evaluate=evaluate,
             options=job.options,
             store=store,
-            config={"seed": job.seed, **asdict(config)},
+            config=_identity(job, config, steps),
         )
         if latest is not None:
             trainer.load_state_dict(read_checkpoint(latest))
-        steps = job.options.epochs * len(loader)
         yield ReadyJob(
             trainer=trainer,
             loader=loader,
@@ -164,28 +188,58 @@ def ready(job: DLRMJob) -> Iterator[ReadyJob]:
         )
 
 
-def configure(job: DLRMJob, data: ClickData) -> DLRMConfig:
-    """The preset with the job's own choices, and tables with room for the data's ids, which are hashed."""
-    preset = PRESETS[job.preset]()
-    most = job.table_rows
-    if most is None and job.preset == "demo":
-        most = DEMO_TABLE_ROWS
-    given = {"optimizer": job.optimizer, "batch_size": job.batch_size}
+def configure(job: ClickJob, data: ClickData) -> tuple[AnyConfig, IdRule]:
+    """The preset with the job's own choices and tables for the data's ids, and what becomes of the ids."""
+    preset = PRESETS[job.model][job.preset]()
+    given = {"optimizer": job.optimizer, "batch_size": job.batch_size, "schedule": job.schedule}
     recipe = replace(preset.recipe, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     if job.learning_rate is not None:
         recipe = replace(recipe, learning_rate=job.learning_rate, table_learning_rate=None)
-    return replace(
-        preset,
-        table_sizes=hashed_rows(data.cardinalities or preset.table_sizes, most),
-        # Hashing leaves no id outside its table, and on CUDA the comparison would wait for the device.
-        check_ids=False,
-        recipe=recipe,
+    preset = replace(preset, sparse_gradients=recipe.optimizer != "adam", recipe=recipe)
+    most = DEMO_TABLE_ROWS if job.preset in ("demo", "mlp") else None
+    config, ids = with_tables(preset, job.embedding, data, most=most)
+    if isinstance(config, DCNv2Config):
+        cross = job._cross()
+        if "rank" in cross:
+            cross["rank"] = cross["rank"] or None
+        config = replace(config, **cross)
+    return config, ids
+
+
+def make_model(config: AnyConfig, *, seed: int, device: str = "cpu") -> ClickModel:
+    """The model of a configuration."""
+    if isinstance(config, DLRMConfig):
+        return DLRM(config, seed=seed, device=device)
+    return DCNv2(config, seed=seed, device=device)
+
+
+def _optimizer(config: AnyConfig, model: ClickModel, steps: int) -> Optimizer:
+    """The recipe's, its learning rates falling to zero over so many steps if it says so."""
+    recipe = config.recipe
+    optimizer = make_optimizer(
+        recipe.optimizer,
+        tables=[model.embeddings.weight],
+        others=model.others(),
+        learning_rate=recipe.learning_rate,
+        table_learning_rate=recipe.table_learning_rate,
+        table_eps=recipe.table_eps,
     )
+    if recipe.schedule == "linear":
+        decay_linearly(optimizer, steps)
+    return optimizer
+
+
+def _identity(job: ClickJob, config: AnyConfig, steps: int) -> dict[str, Any]:
+    """What a checkpoint must agree with. A run whose learning rates fall cannot be made longer half-way."""
+    identity = {"model": job.model, "seed": job.seed, **asdict(config)}
+    if config.recipe.schedule == "linear":
+        identity["steps"] = steps
+    return identity
 
 
 @contextmanager
 def _evaluation(
-    job: DLRMJob, data: ClickData, model: DLRM, budget: Budget
+    job: ClickJob, data: ClickData, model: ClickModel, ids: IdRule, budget: Budget
 ) -> Iterator[Callable[[], dict[str, Any]]]:
     """A function that scores the model on the held-out rows.
 
@@ -196,7 +250,7 @@ def _evaluation(
         data,
         data.test,
         batch_size=EVALUATION_BATCH,
-        table_sizes=model.config.table_sizes,
+        ids=ids,
         device=job.device,
     )
     with pipeline.loader(executor="threads", budget=budget) as loader:
@@ -211,7 +265,7 @@ def _split(budget: Budget, evaluates: bool) -> tuple[Budget, Budget]:
     return replace(budget, memory=budget.memory - part), replace(budget, memory=part)
 
 
-def _open_store(job: DLRMJob) -> tuple[CheckpointStore | None, Path | None]:
+def _open_store(job: ClickJob) -> tuple[CheckpointStore | None, Path | None]:
     """The store, and the checkpoint to go on from."""
     if job.checkpoints is None:
         return None, None

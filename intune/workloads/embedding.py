@@ -6,6 +6,7 @@ small batches is most of the step. Here feature ``f`` owns rows ``[starts[f], st
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -22,8 +23,85 @@ Ids: TypeAlias = "Tensor | Sequence[Tensor | Ragged]"
 column (`Ragged`, whose ``offsets`` has ``rows + 1`` entries)."""
 
 
-class StackedEmbedding(nn.Module):
-    """Sum-pooled embedding bags of all features, out of one table.
+class FeatureEmbedding(nn.Module, ABC):
+    """An embedding per feature and row, sum-pooled where a feature has several ids: what DLRM and DCN-V2 build on.
+
+    Args:
+        names: the features' names, in the order of their columns.
+        widths: width of each feature's embedding.
+        sparse: whether the gradient of `weight` is sparse.
+
+    A subclass holds all its rows in `weight`, shape ``(rows, width of a row)``.
+    """
+
+    weight: nn.Parameter
+
+    def __init__(self, names: Sequence[str], *, widths: Sequence[int], sparse: bool) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.widths = tuple(widths)
+        self.sparse = sparse
+
+    @property
+    def features(self) -> int:
+        """Number of features."""
+        return len(self.names)
+
+    def forward(self, ids: Ids) -> Tensor:
+        """Pooled embeddings of features that are all equally wide, shape ``(rows, features, width)``.
+
+        Raises:
+            SchemaError: a column is missing or has a wrong shape or type.
+            DataError: an id is outside its table.
+        """
+        flat = self.flat(ids)
+        return flat.view(len(flat), self.features, self.widths[0])
+
+    def flat(self, ids: Ids) -> Tensor:
+        """Pooled embeddings of all features side by side, shape ``(rows, sum of widths)``; errors as of `forward`."""
+        if isinstance(ids, Tensor):
+            return self._single(self._checked(ids))
+        if len(ids) != self.features:
+            raise SchemaError(
+                f"`sparse` must have a column for each of the {self.features} features, but {len(ids)} were found"
+            )
+        if not any(isinstance(column, Ragged) for column in ids):
+            return self._single(
+                self._checked(torch.stack([torch.as_tensor(column) for column in ids], dim=1))
+            )
+        columns = [as_bags(column) for column in ids]
+        for name, column in zip(self.names, columns, strict=True):
+            require_integers(column.values, name)
+            if len(column) != len(columns[0]):
+                raise SchemaError(
+                    f"column `{name}` has {len(column)} rows, but the first has {len(columns[0])}; "
+                    f"every column of a batch needs the same number of rows"
+                )
+        return self._bags(columns)
+
+    @abstractmethod
+    def initialise(self, rng: np.random.Generator) -> None:
+        """Draw the initial rows."""
+
+    @abstractmethod
+    def _single(self, ids: Tensor) -> Tensor:
+        """Embeddings side by side of integers of shape ``(rows, features)``."""
+
+    @abstractmethod
+    def _bags(self, columns: Sequence[Ragged]) -> Tensor:
+        """The same of a list column of integers for each feature, all of one number of rows."""
+
+    def _checked(self, ids: Tensor) -> Tensor:
+        if ids.ndim != 2 or ids.shape[1] != self.features:
+            raise SchemaError(
+                f"`sparse` must have shape (rows, {self.features}), but {tuple(ids.shape)} was found"
+            )
+        require_integers(ids, "sparse")
+        return ids
+
+
+class StackedEmbedding(FeatureEmbedding):
+    """A table for each feature, all kept in one.
 
     Args:
         sizes: rows of each feature's part of the table.
@@ -49,7 +127,6 @@ class StackedEmbedding(nn.Module):
         check_ids: bool = True,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__()
         if not sizes or min(sizes) < 1:
             raise ConfigError(
                 f"`sizes` must name at least one table and each needs a row, but {tuple(sizes)} was found"
@@ -59,10 +136,9 @@ class StackedEmbedding(nn.Module):
                 f"`names` must name each of the {len(sizes)} tables, but {len(names)} were found; "
                 f"leave it out for C1, C2, …"
             )
+        super().__init__(names or numbered(len(sizes)), widths=(dim,) * len(sizes), sparse=sparse)
         self.dim = dim
-        self.sparse = sparse
         self.check_ids = check_ids
-        self.names = tuple(names) or tuple(f"C{feature + 1}" for feature in range(len(sizes)))
         self.rows_per_table = tuple(int(size) for size in sizes)
         ends = np.cumsum(self.rows_per_table, dtype=np.int64)
         self.weight = nn.Parameter(torch.empty(int(ends[-1]), dim, device=device))
@@ -70,11 +146,6 @@ class StackedEmbedding(nn.Module):
         self.register_buffer("sizes", torch.tensor(self.rows_per_table, device=device), persistent=False)
         starts = torch.tensor([0, *ends[:-1].tolist()], device=device)
         self.register_buffer("starts", starts, persistent=False)
-
-    @property
-    def features(self) -> int:
-        """Number of features."""
-        return len(self.rows_per_table)
 
     def table(self, feature: int) -> Tensor:
         """Rows of one feature, shape ``(size, dim)``: a view of the stacked table, without gradient."""
@@ -88,42 +159,12 @@ class StackedEmbedding(nn.Module):
         ):
             uniform_(self.table(feature), size**-0.5, child)
 
-    def forward(self, ids: Ids) -> Tensor:
-        """Pooled embeddings, shape ``(rows, features, dim)``.
-
-        Raises:
-            SchemaError: a column is missing or has a wrong shape or type.
-            DataError: an id is outside its table.
-        """
-        if isinstance(ids, Tensor):
-            return self._single(ids)
-        if len(ids) != self.features:
-            raise SchemaError(
-                f"`sparse` must have a column for each of the {self.features} features, but {len(ids)} were found"
-            )
-        if not any(isinstance(column, Ragged) for column in ids):
-            return self._single(torch.stack([torch.as_tensor(column) for column in ids], dim=1))
-        return self._bags([as_bags(column) for column in ids])
-
     def _single(self, ids: Tensor) -> Tensor:
-        if ids.ndim != 2 or ids.shape[1] != self.features:
-            raise SchemaError(
-                f"`sparse` must have shape (rows, {self.features}), but {tuple(ids.shape)} was found"
-            )
-        require_integers(ids, "sparse")
         if self.check_ids and len(ids):
             self._check(*torch.aminmax(ids, dim=0), self.sizes)
-        return F.embedding(ids + self.starts, self.weight, sparse=self.sparse)
+        return F.embedding(ids + self.starts, self.weight, sparse=self.sparse).flatten(1)
 
     def _bags(self, columns: Sequence[Ragged]) -> Tensor:
-        rows = len(columns[0])
-        for name, column in zip(self.names, columns, strict=True):
-            require_integers(column.values, name)
-            if len(column) != rows:
-                raise SchemaError(
-                    f"column `{name}` has {len(column)} rows, but the first has {rows}; "
-                    f"every column of a batch needs the same number of rows"
-                )
         if self.check_ids:
             used = [feature for feature, column in enumerate(columns) if column.values.numel()]
             if used:
@@ -134,18 +175,8 @@ class StackedEmbedding(nn.Module):
                     self.sizes[used],
                     [self.names[feature] for feature in used],
                 )
-        starts = self.starts.unbind()
-        values = torch.cat([column.values + start for column, start in zip(columns, starts, strict=True)])
-        # Bags lie feature by feature; the last offset of each feature is the first of the next one.
-        bags = [column.offsets.new_zeros(1)]
-        total = 0
-        for column in columns:
-            bags.append(column.offsets[1:] + total)
-            total += column.values.numel()
-        pooled = F.embedding_bag(
-            values, self.weight, torch.cat(bags), mode="sum", sparse=self.sparse, include_last_offset=True
-        )
-        return pooled.view(self.features, rows, self.dim).transpose(0, 1)
+        values = [column.values + start for column, start in zip(columns, self.starts.unbind(), strict=True)]
+        return sum_bags(values, columns, self.weight, sparse=self.sparse).flatten(1)
 
     def _check(self, low: Tensor, high: Tensor, sizes: Tensor, names: Sequence[str] | None = None) -> None:
         outside = (low < 0) | (high >= sizes)
@@ -160,6 +191,35 @@ class StackedEmbedding(nn.Module):
             if found >= 0
             else f"feature `{name}` holds the negative id {found}; fill missing ids or hash them in the transform"
         )
+
+
+def sum_bags(values: Sequence[Tensor], columns: Sequence[Ragged], weight: Tensor, *, sparse: bool) -> Tensor:
+    """Sums of the rows of a table that the bags of several columns name, in one lookup.
+
+    Args:
+        values: row numbers of each column, in place of its own values.
+        columns: whose offsets say which belong to one bag; all of one number of rows.
+        weight: the table, shape ``(table rows, width)``.
+        sparse: whether the table's gradient is sparse.
+
+    Returns:
+        Shape ``(rows, columns, width)``.
+    """
+    # Bags lie column by column; the last offset of each column is the first of the next one.
+    bags = [columns[0].offsets.new_zeros(1)]
+    total = 0
+    for column in columns:
+        bags.append(column.offsets[1:] + total)
+        total += column.values.numel()
+    pooled = F.embedding_bag(
+        torch.cat(list(values)), weight, torch.cat(bags), mode="sum", sparse=sparse, include_last_offset=True
+    )
+    return pooled.view(len(columns), len(columns[0]), weight.shape[1]).transpose(0, 1)
+
+
+def numbered(features: int) -> tuple[str, ...]:
+    """Names of features that have none, ``C1`` … as in Criteo's data."""
+    return tuple(f"C{feature + 1}" for feature in range(features))
 
 
 def as_bags(column: Tensor | Ragged) -> Ragged:

@@ -1,4 +1,4 @@
-"""Adagrad whose step costs what a batch touches: plain, and rowwise for embedding tables."""
+"""Adagrad whose step costs what a batch touches: plain, and rowwise for embedding tables; learning rates that fall."""
 
 from __future__ import annotations
 
@@ -130,12 +130,12 @@ def make_optimizer(
     """One optimiser for embedding tables and all other parameters.
 
     Args:
-        name: ``"sgd"``, ``"adagrad"`` or ``"rowwise-adagrad"``.
-        tables: parameters whose gradients may be sparse.
+        name: ``"sgd"``, ``"adagrad"``, ``"rowwise-adagrad"`` or ``"adam"``.
+        tables: parameters whose gradients may be sparse (with Adam they must not be).
         others: the others.
         learning_rate: of all, or of the others only where there is a `table_learning_rate`.
         table_learning_rate: of the tables.
-        table_eps: ε of the tables; not used by SGD.
+        table_eps: ε of the tables; not used by SGD and Adam.
 
     Raises:
         ConfigError: another name, or a number that makes no sense.
@@ -149,4 +149,29 @@ def make_optimizer(
     if name in ("adagrad", "rowwise-adagrad"):
         groups[0]["eps"] = table_eps
         return Adagrad(groups, lr=learning_rate, rowwise=name == "rowwise-adagrad")
-    raise ConfigError(f"`optimizer`={name!r} is unknown; use 'sgd', 'adagrad' or 'rowwise-adagrad'")
+    if name == "adam":
+        return torch.optim.Adam(groups, lr=learning_rate)
+    raise ConfigError(f"`optimizer`={name!r} is unknown; use 'sgd', 'adagrad', 'rowwise-adagrad' or 'adam'")
+
+
+def decay_linearly(optimizer: Optimizer, steps: int) -> None:
+    """Let all learning rates fall in a straight line from now on, to zero after `steps` steps.
+
+    With step sizes that stay what they are, the last few thousand rows move the parameters as far as any others did;
+    with these, the noise that they bring in fades out. How many steps are done is kept in the optimiser's own groups,
+    so that a run that is resumed from a state dict goes on at the rate that it left off with.
+
+    Raises:
+        ConfigError: there is less than one step.
+    """
+    if steps < 1:
+        raise ConfigError(f"`steps` must be at least 1, but {steps} was found")
+    for group in optimizer.param_groups:
+        group.update(first_lr=group["lr"], steps_done=0, steps=steps)
+    optimizer.register_step_pre_hook(_next_rate)
+
+
+def _next_rate(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["first_lr"] * max(0.0, 1 - group["steps_done"] / group["steps"])
+        group["steps_done"] += 1

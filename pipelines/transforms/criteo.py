@@ -52,11 +52,13 @@ def criteo(
         log: whether to take logarithms.
         clip: largest number, before the logarithm; None for no limit.
         seed, salted: as of `Hash`.
-        dense, sparse, label: the columns' names; `label` None for data without.
+        dense, sparse, label: the columns' names; without any in `dense` there is no matrix of this name; `label` None
+            for data without.
     """
     if clip is not None and number("clip", clip) <= 0:
         raise ConfigError(f"`clip`={clip!r} must be above 0, or None for no limit")
-    dense, sparse = as_patterns("dense", dense), as_patterns("sparse", sparse)
+    dense = as_patterns("dense", dense) if dense else ()
+    sparse = as_patterns("sparse", sparse)
     into = None if multi_hot else "sparse"
     categories: Step
     if vocabulary is None and size is not None:
@@ -69,14 +71,14 @@ def criteo(
             f"{'neither is' if size is None else 'both are'} given; give the tables' rows or a vocabulary"
         )
     steps: list[Step] = []
-    if clip is not None or not log:
+    if dense and (clip is not None or not log):
         steps.append(Clip(columns=dense, min=0, max=clip))
-    if log:
+    if dense and log:
         steps.append(Log1p(columns=dense, fill_missing=True, dtype="float32", into="dense"))
-    else:
+    elif dense:
         steps += [FillMissing(columns=dense, value=0.0), Stack(columns=dense, into="dense", dtype="float32")]
     steps.append(categories)
     if label is not None:
         steps.append(Cast(columns=label, dtype="float32"))
-    kept = [*([label] if label is not None else []), "dense", *([into] if into else sparse)]
+    kept = [*([] if label is None else [label]), *(["dense"] if dense else []), *([into] if into else sparse)]
     return Compose(*steps, Select(columns=kept))

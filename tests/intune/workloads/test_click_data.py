@@ -12,14 +12,8 @@ import torch
 from intune.errors import NotFoundError, SchemaError
 from intune.pipelines.schema import Ragged
 from intune.pipelines.transforms.criteo import DENSE, SPARSE
-from intune.workloads.click_data import (
-    LEAST_ROWS,
-    MISSING_ID,
-    ROOMY_ROWS,
-    find_click_data,
-    hashed_rows,
-    to_batches,
-)
+from intune.workloads.click_data import MISSING_ID, find_click_data, to_batches
+from intune.workloads.table_sizes import LEAST_ROWS, ROOMY_ROWS, hashed_rows
 
 SIZES = (50,) * 26
 
@@ -44,7 +38,7 @@ def write(path: Path, rows: int = 40, *, seed: int = 0, text: bool = False, list
 
 def batches(folder: Path) -> list[dict[str, object]]:
     found = find_click_data(str(folder))
-    pipeline = to_batches(found, found.train, batch_size=8, table_sizes=SIZES)
+    pipeline = to_batches(found, found.train, batch_size=8, ids=SIZES)
     with pipeline.loader(executor="threads") as loader:
         return list(loader)
 
@@ -156,7 +150,7 @@ def test_shuffled_rows_are_the_same_rows_in_another_order(tmp_path: Path) -> Non
             found,
             found.train,
             batch_size=8,
-            table_sizes=SIZES,
+            ids=SIZES,
             shuffle=0 if seed is None else 4,
             seed=seed or 0,
         )

@@ -13,9 +13,11 @@ import torch
 
 from intune.errors import ConfigError, LoaderError
 from intune.workloads.checkpoint import CheckpointStore
+from intune.workloads.click_job import ClickJob, ready
+from intune.workloads.click_tables import TableChoice
 from intune.workloads.data.synthetic import SyntheticConfig, write_synthetic
-from intune.workloads.dlrm import DEMO_TABLE_ROWS, DLRM, DLRMConfig
-from intune.workloads.dlrm_job import DLRMJob, ready
+from intune.workloads.dlrm import DLRM, DLRMConfig
+from intune.workloads.table_sizes import DEMO_TABLE_ROWS
 from intune.workloads.training import TrainOptions, TrainSummary
 
 ROWS, BATCH = 6400, 200
@@ -30,19 +32,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def job(data: str, **changes: Any) -> DLRMJob:
+def job(data: str, **changes: Any) -> ClickJob:
     options = {"epochs": 1, "checkpoint_every": 10, **changes.pop("options", {})}
     settings = {
         "batch_size": BATCH,
-        "table_rows": 500,
+        "embedding": TableChoice(rows=500),
         "shuffle": 3,
         "executor": "threads",
         "memory": "200MB",
     }
-    return DLRMJob(data=data, options=TrainOptions(**options), **{**settings, **changes})
+    return ClickJob(data=data, options=TrainOptions(**options), **{**settings, **changes})
 
 
-def run(what: DLRMJob) -> tuple[TrainSummary, list[torch.Tensor]]:
+def run(what: ClickJob) -> tuple[TrainSummary, list[torch.Tensor]]:
     with ready(what) as made:
         summary = made.trainer.fit()
         return summary, [value.detach().clone() for value in made.trainer.model.parameters()]
@@ -52,12 +54,13 @@ def assert_same_bits(left: list[torch.Tensor], right: list[torch.Tensor]) -> Non
     assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
-def in_another_process(what: DLRMJob, number: int, at: int) -> subprocess.CompletedProcess[str]:
+def in_another_process(what: ClickJob, number: int, at: int) -> subprocess.CompletedProcess[str]:
     """Run the job in a new process that sends itself a signal when step `at` is done."""
     code = f"""
 import os, signal, torch
 from pathlib import Path, PosixPath
-from intune.workloads.dlrm_job import DLRMJob, ready
+from intune.workloads.click_job import ClickJob, ready
+from intune.workloads.click_tables import TableChoice
 from intune.workloads.training import TrainOptions
 torch.set_num_threads(1)
 def on_step(step, loss, stats):
@@ -159,7 +162,7 @@ def test_a_resume_with_other_settings_is_refused(
 
 
 def test_tables_follow_the_data_and_the_preset(data: str) -> None:
-    with ready(job(data, table_rows=None)) as made:
+    with ready(job(data, embedding=TableChoice())) as made:
         assert made.data.cardinalities is not None
         assert len(made.config.table_sizes) == 26
         assert max(made.config.table_sizes) <= DEMO_TABLE_ROWS
@@ -190,7 +193,6 @@ def test_a_batch_larger_than_the_data_is_refused(data: str) -> None:
         ({"preset": "tiny"}, "`preset`='tiny'"),
         ({"seed": -1}, "`seed`"),
         ({"shuffle": -1}, "`shuffle`"),
-        ({"table_rows": 0}, "`table_rows`"),
         ({"resume": True}, "`resume` needs `checkpoints`"),
     ],
 )

@@ -10,7 +10,8 @@ from scipy import stats
 
 from intune.errors import ConfigError, DataError, SchemaError
 from intune.pipelines.schema import Ragged
-from intune.workloads.dlrm import DLRM, DLRMConfig, PairwiseDots, Recipe, pair_positions
+from intune.workloads.click_model import Recipe
+from intune.workloads.dlrm import DLRM, DLRMConfig, PairwiseDots, pair_positions
 
 SIZES = (7, 3, 11, 50)
 

@@ -193,5 +193,5 @@ def test_a_large_epsilon_shortens_the_tables_steps_only() -> None:
 
 
 def test_an_unknown_optimizer_is_refused() -> None:
-    with pytest.raises(ConfigError, match="`optimizer`='adam' is unknown; use 'sgd'"):
-        make_optimizer("adam", tables=[], others=[], learning_rate=0.1)
+    with pytest.raises(ConfigError, match="`optimizer`='lion' is unknown; use 'sgd'"):
+        make_optimizer("lion", tables=[], others=[], learning_rate=0.1)

@@ -1,0 +1,120 @@
+"""Which embedding tables a click model gets for some data: per-feature hashing, one unified table, or no collisions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias, TypeVar, get_args
+
+from intune.pipelines.errors import ConfigError
+from intune.pipelines.transforms import Vocabulary
+from intune.workloads.click_data import ClickData, build_vocabulary
+from intune.workloads.click_model import ClickModelConfig
+from intune.workloads.table_sizes import hashed_rows, shared_rows
+from intune.workloads.unified_embedding import WORD_IDS, UnifiedConfig
+
+EmbeddingKind: TypeAlias = Literal["hashed", "unified", "full"]
+Config = TypeVar("Config", bound=ClickModelConfig)
+IdRule: TypeAlias = "Sequence[int] | int | Vocabulary"
+"""What the pipeline makes of ids, as of `click_data.to_batches`."""
+
+DEFAULT_SHRINKAGE = 4
+"""A unified table has one row in so many of those that per-feature tables would have, where nothing else is said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableChoice:
+    """How ids become embeddings.
+
+    Attributes:
+        kind: ``"hashed"``: a table for each feature, ids hashed into it. ``"unified"``: all features hashed into shared
+            tables (`UnifiedEmbedding`). ``"full"``: a row for each id of the training data, found in one pass over it;
+            ids seen nowhere there share one.
+        rows: of the largest table with hashed ones, of each table with unified ones.
+        parameters: numbers in all tables together; instead of `rows`. Hashed tables are then of sizes in proportion to
+            the features' ids (`shared_rows`).
+        tables, chunks: of a unified embedding; chunks divide a feature's width.
+        hash_seed: of a unified embedding.
+    """
+
+    kind: EmbeddingKind = "hashed"
+    rows: int | None = None
+    parameters: int | None = None
+    tables: int = 1
+    chunks: int = 2
+    hash_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(EmbeddingKind):
+            raise ConfigError(
+                f"`embedding`={self.kind!r} is unknown; use {', '.join(get_args(EmbeddingKind))}"
+            )
+        for name, value in (("table_rows", self.rows), ("embedding_parameters", self.parameters)):
+            if value is not None and value < 1:
+                raise ConfigError(f"`{name}` must be at least 1, but {value} was found")
+            if value is not None and self.kind == "full":
+                raise ConfigError(
+                    f"`{name}`={value} leaves no row for each id, which `embedding`='full' means; give one of the two"
+                )
+        if self.rows is not None and self.parameters is not None:
+            raise ConfigError(
+                "`table_rows` and `embedding_parameters` both set the tables' sizes; give one of them"
+            )
+        for name, value in (("tables", self.tables), ("chunks", self.chunks)):
+            if value < 1:
+                raise ConfigError(f"`{name}` must be at least 1, but {value} was found")
+
+
+def with_tables(
+    config: Config, choice: TableChoice, data: ClickData, *, most: int | None = None
+) -> tuple[Config, IdRule]:
+    """A model's shape with tables for `data`, and what its pipeline is to make of ids.
+
+    Args:
+        config: with the table sizes to assume where the data does not know its cardinalities.
+        choice: of tables.
+        data: whose ids they are for; read through once for ``"full"``.
+        most: rows of the largest hashed table, where `choice` says nothing.
+
+    Raises:
+        ConfigError: a size that makes no sense for this data.
+    """
+    # Neither hashing nor a vocabulary leaves an id outside its table, and on CUDA comparing would wait for the device.
+    config = replace(
+        config,
+        check_ids=False,
+        feature_names=data.columns.sparse,
+        dense_features=len(data.columns.dense),
+    )
+    if choice.kind == "full":
+        vocabulary = build_vocabulary(data)
+        sizes = tuple(vocabulary.size(name) for name in data.columns.sparse)
+        return replace(config, table_sizes=sizes, unified=None), vocabulary
+    cardinalities = data.cardinalities or config.table_sizes
+    if len(cardinalities) != len(data.columns.sparse):
+        raise ConfigError(
+            f"the data has {len(data.columns.sparse)} categorical features, but nothing says how many ids each has; "
+            f"write `cardinalities` into its dataset.json, or use `embedding`='full'"
+        )
+    if choice.kind == "hashed" and choice.parameters is not None:
+        sizes = shared_rows(cardinalities, choice.parameters // config.embedding_dim)
+    else:
+        sizes = hashed_rows(cardinalities, choice.rows or most)
+    if choice.kind == "hashed":
+        return replace(config, table_sizes=sizes, unified=None), sizes
+    if config.embedding_dim % choice.chunks:
+        raise ConfigError(
+            f"`chunks`={choice.chunks} must divide the embeddings' width, {config.embedding_dim}"
+        )
+    chunk_dim = config.embedding_dim // choice.chunks
+    rows = choice.rows
+    if rows is None:
+        total = (
+            choice.parameters
+            or sum(hashed_rows(cardinalities, most)) * config.embedding_dim // DEFAULT_SHRINKAGE
+        )
+        rows = max(1, total // (chunk_dim * choice.tables))
+    unified = UnifiedConfig(
+        rows=rows, chunk_dim=chunk_dim, chunks=choice.chunks, tables=choice.tables, seed=choice.hash_seed
+    )
+    return replace(config, table_sizes=(1,) * len(data.columns.sparse), unified=unified), WORD_IDS
