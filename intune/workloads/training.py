@@ -57,6 +57,29 @@ class BatchLoader(Protocol):
         """What was measured so far."""
 
 
+class Monitor(Protocol):
+    """Looks at an evaluation after each epoch and may end training; `fitting.EarlyStopping` is one."""
+
+    epochs: int
+    """Epochs looked at, or passed over, so far."""
+
+    def due(self, epochs: int) -> bool:
+        """Whether to evaluate after so many epochs; where not, they are passed over."""
+
+    def look(self, epochs: int, evaluation: Evaluation, model: nn.Module) -> None:
+        """Take the evaluation in that was made after so many epochs."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether training has come to its end."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides what it will say, as a checkpoint can hold it."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+
+
 OnStep: TypeAlias = Callable[[int, float, Any], None]
 """Called with the step, the mean loss since the last call, and the loader's stats."""
 
@@ -158,6 +181,7 @@ class Trainer:
         options: how long, how often.
         store: where checkpoints go; None for none.
         config: what a checkpoint belongs to, plain values; a resume with another one is refused.
+        monitor: looks at an evaluation after each epoch and may end training; None to train all epochs.
         on_step: see `OnStep`; for a live display.
         clock: seconds, monotonic.
     """
@@ -173,6 +197,7 @@ class Trainer:
         options: TrainOptions | None = None,
         store: CheckpointStore | None = None,
         config: Mapping[str, Any] | None = None,
+        monitor: Monitor | None = None,
         on_step: OnStep | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -182,9 +207,12 @@ class Trainer:
         self.options = options if options is not None else TrainOptions()
         self.step = 0
         self._loss = loss
-        self._evaluate = evaluate
+        self.evaluate = evaluate
         self._store = store
         self._config = dict(config or {})
+        if monitor is not None and evaluate is None:
+            raise ConfigError("`monitor` needs `evaluate`, whose metrics it looks at; give both")
+        self._monitor = monitor
         self.on_step = on_step
         self._clock = clock
         self._position: dict[str, Any] | None = None
@@ -207,6 +235,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "loader": self._position if self._position is not None else self.loader.state_dict(),
             "random": {"cpu": torch.get_rng_state(), "cuda": _cuda_random_states()},
+            "monitor": None if self._monitor is None else self._monitor.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -240,6 +269,8 @@ class Trainer:
         torch.set_rng_state(state["random"]["cpu"])
         if torch.cuda.is_available() and state["random"]["cuda"]:
             torch.cuda.set_rng_state_all(state["random"]["cuda"])
+        if self._monitor is not None and state.get("monitor") is not None:
+            self._monitor.load_state_dict(state["monitor"])
         self.step = state["step"]
         self._position = state["loader"]
 
@@ -288,7 +319,8 @@ class Trainer:
     def _run(self, stop: _Stop) -> None:
         options = self.options
         for epoch in range(self.loader.epoch, options.epochs):
-            if self._done():
+            # Here too, since a run may have been killed after an epoch's last step and before its evaluation.
+            if self._done() or self._look(epoch, stop):
                 return
             self.loader.set_epoch(epoch)
             for batch in self._timed_batches(stop):
@@ -303,6 +335,21 @@ class Trainer:
                 stop.check()
                 if self._done():
                     return
+        self._look(options.epochs, stop)
+
+    def _look(self, epochs: int, stop: _Stop) -> bool:
+        """Let the monitor look at the model after so many epochs; whether it ends training."""
+        monitor = self._monitor
+        if monitor is None:
+            return False
+        if epochs > monitor.epochs:
+            if monitor.due(epochs):
+                with stop.interruptible():
+                    self._evaluate_now()
+                monitor.look(epochs, self._evaluations[-1], self.model)
+            else:
+                monitor.epochs = epochs
+        return monitor.stopped
 
     def _done(self) -> bool:
         return self.options.max_steps is not None and self.step >= self.options.max_steps
@@ -358,12 +405,12 @@ class Trainer:
         self._times["checkpoint"] += self._clock() - began
 
     def _evaluate_now(self) -> None:
-        if self._evaluate is None or (self._evaluations and self._evaluations[-1].step == self.step):
+        if self.evaluate is None or (self._evaluations and self._evaluations[-1].step == self.step):
             return
         began = self._clock()
         self.model.eval()
         try:
-            self._evaluations.append(Evaluation(step=self.step, metrics=self._evaluate()))
+            self._evaluations.append(Evaluation(step=self.step, metrics=self.evaluate()))
         finally:
             self.model.train()
         self._times["evaluate"] += self._clock() - began

@@ -270,7 +270,7 @@ def test_resuming_at_the_last_step_allowed_takes_none(tmp_path: Path) -> None:
 def test_evaluations_happen_when_due_in_evaluation_mode_and_once_at_the_end() -> None:
     modes: list[bool] = []
     trainer = make_trainer(None, epochs=1, evaluate_every=4)
-    trainer._evaluate = lambda: {"training": float(modes.append(trainer.model.training) or 0)}
+    trainer.evaluate = lambda: {"training": float(modes.append(trainer.model.training) or 0)}
     summary = trainer.fit()
     assert [entry.step for entry in summary.evaluations] == [4, 8, 12]
     assert modes == [False] * 3

@@ -1,0 +1,35 @@
+"""TensorBoard event files, where the optional package `tensorboard` is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from intune.pipelines.errors import ConfigError
+
+Write = Callable[[int, Mapping[str, float]], None]
+"""Called with the step and values by tag."""
+
+
+@contextmanager
+def event_writer(folder: Path) -> Iterator[Write]:
+    """A function that writes values to a new event file in `folder`, which is complete when the block ends.
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            f"`tensorboard`={folder} needs the package tensorboard ({error}); install intune[tensorboard], or leave "
+            f"the option out"
+        ) from error
+    with SummaryWriter(str(folder)) as writer:
+
+        def write(step: int, values: Mapping[str, float]) -> None:
+            for tag, value in values.items():
+                writer.add_scalar(tag, value, step)
+
+        yield write

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from intune.errors import CorruptError, DataError, NotFoundError
+from intune.workloads.data.movielens import GENRES_100K, read_movielens
+from tests.intune.workloads.ratings_files import drawn, lines_of, write_recbole
+
+RATINGS = [(196, 242, 3, 881250949), (22, 242, 1, 878887116), (22, 51, 2.0, 880606923)]
+
+
+def write_100k(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "u.data").write_text(lines_of(RATINGS))
+    (folder / "u.user").write_text("22|25|M|writer|40206\n196|49|M|writer|55105\n")
+    kinds = ["0"] * 19
+    kinds[GENRES_100K.index("Comedy")] = kinds[GENRES_100K.index("Drama")] = "1"
+    unknown = ["1"] + ["0"] * 18
+    (folder / "u.item").write_bytes(
+        f"242|Kolya (1996)|24-Jan-1997||http://x|{'|'.join(kinds)}\n51|unknown||||{'|'.join(unknown)}\n".encode(
+            "latin-1"
+        )
+    )
+    return folder
+
+
+def write_1m(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "ratings.dat").write_text("1::1193::5::978300760\n2::661::3::978302109\n")
+    (folder / "users.dat").write_text("1::F::1::10::48067\n2::M::56::16::70072\n")
+    (folder / "movies.dat").write_bytes(
+        "661::James and the Giant Peach (1996)::Animation|Children's|Musical\n"
+        "1193::Misérables, Les (1995)::Drama\n".encode("latin-1")
+    )
+    return folder
+
+
+def test_the_files_of_100k_are_read_with_titles_years_and_genres(tmp_path: Path) -> None:
+    found = read_movielens(write_100k(tmp_path / "ml-100k"))
+    assert found.users.column("user_id").to_pylist() == ["22", "196"]
+    assert found.users.column("age").to_pylist() == [25, 49]
+    assert found.items.to_pylist() == [
+        {
+            "item_id": "242",
+            "title": "Kolya",
+            "year": 1996,
+            "genres": ["Comedy", "Drama"],
+            "text": "Kolya (1996). Comedy, Drama",
+        },
+        {"item_id": "51", "title": None, "year": None, "genres": [], "text": "unknown title"},
+    ]
+    np.testing.assert_array_equal(found.user, [1, 0, 0])
+    np.testing.assert_array_equal(found.item, [0, 0, 1])
+    np.testing.assert_array_equal(found.rating, [3, 1, 2])
+    np.testing.assert_array_equal(found.timestamp, [row[3] for row in RATINGS])
+
+
+def test_the_files_of_1m_are_read_with_their_own_fields_and_encoding(tmp_path: Path) -> None:
+    found = read_movielens(write_1m(tmp_path / "ml-1m"))
+    assert found.items.column("title").to_pylist() == ["James and the Giant Peach", "Misérables, Les"]
+    assert found.items.column("genres").to_pylist()[0] == ["Animation", "Children's", "Musical"]
+    assert found.users.column("gender").to_pylist() == ["F", "M"]
+    assert found.users.column("age").to_pylist() == [1, 56]
+    np.testing.assert_array_equal(found.item, [1, 0])
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".whl"])
+def test_a_zip_file_or_wheel_gives_the_same_as_its_folder(tmp_path: Path, suffix: str) -> None:
+    folder = write_recbole(tmp_path / "files", drawn())
+    path = tmp_path / f"some-data{suffix}"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("recbole/other.py", "raise RuntimeError")
+        for file in folder.iterdir():
+            archive.write(file, f"recbole/dataset_example/ml-100k/{file.name}")
+    from_folder, from_zip = read_movielens(folder), read_movielens(path)
+    np.testing.assert_array_equal(from_folder.user, from_zip.user)
+    np.testing.assert_array_equal(from_folder.timestamp, from_zip.timestamp)
+    assert from_folder.items.equals(from_zip.items)
+    assert from_zip.items.column("text")[0].as_py() == "Film 1 (1981). Drama, Sci-Fi"
+
+
+def test_ratings_alone_make_items_without_titles_in_order_of_their_numbers(tmp_path: Path) -> None:
+    (tmp_path / "u.data").write_text(lines_of([(10, 9, 1, 5), (2, 10, 1, 6)]))
+    found = read_movielens(tmp_path / "u.data")
+    assert found.users.column("user_id").to_pylist() == ["2", "10"]
+    assert found.items.column("item_id").to_pylist() == ["9", "10"]
+    assert found.items.column("title").null_count == 2
+
+
+def test_ratings_of_an_unknown_item_are_refused(tmp_path: Path) -> None:
+    folder = write_100k(tmp_path / "ml")
+    (folder / "u.data").write_text(lines_of([*RATINGS, (22, 1683, 4, 880606923)]))
+    with pytest.raises(DataError, match=r"u\.data rates with the id '1683', which u\.item does not have"):
+        read_movielens(folder)
+
+
+def test_an_item_listed_twice_is_refused(tmp_path: Path) -> None:
+    folder = write_1m(tmp_path / "ml")
+    with (folder / "users.dat").open("a") as file:
+        file.write("1::M::25::1::00000\n")
+    with pytest.raises(DataError, match=r"users\.dat has the id '1' twice"):
+        read_movielens(folder)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("196\t242\tgood\t881250949\n", r"u\.data, line 4: the rating is 'good', not a number"),
+        ("196\t242\n", r"u\.data, line 4: 2 fields were found instead of 4"),
+        ("196\t242\t3\tnan\n", r"u\.data, line 4: the timestamp is 'nan', not a time"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, line: str, message: str) -> None:
+    folder = write_100k(tmp_path / "ml")
+    with (folder / "u.data").open("a") as file:
+        file.write(line)
+    with pytest.raises(CorruptError, match=message):
+        read_movielens(folder)
+
+
+def test_an_empty_file_of_ratings_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "u.data").write_text("")
+    with pytest.raises(CorruptError, match="is empty"):
+        read_movielens(tmp_path)
+
+
+def test_a_missing_path_and_a_folder_without_ratings_say_what_to_name(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="does not exist"):
+        read_movielens(tmp_path / "nowhere")
+    with pytest.raises(NotFoundError, match="holds no file of ratings"):
+        read_movielens(tmp_path)
