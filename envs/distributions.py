@@ -27,7 +27,7 @@ KINDS: dict[str, str] = {
 }
 
 CUT = 3.0
-"""Standard deviations at which normal draws are cut: a family's extremes are then known, and none is negative by chance."""
+"""Standard deviations at which normal draws are cut: the extremes are then known, and none is negative by chance."""
 
 _Z = np.linspace(-CUT, CUT, 4001)
 _PHI = np.array([0.5 * math.erfc(-z / math.sqrt(2.0)) for z in _Z])
@@ -146,7 +146,7 @@ def parse(value: Any) -> Distribution:
         raise ConfigError(f"{dict(value)!r} has `weights`, which only `choice` takes")
     numbers = _numbers(kind, value[kind])
     weights = _numbers("weights", value.get("weights", []))
-    return Distribution(kind=kind, numbers=numbers, weights=weights)  # type: ignore[arg-type]
+    return Distribution(kind=kind, numbers=numbers, weights=weights)
 
 
 def _numbers(name: str, value: Any) -> tuple[float, ...]:

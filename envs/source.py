@@ -1,0 +1,161 @@
+"""`JobSource`: job number k of a scenario, and its disturbances, whatever else is drawn.
+
+Jobs are drawn in blocks, each from a generator seeded by (seed, split, block): vectorised and single environments
+that ask for the same number get the same job, and no two splits share a seed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias, TypeVar, get_args, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from intune.envs.jobs import Jobs
+from intune.envs.scenario import Scenario
+from intune.pipelines.errors import ConfigError
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+BLOCK = 64
+"""Jobs drawn at once: enough to share the cost of the draw, few enough not to wait when one is wanted."""
+
+_JOB, _NORMAL, _OTHER = range(3)
+_KEPT_JOBS = 256
+_KEPT_NORMALS = 48  # about 1 MB each at 5 stages and 200 steps
+
+Ids: TypeAlias = Sequence[int] | NDArray[np.integer[Any]]
+T = TypeVar("T")
+
+
+def channels(stages: int) -> int:
+    """Standard normal numbers that a job of `stages` stages takes per step: four a stage and four of the job."""
+    return 4 * stages + 4
+
+
+class JobSource:
+    """Jobs of `scenario` by number.
+
+    Args:
+        scenario: to draw from.
+        split: ``train``, ``validation`` or ``test``; they are disjoint.
+        seed: 0 to 2^64 - 1.
+
+    Raises:
+        ConfigError: an unknown split, or a seed out of range.
+    """
+
+    def __init__(self, scenario: Scenario, *, split: Split = "train", seed: int = 0) -> None:
+        if split not in SPLITS:
+            raise ConfigError(f"`split`={split!r} must be one of {', '.join(SPLITS)}")
+        if not 0 <= seed < 2**64:
+            raise ConfigError(f"`seed`={seed} must be 0 to 2**64 - 1")
+        self.scenario = scenario
+        self.split = split
+        self.seed = seed
+        self._jobs: _Cache[Jobs] = _Cache(self._draw, keep=_KEPT_JOBS)
+        self._normals: _Cache[_Normals] = _Cache(self._normal, keep=_KEPT_NORMALS)
+
+    def jobs(self, ids: Ids) -> Jobs:
+        """The jobs of these numbers, in this order.
+
+        Raises:
+            ConfigError: numbers that are not whole or below 0.
+        """
+        numbers, blocks = self._numbers(ids)
+        if len(blocks) == 1:
+            return self._jobs[int(blocks[0])].take(numbers % BLOCK)
+        drawn = Jobs.joined([self._jobs[int(block)] for block in blocks])
+        return drawn.take(np.searchsorted(blocks, numbers // BLOCK) * BLOCK + numbers % BLOCK)
+
+    def normals(self, ids: Ids, steps: int) -> NDArray[np.float32]:
+        """Standard normal numbers of these jobs, ``[n, steps, channels(S)]``; asking for more steps changes none.
+
+        Raises:
+            ConfigError: numbers that are not whole or below 0, or `steps` below 1.
+        """
+        if steps < 1:
+            raise ConfigError(f"`steps`={steps} must be 1 or more")
+        numbers, blocks = self._numbers(ids)
+        made = np.empty((len(numbers), steps, channels(self.scenario.max_stages)), dtype=np.float32)
+        for block in blocks:
+            mine = np.flatnonzero(numbers // BLOCK == block)
+            drawn = self._normals[int(block)].first(steps)
+            made[mine] = drawn[:, numbers[mine] % BLOCK].swapaxes(0, 1)
+        return made
+
+    @overload
+    def take(self, ids: Ids) -> tuple[Jobs, list[np.random.Generator]]: ...
+
+    @overload
+    def take(self, ids: Ids, steps: int) -> tuple[Jobs, NDArray[np.float32]]: ...
+
+    def take(
+        self, ids: Ids, steps: int | None = None
+    ) -> tuple[Jobs, list[np.random.Generator] | NDArray[np.float32]]:
+        """`jobs` of these numbers, with their `normals` of so many steps, or else their `generators`."""
+        return self.jobs(ids), self.generators(ids) if steps is None else self.normals(ids, steps)
+
+    def generators(self, ids: Ids) -> list[np.random.Generator]:
+        """A generator for each of these jobs, fresh at every call, for whatever else is random about it."""
+        return [self._generator(_OTHER, int(number)) for number in self._numbers(ids)[0]]
+
+    def _numbers(self, ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        given = np.asarray(ids)
+        if given.ndim != 1 or given.size == 0 or not np.issubdtype(given.dtype, np.integer):
+            raise ConfigError(f"`ids`={ids!r} must be a list of whole numbers")
+        if (given < 0).any() or (given >= 2**62).any():
+            raise ConfigError(f"`ids` has {int(given.min())} to {int(given.max())} in it; give 0 to 2**62")
+        numbers = given.astype(np.int64)
+        return numbers, np.unique(numbers // BLOCK)
+
+    def _generator(self, purpose: int, number: int) -> np.random.Generator:
+        # Every part has a fixed number of 32-bit words: no two of (seed, split, purpose, number) can coincide.
+        words = [self.seed, number]
+        halves = [half for word in words for half in (word & 0xFFFFFFFF, word >> 32)]
+        return np.random.default_rng(np.random.SeedSequence([SPLITS.index(self.split), purpose, *halves]))
+
+    def _draw(self, block: int) -> Jobs:
+        return self.scenario.draw(self._generator(_JOB, block), BLOCK)
+
+    def _normal(self, block: int) -> _Normals:
+        return _Normals(self._generator(_NORMAL, block), channels(self.scenario.max_stages))
+
+
+class _Normals:
+    """The disturbances of one block, drawn step by step, so that a longer draw begins with the shorter one."""
+
+    def __init__(self, rng: np.random.Generator, width: int) -> None:
+        self._rng = rng
+        self._drawn = np.empty((0, BLOCK, width), dtype=np.float32)
+
+    def first(self, steps: int) -> NDArray[np.float32]:
+        """``[steps, BLOCK, channels]``."""
+        more = steps - len(self._drawn)
+        if more > 0:
+            extra = self._rng.standard_normal((more, *self._drawn.shape[1:]), dtype=np.float32)
+            self._drawn = np.concatenate([self._drawn, extra]) if len(self._drawn) else extra
+        return self._drawn[:steps]
+
+
+class _Cache(OrderedDict[int, T]):
+    """What `make` makes of a number; the last `keep` used are kept."""
+
+    def __init__(self, make: Callable[[int], T], *, keep: int) -> None:
+        super().__init__()
+        self._make = make
+        self._keep = keep
+
+    def __missing__(self, number: int) -> T:
+        self[number] = made = self._make(number)
+        if len(self) > self._keep:
+            self.popitem(last=False)
+        return made
+
+    def __getitem__(self, number: int) -> T:
+        found: T = super().__getitem__(number)
+        self.move_to_end(number)
+        return found
