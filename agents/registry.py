@@ -1,0 +1,99 @@
+"""All agents by name. A line a name; modules are imported when one is made."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from intune.agents.base import Agent
+from intune.pipelines.errors import ConfigError
+
+GUARDED = "+guard"
+"""Added to a name, it puts the guard around the agent: ``ds2+guard``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where an agent is.
+
+    Attributes:
+        where: ``module:class``.
+        summary: one line for lists.
+    """
+
+    where: str
+    summary: str
+
+
+ENTRIES: dict[str, Entry] = {
+    "static": Entry("intune.agents.static:Static", "one slot a stage, or a given allocation"),
+    "shared": Entry("intune.agents.shared:Shared", "one pool of as many slots as CPUs: the untuned default"),
+    "even": Entry("intune.agents.even:Even", "CPUs spread evenly over the stages at the start"),
+    "proportional": Entry("intune.agents.proportional:Proportional", "slots in proportion to measured cost"),
+    "heuristic-adaptive": Entry(
+        "intune.agents.heuristic_adaptive:HeuristicAdaptive", "a good person's choice, redone at each resize"
+    ),
+    "bottleneck": Entry("intune.agents.bottleneck:Bottleneck", "one more slot for the slowest stage"),
+    "thresholds": Entry("intune.agents.thresholds:Thresholds", "Ray Data's rule: up at 1.75, down at 0.5"),
+    "ds2": Entry("intune.agents.ds2:DS2", "true rates give all slots at once (OSDI'18)"),
+}
+
+
+def names() -> tuple[str, ...]:
+    """Every agent that can be made."""
+    return tuple(ENTRIES)
+
+
+def summary(name: str) -> str:
+    """What an agent does, in one line.
+
+    Raises:
+        ConfigError: there is no such agent.
+    """
+    return _entry(name.removesuffix(GUARDED)).summary
+
+
+def make(name: str, **options: Any) -> Agent:
+    """An agent by name.
+
+    Args:
+        name: one of `names()`; with ``+guard`` at its end, under the guard.
+        **options: of the agent's class.
+
+    Raises:
+        ConfigError: no such agent, or an option that it does not have.
+    """
+    plain = name.removesuffix(GUARDED)
+    module, _, attribute = _entry(plain).where.partition(":")
+    made: type[Agent] = getattr(importlib.import_module(module), attribute)
+    _check_options(plain, made, options)
+    agent = made(**options)
+    if name == plain:
+        return agent
+    guard: Any = importlib.import_module("intune.agents.guard")
+    guarded: Agent = guard.Guard(agent)
+    return guarded
+
+
+def _entry(name: str) -> Entry:
+    if name not in ENTRIES:
+        raise ConfigError(f"no agent {name!r}; there are {', '.join(ENTRIES)}{_close(name, ENTRIES)}")
+    return ENTRIES[name]
+
+
+def _check_options(name: str, made: type[Agent], options: dict[str, Any]) -> None:
+    taken = inspect.signature(made).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        return
+    for option in options:
+        if option not in taken:
+            has = f"it has {', '.join(taken)}" if taken else "it has none"
+            raise ConfigError(f"agent {name!r} has no option `{option}`; {has}{_close(option, taken)}")
+
+
+def _close(word: str, known: Any) -> str:
+    close = get_close_matches(word, list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import pytest
+
+from intune.agents import registry
+from intune.agents.base import Agent
+from intune.pipelines.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_name_leads_to_an_agent_that_knows_its_name(name: str) -> None:
+    module, _, attribute = registry.ENTRIES[name].where.partition(":")
+    made = getattr(import_module(module), attribute)
+    assert issubclass(made, Agent)
+    assert made.name == name
+    assert registry.summary(name)
+
+
+def test_make_passes_options_on() -> None:
+    agent = registry.make("shared", per_cpu=2.0)
+    assert agent.name == "shared"
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_one() -> None:
+    with pytest.raises(ConfigError, match=r"no agent 'propotional'; .* did you mean 'proportional'\?"):
+        registry.make("propotional")
+
+
+def test_an_unknown_option_is_answered_with_those_there_are() -> None:
+    with pytest.raises(
+        ConfigError, match=r"has no option `steps`; it has step, enough; did you mean 'step'\?"
+    ):
+        registry.make("bottleneck", steps=2)
+
+
+def test_an_agent_without_options_says_so() -> None:
+    with pytest.raises(ConfigError, match="it has none"):
+        registry.make("proportional", anything=1)
+
+
+def test_the_registry_imports_no_agent_before_it_is_made() -> None:
+    import subprocess
+
+    script = "import sys, intune.agents.registry; print([m for m in sys.modules if 'agents.ds2' in m or m == 'torch'])"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
