@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.dataset as arrow_dataset
 
 from intune.pipelines import Pipeline
 from intune.pipelines.errors import ConfigError, CorruptError, NotFoundError, SchemaError
@@ -77,17 +77,17 @@ class RatingData:
         """
         path = self.folder / name
         try:
-            found = pq.read_table(path, columns=None if columns is None else list(columns))
+            files = arrow_dataset.dataset(path, format="parquet")
+            missing = [column for column in columns or () if column not in files.schema.names]
+            if missing:
+                raise SchemaError(f"{path} lacks the columns {', '.join(missing)}; make the data set again")
+            return files.to_table(columns=None if columns is None else list(columns))
         except FileNotFoundError as error:
             raise NotFoundError(
                 f"{path} does not exist; make the data set again with `intune data`"
             ) from error
         except (pa.ArrowInvalid, OSError) as error:
             raise CorruptError(f"{path} cannot be read ({error}); make the data set again") from error
-        missing = [column for column in columns or () if column not in found.column_names]
-        if missing:
-            raise SchemaError(f"{path} lacks the columns {', '.join(missing)}; make the data set again")
-        return found
 
     @cached_property
     def train_pairs(self) -> tuple[Ints, Ints]:

@@ -17,6 +17,9 @@ from intune.workloads.data.splits import CONTEXT, SPLITS, TRAIN, Parts
 
 DAY_S = 86_400
 
+MOST_CELLS = 1 << 27
+"""Numbers in the items' series, which are made in memory: 1 GiB while they are counted."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesOptions:
@@ -99,7 +102,7 @@ def series(found: Interactions, options: SeriesOptions) -> tuple[pa.Table, int]:
     start = int(found.timestamp.min())
     steps = (int(found.timestamp.max()) - start) // options.step_s + 1
     cells = found.items.num_rows * steps
-    if cells > 1 << 30:
+    if cells > MOST_CELLS:
         raise ConfigError(
             f"`step_days`={options.step_days:g} makes {steps:,} steps of {found.items.num_rows:,} items, {cells:,} "
             f"numbers; make steps longer"
