@@ -30,8 +30,8 @@ JOB_FIELDS = (
 NODE_FIELDS = ("cpus", "memory", "nic")
 EVENT_FIELDS = ("event_time", "event_cpus", "event_memory")
 
-ABSENT_WAIT = 1e-18
-"""Seconds per row of a stage that a job does not have: it passes rows on without taking time."""
+ABSENT_WAIT = 1e-60
+"""Seconds per row of a stage that a job does not have: so few that rows pass even without a slot (`model.TINY`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from intune.envs.conditions import channels
 from intune.envs.jobs import Jobs
 from intune.envs.scenario import Scenario
 from intune.pipelines.errors import ConfigError
@@ -29,11 +30,6 @@ _KEPT_NORMALS = 48  # about 1 MB each at 5 stages and 200 steps
 
 Ids: TypeAlias = Sequence[int] | NDArray[np.integer[Any]]
 T = TypeVar("T")
-
-
-def channels(stages: int) -> int:
-    """Standard normal numbers that a job of `stages` stages takes per step: four a stage and four of the job."""
-    return 4 * stages + 4
 
 
 class JobSource:

@@ -17,6 +17,7 @@ from intune.pipelines.schema import Ragged
 from intune.pipelines.transforms import Compose, Select, Vocabulary, VocabularyBuilder
 from intune.pipelines.transforms.criteo import DENSE, SPARSE, criteo
 from intune.workloads.data.description import DATASET_FILE, read_description
+from intune.workloads.data.rating_clicks import CLICKS, RatingClicksOptions, write_rating_clicks
 
 LABEL = "label"
 
@@ -93,13 +94,18 @@ def find_click_data(data: str) -> ClickData:
 
     Args:
         data: a folder as `intune data` writes it (``train``, ``test``, ``dataset.json``); or a file, folder, glob or
-            URI of Parquet files, of which the last is held out if there are several.
+            URI of Parquet files, of which the last is held out if there are several. A folder of MovieLens's ratings
+            is made click logs of first, once; they are kept in it (see `data.rating_clicks`).
 
     Raises:
         NotFoundError, CorruptError, StorageError: there are no usable files.
         SchemaError: the files lack columns of click logs.
     """
     folder = Path(data)
+    if (folder / "ratings").is_dir():
+        folder /= CLICKS
+        if not (folder / DATASET_FILE).exists():
+            write_rating_clicks(Path(data), RatingClicksOptions(), folder)
     described: dict[str, Any] = {}
     if (folder / "train").is_dir():
         if (folder / DATASET_FILE).exists():

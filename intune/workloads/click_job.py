@@ -159,7 +159,7 @@ def ready(job: ClickJob) -> Iterator[ReadyJob]:
             ids=ids,
             shuffle=job.shuffle,
             seed=job.seed,
-            drop_last=True,
+            drop_last=config.recipe.drop_last,
             device=job.device,
         )
         loader = stack.enter_context(

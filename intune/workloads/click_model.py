@@ -31,6 +31,7 @@ class Recipe:
             those of a batch's *mean* loss: one of about that size keeps small the steps of ids seen only now and
             then, which otherwise are as long as the first steps of frequent ones and are mostly noise.
         batch_size: rows per step, ≥ 1.
+        drop_last: whether rows that do not fill a batch are left out; an epoch shuffles others to its end.
         schedule: ``"constant"``, or ``"linear"``: all learning rates fall in a straight line to zero over the run (see
             `optim.decay_linearly`).
     """
@@ -40,6 +41,7 @@ class Recipe:
     table_learning_rate: float | None = None
     table_eps: float = 1e-10
     batch_size: int = 128
+    drop_last: bool = True
     schedule: Schedule = "constant"
 
     def __post_init__(self) -> None:

@@ -79,42 +79,50 @@ def with_tables(
     Raises:
         ConfigError: a size that makes no sense for this data.
     """
-    # Neither hashing nor a vocabulary leaves an id outside its table, and on CUDA comparing would wait for the device.
-    config = replace(
-        config,
-        check_ids=False,
-        feature_names=data.columns.sparse,
-        dense_features=len(data.columns.dense),
-    )
     if choice.kind == "full":
         vocabulary = build_vocabulary(data)
         sizes = tuple(vocabulary.size(name) for name in data.columns.sparse)
-        return replace(config, table_sizes=sizes, unified=None), vocabulary
+        return _fitted(config, data, sizes), vocabulary
     cardinalities = data.cardinalities or config.table_sizes
     if len(cardinalities) != len(data.columns.sparse):
         raise ConfigError(
             f"the data has {len(data.columns.sparse)} categorical features, but nothing says how many ids each has; "
             f"write `cardinalities` into its dataset.json, or use `embedding`='full'"
         )
-    if choice.kind == "hashed" and choice.parameters is not None:
-        sizes = shared_rows(cardinalities, choice.parameters // config.embedding_dim)
-    else:
-        sizes = hashed_rows(cardinalities, choice.rows or most)
     if choice.kind == "hashed":
-        return replace(config, table_sizes=sizes, unified=None), sizes
-    if config.embedding_dim % choice.chunks:
-        raise ConfigError(
-            f"`chunks`={choice.chunks} must divide the embeddings' width, {config.embedding_dim}"
-        )
-    chunk_dim = config.embedding_dim // choice.chunks
+        if choice.parameters is None:
+            sizes = hashed_rows(cardinalities, choice.rows or most)
+        else:
+            sizes = shared_rows(cardinalities, choice.parameters // config.embedding_dim)
+        return _fitted(config, data, sizes), sizes
+    unified = _unified(config.embedding_dim, choice, hashed_rows(cardinalities, most))
+    return _fitted(config, data, (1,) * len(cardinalities), unified), WORD_IDS
+
+
+def _unified(width: int, choice: TableChoice, hashed: Sequence[int]) -> UnifiedConfig:
+    """Shared tables for features of one width, whose own hashed tables would have so many rows."""
+    if width % choice.chunks:
+        raise ConfigError(f"`chunks`={choice.chunks} must divide the embeddings' width, {width}")
+    chunk_dim = width // choice.chunks
     rows = choice.rows
     if rows is None:
-        total = (
-            choice.parameters
-            or sum(hashed_rows(cardinalities, most)) * config.embedding_dim // DEFAULT_SHRINKAGE
-        )
-        rows = max(1, total // (chunk_dim * choice.tables))
-    unified = UnifiedConfig(
+        parameters = choice.parameters or sum(hashed) * width // DEFAULT_SHRINKAGE
+        rows = max(1, parameters // (chunk_dim * choice.tables))
+    return UnifiedConfig(
         rows=rows, chunk_dim=chunk_dim, chunks=choice.chunks, tables=choice.tables, seed=choice.hash_seed
     )
-    return replace(config, table_sizes=(1,) * len(data.columns.sparse), unified=unified), WORD_IDS
+
+
+def _fitted(
+    config: Config, data: ClickData, sizes: tuple[int, ...], unified: UnifiedConfig | None = None
+) -> Config:
+    """The configuration with these tables and the data's columns."""
+    return replace(
+        config,
+        table_sizes=sizes,
+        unified=unified,
+        feature_names=data.columns.sparse,
+        dense_features=len(data.columns.dense),
+        # Neither hashing nor a vocabulary leaves an id outside its table, and on CUDA comparing waits for the device.
+        check_ids=False,
+    )

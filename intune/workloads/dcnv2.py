@@ -122,7 +122,7 @@ class DCNv2Config(ClickModelConfig):
             cross_layers=0,
             deep=(128, 64),
             sparse_gradients=False,
-            recipe=Recipe(optimizer="adam", learning_rate=0.01, batch_size=8192),
+            recipe=Recipe(optimizer="adam", learning_rate=0.01, batch_size=8192, drop_last=False),
         )
 
 
