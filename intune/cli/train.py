@@ -1,4 +1,4 @@
-"""`intune train …`: train a model through a live-resizable input pipeline. What is done is in `intune.workloads`."""
+"""What every `intune train …` does around its trainer: threads, a live display, signals, a summary at the end."""
 
 from __future__ import annotations
 
@@ -6,143 +6,65 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import tyro
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from intune.pipelines import PipelineStats
-    from intune.workloads.training import TrainSummary
-
-DLRM_HELP = """\
-Train DLRM (arXiv 1906.00091) on click logs in Parquet, for one pass by default.
-
-DATA is a folder made by `intune data`, of which test/ is held out; or a file, folder, glob or URI (s3://…) of Parquet
-files with the columns label, I1 … I13 and C1 … C26, of which the last file is held out. Categories may be numbers, text
-or lists of either; they are hashed into tables.
-
-At the end it prints rows per second, the share of time the trainer waited for data, peak memory, and the held-out AUC
-beside the best that the data allows, where that is known.
-
-With --checkpoints, a run that was killed or stopped (Ctrl-C finishes the step under way and saves) goes on with
---resume, and on the CPU ends with the same model, bit for bit.
-
-Examples:
-  intune train dlrm --data data
-  intune train dlrm --data data --executor ray --cpus 2 --memory 2GiB
-  intune train dlrm --data data --slots load=4,transform=2 --checkpoints runs/first --resume
-  intune train dlrm --data 's3://bucket/day_*.parquet' --preset terabyte --device cuda
-"""
+    from intune.pipelines import Loader, PipelineStats
+    from intune.workloads.training import Trainer, TrainSummary
 
 
-def _otherwise(default: str) -> object:
-    """Help of an option that may be left out: what happens then, in place of "None"."""
-    return tyro.conf.arg(help_behavior_hint=f"(default: {default})")
-
-
-def dlrm(
+def run_trainer(
+    trainer: Trainer,
+    loader: Loader,
     *,
-    data: str,
-    executor: Literal["auto", "threads", "ray"] = "auto",
-    preset: Literal["demo", "kaggle", "terabyte", "mlperf"] = "demo",
-    epochs: int = 1,
-    max_steps: Annotated[int | None, _otherwise("no limit")] = None,
-    batch_size: Annotated[int | None, _otherwise("the preset's")] = None,
-    optimizer: Annotated[
-        Literal["sgd", "adagrad", "rowwise-adagrad"] | None, _otherwise("the preset's")
-    ] = None,
-    learning_rate: Annotated[float | None, _otherwise("the preset's")] = None,
-    table_rows: Annotated[int | None, _otherwise("the preset's")] = None,
-    seed: int = 0,
-    shuffle: int = 8,
-    cpus: Annotated[int | None, _otherwise("all that this job may use")] = None,
-    memory: Annotated[str | None, _otherwise("a quarter of what is free")] = None,
-    slots: Annotated[str | None, _otherwise("one pool for all stages, a slot per CPU")] = None,
-    checkpoints: Annotated[Path | None, _otherwise("none are written")] = None,
-    checkpoint_every: int = 500,
-    resume: bool = False,
-    evaluate_every: int = 0,
-    device: str = "cpu",
-    torch_threads: Annotated[int | None, _otherwise("half of the CPUs, at least 1")] = None,
-    quiet: bool = False,
+    title: str,
+    steps: int,
+    resumed_from: Path | None,
+    best_auc: float | None,
+    quiet: bool,
 ) -> None:
-    """Train DLRM on click logs.
+    """Train to the end and say how it went; leave with 128 plus its number if a signal has stopped it.
 
     Args:
-        data: Where the click logs are.
-        executor: What runs the pipeline: threads of this process, or Ray; auto takes Ray where a cluster is named.
-        preset: Size of the model and how it is trained; demo is made for two cores.
-        epochs: Passes over the data.
-        max_steps: Stop after so many steps.
-        batch_size: Rows per step.
-        optimizer: How parameters are updated.
-        learning_rate: Of all parameters, embedding tables included.
-        table_rows: Rows of the largest embedding table; ids are hashed into it.
-        seed: Decides the initial model and the order of the rows.
-        shuffle: Row groups whose rows are mixed, 0 to keep the order of the files.
-        cpus: CPUs that the pipeline may keep busy.
-        memory: Bytes that the pipeline's blocks may hold, such as 2GiB.
-        slots: How many tasks of a stage run at once, such as load=2,transform=1.
-        checkpoints: Folder for checkpoints; the latest three are kept.
-        checkpoint_every: Steps between two checkpoints; 0 for one at the end only.
-        resume: Go on from the latest checkpoint in CHECKPOINTS; begin anew if there is none.
-        evaluate_every: Steps between two evaluations on the held-out rows; 0 for one at the end only.
-        device: Where the model is: cpu, cuda or cuda:N.
-        torch_threads: Threads of the model's own arithmetic on the CPU. They wait for each other by spinning: on two
-            cores that the pipeline shares, two are slower than one.
-        quiet: Show no progress, only the summary.
+        trainer, loader: what trains, and from what.
+        title: what is shown while it does.
+        steps: when it is done.
+        resumed_from: the checkpoint it goes on from, if any.
+        best_auc: what a perfect model would reach on the held-out rows, where that is known.
+        quiet: whether to show nothing but the summary.
     """
-    import torch
-
     from intune.display import Display
-    from intune.pipelines.budget import Usable
-    from intune.workloads.click_job import ClickJob, ready
-    from intune.workloads.click_tables import TableChoice
-    from intune.workloads.training import TrainOptions
 
-    job = ClickJob(
-        data=data,
-        executor=executor,
-        preset=preset,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        embedding=TableChoice(rows=table_rows),
-        seed=seed,
-        shuffle=shuffle,
-        cpus=cpus,
-        memory=memory,
-        slots={} if slots is None else parse_slots(slots),
-        device=device,
-        checkpoints=checkpoints,
-        resume=resume,
-        options=TrainOptions(
-            epochs=epochs,
-            max_steps=max_steps,
-            evaluate_every=evaluate_every,
-            checkpoint_every=checkpoint_every,
-        ),
-    )
-    torch.set_num_threads(_threads(torch_threads, Usable.detect().cpus))
-    with ready(job) as run:
-        if run.resumed_from is not None:
-            print(f"intune: going on from {run.resumed_from}", file=sys.stderr)
-        memory_seen = PeakMemory(lambda: run.loader.stats(resident=True))
-        display = Display(
-            run.steps,
-            title=f"DLRM on {run.loader.executor}",
-            mode="quiet" if quiet else "auto",
-            read=memory_seen.read,
-        )
-        run.trainer.on_step = memory_seen.on_step if quiet else display.on_step
-        with display:
-            summary = run.trainer.fit()
-        stats = memory_seen.read()
-        best = run.data.best_auc
+    if resumed_from is not None:
+        print(f"intune: going on from {resumed_from}", file=sys.stderr)
+    memory_seen = PeakMemory(lambda: loader.stats(resident=True))
+    display = Display(steps, title=title, mode="quiet" if quiet else "auto", read=memory_seen.read)
+    trainer.on_step = memory_seen.on_step if quiet else display.on_step
+    with display:
+        summary = trainer.fit()
+    stats = memory_seen.read()
     if summary.stopped_by is not None:
         print(how_to_resume(summary), file=sys.stderr)
         raise SystemExit(128 + summary.stopped_by)
-    print(summarise(summary, stats, memory_seen.bytes, best))
+    print(summarise(summary, stats, memory_seen.bytes, best_auc))
+
+
+def set_torch_threads(wanted: int | None) -> None:
+    """Let Torch use so many threads; half of the CPUs, at least one, where nothing is said.
+
+    Raises:
+        ConfigError: less than one.
+    """
+    import torch
+
+    from intune.pipelines.budget import Usable
+    from intune.pipelines.errors import ConfigError
+
+    if wanted is None:
+        wanted = max(1, Usable.detect().cpus // 2)
+    if wanted < 1:
+        raise ConfigError(f"`torch_threads` must be at least 1, but {wanted} was found")
+    torch.set_num_threads(wanted)
 
 
 class PeakMemory:
@@ -184,16 +106,6 @@ def parse_slots(text: str) -> dict[str, int]:
             raise ConfigError(f"`slots` has {part!r}; write each stage once, as in load=2,transform=1")
         slots[name] = int(count)
     return slots
-
-
-def _threads(wanted: int | None, cpus: int) -> int:
-    from intune.pipelines.errors import ConfigError
-
-    if wanted is None:
-        return max(1, cpus // 2)
-    if wanted < 1:
-        raise ConfigError(f"`torch_threads` must be at least 1, but {wanted} was found")
-    return wanted
 
 
 def how_to_resume(summary: TrainSummary) -> str:

@@ -124,7 +124,8 @@ def find_click_data(data: str) -> ClickData:
     if missing:
         raise SchemaError(
             f"{data} lacks the columns {', '.join(missing)}; click logs have {LABEL}, {DENSE[0]} … {DENSE[-1]} and "
-            f"{SPARSE[0]} … {SPARSE[-1]}: convert them with `intune data criteo`, rename them, or name yours in {DATASET_FILE}"
+            f"{SPARSE[0]} … {SPARSE[-1]}: convert them with `intune data criteo`, rename them, or say in "
+            f"{DATASET_FILE} what yours are called"
         )
     cardinalities = described.get("cardinalities")
     return ClickData(

@@ -37,7 +37,10 @@ class DLRMConfig(ClickModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.dense_features < 1:
-            raise ConfigError(f"`dense_features` must be at least 1, but {self.dense_features} was found")
+            raise ConfigError(
+                f"`dense_features` must be at least 1 for the bottom MLP, but {self.dense_features} was found; "
+                f"DCN-V2 does without dense inputs"
+            )
         for name, widths in (("bottom", self.bottom), ("top", self.top)):
             if not widths or min(widths) < 1:
                 raise ConfigError(

@@ -10,7 +10,8 @@ import torch
 import tyro
 
 from intune.cli import train
-from intune.cli.train import PeakMemory, dlrm, how_to_resume, parse_slots, summarise
+from intune.cli.train import PeakMemory, how_to_resume, parse_slots, summarise
+from intune.cli.train_click import dlrm
 from intune.errors import ConfigError
 from intune.pipelines import Allocation, PipelineStats
 from intune.workloads.checkpoint import CheckpointStore

@@ -154,7 +154,9 @@ def test_without_cross_layers_and_dense_inputs_it_is_an_mlp_over_the_embeddings(
     flat = model.embeddings(sparse).flatten(1)
     expected = model.head(model.deep(flat)).squeeze(1)
     assert torch.equal(model.logits({"sparse": sparse}), expected)
-    assert torch.equal(model.logits(dict(zip(model.embeddings.names, sparse.unbind(1), strict=True))), expected)
+    assert torch.equal(
+        model.logits(dict(zip(model.embeddings.names, sparse.unbind(1), strict=True))), expected
+    )
 
 
 def test_parameter_counts() -> None:

@@ -1,0 +1,286 @@
+"""`intune train dlrm`, `dcnv2` and `unified-embedding`: click models. What is done is in `intune.workloads`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from intune.cli.train import parse_slots, run_trainer, set_torch_threads
+
+if TYPE_CHECKING:
+    from intune.workloads.click_tables import TableChoice
+
+_DATA = """\
+DATA is a folder made by `intune data`, of which test/ is held out; or a file, folder, glob or URI (s3://…) of Parquet
+files with the columns label, I1 … I13 and C1 … C26, of which the last file is held out. Categories may be numbers, text
+or lists of either.
+"""
+
+_TABLES = """\
+--embedding says how they become embeddings: hashed into a table for each feature; unified, where all features are
+hashed into one table of --table-rows rows or --embedding-parameters numbers (arXiv 2305.12102; a quarter of what tables
+for each feature would take, where nothing is said); or full, a row for each id of the training data, found in a pass
+over it.
+"""
+
+_END = """\
+At the end it prints rows per second, the share of time the trainer waited for data, peak memory, and the held-out AUC
+beside the best that the data allows, where that is known.
+
+With --checkpoints, a run that was killed or stopped (Ctrl-C finishes the step under way and saves) goes on with
+--resume, and on the CPU ends with the same model, bit for bit.
+"""
+
+DLRM_HELP = f"""\
+Train DLRM (arXiv 1906.00091) on click logs in Parquet, for one pass by default.
+
+{_DATA}
+{_TABLES}
+{_END}
+Examples:
+  intune train dlrm --data data
+  intune train dlrm --data data --executor ray --cpus 2 --memory 2GiB
+  intune train dlrm --data data --embedding unified --embedding-parameters 1000000
+  intune train dlrm --data data --slots load=4,transform=2 --checkpoints runs/first --resume
+  intune train dlrm --data 's3://bucket/day_*.parquet' --preset terabyte --device cuda
+"""
+
+DCNV2_HELP = f"""\
+Train DCN-V2 (arXiv 2008.13535) on click logs in Parquet, for one pass by default.
+
+{_DATA}
+{_TABLES}
+{_END}
+Examples:
+  intune train dcnv2 --data data
+  intune train dcnv2 --data data --structure parallel --rank 0
+  intune train dcnv2 --data data --embedding unified --checkpoints runs/first --resume
+  intune train dcnv2 --data 's3://bucket/day_*.parquet' --preset mlperf --device cuda
+"""
+
+UNIFIED_EMBEDDING_HELP = f"""\
+Train Unified Embedding's demonstration (arXiv 2305.12102): an MLP 128-64-1 over the embeddings of six features tells
+whether a rating is three stars or more.
+
+DATA is a folder made by `intune data movielens`; its ratings are made a click log of, in the folder clicks within, a
+fifth of them held out at random. Any folder of click logs will do as well. As it stands, the features share two tables
+of 1,440 rows of width 8, each with two chunks; to compare, --embedding full has a row of width 16 for each id, and
+--embedding hashed --embedding-parameters 23040 a table for each feature with as many numbers as the two tables. In DLRM
+and DCN-V2, use --embedding unified.
+
+{_END}
+Examples:
+  intune data movielens --from-wheel --out ml-100k
+  intune train unified-embedding --data ml-100k
+  intune train unified-embedding --data ml-100k --embedding full
+  intune train unified-embedding --data ml-100k --embedding hashed --embedding-parameters 23040
+"""
+
+DEMONSTRATION_ROWS = 1440
+
+
+def _otherwise(default: str) -> object:
+    """Help of an option that may be left out: what happens then, in place of "None"."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {default})")
+
+
+_Preset = _otherwise("the preset's")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """How ids become embeddings.
+
+    Attributes:
+        embedding: A table for each feature (hashed), one for all (unified), or a row for each id (full).
+        table_rows: Rows of the largest hashed table, or of each unified one.
+        embedding_parameters: Numbers in all tables together, instead of rows.
+        tables: How many unified tables.
+        chunks: Rows of a unified table that make an embedding.
+    """
+
+    embedding: Literal["hashed", "unified", "full"] = "hashed"
+    table_rows: Annotated[int | None, _Preset] = None
+    embedding_parameters: Annotated[int | None, _otherwise("no limit")] = None
+    tables: int = 1
+    chunks: int = 2
+
+    def choice(self, unified_rows: int | None = None) -> TableChoice:
+        """As the job takes them; `unified_rows` is for unified tables whose size is left open."""
+        from intune.workloads.click_tables import TableChoice
+
+        open_size = self.embedding == "unified" and self.embedding_parameters is None
+        return TableChoice(
+            kind=self.embedding,
+            rows=unified_rows if self.table_rows is None and open_size else self.table_rows,
+            parameters=self.embedding_parameters,
+            tables=self.tables,
+            chunks=self.chunks,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How to train, and with what.
+
+    Attributes:
+        executor: What runs the pipeline: threads of this process, or Ray; auto takes Ray where a cluster is named.
+        epochs: Passes over the data.
+        max_steps: Stop after so many steps.
+        batch_size: Rows per step.
+        optimizer: How parameters are updated.
+        learning_rate: Of all parameters, embedding tables included.
+        schedule: Whether learning rates stay what they are or fall to zero.
+        seed: Decides the initial model and the order of the rows.
+        shuffle: Row groups whose rows are mixed, 0 to keep the order of the files.
+        cpus: CPUs that the pipeline may keep busy.
+        memory: Bytes that the pipeline's blocks may hold, such as 2GiB.
+        slots: How many tasks of a stage run at once, such as load=2,transform=1.
+        checkpoints: Folder for checkpoints; the latest three are kept.
+        checkpoint_every: Steps between two checkpoints; 0 for one at the end only.
+        resume: Go on from the latest checkpoint in CHECKPOINTS; begin anew if there is none.
+        evaluate_every: Steps between two evaluations on the held-out rows; 0 for one at the end only.
+        device: Where the model is: cpu, cuda or cuda:N.
+        torch_threads: Threads of the model's own arithmetic on the CPU. They wait for each other by spinning: on two
+            cores that the pipeline shares, two are slower than one.
+        quiet: Show no progress, only the summary.
+    """
+
+    executor: Literal["auto", "threads", "ray"] = "auto"
+    epochs: int = 1
+    max_steps: Annotated[int | None, _otherwise("no limit")] = None
+    batch_size: Annotated[int | None, _Preset] = None
+    optimizer: Annotated[Literal["sgd", "adagrad", "rowwise-adagrad", "adam"] | None, _Preset] = None
+    learning_rate: Annotated[float | None, _Preset] = None
+    schedule: Annotated[Literal["constant", "linear"] | None, _Preset] = None
+    seed: int = 0
+    shuffle: int = 8
+    cpus: Annotated[int | None, _otherwise("all that this job may use")] = None
+    memory: Annotated[str | None, _otherwise("a quarter of what is free")] = None
+    slots: Annotated[str | None, _otherwise("one pool for all stages, a slot per CPU")] = None
+    checkpoints: Annotated[Path | None, _otherwise("none are written")] = None
+    checkpoint_every: int = 500
+    resume: bool = False
+    evaluate_every: int = 0
+    device: str = "cpu"
+    torch_threads: Annotated[int | None, _otherwise("half of the CPUs, at least 1")] = None
+    quiet: bool = False
+
+    def start(self, title: str, **model: Any) -> None:
+        """Train a `ClickJob` with these settings and what else `model` says of it."""
+        from intune.workloads.click_job import ClickJob, ready
+        from intune.workloads.training import TrainOptions
+
+        job = ClickJob(
+            executor=self.executor,
+            batch_size=self.batch_size,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            schedule=self.schedule,
+            seed=self.seed,
+            shuffle=self.shuffle,
+            cpus=self.cpus,
+            memory=self.memory,
+            slots={} if self.slots is None else parse_slots(self.slots),
+            device=self.device,
+            checkpoints=self.checkpoints,
+            resume=self.resume,
+            options=TrainOptions(
+                epochs=self.epochs,
+                max_steps=self.max_steps,
+                evaluate_every=self.evaluate_every,
+                checkpoint_every=self.checkpoint_every,
+            ),
+            **model,
+        )
+        set_torch_threads(self.torch_threads)
+        with ready(job) as run:
+            run_trainer(
+                run.trainer,
+                run.loader,
+                title=f"{title} on {run.loader.executor}",
+                steps=run.steps,
+                resumed_from=run.resumed_from,
+                best_auc=run.data.best_auc,
+                quiet=self.quiet,
+            )
+
+
+_Tables = Annotated[Tables, tyro.conf.OmitArgPrefixes]
+_Run = Annotated[Run, tyro.conf.OmitArgPrefixes]
+
+
+def dlrm(
+    *,
+    data: str,
+    preset: Literal["demo", "kaggle", "terabyte", "mlperf"] = "demo",
+    tables: _Tables = Tables(),
+    run: _Run = Run(),
+) -> None:
+    """Train DLRM on click logs.
+
+    Args:
+        data: Where the click logs are.
+        preset: Size of the model and how it is trained; demo is made for two cores.
+        tables: How ids become embeddings.
+        run: How to train, and with what.
+    """
+    run.start("DLRM", data=data, model="dlrm", preset=preset, embedding=tables.choice())
+
+
+def dcnv2(
+    *,
+    data: str,
+    preset: Literal["demo", "mlperf"] = "demo",
+    structure: Annotated[Literal["stacked", "parallel"] | None, _Preset] = None,
+    cross_layers: Annotated[int | None, _Preset] = None,
+    rank: Annotated[int | None, _Preset] = None,
+    tables: _Tables = Tables(),
+    run: _Run = Run(),
+) -> None:
+    """Train DCN-V2 on click logs.
+
+    Args:
+        data: Where the click logs are.
+        preset: Size of the model and how it is trained; demo is made for two cores.
+        structure: Whether the MLP stands behind the cross layers or beside them.
+        cross_layers: How many cross layers.
+        rank: Of their matrices; 0 for full ones.
+        tables: How ids become embeddings.
+        run: How to train, and with what.
+    """
+    run.start(
+        "DCN-V2",
+        data=data,
+        model="dcnv2",
+        preset=preset,
+        structure=structure,
+        cross_layers=cross_layers,
+        rank=rank,
+        embedding=tables.choice(),
+    )
+
+
+def unified_embedding(
+    *,
+    data: str,
+    tables: _Tables = Tables(embedding="unified", tables=2),
+    run: _Run = Run(epochs=5, seed=42),
+) -> None:
+    """Train Unified Embedding's demonstration.
+
+    Args:
+        data: Where the ratings or click logs are.
+        tables: How ids become embeddings.
+        run: How to train, and with what.
+    """
+    run.start(
+        "Unified Embedding",
+        data=data,
+        model="dcnv2",
+        preset="mlp",
+        embedding=tables.choice(unified_rows=DEMONSTRATION_ROWS),
+    )
