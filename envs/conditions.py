@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from intune.envs.jobs import Floats, Jobs
+from intune.envs.jobs import ABSENT_WAIT, Floats, Jobs
 from intune.envs.model import Conditions
 
 CHANNELS_PER_STAGE = 4
@@ -59,6 +59,19 @@ class Tape:
                 memory=self.memory[where],
             ),
             self.measured[where],
+        )
+
+    def widened(self, stages: int) -> Tape:
+        """The same for jobs of `stages` stages, the added ones absent (see `Jobs.widened`)."""
+        more = [(0, 0), (0, 0), (0, stages - self.cpu.shape[2])]
+        return Tape(
+            cpu=np.pad(self.cpu, more),
+            wait=np.pad(self.wait, more, constant_values=ABSENT_WAIT),
+            lost=np.pad(self.lost, more),
+            slot_bytes=np.pad(self.slot_bytes, more),
+            measured=np.pad(self.measured, more),
+            cpus=self.cpus,
+            memory=self.memory,
         )
 
     def put(self, rows: Any, other: Tape) -> None:

@@ -6,6 +6,7 @@ for what a source cannot tell. `observation.py` turns measurements into dimensio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -40,6 +41,7 @@ class Measurement:
         cpus: ``[N]`` CPUs that the job may use now.
         cpus_used: ``[N]`` CPUs in use on average, by the pipeline and the trainer.
         memory_used: ``[N]`` the most resident bytes (of the tightest node).
+        memory_base: ``[N]`` resident bytes before the pipeline had any slot: trainer, libraries; NaN if unknown.
         memory_queued: ``[N]`` bytes of those in queues.
         memory_limit: ``[N]`` bytes that the job may hold (on that node).
         slot_limit: ``[N]`` slots that may be given out altogether.
@@ -67,6 +69,7 @@ class Measurement:
     cpus: Floats
     cpus_used: Floats
     memory_used: Floats
+    memory_base: Floats
     memory_queued: Floats
     memory_limit: Floats
     slot_limit: Floats
@@ -92,6 +95,20 @@ class Measurement:
     def take(self, rows: Any) -> Measurement:
         """The jobs at `rows` (an index array or slice)."""
         return Measurement(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    def replaced(self, rows: Any, other: Measurement) -> Measurement:
+        """A copy in which the jobs at `rows` are those of `other`."""
+        copies = {}
+        for field in fields(self):
+            value = getattr(self, field.name).copy()
+            value[rows] = getattr(other, field.name)
+            copies[field.name] = value
+        return Measurement(**copies)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Measurement]) -> Measurement:
+        """Measurements of other jobs one after another; all of the same width."""
+        return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
     def sound(self) -> Bools:
         """``[N]`` whether a job's measurement can be trusted to decide on: what must be there is there, finite,

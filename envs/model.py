@@ -22,7 +22,7 @@ known in closed form. Symbols: N jobs, S stages, M nodes; the trainer is column 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -68,9 +68,9 @@ class State:
 
     @classmethod
     def empty(cls, jobs: Jobs) -> State:
-        """No rows anywhere, no slot yet."""
+        """No rows anywhere, one slot a stage."""
         shape = jobs.present.shape
-        return cls(queue=np.zeros(shape), slots=np.zeros(shape), running=np.ones(shape))
+        return cls(queue=np.zeros(shape), slots=jobs.present.astype(np.float64), running=np.ones(shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,12 @@ class Prepared:
     share: Floats
     step_rate: Floats
     queue_rows: Floats
+
+    def put(self, rows: Any, other: Prepared) -> None:
+        """Overwrite what belongs to the jobs at `rows`; `jobs` itself is overwritten by its own `put`."""
+        for field in fields(self):
+            if field.name != "jobs":
+                getattr(self, field.name)[rows] = getattr(other, field.name)
 
 
 def prepare(jobs: Jobs) -> Prepared:
@@ -195,6 +201,20 @@ def passed(rate: Floats, gap: Floats, seconds: Floats) -> tuple[Floats, Floats]:
     return candidates.min(axis=2), decides.astype(np.float64)
 
 
+def pooled_peak(busy: Floats, pool: Floats, slot_bytes: Floats) -> Floats:
+    """``[N, S]`` slots that each stage holds at the moment when a shared pool takes most memory.
+
+    A stage runs up to its mean and twice the square root of it (as tasks that arrive at random do); together
+    no more than the pool has, of which the stages with the largest working sets are reckoned first.
+    """
+    alone = np.minimum(np.ceil(busy + 2.0 * np.sqrt(busy)), pool[:, None])
+    order = np.argsort(-slot_bytes, axis=1)
+    total = np.minimum(np.cumsum(np.take_along_axis(alone, order, axis=1), axis=1), pool[:, None])
+    held = np.empty_like(total)
+    np.put_along_axis(held, order, np.diff(total, axis=1, prepend=0.0), axis=1)
+    return held
+
+
 def advance(
     prepared: Prepared, state: State, now: Conditions, slots: Floats, pool: Floats, seconds: Floats
 ) -> tuple[State, Flow]:
@@ -263,8 +283,10 @@ def advance(
     index = _ARANGE[:width]
     blocked = np.where(decides[:, :width] > index, idle, 0.0)
 
-    # Memory: with slots of its own a stage keeps a working set per slot; in a pool, about as many as ran at once.
-    held = np.where(pooled, np.minimum(capacity, busy + 2.0 * np.sqrt(busy)), slots)
+    # Memory: with slots of its own a stage keeps a working set per slot; of a pool, no more than its slots run at
+    # once, and at the worst moment those that hold most.
+    held = pooled_peak(busy, pool, now.slot_bytes) if pool.any() else slots
+    held = np.where(pooled, held, slots) if pool.any() else slots
     before = (state.queue * row_bytes).sum(axis=1)
     queued = np.maximum((queue * row_bytes).sum(axis=1), before)
     spread = prepared.share * ((held * now.slot_bytes).sum(axis=1) + queued)[:, None]

@@ -156,3 +156,8 @@ _STAGE_LOW: Any = np.array([-1.0 if name == "changed" else 0.0 for name in STAGE
 _JOB_LOW: Any = np.array(
     [-1.0 if name in ("rate_change", "slots_per_cpu") else 0.0 for name in JOB_FIELDS], dtype=np.float32
 )
+
+
+def bounds() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The least value of every field of `STAGE_FIELDS` and of `JOB_FIELDS`; the most is 1."""
+    return _STAGE_LOW.copy(), _JOB_LOW.copy()

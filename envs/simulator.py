@@ -6,6 +6,7 @@ The Gymnasium environments, the benchmarks of agents and the calibration all use
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,21 +58,44 @@ class Simulator:
             self.tape.cpus[self._all, steps], self.jobs.slots_per_cpu, self.jobs.present.sum(axis=1)
         )
 
+    def adopt(self, rows: Any, other: Simulator) -> None:
+        """Put the jobs of `other` at `rows`, where and how they stand."""
+        # Measurements hold arrays of the jobs, the slots and the pool: those are not changed in place.
+        jobs = self.jobs
+        self.jobs = jobs.with_(
+            present=jobs.present.copy(), step=jobs.step.copy(), interval=jobs.interval.copy()
+        )
+        self.jobs.put(rows, other.jobs)
+        self.tape.put(rows, other.tape)
+        self._prepared = replace(self._prepared, jobs=self.jobs)
+        self._prepared.put(rows, other._prepared)
+        self.state.queue[rows] = other.state.queue
+        self.state.slots[rows] = other.state.slots
+        self.state.running[rows] = other.state.running
+        self.slots, self.pool = self.slots.copy(), self.pool.copy()
+        self.slots[rows], self.pool[rows] = other.slots, other.pool
+        self.steps[rows] = other.steps
+        self.since_change[rows] = other.since_change
+        self._down[rows] = other._down
+
     def replace(self, rows: Any, jobs: Jobs, tape: Tape) -> None:
         """Put new jobs at `rows`, at their beginning, one slot a stage."""
-        self.jobs.put(rows, jobs)
-        self.tape.put(rows, tape)
-        self._prepared = prepare(self.jobs)
-        self.restart(rows)
-        self.steps[rows] = 0
+        self.adopt(rows, Simulator(jobs, tape))
+
+    def begin_with(self, slots: Any) -> None:
+        """Begin all jobs with other slots than one a stage; they work at once. See `allocate`."""
+        self.allocate(slots)
+        self.state.slots[:] = self.slots
 
     def restart(self, rows: Any) -> None:
         """Empty the queues of the jobs at `rows`; one slot a stage. Their clock goes on."""
         self.state.queue[rows] = 0.0
-        self.state.slots[rows] = 0.0
         self.state.running[rows] = 1.0
+        # Measurements hold the arrays of these two: they are not changed in place.
+        self.slots, self.pool = self.slots.copy(), self.pool.copy()
         self.slots[rows] = np.where(self.jobs.present[rows], 1.0, 0.0)
         self.pool[rows] = 0.0
+        self.state.slots[rows] = self.slots[rows]
         self.since_change[rows] = 0.0
         self._down[rows] = 0.0
 
@@ -174,6 +198,7 @@ class Simulator:
             cpus=cpus,
             cpus_used=flow.cpu.sum(axis=1) * share + delivered * jobs.step_cpu,
             memory_used=flow.memory[self._all, tightest],
+            memory_base=np.where(tightest == 0, jobs.base_bytes, 0.0),
             memory_queued=flow.queued_bytes,
             memory_limit=limit[self._all, tightest],
             slot_limit=self.limit.astype(np.float64),

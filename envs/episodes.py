@@ -1,0 +1,140 @@
+"""`Episodes`: N episodes of simulated jobs side by side. What the single and the vectorised environment share.
+
+Spaces, random numbers and Gymnasium's rules are not known here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from intune.envs.conditions import record
+from intune.envs.job_sources import Jobbing
+from intune.envs.jobs import Bools, Floats, Ints
+from intune.envs.measurement import Measurement
+from intune.envs.settings import EnvSettings
+from intune.envs.simulator import Simulator
+from intune.envs.spaces import Observation, observe, wanted_slots
+
+LEAST_REFERENCE = 1e-9
+"""Rows/s. A job that delivers nothing in its first interval is measured against its trainer's rate instead."""
+
+
+class Episodes:
+    """N episodes, all of which begin when this is made.
+
+    Args:
+        source: of the jobs.
+        settings: of the environment.
+        ids: ``[N]`` numbers of the first jobs.
+        stages: width S of all arrays.
+        slots: ``[N, S]`` slots to begin with; None for one a stage.
+
+    Attributes:
+        ids: ``[N]`` numbers of the jobs that run now.
+        now: the last interval's measurement.
+        reward: ``[N]`` of the last interval.
+        moved: ``[N]`` slots added plus slots taken away before it.
+        terminated, truncated: ``[N]`` how the episode ended, if it did.
+        counts: ``[N]`` decisions made in the episode.
+    """
+
+    def __init__(
+        self, source: Jobbing, settings: EnvSettings, ids: Ints, *, stages: int, slots: Floats | None = None
+    ) -> None:
+        self._source, self.settings, self._stages = source, settings, stages
+        count = len(ids)
+        self.ids = np.array(ids, dtype=np.int64)
+        self._simulator, self.now, self._reference = self._begin(self.ids, slots)
+        self._before = self.now
+        self._best: Floats = self.now.delivered.copy()
+        self.counts: Ints = np.zeros(count, dtype=np.int64)
+        self.reward: Floats = np.zeros(count)
+        self.moved: Floats = np.zeros(count)
+        self.terminated: Bools = np.zeros(count, dtype=bool)
+        self.truncated: Bools = np.zeros(count, dtype=bool)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def limit(self) -> Ints:
+        """``[N]`` slots that may be given out in the next interval."""
+        return self._simulator.limit
+
+    def start(self, rows: Ints, ids: Ints, slots: Floats | None = None) -> None:
+        """New episodes at `rows`; the others go on.
+
+        Args:
+            rows: indices.
+            ids: numbers of the new jobs, one for each row.
+            slots: ``[len(rows), S]`` slots to begin with; None for one a stage.
+        """
+        fresh, now, reference = self._begin(ids, slots)
+        self._simulator.adopt(rows, fresh)
+        self.now = self.now.replaced(rows, now)
+        # Nothing came before: no change is seen in the first observation.
+        before_slots, before_delivered = self._before.slots.copy(), self._before.delivered.copy()
+        before_slots[rows], before_delivered[rows] = now.slots, now.delivered
+        self._before = replace(self._before, slots=before_slots, delivered=before_delivered)
+        self._reference[rows] = reference
+        self._best[rows] = now.delivered
+        self.ids[rows] = ids
+        self.counts[rows] = 0
+        self.moved[rows] = 0.0
+
+    def step(self, actions: Any) -> None:
+        """Apply `actions` and run one interval of every episode, also of those that have ended.
+
+        Args:
+            actions: ``[N, S]``, or ``[N, S + 1]`` with a pool; see `spaces.action_space`.
+
+        Raises:
+            ConfigError: actions that are none.
+        """
+        settings = self.settings
+        slots, pool = wanted_slots(settings.action, actions, self._simulator.slots, pool=settings.pool)
+        self.moved = self._simulator.allocate(slots, pool)
+        self._before = self.now
+        self.now = self._simulator.run()
+        np.maximum(self._best, self.now.delivered, out=self._best)
+        self.reward = settings.reward(self.now, moved=self.moved, reference=self._reference)
+        self.counts += 1
+        if settings.on_kill == "end":
+            self.terminated = self.now.killed.copy()
+            self.truncated = (self.counts >= settings.episode_steps) & ~self.terminated
+        else:
+            self.terminated = np.zeros(len(self), dtype=bool)
+            self.truncated = self.counts >= settings.episode_steps
+
+    def observe(self, rows: Ints | None = None) -> Observation:
+        """Observations of all episodes, or of those at `rows`: see `spaces.observe`."""
+        now, before, best = self.now, self._before, self._best
+        if rows is not None:
+            now, before, best = now.take(rows), before.take(rows), best[rows]
+        return observe(self.settings.observation, now, before, best)
+
+    def _begin(self, ids: Ints, slots: Floats | None) -> tuple[Simulator, Measurement, Floats]:
+        """Jobs at the end of their first interval, which they run with the slots to begin with."""
+        settings = self.settings
+        jobs, normals = self._source.take(ids, settings.episode_steps + 1)
+        tape = record(jobs, normals)
+        if self._stages > jobs.stages:
+            nodes, events = jobs.cpus.shape[1], jobs.event_time.shape[1]
+            jobs = jobs.widened(stages=self._stages, nodes=nodes, events=events)
+            tape = tape.widened(self._stages)
+        simulator = Simulator(jobs, tape, restart_seconds=settings.restart_seconds)
+        if slots is not None:
+            simulator.begin_with(slots)
+        now = simulator.run()
+        if settings.reference == "first":
+            first = now.delivered
+        elif settings.reference == "trainer":
+            first = 1.0 / jobs.step
+        elif settings.reference == "none":
+            first = np.ones(len(jobs))
+        else:
+            first = np.full(len(jobs), float(settings.reference))
+        return simulator, now, np.where(first > LEAST_REFERENCE, first, 1.0 / jobs.step)

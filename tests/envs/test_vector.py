@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+import intune.envs  # noqa: F401 - registers the environments
+from intune.envs.jobs import Jobs
+from intune.envs.scenario import Scenario
+from intune.envs.simulated import SimulatedPipelineEnv
+from intune.envs.vector import SimulatedPipelineVectorEnv
+from intune.pipelines.errors import ConfigError
+
+ID = "intune/SimulatedPipeline-v0"
+
+
+def eventful() -> Jobs:
+    """Jobs of different lengths in which everything happens: noise, losses, kills, resizes, pools, several nodes."""
+    return Jobs.of(
+        stages=[5, 3, 1],
+        jobs=3,
+        cpu=1e-6,
+        wait=[2e-6, 0.0, 1e-6],
+        contention=0.02,
+        coherence=1e-4,
+        slot_bytes=1e9,
+        storage_bytes=50.0,
+        storage_bandwidth=2e8,
+        memory=[[16e9, 8e9], [9e9, 9e9], [40e9, 0.0]],
+        cpus=[[8, 4], [4, 4], [6, 0]],
+        nic=1e9,
+        noise=0.2,
+        memory_noise=0.3,
+        measurement_noise=0.5,
+        hiccup_rate=0.02,
+        hiccup_factor=4.0,
+        loss_rate=0.02,
+        loss_seconds=10.0,
+        resize_delay=2.0,
+        oversubscription=0.2,
+        event_time=[[20.0, 45.0]],
+        event_cpus=[[0.5, 1.5]],
+        event_memory=[[0.6, 1.2]],
+    )
+
+
+def same(left: Any, right: Any) -> None:
+    if isinstance(left, tuple):
+        assert len(left) == len(right)
+        for one, other in zip(left, right, strict=True):
+            same(one, other)
+    elif isinstance(left, dict):
+        assert set(left) == set(right)
+        for key, value in left.items():
+            same(value, right[key])
+    elif isinstance(left, np.ndarray) and left.dtype == object:
+        assert len(left) == len(right)
+        for one, other in zip(left, right, strict=True):
+            same(one, other)
+    elif left is None:
+        assert right is None
+    else:
+        np.testing.assert_allclose(left, right, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("autoreset", ["next_step", "same_step"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"on_kill": "end"},
+        {"on_kill": "restart", "restart_seconds": 12.0, "observation": "flat", "reference": "trainer"},
+        {"action": "absolute", "pool": True, "observation": "paper", "reference": "none"},
+        {"stages": 7, "reference": 1e5},
+    ],
+    ids=["moves", "restart", "absolute", "wider"],
+)
+def test_vectorised_and_single_environments_give_the_same_trajectories(
+    autoreset: str, settings: dict[str, Any]
+) -> None:
+    follow(eventful(), autoreset, settings)
+
+
+@pytest.mark.parametrize("family", Scenario.names())
+def test_they_do_in_every_family(family: str) -> None:
+    follow(family, "same_step", {"on_kill": "restart"})
+
+
+def follow(family: Any, autoreset: str, settings: dict[str, Any]) -> None:
+    """Step both through three episodes."""
+    count, steps = 7, 7
+    made = SimulatedPipelineVectorEnv(
+        count, family, autoreset=autoreset, chunk=3, episode_steps=steps, **settings
+    )
+    mode = AutoresetMode.SAME_STEP if autoreset == "same_step" else AutoresetMode.NEXT_STEP
+    singles = SyncVectorEnv(
+        [lambda: SimulatedPipelineEnv(family, episode_steps=steps, **settings)] * count, autoreset_mode=mode
+    )
+    same(made.reset(seed=3), singles.reset(seed=3))
+    made.action_space.seed(1)
+    ended = 0
+    for _ in range(3 * steps):
+        action = made.action_space.sample()
+        if settings.get("action") == "absolute":
+            action = np.round(action / 500.0)
+        ours, theirs = made.step(action), singles.step(action)
+        same(ours, theirs)
+        ended += int((ours[2] | ours[3]).sum())
+    assert ended >= 2 * count
+
+
+def test_threads_change_nothing() -> None:
+    one = SimulatedPipelineVectorEnv(40, eventful(), chunk=8)
+    two = SimulatedPipelineVectorEnv(40, eventful(), chunk=8, threads=2)
+    same(one.reset(seed=1), two.reset(seed=1))
+    one.action_space.seed(0)
+    for _ in range(10):
+        action = one.action_space.sample()
+        same(one.step(action), two.step(action))
+    one.close()
+    two.close()
+
+
+def test_a_seed_repeats_everything() -> None:
+    runs = []
+    for _ in range(2):
+        env = gym.make_vec(ID, num_envs=4, scenario=eventful(), episode_steps=5)
+        env.action_space.seed(0)
+        seen: list[Any] = [env.reset(seed=11)]
+        seen += [env.step(env.action_space.sample()) for _ in range(12)]
+        runs.append(seen)
+    for one, other in zip(*runs, strict=True):
+        for left, right in zip(one, other, strict=True):
+            same(left, right)
+
+
+def test_make_vec_makes_the_vectorised_one_and_states_its_autoreset_mode() -> None:
+    env = gym.make_vec(ID, num_envs=2, scenario=eventful())
+    assert isinstance(env.unwrapped, SimulatedPipelineVectorEnv)
+    assert env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    other = gym.make_vec(ID, num_envs=2, scenario=eventful(), autoreset="same_step")
+    assert other.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    assert env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    observations, _ = env.reset(seed=0)
+    assert observations in env.observation_space
+
+
+def test_what_was_returned_does_not_change_afterwards() -> None:
+    env = SimulatedPipelineVectorEnv(3, eventful(), episode_steps=3)
+    kept, copies = [], []
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    for _ in range(8):
+        result = env.step(env.action_space.sample())
+        kept.append((result, env.measurement))
+        copies.append([array.copy() for array in _arrays((result, env.measurement))])
+    for was, copy in zip(kept, copies, strict=True):
+        for one, other in zip(_arrays(was), copy, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def _arrays(value: Any) -> list[np.ndarray]:
+    if isinstance(value, np.ndarray):
+        return [value]
+    if isinstance(value, dict):
+        return [array for each in value.values() for array in _arrays(each)]
+    if isinstance(value, tuple):
+        return [array for each in value for array in _arrays(each)]
+    if hasattr(value, "__dataclass_fields__"):
+        return [array for name in value.__dataclass_fields__ for array in _arrays(getattr(value, name))]
+    return []
+
+
+def test_some_jobs_may_begin_again_while_the_others_go_on() -> None:
+    env = SimulatedPipelineVectorEnv(4, eventful(), chunk=2, observation="flat")
+    env.reset(seed=0)
+    keep = np.full((4, 5), 2)
+    before = env.step(keep)
+    mask = np.array([False, True, False, False])
+    after, infos = env.reset(options={"reset_mask": mask})
+    np.testing.assert_array_equal(after[~mask], before[0][~mask])
+    assert (after[1] != before[0][1]).any()
+    np.testing.assert_array_equal(infos["_rate"], mask)
+
+
+def test_a_job_can_be_named_and_given_slots_to_begin_with() -> None:
+    env = SimulatedPipelineVectorEnv(3, eventful())
+    _, infos = env.reset(options={"job": np.array([2, 0, 1]), "slots": [2, 1, 1, 1, 1]})
+    np.testing.assert_array_equal(infos["job"], [2, 0, 1])
+    np.testing.assert_array_equal(env.measurement.slots[:, 0], [2, 2, 2])
+    np.testing.assert_array_equal(env.measurement.slots.sum(axis=1), [2, 6, 4])
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda env: env.step(np.zeros((2, 5), dtype=int)), ["action", "(2, 5)", "(3, 5)"]),
+        (lambda env: env.step(np.full((3, 5), 5)), ["action", "5", "stage 0", "0 to 4"]),
+        (lambda env: env.step(np.full((3, 5), -1)), ["action", "-1", "0 to 4"]),
+        (lambda env: env.step(np.full((3, 5), np.nan)), ["action", "whole"]),
+        (lambda env: env.reset(seed=[1, 2]), ["seed", "2", "3"]),
+        (lambda env: env.reset(options={"jobs": 3}), ["jobs", "unknown"]),
+        (lambda env: env.reset(options={"job": -1}), ["job", "-1", "0"]),
+        (lambda env: env.reset(options={"job": [1, 2]}), ["job", "[1, 2]"]),
+        (lambda env: env.reset(options={"slots": [1, 2]}), ["slots", "(2,)", "(5,)"]),
+        (lambda env: env.reset(options={"slots": [np.nan] * 5}), ["slots", "finite"]),
+        (lambda env: env.reset(options={"reset_mask": [True]}), ["reset_mask", "3"]),
+        (lambda env: env.reset(options={"reset_mask": np.zeros(3, dtype=bool)}), ["reset_mask", "True"]),
+    ],
+)
+def test_bad_input_is_named(call: Any, words: list[str]) -> None:
+    env = SimulatedPipelineVectorEnv(3, eventful())
+    env.reset(seed=0)
+    with pytest.raises(ConfigError) as error:
+        call(env)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_closing_twice_is_fine_and_nothing_runs_afterwards() -> None:
+    env = SimulatedPipelineVectorEnv(3, eventful())
+    with pytest.raises(ResetNeeded):
+        env.step(np.full((3, 5), 2))
+    env.reset(seed=0)
+    env.close()
+    env.close()
+    with pytest.raises(ClosedEnvironmentError):
+        env.step(np.full((3, 5), 2))
+    with pytest.raises(ClosedEnvironmentError):
+        env.reset()
+
+
+@pytest.mark.parametrize("name", ["num_envs", "chunk", "threads"])
+def test_counts_must_be_whole_and_positive(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        SimulatedPipelineVectorEnv(**{"num_envs": 2, "scenario": eventful(), name: 0})
+
+
+def test_pictures_are_drawn_for_each_job() -> None:
+    env = SimulatedPipelineVectorEnv(2, eventful(), render_mode="rgb_array")
+    env.reset(seed=0)
+    env.step(np.full((2, 5), 3))
+    frames = env.render()
+    assert len(frames) == 2
+    assert (frames[0] != frames[1]).any()
