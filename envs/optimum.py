@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_POINTS = 16
+_POINTS = 8
 _ROUNDS = 4
 
 

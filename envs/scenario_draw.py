@@ -69,7 +69,9 @@ class Drawer:
         node = matrix[at : at + len(_NODE) * wide.nodes].reshape(len(_NODE), wide.nodes, count)
         event = self._events(matrix[at + len(_NODE) * wide.nodes :])
         derive.add_per_block(dict(zip(_STAGE, stage, strict=True)), job)
-        stage, present = self._choose(stage, job["stages"], rng)
+        present = np.ones(stage.shape[1:], dtype=np.bool_)
+        if self._optional.any():
+            stage, present = self._choose(stage, job["stages"], rng)
         nodes = _nodes(dict(zip(_NODE, node, strict=True)), job["nodes"])
         stages = dict(zip(_STAGE, stage, strict=True))
         derive.relate(stages, present, job, nodes, event)
@@ -92,22 +94,14 @@ class Drawer:
     def _choose(self, stage: Floats, wanted: Floats, rng: np.random.Generator) -> tuple[Floats, Bools]:
         """The stages that each job has, first and in order; zeros for the absent ones."""
         count, wide = stage.shape[2], self.widths
-        if not self._optional.any():
-            chosen = np.where(wanted > 0, wanted, wide.templates)
-            present = np.arange(wide.templates)[:, None] < chosen
-            stage = stage[:, : wide.stages]
-            present = present[: wide.stages]
-        else:
-            order = rng.random((wide.templates, count))
-            order[~self._optional] -= 1.0  # those that every job has come first
-            taken = order.argsort(axis=0).argsort(axis=0) < wanted
-            front = (~taken).argsort(axis=0, kind="stable")[: wide.stages]
-            stage = np.take_along_axis(stage, front[None], axis=1)
-            present = np.take_along_axis(taken, front, axis=0)
-        if not present.all():
-            stage = stage * present
-            stage[_STAGE.index("wait")][~present] = ABSENT_WAIT
-            stage[_STAGE.index("most_slots")][~present] = 1.0
+        order = rng.random((wide.templates, count))
+        order[~self._optional] -= 1.0  # those that every job has come first
+        taken = order.argsort(axis=0).argsort(axis=0) < wanted
+        front = (~taken).argsort(axis=0, kind="stable")[: wide.stages]
+        present = np.take_along_axis(taken, front, axis=0)
+        stage = np.take_along_axis(stage, front[None], axis=1) * present
+        stage[_STAGE.index("wait")][~present] = ABSENT_WAIT
+        stage[_STAGE.index("most_slots")][~present] = 1.0
         return stage, present
 
     def _events(self, rows: Floats) -> dict[str, Floats]:

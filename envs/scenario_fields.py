@@ -105,5 +105,8 @@ EITHER: tuple[tuple[str, str], ...] = (
     ("storage_bandwidth", "storage_bandwidth_relative"),
     ("storage_rate", "storage_rate_relative"),
     ("memory_bandwidth", "memory_bandwidth_relative"),
+    ("nodes.nic", "nic_relative"),
+    ("nodes.memory", "memory_relative"),
+    ("nodes.memory_per_cpu", "memory_relative"),
 )
-"""Fields of ``[job]`` that say the same in two ways: one of each pair."""
+"""Fields that say the same in two ways: one of each pair may be given."""

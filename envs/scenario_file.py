@@ -12,6 +12,7 @@ from typing import Any
 
 from intune.envs import scenario_fields
 from intune.envs.distributions import Distribution, parse
+from intune.envs.scenario_checks import check_whole
 from intune.envs.scenario_fields import Field
 from intune.envs.scenario_spec import Spec, Stage, Tie, Value, Values, Variant
 from intune.pipelines.errors import ConfigError, NotFoundError
@@ -75,7 +76,7 @@ def parse_spec(tables: Any, *, where: str, name: str = "unnamed") -> Spec:
         ),
         uncertainty=reader.uncertainty(top.get("uncertainty", {})),
     )
-    reader.whole(spec)
+    check_whole(spec, reader.known, reader.fail)
     return spec
 
 
@@ -90,12 +91,12 @@ class _Reader:
 
     def table(self, value: Any, at: str) -> Mapping[str, Any]:
         if not isinstance(value, Mapping):
-            raise self.fail(f"`{at or 'the file'}`={value!r} must be a table of names and values")
+            raise self.fail(f"`{at or 'the file'}`={_short(value)} must be a table of names and values")
         return value
 
     def list_of(self, value: Any, at: str) -> list[Any]:
         if not isinstance(value, list):
-            raise self.fail(f"`{at}`={value!r} must be a list of tables, each under `[[{at}]]`")
+            raise self.fail(f"`{at}`={_short(value)} must be a list of tables, each under `[[{at}]]`")
         return value
 
     def text(self, value: Any, at: str) -> str:
@@ -181,8 +182,7 @@ class _Reader:
     def events(self, value: Any) -> tuple[tuple[Values, ...], Values]:
         if isinstance(value, Mapping):
             table = self.values(value, scenario_fields.EVENTS, "events")
-            if "count" not in table and table:
-                raise self.fail("`events.count` is missing; give 0 or more, or list them as `[[events]]`")
+            self._random_events(table)
             return (), table
         listed = tuple(
             self.values(entry, scenario_fields.EVENT, f"events[{at}]")
@@ -199,6 +199,16 @@ class _Reader:
                 )
             before = time.high
         return listed, {}
+
+    def _random_events(self, table: Values) -> None:
+        count = table.get("count")
+        if not isinstance(count, Distribution):
+            raise self.fail(
+                "`events.count` must be a number or a distribution of 0 or more; or list `[[events]]`"
+            )
+        for name, least in (("first", 1), ("gap", 2)):
+            if count.high >= least and name not in table:
+                raise self.fail(f"`events.{name}` is missing; give seconds, 0 or more")
 
     def variant(self, entry: Any, at: int, stages: list[str]) -> Variant:
         place = f"variant[{at}]"
@@ -230,50 +240,10 @@ class _Reader:
                 )
         return {name: float(deviation) for name, deviation in table.items()}
 
-    def whole(self, spec: Spec) -> None:
-        """What concerns several parts of the file."""
-        places = {"job": spec.job, **{stage.name: stage.values for stage in spec.stages}}
-        kinds = {place: scenario_fields.JOB if place == "job" else scenario_fields.STAGE for place in places}
-        names = [f"{place}.{field}" for place in places for field in kinds[place]]
-        self.known(spec.uncertainty, names, "uncertainty")
-        jobs = [spec.job] + [{**spec.job, **variant.job} for variant in spec.variants]
-        for first, second in scenario_fields.EITHER:
-            if any(first in job and second in job for job in jobs):
-                raise self.fail(f"`job` has both `{first}` and `{second}`; give one of them")
-        tables = list(places.items())
-        for variant in spec.variants:
-            tables += [("job", variant.job), *variant.stages.items()]
-        tied = {
-            f"{place}.{field}"
-            for place, table in tables
-            for field, one in table.items()
-            if isinstance(one, Tie)
-        }
-        for place, table in tables:
-            for field, one in table.items():
-                if not isinstance(one, Tie):
-                    continue
-                self.known([one.of], names, f"{place}.{field}.of")
-                if one.of in tied:
-                    raise self.fail(
-                        f"`{place}.{field}` is tied to `{one.of}`, which is tied itself; tie to another"
-                    )
-        for table in (*spec.nodes, *spec.events, spec.random_events):
-            if any(isinstance(one, Tie) for one in table.values()):
-                raise self.fail("`of` can be used in `[job]` and `[[stage]]` only; give a distribution")
-        least = sum(not stage.optional for stage in spec.stages)
-        for job in jobs:
-            self._count(job, "stages", max(least, 1), len(spec.stages), least < len(spec.stages))
-            self._count(job, "nodes", 1, len(spec.nodes), False)
 
-    def _count(self, job: Values, name: str, least: int, most: int, needed: bool) -> None:
-        count = job.get(name)
-        if count is None:
-            if needed:
-                raise self.fail(f"`job.{name}` is missing; with optional ones give {least} to {most}")
-            return
-        if not isinstance(count, Distribution) or count.low < least or count.high > most:
-            raise self.fail(f"`job.{name}` must be {least} to {most}, as the file has them")
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _path(at: str, name: str) -> str:
