@@ -1,0 +1,179 @@
+"""Allocations worth considering for each job, rehearsed in its twin: what each would deliver and take.
+
+The planner chooses among them by a rule, the DQN by what it has learnt. Pure functions of twin and record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from intune.agents.memory import MemoryRecord
+from intune.agents.twin import GRID, Twin
+from intune.envs.actions import feasible
+from intune.envs.jobs import Bools, Floats
+from intune.envs.measurement import Measurement
+
+MARGINS = (1.0, 1.08, 1.2, 1.4, 1.8)
+"""Capacity of every stage as a multiple of the rate aimed at: slack pays for noise and costs memory."""
+
+OPTIMISM = 1.0
+"""Standard deviations of optimism in plans: what is unknown is tried, within what the memory record allows."""
+
+POOL_MARGINS = (1.0, 1.15, 1.4)
+
+NAMES = (
+    "keep", *[f"plan x{margin:g}" for margin in MARGINS], *[f"pool x{margin:g}" for margin in POOL_MARGINS],
+    "half way", "raise the slowest", "raise the slowest by a quarter", "give back", "try the next",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """K allocations for each of N jobs.
+
+    Attributes:
+        slots: ``[N, K, S]``; pool: ``[N, K]``.
+        rate: ``[N, K]`` rows/s that the twin expects.
+        doubt: ``[N, K]`` standard deviation of the slowest stage's time per row, as a share.
+        memory: ``[N, K]`` bytes taken at worst.
+        target: ``[N]`` rows/s thought possible.
+        slowest: ``[N, K]`` stage that the twin expects to hold the others up; S for none of them.
+    """
+
+    slots: Floats
+    pool: Floats
+    rate: Floats
+    doubt: Floats
+    memory: Floats
+    target: Floats
+    slowest: Any
+
+
+def reaching(table: Floats, present: Bools, rate: Floats) -> Floats:
+    """``[N, S]`` the fewest slots with which each stage makes `rate` (``[N]``); where none do, the best number."""
+    enough = table >= rate[:, None, None]
+    index = np.where(enough.any(axis=2), enough.argmax(axis=2), table.argmax(axis=2))
+    return np.where(present, GRID[index], 0.0)
+
+
+def fitting_rate(
+    table: Floats, record: MemoryRecord, measured: Measurement, high: Floats, *, rounds: int = 9
+) -> Floats:
+    """``[N]`` the highest rate up to `high` for which slots exist within the slot limit and, at worst, memory.
+
+    Bisection on the logarithm: slots needed, and with them memory, grow with the rate.
+    """
+    present = measured.present
+    none = np.zeros(len(measured))
+
+    def possible(rate: Floats) -> Bools:
+        slots = reaching(table, present, rate)
+        return np.asarray((slots.sum(axis=1) <= measured.slot_limit) & (record.bound(slots, none, measured) <= measured.memory_limit))
+
+    fits = possible(high)
+    if fits.all():
+        return high
+    # One slot a stage is where every job begins.
+    low = np.where(present, table[:, :, 0], np.inf).min(axis=1)
+    low = np.where(fits, high, np.minimum(low, high))
+    for _ in range(rounds):
+        middle = np.sqrt(low * high)
+        fits = possible(middle)
+        low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+    return low
+
+
+def propose(twin: Twin, record: MemoryRecord, measured: Measurement) -> Candidates:
+    """The candidates, in the order of `NAMES`."""
+    present = measured.present
+    count = len(measured)
+    table = twin.table(OPTIMISM)
+    peak = np.where(present, table.max(axis=2), np.inf).min(axis=1)
+    wished = np.maximum(np.minimum(peak, twin.ceiling(measured)), 1e-9)
+    fit = fitting_rate(table, record, measured, np.minimum(wished * MARGINS[-1], np.maximum(peak, wished)))
+    target = np.minimum(wished, fit)
+    limit = measured.slot_limit
+    base = reaching(table, present, target)
+    pooled = measured.pool > 0
+    # Out of a pool, "slots in force" are those that it amounts to.
+    share = np.maximum(np.rint(measured.busy), 1.0) * present
+    slots_now = np.where(pooled[:, None], share, measured.slots) * present
+    none = np.zeros(count)
+    options: list[tuple[Floats, Floats]] = [(measured.slots * present, measured.pool)]
+    for margin in MARGINS:
+        wanted = (
+            base
+            if margin == 1.0
+            else reaching(table, present, np.minimum(target * margin, np.maximum(fit, target)))
+        )
+        options.append((wanted, none))
+    need = np.minimum((target[:, None] * twin.time(base)), base) * present
+    for margin in POOL_MARGINS:
+        options.append((base, np.clip(np.ceil(need.sum(axis=1) * margin), 1.0, limit)))
+    options.append(
+        (np.where(base > slots_now, np.ceil((base + slots_now) / 2), np.floor((base + slots_now) / 2)), none)
+    )
+    capacity = np.where(present, twin.capacity(slots_now), np.inf)
+    slowest = capacity.argmin(axis=1)
+    one = np.zeros_like(slots_now)
+    one[np.arange(count), slowest] = 1.0
+    options.append((slots_now + one, none))
+    options.append((slots_now + one * np.ceil(slots_now / 4), none))
+    options.append((np.minimum(reaching(table, present, measured.delivered * 1.02), slots_now), none))
+    # What the twin is least sure of is what another slot would tell most about.
+    doubt = np.where(present, twin.deviation(slots_now + 1.0), -1.0)
+    least = np.zeros_like(slots_now)
+    least[np.arange(count), doubt.argmax(axis=1)] = 1.0
+    options.append((slots_now + least, none))
+
+    slots = np.stack([option[0] for option in options], axis=1)
+    pool = np.stack([option[1] for option in options], axis=1)
+    for k in range(1, slots.shape[1]):
+        given = feasible(present, slots_now, slots[:, k], limit)
+        shared = pool[:, k] > 0
+        slots[:, k] = np.where(shared[:, None], pool[:, k, None] * present, given)
+    return rehearse(twin, record, measured, slots, pool, target)
+
+
+def rehearse(
+    twin: Twin, record: MemoryRecord, measured: Measurement, slots: Floats, pool: Floats, target: Floats
+) -> Candidates:
+    """What each allocation would deliver and take, by the twin.
+
+    Args:
+        slots: ``[N, K, S]``; pool: ``[N, K]``; target: ``[N]``.
+    """
+    present = measured.present
+    count, options, width = slots.shape
+    ceiling = twin.ceiling(measured)
+    rate = np.empty((count, options))
+    doubt = np.empty((count, options))
+    memory = np.empty((count, options))
+    slowest = np.empty((count, options), dtype=np.int64)
+    for k in range(options):
+        given = slots[:, k]
+        shared = pool[:, k] > 0
+        alone = np.where(present, twin.capacity(given), np.inf)
+        at = alone.argmin(axis=1)
+        reach = alone.min(axis=1)
+        # Of a pool: every stage takes its part; contention is that of the slots it needs.
+        if shared.any():
+            part = np.minimum(
+                target[:, None] * twin.time(np.maximum(target[:, None] * twin.time(given * 0 + 1), 1.0)),
+                pool[:, k, None],
+            )
+            part = np.maximum(part, 1e-9) * present
+            together = pool[:, k] / np.maximum(part.sum(axis=1) / np.maximum(target, 1e-300), 1e-300)
+            reach = np.where(shared, together, reach)
+            at = np.where(shared, width, at)
+        rate[:, k] = np.minimum(reach, ceiling)
+        slowest[:, k] = np.where(reach > ceiling, width, at)
+        unsure = twin.deviation(given)
+        doubt[:, k] = np.take_along_axis(unsure, np.minimum(at, width - 1)[:, None], axis=1)[:, 0]
+        memory[:, k] = record.bound(given * present, pool[:, k], measured)
+    return Candidates(
+        slots=slots, pool=pool, rate=rate, doubt=doubt, memory=memory, target=target, slowest=slowest
+    )

@@ -1,0 +1,129 @@
+"""`Guard`: no allocation is applied before its memory, at worst, fits the limit. Wraps any agent, knows none.
+
+What does not fit is cut down to what does, towards the slots in force; where even those no longer fit (the
+limit fell, use rose), memory is given back before the limit is reached. Says why.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from intune.agents.base import Agent, Proposal
+from intune.agents.memory import CERTAINTY, MemoryRecord, in_use
+from intune.envs.jobs import Bools, Floats
+from intune.envs.measurement import Measurement
+
+ROUNDS = 7
+"""Halvings when a raise is cut to what fits: to within a hundredth of it."""
+
+
+def fit(
+    record: MemoryRecord, measured: Measurement, slots: Floats, pool: Floats
+) -> tuple[Floats, Floats, Bools]:
+    """What of an allocation fits into memory at worst.
+
+    Args:
+        record: what was seen of these jobs' memory.
+        measured: the interval just measured; its slots are in force.
+        slots: ``[N, S]`` asked for; pool: ``[N]``, 0 for slots per stage.
+
+    Returns:
+        Slots and pool that fit (one slot a stage where nothing does), and ``[N]`` whether they were cut.
+    """
+    present = measured.present
+    limit = measured.memory_limit
+    pooled = pool > 0
+    slots = np.where(present, np.maximum(slots, 1.0), 0.0)
+    fine = record.bound(slots, pool, measured) <= limit
+    if fine.all():
+        return slots, pool, ~fine
+    now = np.where(present, np.maximum(in_use(measured), 1.0), 0.0)
+    start = np.minimum(now, slots)
+    # Give back first where the slots that stay do not fit either.
+    stays = record.bound(start, np.zeros(len(slots)), measured) <= limit
+    low = np.where(present, 1.0, 0.0)
+    start = np.where(stays[:, None], start, low)
+    top = np.where(stays[:, None], slots, np.minimum(now, slots))
+    floor, ceiling = np.zeros(len(slots)), np.ones(len(slots))
+
+    def at(part: Floats) -> tuple[Floats, Floats]:
+        wanted = np.floor(start + (top - start) * part[:, None] + 1e-9) * present
+        return wanted, np.where(pooled, np.maximum(np.floor(pool * part), 1.0), 0.0)
+
+    for _ in range(ROUNDS):
+        middle = 0.5 * (floor + ceiling)
+        wanted, shared = at(middle)
+        fits = record.bound(wanted, shared, measured) <= limit
+        floor, ceiling = np.where(fits, middle, floor), np.where(fits, ceiling, middle)
+    wanted, shared = at(floor)
+    return (
+        np.where(fine[:, None], slots, np.where(pooled[:, None], slots, wanted)),
+        np.where(fine, pool, shared),
+        ~fine,
+    )
+
+
+class Guard(Agent):
+    """An agent whose decisions are held within memory.
+
+    Args:
+        agent: decides.
+        certainty: standard deviations of memory's own noise kept clear of the limit.
+
+    Attributes:
+        vetoed: ``[N]`` how many proposals were cut.
+    """
+
+    def __init__(self, agent: Agent, *, certainty: float = CERTAINTY) -> None:
+        self.agent = agent
+        self.name = agent.name
+        self.certainty = certainty
+        self.vetoed: Any = np.zeros(0, dtype=np.int64)
+        self._record = MemoryRecord(0, 1)
+
+    def start(self, jobs: int, stages: int) -> None:
+        """Forget everything."""
+        self.agent.start(jobs, stages)
+        self._record = MemoryRecord(jobs, stages, certainty=self.certainty)
+        self.vetoed = np.zeros(jobs, dtype=np.int64)
+
+    def forget(self, rows: Any) -> None:
+        """New jobs at `rows`."""
+        self.agent.forget(rows)
+        self._record.forget(rows)
+        self.vetoed[rows] = 0
+
+    def propose(self, measured: Measurement) -> Proposal:
+        """What the agent proposes, as far as it fits."""
+        self._record.see(measured)
+        asked = self.agent.propose(measured)
+        slots, pool, cut = fit(self._record, measured, asked.slots, asked.pool)
+        self.vetoed += cut
+        bound = self._record
+
+        def explain(i: int) -> str:
+            said = asked.explain(i)
+            if not cut[i]:
+                return said
+            one = slice(i, i + 1)
+            before = np.where(measured.present, np.maximum(measured.slots, 1.0), 0.0)[one]
+            given = _words(slots[i], float(pool[i]), measured.present[i])
+            verb = "gives back memory" if slots[i].sum() < before.sum() else "cuts this"
+            return (
+                f"{said}; the guard {verb} to {given}: {_share(measured, i):.0%} of the memory limit is in use, "
+                f"and a working set varies by {bound.noise[i]:.0%}, so more might not fit"
+            )
+
+        return Proposal(slots=slots, pool=pool, explain=explain)
+
+
+def _share(measured: Measurement, i: int) -> float:
+    return float(measured.memory_used[i] / max(measured.memory_limit[i], 1.0))
+
+
+def _words(slots: Floats, pool: float, present: Bools) -> str:
+    if pool > 0:
+        return f"a pool of {pool:.0f}"
+    return "slots " + "/".join(f"{count:.0f}" for count in slots[present])
