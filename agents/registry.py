@@ -38,6 +38,12 @@ ENTRIES: dict[str, Entry] = {
     ),
     "bottleneck": Entry("intune.agents.bottleneck:Bottleneck", "one more slot for the slowest stage"),
     "thresholds": Entry("intune.agents.thresholds:Thresholds", "Ray Data's rule: up at 1.75, down at 0.5"),
+    "autotune": Entry(
+        "intune.agents.autotune:Autotune", "tf.data's AUTOTUNE: model, climb, clock and budgets"
+    ),
+    "autotune-adaptive": Entry(
+        "intune.agents.autotune_adaptive:AutotuneAdaptive", "AUTOTUNE, restarted at each resize"
+    ),
     "ds2": Entry("intune.agents.ds2:DS2", "true rates give all slots at once (OSDI'18)"),
 }
 

@@ -1,0 +1,140 @@
+"""tf.data's model of a pipeline and the two searches over it that AUTOTUNE makes. Pure.
+
+After TensorFlow's ``core/framework/model.cc``. Every stage is an asynchronous one that makes an element from one
+element of the stage before it. Times are seconds of one element; S stages from the source to the trainer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from intune.envs.jobs import Bools, Floats, Ints
+
+NANOSECOND = 1e-9
+"""The hill climb takes a step that makes an element up to this much slower, so steps without any effect too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What a search knows of N jobs.
+
+    Attributes:
+        present: ``[N, S]``.
+        self_time: ``[N, S]`` seconds that one worker takes for an element.
+        element_bytes: ``[N, S]`` bytes of an element in the stage's buffer.
+        most: ``[N]`` parallelism that a stage may have.
+        ram_budget: ``[N]`` bytes that buffers may hold.
+        cpu_budget: ``[N]`` processors.
+    """
+
+    present: Bools
+    self_time: Floats
+    element_bytes: Floats
+    most: Floats
+    ram_budget: Floats
+    cpu_budget: Floats
+
+    def rows(self, rows: Any) -> Tuned:
+        """The jobs at `rows`."""
+        return Tuned(
+            self.present[rows],
+            self.self_time[rows],
+            self.element_bytes[rows],
+            self.most[rows],
+            self.ram_budget[rows],
+            self.cpu_budget[rows],
+        )
+
+
+def wait_time(producer: Floats, consumer: Floats, buffer: Floats) -> Floats:
+    """Seconds that a consumer waits for an element: the probability that the buffer is empty, times `producer`.
+
+    An M/M/1 queue of finite capacity. Arrays of one shape.
+
+    Args:
+        producer, consumer: seconds from one element to the next, if the other side were infinitely fast.
+        buffer: elements that the buffer holds.
+    """
+    slow = np.maximum(producer, consumer)
+    ratio = np.divide(np.minimum(producer, consumer), slow, out=np.zeros_like(slow), where=slow > 0)
+    equal = ratio >= 1.0
+    ratio = np.where(equal, 0.5, ratio)
+    power = ratio**buffer
+    empty = np.where(consumer > producer, power, 1.0) * (1.0 - ratio) / (1.0 - ratio * power)
+    return producer * np.where(equal, 1.0 / (buffer + 1.0), empty)
+
+
+def output_time(self_time: Floats, parallelism: Floats, present: Bools) -> Floats:
+    """Modelled seconds per element that the trainer gets: ``[..., S]`` to ``[...]``.
+
+    A stage of n workers takes a share of 1 / n of its time: scaling is taken to be ideal. The trainer is taken to
+    be infinitely fast, as AUTOTUNE does in its climb.
+    """
+    each = np.where(present, self_time / np.maximum(parallelism, 1.0), 0.0)
+    consumer = np.flip(np.flip(each, axis=-1).cumsum(axis=-1), axis=-1)
+    out: Floats = each[..., 0].copy()
+    for i in range(1, each.shape[-1]):
+        made = each[..., i] + wait_time(out, consumer[..., i], parallelism[..., i])
+        out = np.where(present[..., i], made, out)
+    return out
+
+
+def hill_climb(tuned: Tuned, *, cpu_stop: bool) -> Floats:
+    """``[N, S]`` parallelism: from one worker a stage, the step that helps most, again and again.
+
+    Stops when every stage has its most, when the buffers exceed the RAM budget (the step that exceeded it stays),
+    when no step is better than to lose a nanosecond, and, with `cpu_stop`, when elements come faster than all
+    processors together can make them.
+    """
+    found = np.where(tuned.present, 1.0, 0.0)
+    active = np.ones(len(found), dtype=bool)
+    if not cpu_stop:
+        # Without the stop by processors all stages end at their most, unless memory or a worse step is in the way.
+        full = np.where(tuned.present, tuned.most[:, None], 0.0)
+        active = (full * tuned.element_bytes).sum(axis=1) > tuned.ram_budget
+        found = np.where(active[:, None], found, full)
+    rows = np.flatnonzero(active)
+    while len(rows):
+        now = found[rows]
+        part = tuned.rows(rows)
+        nothing, best = _best_step(part, now)
+        stop = nothing | ((now * part.element_bytes).sum(axis=1) > part.ram_budget)
+        if cpu_stop:
+            work = np.where(part.present, part.self_time, 0.0).sum(axis=1)
+            stop |= output_time(part.self_time, now, part.present) < work / part.cpu_budget
+        go = ~stop
+        found[rows[go], best[go]] += 1.0
+        rows = rows[go]
+    return found
+
+
+def _best_step(tuned: Tuned, now: Floats) -> tuple[Bools, Ints]:
+    """Whether no step is left, and the stage whose step lowers the output time most, for each job."""
+    width = now.shape[1]
+    tried = now[:, None, :] + np.eye(width)
+    before = output_time(tuned.self_time, now, tuned.present)
+    after = output_time(
+        tuned.self_time[:, None, :], tried, np.broadcast_to(tuned.present[:, None, :], tried.shape)
+    )
+    gain = before[:, None] - after
+    possible = tuned.present & (now < tuned.most[:, None]) & (gain > -NANOSECOND)
+    gain = np.where(possible, gain, -np.inf)
+    none: Bools = ~possible.any(axis=1)
+    return none, gain.argmax(axis=1)
+
+
+def stage_based(tuned: Tuned, target: Floats) -> tuple[Floats, Bools]:
+    """``[N, S]`` parallelism with which every stage takes `target` seconds an element, and ``[N]`` whether it stands.
+
+    One more worker goes to the slowest stage until it is as fast as the target or has its most. Where the buffers
+    would exceed the RAM budget on the way, the whole round is dropped. In closed form: the climb ends at the level
+    of the target, or at that of the dearest stage with its most workers, whichever comes first.
+    """
+    time = np.where(tuned.present, tuned.self_time, 0.0)
+    level = np.maximum(target, time.max(axis=1) / tuned.most)
+    needed = np.ceil(time / np.maximum(level, 1e-30)[:, None] - 1e-9)
+    found = np.where(tuned.present, np.clip(needed, 1.0, tuned.most[:, None]), 0.0)
+    return found, (found * tuned.element_bytes).sum(axis=1) <= tuned.ram_budget
