@@ -13,7 +13,6 @@ from intune.errors import NotFoundError, SchemaError
 from intune.pipelines.schema import Ragged
 from intune.pipelines.transforms.criteo import DENSE, SPARSE
 from intune.workloads.click_data import MISSING_ID, find_click_data, to_batches
-from intune.workloads.table_sizes import LEAST_ROWS, ROOMY_ROWS, hashed_rows
 
 SIZES = (50,) * 26
 
@@ -159,8 +158,3 @@ def test_shuffled_rows_are_the_same_rows_in_another_order(tmp_path: Path) -> Non
     assert not torch.equal(sums[0], sums[1])
     assert not torch.equal(sums[1], sums[2])
     assert torch.equal(sums[0].sort().values, sums[1].sort().values)
-
-
-def test_tables_have_room_where_ids_are_few_and_are_capped() -> None:
-    assert hashed_rows([3, 500, 10_000, 10_131_227]) == (LEAST_ROWS, 8000, ROOMY_ROWS, 10_131_227)
-    assert hashed_rows([3, 500, 10_000, 10_131_227], most=6000) == (LEAST_ROWS, 6000, 6000, 6000)

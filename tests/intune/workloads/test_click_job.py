@@ -16,6 +16,7 @@ from intune.workloads.checkpoint import CheckpointStore
 from intune.workloads.click_job import ClickJob, ready
 from intune.workloads.click_tables import TableChoice
 from intune.workloads.data.synthetic import SyntheticConfig, write_synthetic
+from intune.workloads.dcnv2 import DCNv2Config
 from intune.workloads.dlrm import DLRM, DLRMConfig
 from intune.workloads.table_sizes import DEMO_TABLE_ROWS
 from intune.workloads.training import TrainOptions, TrainSummary
@@ -206,3 +207,69 @@ def test_no_thread_and_no_file_is_left_behind(data: str, tmp_path: Path) -> None
     run(job(data, options={"max_steps": 3}, checkpoints=tmp_path))
     assert {thread.name for thread in threading.enumerate()} <= before
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000003.pt"]
+
+
+@pytest.mark.parametrize("model", ["dlrm", "dcnv2"])
+@pytest.mark.parametrize(
+    "embedding",
+    [TableChoice(parameters=20_000), TableChoice(kind="unified", rows=1000), TableChoice(kind="full")],
+)
+def test_both_models_learn_with_every_kind_of_table(data: str, model: Any, embedding: TableChoice) -> None:
+    with ready(job(data, model=model, embedding=embedding)) as made:
+        weight = made.trainer.model.get_parameter("embeddings.weight")
+        assert weight.numel() == made.config.embedding_parameters
+        summary = made.trainer.fit()
+    assert summary.evaluations[0].metrics["auc"] > 0.6
+
+
+@pytest.mark.parametrize("kind", ["unified", "full"])
+def test_lists_of_ids_and_text_work_with_every_kind_of_table(tmp_path: Path, kind: Any) -> None:
+    config = SyntheticConfig(
+        rows=400, test_rows=200, row_group_rows=200, multi_hot=True, strings=True, scale=1e-4
+    )
+    write_synthetic(config, tmp_path / "data")
+    summary, _ = run(job(str(tmp_path / "data"), model="dcnv2", shuffle=0, embedding=TableChoice(kind=kind)))
+    assert summary.step == 2
+    assert summary.evaluations[0].metrics["rows"] == 200
+
+
+def test_dcnv2_with_falling_rates_goes_on_to_the_same_bits(data: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"model": "dcnv2", "embedding": TableChoice(kind="unified", rows=1000)}
+    _, expected = run(job(data, **settings))
+    run(job(data, checkpoints=tmp_path, options={"max_steps": 20}, **settings))
+    resumed, found = run(job(data, checkpoints=tmp_path, resume=True, **settings))
+    assert resumed.rows == (STEPS - 20) * BATCH
+    assert_same_bits(found, expected)
+
+
+def test_a_run_with_falling_rates_cannot_be_made_longer(data: str, tmp_path: Path) -> None:
+    run(job(data, schedule="linear", checkpoints=tmp_path, options={"max_steps": 1}))
+    with pytest.raises(ConfigError, match="steps was 32 and is 64"):
+        run(job(data, schedule="linear", checkpoints=tmp_path, resume=True, options={"epochs": 2}))
+
+
+def test_what_is_said_of_the_cross_layers_is_taken(data: str) -> None:
+    with ready(job(data, model="dcnv2", structure="parallel", cross_layers=1, rank=0)) as made:
+        config = made.config
+    assert isinstance(config, DCNv2Config)
+    assert (config.structure, config.cross_layers, config.rank) == ("parallel", 1, None)
+
+
+def test_a_preset_that_keeps_every_row_trains_on_the_last_ones_too(data: str) -> None:
+    with ready(job(data, model="dcnv2", preset="mlp", batch_size=3000)) as made:
+        assert made.steps == 3
+        assert isinstance(made.trainer.optimizer, torch.optim.Adam)
+        assert made.trainer.fit().rows == ROWS
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": "mf"}, "`model`='mf' is unknown; use dlrm, dcnv2"),
+        ({"rank": 3, "cross_layers": 2}, "`cross_layers`, `rank` belong to DCN-V2"),
+        ({"model": "dcnv2", "preset": "kaggle"}, "`preset`='kaggle' is unknown; dcnv2 has demo, mlperf, mlp"),
+    ],
+)
+def test_options_of_another_model_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        job("data", **changes)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from intune.errors import ConfigError
 from intune.workloads.dlrm import DLRM, DLRMConfig
-from intune.workloads.optim import Adagrad, make_optimizer, sum_rows
+from intune.workloads.optim import Adagrad, decay_linearly, make_optimizer, sum_rows
 
 CONFIG = DLRMConfig(table_sizes=(7, 3, 11), embedding_dim=4, dense_features=5, bottom=(6, 4), top=(8, 1))
 DENSE_CONFIG = DLRMConfig(**{**CONFIG.__dict__, "sparse_gradients": False})
@@ -195,3 +197,54 @@ def test_a_large_epsilon_shortens_the_tables_steps_only() -> None:
 def test_an_unknown_optimizer_is_refused() -> None:
     with pytest.raises(ConfigError, match="`optimizer`='lion' is unknown; use 'sgd'"):
         make_optimizer("lion", tables=[], others=[], learning_rate=0.1)
+
+
+def test_rates_fall_in_a_straight_line_to_zero() -> None:
+    table, other = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([{"params": [table], "lr": 4.0}, {"params": [other], "lr": 1.0}])
+    decay_linearly(optimizer, 4)
+    seen = []
+    for _ in range(6):
+        before = table.item(), other.item()
+        table.grad = other.grad = torch.ones(1)
+        optimizer.step()
+        seen.append((before[0] - table.item(), before[1] - other.item()))
+    assert seen == [(4.0, 1.0), (3.0, 0.75), (2.0, 0.5), (1.0, 0.25), (0.0, 0.0), (0.0, 0.0)]
+
+
+def test_falling_rates_go_on_from_a_saved_state() -> None:
+    def make() -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
+        table = torch.nn.Parameter(torch.ones(3, 2))
+        optimizer = make_optimizer("rowwise-adagrad", tables=[table], others=[], learning_rate=0.5)
+        decay_linearly(optimizer, 5)
+        return table, optimizer
+
+    def train(table: torch.nn.Parameter, optimizer: torch.optim.Optimizer, steps: range) -> None:
+        for step in steps:
+            table.grad = torch.full((3, 2), 1.0 + step)
+            optimizer.step()
+
+    table, optimizer = make()
+    train(table, optimizer, range(5))
+    first, before = make()
+    train(first, before, range(2))
+    second, after = make()
+    with torch.no_grad():
+        second.copy_(first)
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    train(second, after, range(2, 5))
+    assert torch.equal(second, table)
+
+
+def test_a_decay_needs_a_step() -> None:
+    with pytest.raises(ConfigError, match="`steps` must be at least 1, but 0"):
+        decay_linearly(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0), 0)
+
+
+def test_adam_is_torchs() -> None:
+    table, other = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
+    optimizer = make_optimizer(
+        "adam", tables=[table], others=[other], learning_rate=0.1, table_learning_rate=0.2
+    )
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.2, 0.1]

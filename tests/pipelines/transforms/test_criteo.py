@@ -147,7 +147,7 @@ def test_torch_takes_it_without_a_copy() -> None:
         ({"size": 0}, "`size`=0"),
         ({"size": 5, "clip": 0}, "`clip`=0 must be above 0"),
         ({"size": 5, "clip": "x"}, "`clip`='x' must be a number"),
-        ({"size": 5, "dense": []}, r"`dense`=\[\] names no column"),
+        ({"size": 5, "sparse": []}, r"`sparse`=\[\] names no column"),
     ],
 )
 def test_nonsense_is_refused_at_once(arguments: dict[str, Any], message: str) -> None:
@@ -169,3 +169,8 @@ def test_the_number_of_sizes_and_missing_columns() -> None:
     del block["C7"]
     with pytest.raises(SchemaError, match="Hash: there is no column `C7`; did you mean"):
         criteo(size=5)(block)
+
+
+def test_logs_without_numbers_have_no_dense_matrix() -> None:
+    made = criteo(size=5, dense=())(raw(3))
+    assert set(made) == {"label", "sparse"}
