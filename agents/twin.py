@@ -1,8 +1,9 @@
 """`Twin`: what an agent believes about its job, learnt from measurements while the job runs, and what it predicts.
 
-Every stage's time per row is taken to grow with the slots at work as in the Universal Scalability Law (Gunther
-2007): ``s(n) = a + b (n - 1) + c n (n - 1)``, linear in its coefficients, so a Kalman filter per stage learns
-them with their uncertainty. Vectorised over N jobs.
+How a stage's time per row grows with the slots at work is one of a few dozen laws: the Universal Scalability Law
+(Gunther 2007) with some contention and coherence, or a hard limit that is reached at some number of slots (a
+disk, a link). Every interval is weighed against all laws, so belief in each is a posterior probability, and a
+prediction is their mean with a spread. Vectorised over N jobs; nothing is fitted that could come out negative.
 """
 
 from __future__ import annotations
@@ -19,118 +20,143 @@ GRID: Any = np.unique(
 ).astype(np.float64)
 """Numbers of slots that plans are made of: all small ones, then steps of a tenth."""
 
-_LOOK: Any = np.stack([np.ones_like(GRID), GRID - 1.0, GRID * (GRID - 1.0)], axis=-1)
+CONTENTION: Any = np.array([0.0, 0.003, 0.01, 0.025, 0.06, 0.14, 0.3, 0.6])
+COHERENCE: Any = np.array([0.0, 3e-5, 3e-4, 3e-3])
+KNEES: Any = np.array([2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
+_CONTENTION_PRIOR: Any = np.array([0.34, 0.16, 0.13, 0.11, 0.09, 0.07, 0.06, 0.04])
+_COHERENCE_PRIOR: Any = np.array([0.82, 0.08, 0.06, 0.04])
+_KNEE_PRIOR = 0.14
+"""Mass on a hard limit altogether: most stages do not meet one, those that read from far storage do."""
 
-PRIOR = np.array([1.0, 0.015, 0.0002])
-"""Coefficients before anything was seen, as multiples of the first time per row: mild contention."""
+NOISE = 0.09
+"""Standard deviation of the logarithm of a time per row measured over one interval."""
 
-PRIOR_DEVIATION = np.array([0.15, 0.06, 0.0003])
-"""Their standard deviations. The last is small: a stage that looks retrograde mostly was measured badly."""
+MEMORY = 0.95
+"""Weight that an interval keeps from one to the next: about twenty count, older ones fade as the data drifts."""
 
-NOISE = 0.08
-"""Standard deviation of a time per row measured over one interval, as a share."""
 
-FORGETTING = 0.02
-"""Standard deviation by which a time per row may wander in one interval, as a share: data drift."""
+def _laws() -> tuple[Floats, Floats, Floats, Floats]:
+    sigma, kappa = (part.ravel() for part in np.meshgrid(CONTENTION, COHERENCE, indexing="ij"))
+    prior = np.outer(_CONTENTION_PRIOR, _COHERENCE_PRIOR).ravel() * (1.0 - _KNEE_PRIOR)
+    none = np.zeros(len(KNEES))
+    return (
+        np.concatenate([sigma, none]),
+        np.concatenate([kappa, none]),
+        np.concatenate([np.full(len(sigma), np.inf), KNEES]),
+        np.concatenate([prior, np.full(len(KNEES), _KNEE_PRIOR / len(KNEES))]),
+    )
+
+
+_SIGMA, _KAPPA, _KNEE, _PRIOR = _laws()
+
+
+def slower(slots: Floats) -> Floats:
+    """``[..., H]`` how many times as long a row takes with `slots` (``[...]``) at work as with one, by each law."""
+    n = np.maximum(slots, 1.0)[..., None]
+    return np.maximum(1.0 + _SIGMA * (n - 1.0) + _KAPPA * (n * (n - 1.0)), n / _KNEE)
+
+
+_SPEEDUP: Any = GRID[None, :] / slower(GRID).T
+"""``[H, G]`` speed-up by each law with each number of slots."""
 
 
 class Twin:
     """Beliefs about N jobs of at most S stages.
 
     Attributes:
-        scale: ``[N, S]`` seconds per row at first measured; 0 where nothing was.
-        mean: ``[N, S, 3]`` coefficients a, b, c as multiples of `scale`.
         cpu: ``[N, S]`` processor seconds per row.
         trainer_cpu: ``[N]`` processor seconds per row of the trainer.
         best: ``[N]`` most rows/s delivered so far.
     """
 
     def __init__(self, jobs: int, stages: int) -> None:
-        self.scale: Floats = np.zeros((jobs, stages))
-        self.mean: Floats = np.tile(PRIOR, (jobs, stages, 1))
-        self._spread: Floats = np.tile(np.diag(PRIOR_DEVIATION**2), (jobs, stages, 1, 1))
+        shape = (jobs, stages, len(_PRIOR))
+        # Of every law: the weight of evidence, the logarithm of the time per row of one slot, and its misfit.
+        self._weight: Floats = np.zeros((jobs, stages))
+        self._alone: Floats = np.zeros(shape)
+        self._misfit: Floats = np.zeros(shape)
+        self._table: Floats | None = None
+        self._spread: Floats | None = None
         self.cpu: Floats = np.zeros((jobs, stages))
         self.trainer_cpu: Floats = np.zeros(jobs)
         self.best: Floats = np.zeros(jobs)
 
     def forget(self, rows: Any) -> None:
         """New jobs at `rows`."""
-        self.scale[rows] = 0.0
-        self.mean[rows] = PRIOR
-        self._spread[rows] = np.diag(PRIOR_DEVIATION**2)
-        self.cpu[rows] = 0.0
-        self.trainer_cpu[rows] = 0.0
-        self.best[rows] = 0.0
+        for array in (self._weight, self._alone, self._misfit, self.cpu, self.trainer_cpu, self.best):
+            array[rows] = 0.0
+        self._table = None
 
     def see(self, measured: Measurement, sound: Bools | None = None) -> None:
         """Learn from one interval of every job; unsound ones are passed over."""
         sound = measured.sound() if sound is None else sound
         good = sound[:, None] & measured.present & (measured.rate > 0) & (measured.busy > 0)
         rate = np.where(good, measured.rate, 1.0)
-        took = np.where(good, measured.busy, 0.0) / rate
-        cpu = np.where(good, np.minimum(measured.cpu, measured.busy), 0.0) / rate
+        busy = np.where(good, measured.busy, 1.0)
+        cpu = np.where(good, np.minimum(measured.cpu, busy), 0.0) / rate
         # Short of processors, part of the time per row is queueing for one, which slots do not cause.
         crowded = np.maximum(measured.cpus_used / np.maximum(measured.cpus, 1e-9), 0.0) > 0.97
-        first = good & (self.scale == 0)
-        self.scale = np.where(first, took, self.scale)
-        weight = np.where(first | (self.cpu == 0), 1.0, 0.4)
+        weight = np.where(self.cpu == 0, 1.0, 0.4)
         self.cpu = np.where(good, self.cpu + weight * (cpu - self.cpu), self.cpu)
-        self._filter(measured, good, took, crowded)
+        slots = np.where((measured.pool > 0)[:, None], busy, np.minimum(busy, np.maximum(measured.slots, 1.0)))
+        seen = np.log(busy / rate)[..., None] - np.log(slower(slots))
+        counts = np.where(good, np.where(crowded[:, None], 0.1, 1.0), 0.0)
+        kept = np.where(good, MEMORY, 1.0) * self._weight
+        total = kept + counts
+        off = seen - self._alone
+        part = np.where(total > 0, counts / np.maximum(total, 1e-300), 0.0)
+        self._misfit = self._misfit * np.where(good, MEMORY, 1.0)[..., None] + (kept * part)[..., None] * off**2
+        self._alone = self._alone + part[..., None] * off
+        self._weight = total
         own = np.maximum(measured.cpus_used - (measured.cpu * measured.present).sum(axis=1), 0.0)
         per_row = own / np.maximum(measured.delivered, 1e-12)
         self.trainer_cpu = np.where(sound, per_row, self.trainer_cpu)
         self.best = np.where(sound, np.maximum(self.best, measured.delivered), self.best)
-
-    def _filter(self, measured: Measurement, good: Bools, took: Floats, crowded: Bools) -> None:
-        seen = np.where(good, took / np.maximum(self.scale, 1e-300), 1.0)
-        pooled = (measured.pool > 0)[:, None]
-        busy = np.maximum(measured.busy, 1.0)
-        n = np.where(pooled, busy, np.minimum(busy, np.maximum(measured.slots, 1.0)))
-        look = np.stack([np.ones_like(n), n - 1.0, n * (n - 1.0)], axis=-1)
-        self._spread[..., 0, 0] += FORGETTING**2 * self.mean[..., 0] ** 2
-        predicted = (look * self.mean).sum(axis=-1)
-        seen_by = (self._spread @ look[..., None])[..., 0]
-        noise = (NOISE * np.maximum(predicted, seen)) ** 2
-        noise = np.where(crowded[:, None], noise + (0.5 * seen) ** 2, noise)
-        gain = seen_by / ((look * seen_by).sum(axis=-1) + noise)[..., None]
-        gain = np.where(good[..., None], gain, 0.0)
-        mean = self.mean + gain * (seen - predicted)[..., None]
-        self.mean = np.maximum(mean, np.array([0.02, 0.0, 0.0]))
-        self._spread = self._spread - gain[..., :, None] * seen_by[..., None, :]
+        self._table = None
 
     # ---- predictions -----------------------------------------------------------------------------------------
 
-    def deviation(self, slots: Floats) -> Floats:
-        """``[N, S]`` standard deviation of the time per row with `slots` at work, as a share of it."""
-        n = np.maximum(slots, 1.0)
-        look = np.stack([np.ones_like(n), n - 1.0, n * (n - 1.0)], axis=-1)
-        variance = (look * (self._spread @ look[..., None])[..., 0]).sum(axis=-1)
-        return np.asarray(
-            np.sqrt(np.maximum(variance, 0.0)) / np.maximum((look * self.mean).sum(axis=-1), 1e-9)
-        )
+    def belief(self) -> Floats:
+        """``[N, S, H]`` probability of each law."""
+        score = -0.5 * self._misfit / NOISE**2
+        score -= score.max(axis=-1, keepdims=True)
+        weight = _PRIOR * np.exp(score)
+        return np.asarray(weight / weight.sum(axis=-1, keepdims=True))
 
-    def time(self, slots: Floats) -> Floats:
-        """``[N, S]`` seconds per row with `slots` at work at once."""
-        n = np.maximum(slots, 1.0)
-        a, b, c = self.mean[..., 0], self.mean[..., 1], self.mean[..., 2]
-        return np.asarray(self.scale * (a + b * (n - 1.0) + c * n * (n - 1.0)))
-
-    def capacity(self, slots: Floats) -> Floats:
-        """``[N, S]`` rows/s that each stage can make with `slots`; infinity where nothing is known."""
-        return np.asarray(np.maximum(slots, 1.0) / np.maximum(self.time(slots), 1e-300))
+    def _predict(self) -> tuple[Floats, Floats]:
+        if self._table is None or self._spread is None:
+            belief = self.belief()
+            known = (self._weight > 0)[..., None]
+            per_slot = np.where(known, np.exp(np.clip(-self._alone, -700.0, 700.0)), 1e300 ** 0.5)
+            mean = (belief * per_slot) @ _SPEEDUP
+            square = (belief * per_slot**2) @ _SPEEDUP**2
+            own = NOISE / np.sqrt(np.maximum(self._weight, 1.0))[..., None]
+            with np.errstate(over="ignore", invalid="ignore"):
+                spread = np.sqrt(np.maximum(square / mean**2 - 1.0, 0.0) + own**2)
+            self._table, self._spread = mean, np.nan_to_num(spread, nan=1.0, posinf=1.0)
+        return self._table, self._spread
 
     def table(self, optimism: float = 0.0) -> Floats:
         """``[N, S, G]`` rows/s with each number of slots in `GRID`.
 
         Args:
-            optimism: standard deviations by which times per row are taken to be shorter than believed. What is
-                unknown is then worth a try, and stops being so once it was tried.
+            optimism: standard deviations by which stages are taken to be faster than believed. What is unknown
+                is then worth a try, and stops being so once it was tried.
         """
-        time = self.mean @ _LOOK.T
-        if optimism:
-            spread = ((_LOOK @ self._spread) * _LOOK).sum(axis=-1)
-            time = np.maximum(time - optimism * np.sqrt(np.maximum(spread, 0.0)), 0.6 * self.mean[..., 0:1])
-        return np.asarray(GRID / np.maximum(self.scale[..., None] * time, 1e-300))
+        mean, spread = self._predict()
+        return mean if not optimism else mean * (1.0 + optimism * np.minimum(spread, 1.0))
+
+    def capacity(self, slots: Floats) -> Floats:
+        """``[N, S]`` rows/s that each stage can make with `slots`; very many where nothing is known."""
+        return _between(self._predict()[0], slots)
+
+    def deviation(self, slots: Floats) -> Floats:
+        """``[N, S]`` standard deviation of that, as a share."""
+        return _between(self._predict()[1], slots)
+
+    def time(self, slots: Floats) -> Floats:
+        """``[N, S]`` seconds per row with `slots` at work at once."""
+        return np.asarray(np.maximum(slots, 1.0) / np.maximum(self.capacity(slots), 1e-300))
 
     def cpu_per_row(self, present: Bools) -> Floats:
         """``[N]`` processor seconds that a row takes altogether."""
@@ -141,3 +167,13 @@ class Twin:
         of_cpus = measured.cpus / np.maximum(self.cpu_per_row(measured.present), 1e-300)
         step = np.where(np.isfinite(measured.step) & (measured.step > 0), measured.step, 1e-300)
         return np.asarray(np.minimum(of_cpus, 1.0 / step))
+
+
+def _between(table: Floats, slots: Floats) -> Floats:
+    """``[N, S]`` the table's value at `slots`, linear between the numbers of `GRID`."""
+    n = np.clip(slots, 1.0, GRID[-1])
+    high = np.clip(np.searchsorted(GRID, n), 1, len(GRID) - 1)
+    part = (n - GRID[high - 1]) / (GRID[high] - GRID[high - 1])
+    below = np.take_along_axis(table, (high - 1)[..., None], axis=-1)[..., 0]
+    above = np.take_along_axis(table, high[..., None], axis=-1)[..., 0]
+    return np.asarray(below + part * (above - below))

@@ -38,12 +38,12 @@ class Measurement:
         delivered: ``[N]`` rows/s that the trainer took.
         step: ``[N]`` seconds per row that the trainer computed (its own time, without waiting).
         waiting: ``[N]`` share of the trainer's time spent waiting for data, 0 to 1.
-        cpus: ``[N]`` CPUs that the job may use now.
+        cpus: ``[N]`` CPUs that the job may use in the interval to come.
         cpus_used: ``[N]`` CPUs in use on average, by the pipeline and the trainer.
-        memory_used: ``[N]`` the most resident bytes (of the tightest node).
+        memory_used: ``[N]`` the most resident bytes: trainer and pipeline, on all nodes.
         memory_base: ``[N]`` resident bytes before the pipeline had any slot: trainer, libraries; NaN if unknown.
         memory_queued: ``[N]`` bytes of those in queues.
-        memory_limit: ``[N]`` bytes that the job may hold (on that node).
+        memory_limit: ``[N]`` bytes that they may be in the interval to come, until the first node is full.
         slot_limit: ``[N]`` slots that may be given out altogether.
         clock: ``[N]`` processor clock as a share of its highest; NaN where it cannot be read.
         bandwidth: ``[N]`` share of the memory bandwidth in use; NaN where it cannot be read.

@@ -172,12 +172,8 @@ class Simulator:
         tasks = np.maximum(rows / np.maximum(jobs.block_rows, 1.0), 1.0)
         misjudge = np.exp(misjudged / np.sqrt(tasks))
         delivered = flow.rows[:, width] / jobs.interval * alive
-        tightest = (
-            (flow.memory / np.maximum(limit, 1.0)).argmax(axis=1)
-            if flow.memory.shape[1] > 1
-            else np.zeros(len(jobs), dtype=np.int64)
-        )
         present = jobs.present
+        used, bound = self._as_one_node(flow, limit)
         return Measurement(
             present=present,
             slots=self.slots,
@@ -197,10 +193,10 @@ class Simulator:
             waiting=np.maximum(1.0 - delivered * jobs.step, 0.0),
             cpus=cpus,
             cpus_used=flow.cpu.sum(axis=1) * share + delivered * jobs.step_cpu,
-            memory_used=flow.memory[self._all, tightest],
-            memory_base=np.where(tightest == 0, jobs.base_bytes, 0.0),
+            memory_used=used,
+            memory_base=jobs.base_bytes,
             memory_queued=flow.queued_bytes,
-            memory_limit=limit[self._all, tightest],
+            memory_limit=bound,
             slot_limit=self.limit.astype(np.float64),
             clock=np.full(len(jobs), np.nan),
             bandwidth=np.where(np.isfinite(jobs.memory_bandwidth), flow.traffic, np.nan),
@@ -208,6 +204,21 @@ class Simulator:
             interval=jobs.interval,
             killed=np.array(flow.killed),
         )
+
+
+    def _as_one_node(self, flow: Flow, limit: Floats) -> tuple[Floats, Floats]:
+        """Bytes in use and allowed, ``[N]`` each, as if all of it were on the trainer's node.
+
+        What the pipeline takes is spread over the nodes in fixed proportions; the node that would be full first
+        as it grows says how much it may take altogether. So use stays linear in the slots.
+        """
+        jobs = self.jobs
+        share = self._prepared.share
+        total = (flow.memory[:, 0] - jobs.base_bytes) / share[:, 0]
+        room = np.where(jobs.cpus > 0, limit, np.inf)
+        room[:, 0] -= jobs.base_bytes
+        allowed = (room / np.maximum(share, 1e-30)).min(axis=1)
+        return total + jobs.base_bytes, np.maximum(allowed, 0.0) + jobs.base_bytes
 
 
 def rate_of(jobs: Jobs, slots: Any, *, steps: int = 24, pool: Any = None) -> Floats:
