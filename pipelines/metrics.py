@@ -163,6 +163,11 @@ class StageMeter:
         else:
             self.starved_s += seconds * free
 
+    def add(self, other: StageMeter) -> None:
+        """Count what another one has counted besides."""
+        for name in _STAGE_COUNTERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
     def read(self, *, slots: int, running: int, queue: int) -> StageStats:
         """A reading."""
         counters = {name: getattr(self, name) for name in _STAGE_COUNTERS}

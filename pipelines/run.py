@@ -54,7 +54,6 @@ class Run:
         clock: seconds, monotonic.
         measure: bytes of every buffer a payload keeps alive, for the ledger.
         deliver: makes of the last level's payload what the trainer gets.
-        lock: shared with another run where both count in the same meters.
     """
 
     def __init__(
@@ -69,12 +68,11 @@ class Run:
         clock: Callable[[], float] = time.monotonic,
         measure: Callable[[Any], Mapping[Any, int]] = roots,
         deliver: Callable[[Any], list[Any]] | None = None,
-        lock: threading.Lock | None = None,
     ) -> None:
         self._job = job
         self.scheduler = scheduler
         self.clock = clock
-        self.lock = threading.Lock() if lock is None else lock
+        self.lock = threading.Lock()
         self.work = threading.Condition(self.lock)
         self.output = threading.Condition(self.lock)
         self.payloads: dict[Key, Any] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from intune.pipelines.budget import Budget
 from intune.pipelines.dataset import Reader
@@ -18,8 +18,26 @@ from intune.pipelines.run import Run, Runner
 from intune.pipelines.schema import Block
 from intune.pipelines.stages import Map
 
-if TYPE_CHECKING:
-    from intune.pipelines.executors.processes import ProcessPool
+
+class Elsewhere(Protocol):
+    """Worker processes that threads have things done in; a `ProcessPool`, for one."""
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of processor time that calls of the current thread took there, so far."""
+
+    @property
+    def workers_lost(self) -> int:
+        """Processes that died."""
+
+    def __call__(self, stage: Map, block: Any, where: Callable[[], str] | None = None) -> Any:
+        """Run a stage's function there."""
+
+    def pids(self) -> list[int]:
+        """The processes."""
+
+    def close(self) -> None:
+        """End them."""
 
 
 class ThreadFleet:
@@ -28,7 +46,6 @@ class ThreadFleet:
     Args:
         call: runs the user's function.
         processes: where functions of stages with ``workers="process"`` run; None if there are none.
-        runner: makes what does a run's tasks, where it is not a pipeline's.
     """
 
     chunk_rows = 32_768
@@ -38,12 +55,10 @@ class ThreadFleet:
         self,
         call: CallMap = call_here,
         *,
-        processes: ProcessPool | None = None,
-        runner: Callable[[Run], Runner] | None = None,
+        processes: Elsewhere | None = None,
     ) -> None:
         self._call = call
         self._processes = processes
-        self._runner = self._of_pipeline if runner is None else runner
         self._threads: list[threading.Thread] = []
         self._wanted = 0
         self._idle = threading.Condition()
@@ -57,11 +72,15 @@ class ThreadFleet:
         """As many as there are CPUs: a thread that computes needs one."""
         return budget.cpus
 
-    def start(self, run: Run, threads: int) -> None:
-        """Work on a run from now on."""
+    def start(self, run: Run, threads: int, runner: Runner | None = None) -> None:
+        """Work on a run from now on.
+
+        Args:
+            runner: does its tasks, where they are not a pipeline's.
+        """
         with self._idle:
             self._run = run
-            self._operations = self._runner(run)
+            self._operations = self._of_pipeline(run) if runner is None else runner
             self._idle.notify_all()
         self.resize(threads)
 
@@ -148,7 +167,10 @@ class ThreadFleet:
     def _watched(self, stage: Map, block: Block) -> dict[str, Any]:
         if self._processes is not None and stage.workers == "process":
             run, task = self._current.run, self._current.task
-            return self._processes(stage, block, lambda: run.job.where(task.level, task.index))
+            made: dict[str, Any] = self._processes(
+                stage, block, lambda: run.job.where(task.level, task.index)
+            )
+            return made
         return self._call(stage, block)
 
 

@@ -1,0 +1,360 @@
+"""`TunableDataLoader`: a `torch.utils.data.DataLoader` whose batches are made by workers that can be resized.
+
+The batches and their order are the DataLoader's. What differs:
+
+- *Random numbers in the dataset.* A DataLoader without workers draws from the process's own generators, as does
+  this with threads: then nothing says which batch gets which numbers. One with workers gives every worker its
+  own, so that they depend on the number of workers. Here, in processes, every batch gets its own, of `random`,
+  `numpy.random` and torch, seeded from the epoch's base seed and the batch's number as torch seeds a worker from
+  the base seed and the worker's: the same whatever the slots. (Iterators of an iterable-style dataset are seeded
+  exactly as torch's workers.)
+- *The sampler* is read in the trainer's thread, further ahead than the DataLoader would.
+- *Worker processes* are fresh interpreters, whatever `multiprocessing_context` says; as many as slots are used.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+from intune.adapters.dataloader_epoch import Epoch
+from intune.adapters.dataloader_indices import generators_of
+from intune.adapters.dataloader_settings import read_settings
+from intune.adapters.dataloader_workshop import Workshop
+from intune.pipelines.allocation import Allocation
+from intune.pipelines.budget import Budget
+from intune.pipelines.errors import ConfigError, LoaderError
+from intune.pipelines.memory import resident_bytes
+from intune.pipelines.metrics import PipelineStats, StageMeter, StageStats
+
+STATE_VERSION = 1
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the loader counts over all epochs."""
+
+    elapsed_s: float = 0.0
+    step_s: float = 0.0
+    wait_s: float = 0.0
+    batches: int = 0
+    rows: int = 0
+    peak: int = 0
+
+
+class TunableDataLoader:
+    """The batches of a DataLoader, made ahead by workers whose slots can be changed at any time.
+
+    Its stages are ``"fetch"`` (the dataset), ``"collate"``, and ``"transfer"`` (to pinned memory) where the
+    DataLoader pins and there is an accelerator. In processes, fetching and collating are one call: ``"fetch"``
+    then has the work of both. A loader belongs to the process that made it. Several loops may be under way at
+    once and share the budget.
+
+    Attributes a DataLoader has are its own (`dataset`, `batch_size`, `sampler`, `batch_sampler`, …).
+
+    Use `wrap` to make one.
+    """
+
+    def __init__(
+        self,
+        dataloader: Any,
+        *,
+        budget: Budget | None = None,
+        workers: Literal["auto", "thread", "process"] = "auto",
+        allocation: Allocation | Mapping[str, int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = read_settings(dataloader)
+        self.dataloader = dataloader
+        if budget is not None and not isinstance(budget, Budget):
+            raise ConfigError(
+                f"`budget` must be a Budget, but {type(budget).__name__} was given; "
+                "write Budget.detect(cpus=…, memory='4GiB')"
+            )
+        self.budget = Budget.detect() if budget is None else budget
+        self.stages: tuple[str, ...] = ("fetch", "collate", *(("transfer",) if self.settings.pin else ()))
+        self.workshop = Workshop(self.settings, self.budget, workers)
+        self.clock = clock
+        self.pid = os.getpid()
+        self.epoch = 0
+        self.counts = Counts()
+        slots = max(1, self.budget.cpus, self.settings.num_workers)
+        base = Allocation.shared(slots)
+        self.allocation = self._capped(base if allocation is None else base.merged(allocation, self.stages))
+        self._meters = {name: StageMeter(name) for name in self.stages}
+        # Reentrant since a loop may be closed by the garbage collector, in the middle of anything.
+        self._changed = threading.RLock()
+        self._active: list[weakref.ref[Epoch]] = []
+        self._resume: dict[str, Any] | None = None
+        self._last: dict[str, Any] = {"epoch": 0, "batch": 0}
+        self._closed = False
+        self._finalizer = weakref.finalize(self, _close, self.workshop, self.pid)
+
+    @classmethod
+    def wrap(
+        cls,
+        dataloader: Any,
+        *,
+        budget: Budget | None = None,
+        workers: Literal["auto", "thread", "process"] = "auto",
+        allocation: Allocation | Mapping[str, int] | None = None,
+    ) -> TunableDataLoader:
+        """Make a DataLoader tunable.
+
+        Args:
+            dataloader: map-style or iterable-style, with any of its options; it is not changed, and nothing is
+                read from it before the first loop.
+            budget: CPUs and bytes it may use; by default read from what the job may really use.
+            workers: where the dataset's and `collate_fn`'s code runs: ``"thread"``, ``"process"``, or ``"auto"``
+                to find out on the first batches, which are made in the trainer's thread. The log says why.
+            allocation: slots to begin with; by default one pool of as many as the budget has CPUs, or as the
+                DataLoader has workers if that is more.
+
+        Raises:
+            ConfigError: no DataLoader, or one whose code cannot run where `workers` says.
+        """
+        return cls(dataloader, budget=budget, workers=workers, allocation=allocation)
+
+    # ---- what a training loop uses ---------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Any]:
+        self._check_usable()
+        state, self._resume = self._resume, None
+        reading, began = self.workshop.read(state)
+        epoch = Epoch(
+            self,
+            reading,
+            self.workshop.borrow_fleet(),
+            began=began,
+            done=0 if state is None else state["batch"],
+            ahead=frozenset(() if state is None else state.get("ahead", ())),
+        )
+        with self._changed:
+            self._active.append(weakref.ref(epoch))
+            self._divide()
+        return epoch
+
+    def __len__(self) -> int:
+        """Batches of an epoch, as the DataLoader says."""
+        return len(self.dataloader)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch the next loop reads; told to the sampler, and an iterable-style dataset, that want to know."""
+        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+            raise ConfigError(f"`epoch`={epoch!r} must be a whole number, 0 or more")
+        if epoch != self.epoch:
+            self._resume = None
+            self._last = {"epoch": epoch, "batch": 0}
+        self.epoch = epoch
+        batches: Any = self.dataloader.batch_sampler
+        dataset = self.settings.dataset if self.settings.iterable else None
+        told: list[Any] = []
+        asked: list[Any] = [self.dataloader.sampler, batches, getattr(batches, "sampler", None), dataset]
+        for one in asked:
+            if callable(getattr(one, "set_epoch", None)) and not any(one is other for other in told):
+                told.append(one)
+                one.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many batches of the epoch were handed over, and what it takes to find the next one again: the
+        states of the random generators when the epoch began. Plain numbers, text, lists and tensors."""
+        self.check_process()
+        state = {"version": STATE_VERSION, "belongs_to": self._belongs_to()}
+        if loops := self._loops():
+            return {**state, **loops[-1].state()}
+        if self._resume is not None:
+            return {**state, **self._resume}
+        generators = [generator.get_state() for generator in generators_of(self.settings)]
+        return {**state, "generators": generators, "base_seed": self.workshop.base_seed, **self._last}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue with exactly the batch after those that `state` counts.
+
+        The sampler is read again up to there; samples of an iterable-style dataset too, and left out.
+
+        Raises:
+            LoaderError: it is no state, or that of another loader.
+        """
+        self._check_usable()
+        try:
+            version, belongs_to = int(state["version"]), dict(state["belongs_to"])
+            epoch, batch, generators = int(state["epoch"]), int(state["batch"]), list(state["generators"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise LoaderError(
+                f"`state` is not a loader's state ({error!r}); give what state_dict() returned"
+            ) from error
+        if version != STATE_VERSION:
+            raise LoaderError(
+                f"`state` has version {version}, but this is {STATE_VERSION}; it cannot be read"
+            )
+        for name, value in self._belongs_to().items():
+            if belongs_to.get(name) != value:
+                raise LoaderError(
+                    f"`state` was saved with {name} {belongs_to.get(name)!r}, but this loader has {value!r}; "
+                    "its position means nothing here"
+                )
+        for loop in self._loops():
+            loop.close()
+        self.set_epoch(epoch)
+        for generator, saved in zip(generators_of(self.settings), generators, strict=True):
+            generator.set_state(saved)
+        self.workshop.base_seed = state.get("base_seed")
+        self._last = {"epoch": epoch, "batch": batch}
+        kept = ("epoch", "batch", "ahead", "generators", "base_seed", "random", "counts", "turn")
+        if "random" in state:
+            self._resume = {name: state[name] for name in kept if name in state}
+
+    def resize(self, allocation: Allocation | Mapping[str, int]) -> None:
+        """Other slots from now on: takes effect at the next task, stops no worker and loses no batch.
+
+        More slots for ``"fetch"`` than can be used (iterators of an iterable-style dataset, or one where threads
+        must not share the dataset) are cut down to that.
+        """
+        self._check_usable()
+        self._set(self.allocation.merged(allocation, self.stages))
+
+    def stats(self, *, resident: bool = False) -> PipelineStats:
+        """What was measured so far; `resident` also adds up the resident memory of all workers (a few ms)."""
+        self.check_process()
+        readings = [loop.read() for loop in self._loops()]
+        with self._changed:
+            loops = self._loops()
+            counts = self.counts
+            position = loops[-1].state() if loops else self._last
+            return PipelineStats(
+                stages=tuple(
+                    self._stage(name, loops, [stages[number] for stages, _ in readings if stages])
+                    for number, name in enumerate(self.stages)
+                ),
+                elapsed_s=counts.elapsed_s + sum(self.clock() - loop.began for loop in loops),
+                epoch=position["epoch"],
+                batch=position["batch"],
+                batches=counts.batches,
+                rows=counts.rows,
+                step_s=counts.step_s,
+                wait_s=counts.wait_s,
+                memory_held=sum(loop.ledger.held for loop in loops),
+                memory_peak=max([counts.peak, *(loop.ledger.peak for loop in loops)]),
+                memory_resident=resident_bytes([os.getpid(), *self.workshop.processes.pids()])
+                if resident
+                else 0,
+                memory_limit=sum(limit for _, limit in readings) or self.budget.memory,
+                workers_lost=self.workshop.processes.workers_lost,
+                allocation=self.allocation,
+            )
+
+    def close(self) -> None:
+        """End the workers and let go of everything; may be called again."""
+        if self._closed or os.getpid() != self.pid:
+            return
+        for loop in self._loops():
+            loop.close()
+        self._closed = True
+        self._finalizer()
+
+    def __enter__(self) -> TunableDataLoader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or "dataloader" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.dataloader, name)
+
+    # ---- for the loops ---------------------------------------------------------------------------------------
+
+    def check_process(self) -> None:
+        """A `LoaderError` in a fork of the process that made the loader."""
+        if os.getpid() != self.pid:
+            raise LoaderError(
+                f"the loader was made in process {self.pid} and cannot be used in its fork {os.getpid()}; "
+                "make it after the fork, one in each process"
+            )
+
+    def recap(self) -> None:
+        """Keep to what can be used, now that it is known where the code runs."""
+        self._set(self.allocation)
+
+    def share(self) -> int:
+        """Bytes that each of the loops under way may hold."""
+        return max(1, self.budget.memory // max(1, len(self._loops())))
+
+    def leave(self, epoch: Epoch, *, finished: bool) -> None:
+        """A loop is over."""
+        with self._changed:
+            self._active = [ref for ref in self._active if ref() not in (None, epoch)]
+            for name, meter in self._meters.items():
+                meter.add(epoch.meters[name])
+            self.counts.elapsed_s += self.clock() - epoch.began
+            self.counts.peak = max(self.counts.peak, epoch.ledger.peak)
+            self._last = epoch.state()
+            if finished and self.epoch == epoch.epoch:  # else `set_epoch` was called meanwhile
+                self.epoch += 1
+                self._last = {"epoch": self.epoch, "batch": 0}
+            self.workshop.give_back_fleet(epoch.fleet)
+            self._divide()
+
+    # ---- inside ----------------------------------------------------------------------------------------------
+
+    def _loops(self) -> list[Epoch]:
+        """Loops under way, the last begun last."""
+        found = [ref() for ref in self._active]
+        return [loop for loop in found if loop is not None and not loop.closed]
+
+    def _stage(self, name: str, loops: Sequence[Epoch], now: Sequence[StageStats]) -> StageStats:
+        """A stage over all loops, those under way included."""
+        meter = StageMeter(name)
+        for meters in (self._meters, *(loop.meters for loop in loops)):
+            meter.add(meters[name])
+        return meter.read(
+            slots=self.allocation.of(name),
+            running=sum(stage.running for stage in now),
+            queue=sum(stage.queue for stage in now),
+        )
+
+    def _divide(self) -> None:
+        for loop in self._loops():
+            loop.set_memory(self.share())
+
+    def _set(self, allocation: Allocation) -> None:
+        self.allocation = self._capped(allocation)
+        for loop in self._loops():
+            loop.resize(self.allocation)
+
+    def _capped(self, allocation: Allocation) -> Allocation:
+        most = self.workshop.most_fetches
+        if most is None or allocation.of("fetch") <= most:
+            return allocation
+        slots = {name: allocation.of(name) for name in self.stages}
+        return Allocation.per_stage({**slots, "fetch": most}, memory=allocation.memory)
+
+    def _belongs_to(self) -> dict[str, Any]:
+        settings = self.settings
+        size = getattr(settings.dataset, "__len__", None)
+        return {
+            "dataset": type(settings.dataset).__qualname__,
+            "samples": size() if callable(size) else None,
+            "batch_size": self.dataloader.batch_size,
+            "drop_last": settings.drop_last,
+            "iterators": settings.sources if settings.iterable else 0,
+        }
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise LoaderError("the loader is closed; make a new one")
+        self.check_process()
+
+
+def _close(workshop: Workshop, pid: int) -> None:
+    if os.getpid() == pid:
+        workshop.close()

@@ -1,0 +1,131 @@
+"""An iterable-style dataset cannot be split by index: its iterators, one for each worker of the DataLoader.
+
+As the DataLoader has it, every worker has a copy of the dataset and their batches take turns, those that have
+come to their end being passed over. An iterator makes one batch at a time, so that more slots for fetching than
+there are iterators would only wait.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Protocol
+
+from intune.adapters.dataloader_indices import Item
+from intune.adapters.dataloader_settings import LoaderSettings
+from intune.adapters.dataloader_tasks import Made
+from intune.adapters.dataloader_worker import SampleReader
+from intune.pipelines.errors import LoaderError
+
+
+class Link(Protocol):
+    """One iterator, here or in a process."""
+
+    def take(self, item: Item) -> Made:
+        """Its next batch, or that there is none."""
+
+    def settle(self) -> None:
+        """Wait until nobody is in it."""
+
+
+class ThreadLink:
+    """An iterator over the dataset itself, in this process; made in the trainer's thread as the DataLoader does.
+
+    Args:
+        skip: batches at its start that were handed over before.
+    """
+
+    def __init__(self, settings: LoaderSettings, *, skip: int = 0) -> None:
+        size = settings.batch_size if settings.batched else None
+        self._reader = SampleReader(iter(settings.dataset), size, settings.drop_last)
+        self._skip = skip
+        self._lock = threading.Lock()
+
+    def take(self, item: Item) -> Made:
+        """As `Link.take`; the samples, not yet a batch."""
+        with self._lock:
+            while self._skip:
+                self._reader.next()
+                self._skip -= 1
+            taken = self._reader.next()
+        if taken is None:
+            return Made(item, 0, None, collated=True, ended=True)
+        return Made(item, taken[0], taken[1])
+
+    def settle(self) -> None:
+        """As `Link.settle`."""
+        with self._lock:
+            pass
+
+
+class Sources:
+    """One epoch of all iterators: whose turn it is, for the trainer's thread; their batches, for the workers'.
+
+    Args:
+        links: the iterators.
+        counts: batches that were handed over before, of each.
+        turn: whose batch is next.
+    """
+
+    def __init__(
+        self, links: Sequence[Link], rows: int, *, counts: Sequence[int] | None = None, turn: int = 0
+    ) -> None:
+        self._links = links
+        self._rows = rows
+        self._asked = [0] * len(links)
+        self._served = [0] * len(links)
+        self._ended = [False] * len(links)
+        self._turn = turn
+        self._ordinal = sum(counts or ())
+        self._changed = threading.Condition()
+        self._left = False
+        self.delivered = list(counts) if counts else [0] * len(links)
+        self.next_turn = turn
+
+    # ---- the trainer's thread --------------------------------------------------------------------------------
+
+    def pull(self) -> Item | None:
+        """Which iterator's batch comes next; None when all have ended."""
+        for _ in self._links:
+            source, self._turn = self._turn, (self._turn + 1) % len(self._links)
+            if not self._ended[source]:
+                item = Item(self._ordinal, self._rows, source=source, turn=self._asked[source])
+                self._asked[source] += 1
+                self._ordinal += 1
+                return item
+        return None
+
+    def ended(self, source: int) -> None:
+        """An iterator was seen to have come to its end."""
+        self._ended[source] = True
+
+    def handed_over(self, source: int) -> None:
+        """A batch of an iterator has gone to the trainer."""
+        self.delivered[source] += 1
+        self.next_turn = (source + 1) % len(self._links)
+
+    def leave(self) -> None:
+        """Nobody wants more: let those go that wait for their turn."""
+        with self._changed:
+            self._left = True
+            self._changed.notify_all()
+
+    def settle(self) -> None:
+        """Wait until nobody is in an iterator any more, so that another may be made over the same dataset."""
+        for link in self._links:
+            link.settle()
+
+    # ---- workers' threads ------------------------------------------------------------------------------------
+
+    def fetch(self, item: Item) -> Made:
+        """The batch of an item, after those of the same iterator that come before it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._left or self._served[item.source] == item.turn)
+            if self._left:
+                raise LoaderError("the loop was left while this ran")
+        try:
+            return self._links[item.source].take(item)
+        finally:
+            with self._changed:
+                self._served[item.source] += 1
+                self._changed.notify_all()

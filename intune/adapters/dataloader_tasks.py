@@ -1,0 +1,229 @@
+"""A DataLoader's work as the scheduler's tasks: fetch the samples, collate the batch, pin its memory.
+
+One task a batch and stage. In a worker process fetching and collating are one call, since a batch travels better
+than its samples; the stage `collate` then hands the batch on.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from intune.adapters.batch_bytes import visible_bytes
+from intune.adapters.dataloader_indices import Item
+from intune.adapters.dataloader_settings import LoaderSettings
+from intune.adapters.dataloader_worker import fetch_samples
+from intune.pipelines.errors import IntuneError, StageError
+from intune.pipelines.operations import Result
+from intune.pipelines.plan import Level, Operation, Plan
+
+SEGMENT = 16_384
+"""Batches planned at once, since an epoch may be endless. Between two such plans the pipeline runs empty once."""
+
+SHOWN = 8
+"""Indices named in an error's message."""
+
+
+@dataclass(slots=True)
+class Made:
+    """A batch on its way.
+
+    Attributes:
+        item: what it is made of.
+        rows: samples in it.
+        data: the samples, or the batch.
+        collated: whether it is a batch already.
+        ended: there was none, since its iterator has come to its end.
+        error: what the user's code raised instead; the trainer gets it when the batch's turn comes.
+    """
+
+    item: Item
+    rows: int
+    data: Any
+    collated: bool = False
+    ended: bool = False
+    error: Exception | None = None
+
+
+class Fetcher(Protocol):
+    """Gets samples or whole batches, on the calling thread."""
+
+    def fetch(self, item: Item) -> Made:
+        """What the item stands for."""
+
+
+def chain_plan(stages: Sequence[str], count: int, rows: int, row_bytes: float) -> Plan:
+    """A plan of `count` batches, each by itself through all stages.
+
+    Args:
+        rows: samples a batch.
+        row_bytes: bytes that a sample adds at every stage, as far as is known.
+    """
+    index = np.arange(count, dtype=np.int64)
+    nothing = np.zeros(count, dtype=np.int64)
+    each = np.full(count, rows, dtype=np.int64)
+    later: list[Operation] = ["map"] * (len(stages) - 1)
+    operations: tuple[Operation, ...] = ("load", *later)
+    levels = tuple(
+        Level(
+            stage=stage,
+            operation=operation,
+            first=index if number else nothing,
+            last=index + 1 if number else nothing,
+            start=index,
+            stop=index + 1,
+            rows=each,
+        )
+        for number, (stage, operation) in enumerate(zip(stages, operations, strict=True))
+    )
+    return Plan(
+        levels=levels,
+        blocks=(),
+        edges=np.arange(count + 1, dtype=np.int64) * rows,
+        windows=nothing[:0],
+        seed_words=(),
+        row_bytes=row_bytes,
+        batch_size=rows,
+        consumers=((index, index + 1),) * (len(levels) - 1),
+        need=(index,) * len(levels),
+    )
+
+
+@dataclass(kw_only=True)
+class Sizes:
+    """Bytes of a sample in a batch, as seen so far: quick to rise, slow to fall."""
+
+    row_bytes: float = 0.0
+
+    def measure(self, payload: Any) -> Mapping[Hashable, int]:
+        """Bytes a payload holds, by what holds them."""
+        found = visible_bytes(payload.data)
+        if payload.rows:
+            seen = sum(found.values()) / payload.rows
+            self.row_bytes = max(seen, 0.9 * self.row_bytes + 0.1 * seen)
+        return found
+
+
+@dataclass(kw_only=True)
+class Tasks:
+    """What one plan's tasks work on, and how: both the work and the runner of a `Run`.
+
+    Attributes:
+        items: what task number ``i`` is about; filled by the trainer's thread before the task is offered.
+    """
+
+    plan: Plan
+    settings: LoaderSettings
+    fetcher: Fetcher
+    skip: bool = False
+    items: dict[int, Item] = field(default_factory=dict)
+
+    def where(self, level: int, index: int) -> str:
+        """Stage, batch and indices."""
+        return where(self.plan.levels[level].stage, self.items[index], self.settings)
+
+    def run(self, level: int, index: int, inputs: Sequence[Any]) -> Result:
+        """Do a task. What the user's code raises travels on in the batch's place, since batches that come
+        before it are to be delivered first."""
+        item = self.items[index]
+        stage = self.plan.levels[level].stage
+        try:
+            return Result(self._do(stage, item, inputs))
+        except Exception as error:
+            failure = raised(error, where(stage, item, self.settings))
+            failure.__cause__ = error
+            return Result(Made(item, 0, None, error=failure))
+
+    def _do(self, stage: str, item: Item, inputs: Sequence[Made]) -> Made:
+        if stage == "fetch":
+            return self.fetcher.fetch(item) if item.made is None else item.made
+        made = inputs[0]
+        if made.ended or made.error is not None:
+            return made
+        if stage == "collate":
+            return made if made.collated else collated(made, self.settings)
+        return Made(item, made.rows, pinned(made.data), collated=True)
+
+
+def collated(made: Made, settings: LoaderSettings) -> Made:
+    """Its samples put together to a batch."""
+    return Made(made.item, made.rows, settings.collate_fn(made.data), collated=True)
+
+
+def pinned(batch: Any) -> Any:
+    """A copy of a batch in pinned memory, as the DataLoader makes it."""
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    return pin_memory(batch)  # type: ignore[no-untyped-call]
+
+
+def make_here(item: Item, settings: LoaderSettings) -> None:
+    """Make an item's batch in the calling thread, ahead of its tasks; what the user's code raises too."""
+    try:
+        stage = "fetch"
+        data = fetch_samples(settings.dataset, item.index, settings.batched)
+        stage = "collate"
+        item.made = collated(Made(item, item.rows, data), settings)
+    except Exception as error:
+        failure = raised(error, where(stage, item, settings))
+        failure.__cause__ = error
+        item.made = Made(item, 0, None, error=failure)
+
+
+def where(stage: str, item: Item, settings: LoaderSettings) -> str:
+    """What is worked on, for a person."""
+    if settings.iterable:
+        return f"stage {stage!r}, batch {item.turn} of iterator {item.source}"
+    if not settings.batched:
+        return f"stage {stage!r}, batch {item.ordinal} (index {item.index!r})"
+    keys = [repr(key) for key in list(item.index)[: SHOWN + 1]]
+    if len(keys) > SHOWN:
+        keys = [*keys[: SHOWN - 1], "…", repr(list(item.index)[-1])]
+    return f"stage {stage!r}, batch {item.ordinal} (indices {', '.join(keys)})"
+
+
+def raised(error: Exception, place: str) -> Exception:
+    """A `StageError` that tells the place, and is also of the user's own type, for who catches that."""
+    message = f"{place}: {type(error).__name__}: {error}"
+    kind = type(error)
+    # A StopIteration would end the trainer's loop without a word.
+    if not issubclass(kind, StopIteration | StopAsyncIteration):
+        bases = (kind,) if issubclass(kind, IntuneError) else (StageError, kind)
+        try:
+            mixed: Any = type(kind.__name__, bases, {"__str__": lambda self: self.args[0]})
+            made: Exception = mixed.__new__(mixed, message)
+            made.args = (message,)
+            made.__dict__.update(error.__dict__)
+            made.__dict__.pop("__notes__", None)
+        except Exception:  # a class that cannot be made this way, or mixed
+            return StageError(message)
+        return made
+    return StageError(message)
+
+
+class MapFetcher:
+    """Samples of a map-style dataset in this process.
+
+    Args:
+        settings: of the DataLoader.
+        lock: held during every fetch, where the dataset must not be used by two threads at once.
+    """
+
+    def __init__(self, settings: LoaderSettings, lock: threading.Lock | None = None) -> None:
+        self._settings = settings
+        self._lock = lock
+
+    def fetch(self, item: Item) -> Made:
+        """As `Fetcher.fetch`."""
+        if self._lock is None:
+            return self._fetch(item)
+        with self._lock:
+            return self._fetch(item)
+
+    def _fetch(self, item: Item) -> Made:
+        data = fetch_samples(self._settings.dataset, item.index, self._settings.batched)
+        return Made(item, item.rows, data)

@@ -1,0 +1,136 @@
+"""What runs of a DataLoader inside worker processes: its dataset and collate function, as torch's workers do.
+
+Imported by the worker processes themselves; how they are started and spoken to lives in
+`intune.pipelines.executors`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data._utils import worker as torch_worker
+
+from intune.adapters.dataloader_settings import LoaderSettings
+from intune.pipelines.executors.worker_number import worker_number
+
+
+@dataclass(frozen=True, slots=True)
+class FetchRequest:
+    """To a process: make one batch of a map-style dataset."""
+
+    ordinal: int
+    index: Any
+    base_seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class BeginRequest:
+    """To a process: begin an iterator over an iterable-style dataset, and leave out the first `skip` batches."""
+
+    worker: int
+    base_seed: int
+    skip: int
+
+
+@dataclass(frozen=True, slots=True)
+class NextRequest:
+    """To a process: make the next batch of its iterator."""
+
+
+class Worker:
+    """A dataset's copy in a worker process. One request at a time.
+
+    Args:
+        settings: of the DataLoader.
+    """
+
+    def __init__(self, settings: LoaderSettings) -> None:
+        self._dataset = settings.dataset
+        self._batched = settings.batched
+        self._batch_size = settings.batch_size
+        self._drop_last = settings.drop_last
+        self._collate: Callable[[Any], Any] = settings.collate_fn
+        self._init = settings.worker_init_fn
+        self._num_workers = settings.num_workers
+        self._seeded: int | None = None
+        self._samples: SampleReader | None = None
+
+    def __call__(self, request: Any) -> Any:
+        """Answer a request: the batch, or (samples, batch) of an iterator, None at its end."""
+        if isinstance(request, FetchRequest):
+            self._become(worker_number() or 0, request.base_seed)
+            seed_batch(request.base_seed, request.ordinal)
+            return self._collate(fetch_samples(self._dataset, request.index, self._batched))
+        if isinstance(request, BeginRequest):
+            self._become(request.worker, request.base_seed)
+            self._samples = SampleReader(
+                iter(self._dataset), self._batch_size if self._batched else None, self._drop_last
+            )
+            for _ in range(request.skip):
+                self._samples.next()
+            return True
+        assert self._samples is not None
+        taken = self._samples.next()
+        return None if taken is None else (taken[0], self._collate(taken[1]))
+
+    def _become(self, number: int, base_seed: int) -> None:
+        """Be the worker `number` of torch's: seeds, `get_worker_info` and `worker_init_fn`, once for a seed."""
+        if self._seeded == base_seed:
+            return
+        torch.set_num_threads(1)
+        seed_batch(base_seed, number)
+        torch_worker._worker_info = torch_worker.WorkerInfo(
+            id=number,
+            num_workers=max(self._num_workers, number + 1),
+            seed=base_seed + number,
+            dataset=self._dataset,
+        )
+        if self._init is not None:
+            self._init(number)
+        self._seeded = base_seed
+
+
+def seed_batch(base_seed: int, number: int) -> None:
+    """Seed the process's random generators as those of torch's worker `number` are at its start."""
+    random.seed(base_seed + number)
+    torch.default_generator.manual_seed(base_seed + number)
+    words = torch_worker._generate_state(base_seed, number)  # type: ignore[no-untyped-call]
+    np.random.seed(words)  # noqa: NPY002
+
+
+def fetch_samples(dataset: Any, index: Any, batched: bool) -> Any:
+    """The samples of one index batch, all at once where the dataset can; a single one without batching."""
+    if not batched:
+        return dataset[index]
+    if getattr(dataset, "__getitems__", None):
+        return dataset.__getitems__(index)
+    return [dataset[key] for key in index]
+
+
+class SampleReader:
+    """Samples of an iterator, `size` at a time; one by one if `size` is None."""
+
+    def __init__(self, iterator: Any, size: int | None, drop_last: bool) -> None:
+        self._iterator = iterator
+        self._size = size
+        self._drop_last = drop_last
+        self._ended = False
+
+    def next(self) -> tuple[int, Any] | None:
+        """How many, and the samples; None at the end."""
+        samples: list[Any] = []
+        while not self._ended and len(samples) < (self._size or 1):
+            try:
+                samples.append(next(self._iterator))
+            except StopIteration:
+                self._ended = True
+        if self._size is None:
+            return (1, samples[0]) if samples else None
+        if not samples or (self._drop_last and len(samples) < self._size):
+            return None
+        return len(samples), samples

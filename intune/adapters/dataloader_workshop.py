@@ -1,0 +1,226 @@
+"""Where a wrapped DataLoader's batches are made: threads and processes, and the choice between them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from intune.adapters.dataloader_choice import (
+    MOST_COPIED,
+    Choice,
+    Kind,
+    Probe,
+    choose,
+    choose_after,
+    choose_before,
+    structure_bytes,
+)
+from intune.adapters.dataloader_indices import (
+    Indices,
+    Item,
+    as_of,
+    draw_seed,
+    generators_of,
+    global_states,
+)
+from intune.adapters.dataloader_processes import (
+    STAGE,
+    Processes,
+    ProcessFetcher,
+    SourceLink,
+    pickled_worker,
+)
+from intune.adapters.dataloader_settings import LoaderSettings
+from intune.adapters.dataloader_sources import Link, Sources, ThreadLink
+from intune.adapters.dataloader_tasks import Fetcher, MapFetcher, Sizes, make_here, where
+from intune.pipelines.budget import Budget
+from intune.pipelines.errors import ConfigError
+from intune.pipelines.executors.threads import ThreadFleet
+
+logger = logging.getLogger("intune")
+
+
+class Workshop:
+    """Workers of one loader. It knows nothing of the loader, which can so be freed while threads go on.
+
+    Args:
+        settings: of the DataLoader.
+        budget: what may be used.
+        workers: ``"thread"``, ``"process"`` or ``"auto"``.
+
+    Attributes:
+        choice: where the user's code runs; None until the first batches have told.
+        sized: whether a batch has been seen, and so how large one is.
+        base_seed: what worker processes' random generators are seeded from, where that is kept over epochs.
+    """
+
+    def __init__(self, settings: LoaderSettings, budget: Budget, workers: str) -> None:
+        self.settings = settings
+        self.budget = budget
+        self.choice = _asked_for(workers, settings)
+        self.sized = False
+        self.sizes = Sizes()
+        self.processes = Processes()
+        self.base_seed: int | None = None
+        self._serial = threading.Lock()
+        self._fleets: list[ThreadFleet] = []
+        self._idle: list[ThreadFleet] = []
+        self._worker: bytes | None = None
+        self._sources: Sources | None = None
+        if self.choice is not None:
+            self._settle(self.choice)
+
+    @property
+    def most_fetches(self) -> int | None:
+        """Batches that can be fetched at once; None where nothing limits it."""
+        if self.settings.iterable:
+            return self.settings.sources
+        return 1 if self.choice is not None and self.choice.kind == "serial" else None
+
+    # ---- reading ---------------------------------------------------------------------------------------------
+
+    def read(self, state: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+        """Begin an epoch as the DataLoader would, or where a saved state says.
+
+        Returns:
+            What to read items from, and what a state must keep to begin it again.
+        """
+        if state is None:
+            generators = [generator.get_state() for generator in generators_of(self.settings)]
+            began = {"generators": generators, "random": global_states(), "base_seed": self.base_seed}
+        else:
+            began = {name: state[name] for name in ("generators", "random", "base_seed")}
+        with as_of(None if state is None else state["random"]):
+            reading = self._sources_of(state) if self.settings.iterable else self._indices(state)
+        return reading, began
+
+    def _indices(self, state: Mapping[str, Any] | None) -> Indices:
+        indices = Indices(
+            self.settings,
+            base_seed=self.base_seed,
+            done=0 if state is None else state["batch"],
+            ahead=frozenset(() if state is None else state["ahead"]),
+            peek=state is not None,
+        )
+        self._keep(indices.base_seed)
+        self._send()
+        return indices
+
+    def _sources_of(self, state: Mapping[str, Any] | None) -> Sources:
+        settings = self.settings
+        if self._sources is not None:
+            self._sources.settle()  # the last loop may have been left while a batch was being made
+        seed = draw_seed(settings) if self.base_seed is None else self.base_seed
+        self._keep(seed)
+        counts = [0] * settings.sources if state is None else list(state["counts"])
+        self._send()
+        links: list[Link] = []
+        for number, skip in enumerate(counts):
+            if self.choice is not None and self.choice.kind == "process":
+                assert self._worker is not None
+                links.append(SourceLink(self.processes, self._worker, number, base_seed=seed, skip=skip))
+            else:
+                links.append(ThreadLink(settings, skip=skip))
+        rows = settings.batch_size if settings.batched else 1
+        self._sources = Sources(links, rows, counts=counts, turn=0 if state is None else state["turn"])
+        return self._sources
+
+    def _keep(self, base_seed: int) -> None:
+        if self.settings.persistent:
+            self.base_seed = base_seed
+
+    def _send(self) -> None:
+        """Have processes get the dataset as it is now: in another epoch, the DataLoader's workers would be new."""
+        if self.choice is None or self.choice.kind != "process":
+            return
+        if self._worker is None or not self.settings.persistent:
+            # What the first batches opened in this process cannot be sent; processes have it as it was before.
+            if self._worker is None or structure_bytes(self.settings.dataset) is not None:
+                self._worker = pickled_worker(self.settings)
+            self.processes.pool.replace(STAGE.name, self._worker)
+
+    # ---- making ----------------------------------------------------------------------------------------------
+
+    def fetcher(self, reading: Any) -> Fetcher:
+        """What makes the batches of an epoch, once the choice is made."""
+        if self.settings.iterable:
+            sources: Fetcher = reading
+            return sources
+        assert self.choice is not None
+        if self.choice.kind != "process":
+            return MapFetcher(self.settings, self._serial if self.choice.kind == "serial" else None)
+        return ProcessFetcher(
+            self.processes, reading.base_seed, lambda item: where(STAGE.name, item, self.settings)
+        )
+
+    def decide(self, items: Iterator[Item]) -> None:
+        """Choose between threads and processes, making the first batches in this thread."""
+        size = structure_bytes(self.settings.dataset)
+        worker = pickled_worker(self.settings) if size is not None and size <= MOST_COPIED else None
+        measured = Probe(lambda item: make_here(item, self.settings)).measure(items)
+        choice = choose_after(self.settings, worker)
+        if choice is None:
+            choice = choose(measured, size or 0, self.budget)
+        self._settle(choice)
+        self._worker = choice.worker
+        self._send()
+
+    def _settle(self, choice: Choice) -> None:
+        self.choice = choice
+        kinds: dict[Kind, str] = {
+            "thread": "threads",
+            "serial": "one thread at a time",
+            "process": "worker processes",
+        }
+        logger.info("batches are made in %s: %s", kinds[choice.kind], choice.reason)
+        code = (self.settings.dataset, self.settings.collate_fn, self.settings.worker_init_fn)
+        if choice.kind == "process" and choice.worker is None and structure_bytes(code) is None:
+            pickled_worker(self.settings)  # raises, and says what is wrong
+
+    # ---- workers ---------------------------------------------------------------------------------------------
+
+    def borrow_fleet(self) -> ThreadFleet:
+        """Threads for one loop."""
+        if self._idle:
+            return self._idle.pop()
+        fleet = ThreadFleet(processes=self.processes)
+        self._fleets.append(fleet)
+        return fleet
+
+    def give_back_fleet(self, fleet: ThreadFleet) -> None:
+        """The loop is over."""
+        self._idle.append(fleet)
+
+    def close(self) -> None:
+        """End all workers."""
+        for fleet in self._fleets:
+            for name in fleet.close():
+                logger.warning("%s did not end: user code hangs in it; it ends with this process", name)
+        self.processes.close()
+
+
+def _asked_for(workers: str, settings: LoaderSettings) -> Choice | None:
+    """What the user or the DataLoader's own arguments decide; None where it is to be measured.
+
+    Raises:
+        ConfigError: what is asked for cannot be.
+    """
+    if workers == "auto":
+        return choose_before(settings)
+    reason = f"workers={workers!r} was asked for"
+    if workers == "process":
+        return Choice(kind="process", reason=reason)
+    if workers != "thread":
+        raise ConfigError(f"`workers`={workers!r} is unknown; use 'auto', 'thread' or 'process'")
+    if settings.iterable and settings.num_workers:
+        raise ConfigError(
+            f"`workers`='thread', but each of the {settings.num_workers} iterators of this iterable-style dataset "
+            "needs a process to know its number in; use 'process', or num_workers=0 for one iterator"
+        )
+    if settings.worker_init_fn is not None and settings.num_workers:
+        raise ConfigError(
+            "`workers`='thread', but `worker_init_fn` is made for processes; use 'process', or leave it out"
+        )
+    return Choice(kind="thread", reason=reason)
