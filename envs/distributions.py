@@ -54,6 +54,8 @@ class Distribution:
             ConfigError: a wrong number of numbers, NaN, a reversed range, weights that make no sense.
         """
         given = f"`{self.kind}`={list(self.numbers)}"
+        if self.kind == "constant" and len(self.numbers) == 1 and math.isnan(self.numbers[0]):
+            raise ConfigError("NaN is no value; give a number")
         if any(math.isnan(number) for number in self.numbers):
             raise ConfigError(f"{given} has NaN in it; give numbers")
         if self.kind == "choice":

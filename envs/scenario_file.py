@@ -131,11 +131,11 @@ class _Reader:
             if isinstance(times, Tie):
                 raise self.fail(f"`{at}.times` must not be tied itself; give a number or a distribution")
             return Tie(of, times)
+        limits = f"{field.low:g} to {field.high:g}" if field.high < math.inf else f"{field.low:g} or more"
         try:
             drawn = parse(value)
         except ConfigError as error:
-            raise self.fail(f"`{at}`: {error}") from None
-        limits = f"{field.low:g} to {field.high:g}" if field.high < math.inf else f"{field.low:g} or more"
+            raise self.fail(f"`{at}`: {error}, {limits} ({field.unit})") from None
         if drawn.low < field.low or drawn.high > field.high:
             reach = (
                 f"={drawn.low:g}" if drawn.low == drawn.high else f" is from {drawn.low:g} to {drawn.high:g}"

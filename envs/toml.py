@@ -47,16 +47,21 @@ def _needs_heading(value: Any, prefix: str) -> bool:
 
 
 def _key(key: str) -> str:
-    return key if _BARE.fullmatch(key) else json.dumps(key)
+    return key if _BARE.fullmatch(key) else _text(key)
 
 
 def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return _text(value)
     if isinstance(value, (int, float)):
         return repr(value)
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_key(key)} = {_value(one)}" for key, one in value.items()) + "}"
     return "[" + ", ".join(_value(one) for one in value) + "]"
+
+
+def _text(text: str) -> str:
+    # JSON's escapes are TOML's, but TOML wants that of "delete" as well.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,88 @@
+"""The best steady rate, against trying every allocation and against the simulator."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from intune.envs.jobs import Jobs
+from intune.envs.optimum import Work, best_rate, slots_for
+from intune.envs.simulator import rate_of
+
+
+def work_of(jobs: Jobs) -> Work:
+    return Work(
+        cpu=jobs.cpu.T, wait=jobs.wait.T, contention=jobs.contention.T, coherence=jobs.coherence.T,
+        most_slots=jobs.most_slots.T, step_cpu=jobs.step_cpu, cpus=jobs.cpus.sum(axis=1), slots=jobs.limit.astype(np.float64),
+    )  # fmt: skip
+
+
+def some_jobs(count: int, seed: int) -> Jobs:
+    rng = np.random.default_rng(seed)
+    shape = (count, 3)
+    return Jobs.of(
+        stages=3,
+        jobs=count,
+        cpu=10 ** rng.uniform(-7, -5, shape),
+        wait=10 ** rng.uniform(-8, -5, shape),
+        contention=rng.choice([0.0, 0.05, 0.3], shape),
+        coherence=rng.choice([0.0, 1e-3], shape),
+        most_slots=rng.choice([2.0, 4.0, 4096.0], shape),
+        step_cpu=rng.choice([0.0, 2e-7], count),
+        cpus=rng.integers(2, 9, (count, 1)).astype(float),
+        slots_per_cpu=2.0,
+        step=1e-12,
+        queue_blocks=2.0,
+        block_rows=1024.0,
+    )
+
+
+def tried(jobs: Jobs, row: int) -> float:
+    """The best of all allocations of one job, stage by stage and by processors."""
+    limit = int(jobs.limit[row])
+    best = 0.0
+    for slots in product(range(1, limit + 1), repeat=3):
+        if sum(slots) > limit or any(n > most for n, most in zip(slots, jobs.most_slots[row], strict=True)):
+            continue
+        rate, seconds = np.inf, float(jobs.step_cpu[row])
+        for at, n in enumerate(slots):
+            sigma, kappa = jobs.contention[row, at], jobs.coherence[row, at]
+            alone = jobs.cpu[row, at] + jobs.wait[row, at]
+            rate = min(rate, n / (alone * (1 + sigma * (n - 1) + kappa * n * (n - 1))))
+            seconds += jobs.cpu[row, at] + alone * kappa * n * (n - 1)
+        best = max(best, min(rate, float(jobs.cpus[row].sum()) / seconds))
+    return best
+
+
+def test_the_best_rate_is_that_of_the_best_of_all_allocations() -> None:
+    jobs = some_jobs(24, seed=0)
+    found = best_rate(work_of(jobs))
+    expected = np.array([tried(jobs, row) for row in range(len(jobs))])
+    # Taking a stage's least slots can use fewer processors than the allocation that is best without looking at them.
+    assert (found <= expected * 1.0001).all()
+    assert (found >= expected * 0.98).all()
+    assert np.median(found / expected) > 0.998
+
+
+def test_the_slots_it_takes_reach_it_in_the_simulator() -> None:
+    jobs = some_jobs(64, seed=1)
+    work = work_of(jobs)
+    rate = best_rate(work)
+    slots = np.maximum(np.ceil(slots_for(work, rate) - 1e-9), 1.0).T
+    assert (slots.sum(axis=1) <= jobs.limit).all()
+    np.testing.assert_allclose(rate_of(jobs, slots, steps=40), rate, rtol=0.01)
+
+
+def test_slots_without_contention_are_rate_times_seconds() -> None:
+    jobs = Jobs.of(stages=2, cpu=[[1e-6, 3e-6]], wait=[[1e-6, 0.0]])
+    np.testing.assert_allclose(slots_for(work_of(jobs), np.array([2e6])), [[4.0], [6.0]])
+
+
+def test_no_number_of_slots_beats_the_lock() -> None:
+    jobs = Jobs.of(stages=1, cpu=1e-6, contention=0.25)
+    slots = slots_for(work_of(jobs), np.array([[3.9e6], [4.1e6]]))
+    # n / (1 + (n - 1) / 4) = 3.9 gives n = 117; no n gives 4.1.
+    assert slots[0, 0, 0] == pytest.approx(117.0)
+    assert np.isinf(slots[0, 1, 0])
