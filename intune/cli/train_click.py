@@ -238,6 +238,7 @@ def dcnv2(
     structure: Annotated[Literal["stacked", "parallel"] | None, _Preset] = None,
     cross_layers: Annotated[int | None, _Preset] = None,
     rank: Annotated[int | None, _Preset] = None,
+    embedding_dim: Annotated[int | None, _Preset] = None,
     tables: _Tables = Tables(),
     run: _Run = Run(),
 ) -> None:
@@ -249,6 +250,7 @@ def dcnv2(
         structure: Whether the MLP stands behind the cross layers or beside them.
         cross_layers: How many cross layers.
         rank: Of their matrices; 0 for full ones.
+        embedding_dim: Width of a feature's embedding.
         tables: How ids become embeddings.
         run: How to train, and with what.
     """
@@ -260,6 +262,7 @@ def dcnv2(
         structure=structure,
         cross_layers=cross_layers,
         rank=rank,
+        embedding_dim=embedding_dim,
         embedding=tables.choice(),
     )
 
@@ -267,6 +270,7 @@ def dcnv2(
 def unified_embedding(
     *,
     data: str,
+    embedding_dim: Annotated[int | None, _otherwise("16")] = None,
     tables: _Tables = Tables(embedding="unified", tables=2),
     run: _Run = Run(epochs=5, seed=42),
 ) -> None:
@@ -274,6 +278,7 @@ def unified_embedding(
 
     Args:
         data: Where the ratings or click logs are.
+        embedding_dim: Width of a feature's embedding.
         tables: How ids become embeddings.
         run: How to train, and with what.
     """
@@ -282,5 +287,6 @@ def unified_embedding(
         data=data,
         model="dcnv2",
         preset="mlp",
+        embedding_dim=embedding_dim,
         embedding=tables.choice(unified_rows=DEMONSTRATION_ROWS),
     )

@@ -56,7 +56,8 @@ class ClickJob:
         model: ``"dlrm"`` or ``"dcnv2"``.
         preset: shape and recipe, of `PRESETS`.
         embedding: which tables.
-        structure, cross_layers, rank: of DCN-V2, instead of the preset's; a rank of 0 stands for full matrices.
+        structure, cross_layers, rank, embedding_dim: of DCN-V2, instead of the preset's; a rank of 0 stands for full
+            matrices. (DLRM's MLPs are made for one width of its embeddings.)
         batch_size, optimizer, learning_rate, schedule: instead of the recipe's; a `learning_rate` is for all
             parameters.
         seed: of the model and of the shuffle.
@@ -77,6 +78,7 @@ class ClickJob:
     structure: Structure | None = None
     cross_layers: int | None = None
     rank: int | None = None
+    embedding_dim: int | None = None
     batch_size: int | None = None
     optimizer: OptimizerName | None = None
     learning_rate: float | None = None
@@ -109,9 +111,10 @@ class ClickJob:
         if self.resume and self.checkpoints is None:
             raise ConfigError("`resume` needs `checkpoints`, the folder to resume from; give both")
 
-    def _cross(self) -> dict[str, Any]:
-        """What is said about DCN-V2's cross layers."""
-        given = {"structure": self.structure, "cross_layers": self.cross_layers, "rank": self.rank}
+    def _dcnv2(self) -> dict[str, Any]:
+        """What is said of DCN-V2's shape."""
+        names = ("structure", "cross_layers", "rank", "embedding_dim")
+        given = {name: getattr(self, name) for name in names}
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -195,15 +198,12 @@ def configure(job: ClickJob, data: ClickData) -> tuple[AnyConfig, IdRule]:
     recipe = replace(preset.recipe, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     if job.learning_rate is not None:
         recipe = replace(recipe, learning_rate=job.learning_rate, table_learning_rate=None)
-    preset = replace(preset, sparse_gradients=recipe.optimizer != "adam", recipe=recipe)
+    shape = job._dcnv2()
+    if "rank" in shape:
+        shape["rank"] = shape["rank"] or None
+    preset = replace(preset, sparse_gradients=recipe.optimizer != "adam", recipe=recipe, **shape)
     most = DEMO_TABLE_ROWS if job.preset in ("demo", "mlp") else None
-    config, ids = with_tables(preset, job.embedding, data, most=most)
-    if isinstance(config, DCNv2Config):
-        cross = job._cross()
-        if "rank" in cross:
-            cross["rank"] = cross["rank"] or None
-        config = replace(config, **cross)
-    return config, ids
+    return with_tables(preset, job.embedding, data, most=most)
 
 
 def make_model(config: AnyConfig, *, seed: int, device: str = "cpu") -> ClickModel:

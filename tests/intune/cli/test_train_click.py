@@ -76,7 +76,13 @@ def test_the_demonstration_is_the_authors_where_nothing_is_said(
 ) -> None:
     call(unified_embedding, "--data", "d", *words.split())
     ((run, model),) = started
-    assert model == {"data": "d", "model": "dcnv2", "preset": "mlp", "embedding": choice}
+    assert model == {
+        "data": "d",
+        "model": "dcnv2",
+        "preset": "mlp",
+        "embedding_dim": None,
+        "embedding": choice,
+    }
     assert (run.epochs, run.seed) == (5, 42)
 
 
