@@ -73,8 +73,11 @@ class Distribution:
             raise ConfigError(f"{given} is reversed; give the low end first")
         if self.kind in ("loguniform", "log_normal") and first <= 0:
             raise ConfigError(f"{given} must begin with a number above 0")
-        if self.kind in ("normal", "log_normal") and second < 0:
-            raise ConfigError(f"{given} must have a standard deviation of 0 or more")
+        most = 100.0 if self.kind == "log_normal" else math.inf  # e^300 is the end of floating-point numbers
+        if self.kind in ("normal", "log_normal") and not 0 <= second <= most:
+            raise ConfigError(
+                f"{given} must have a standard deviation of 0 or more, of a logarithm up to 100"
+            )
         if self.kind == "integers" and not (first.is_integer() and second.is_integer()):
             raise ConfigError(f"{given} must be whole numbers")
 
@@ -130,16 +133,23 @@ class Distribution:
         return table
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a number (no boolean) that a floating-point number can hold; NaN and inf are."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return isinstance(value, float) or abs(value) < 2**1023
+
+
 def parse(value: Any) -> Distribution:
     """A number or a table such as ``{"uniform": [1, 2]}`` as a distribution.
 
     Raises:
         ConfigError: neither of them, an unknown kind, or numbers that make no sense.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float, Mapping)):
+    if not is_number(value) and not isinstance(value, Mapping):
         raise ConfigError(f"{value!r} must be a number or a distribution such as {{uniform = [1, 2]}}")
     if not isinstance(value, Mapping):
-        return Distribution.constant(value)
+        return Distribution.constant(float(value))
     kinds = [key for key in value if key != "weights"]
     if len(kinds) != 1 or kinds[0] not in KINDS:
         raise ConfigError(f"{dict(value)!r} must have one of the keys {', '.join(KINDS)}")
@@ -153,7 +163,7 @@ def parse(value: Any) -> Distribution:
 
 def _numbers(name: str, value: Any) -> tuple[float, ...]:
     good = isinstance(value, Sequence) and not isinstance(value, str)
-    if not good or any(isinstance(one, bool) or not isinstance(one, (int, float)) for one in value):
+    if not good or not all(is_number(one) for one in value):
         raise ConfigError(f"`{name}`={value!r} must be a list of numbers")
     return tuple(float(one) for one in value)
 

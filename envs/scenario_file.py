@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from intune.envs import scenario_fields
-from intune.envs.distributions import Distribution, parse
+from intune.envs.distributions import Distribution, is_number, parse
 from intune.envs.scenario_checks import check_whole
 from intune.envs.scenario_fields import Field
 from intune.envs.scenario_spec import Spec, Stage, Tie, Value, Values, Variant
@@ -215,8 +215,7 @@ class _Reader:
         table = self.table(entry, place)
         self.known(table, ("name", "weight", "job", "stage"), place)
         weight = table.get("weight", 1.0)
-        good = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-        if not good or not 0.0 < weight < math.inf:
+        if not is_number(weight) or not 0.0 < weight < math.inf:
             raise self.fail(f"`{place}.weight`={weight!r} must be a number above 0")
         overrides = self.table(table.get("stage", {}), f"{place}.stage")
         self.known(overrides, stages, f"{place}.stage")
@@ -233,8 +232,7 @@ class _Reader:
     def uncertainty(self, value: Any) -> Mapping[str, float]:
         table = self.table(value, "uncertainty")
         for name, deviation in table.items():
-            good = isinstance(deviation, (int, float)) and not isinstance(deviation, bool)
-            if not good or not 0.0 <= deviation < math.inf:
+            if not is_number(deviation) or not 0.0 <= deviation < math.inf:
                 raise self.fail(
                     f'`uncertainty."{name}"`={deviation!r} must be 0 or more (relative standard deviation)'
                 )

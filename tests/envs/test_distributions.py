@@ -133,6 +133,8 @@ def test_times_scales_every_quantile(one: Distribution, factor: float) -> None:
         ({"loguniform": [0, 1]}, "must begin with a number above 0"),
         ({"log_normal": [-1, 1]}, "must begin with a number above 0"),
         ({"normal": [1, -1]}, "standard deviation of 0 or more"),
+        ({"log_normal": [1, 101]}, "of a logarithm up to 100"),
+        (10**400, "must be a number or a distribution"),
         ({"integers": [1, 2.5]}, "must be whole numbers"),
         ({"choice": []}, "must have one number at least"),
         ({"choice": [1, 2], "weights": [1]}, "has 2 numbers, but 1 `weights`"),

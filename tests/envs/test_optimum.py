@@ -15,7 +15,8 @@ from intune.envs.simulator import rate_of
 def work_of(jobs: Jobs) -> Work:
     return Work(
         cpu=jobs.cpu.T, wait=jobs.wait.T, contention=jobs.contention.T, coherence=jobs.coherence.T,
-        most_slots=jobs.most_slots.T, step_cpu=jobs.step_cpu, cpus=jobs.cpus.sum(axis=1), slots=jobs.limit.astype(np.float64),
+        most_slots=jobs.most_slots.T, step_cpu=jobs.step_cpu, cpus=jobs.cpus.sum(axis=1),
+        slots=jobs.limit.astype(np.float64),
     )  # fmt: skip
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from intune.envs import scenario_fields
 from intune.envs.conditions import channels, record
@@ -405,6 +407,41 @@ def test_errors_name_file_field_value_and_range(changes: dict[str, Any], says: s
         Scenario.parse({**SMALL, **changes}, where="my.toml")
     assert str(error.value).startswith("my.toml: ")
     assert says in str(error.value)
+
+
+JUNK = (
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=4) | st.lists(st.floats(), max_size=3)
+    | st.dictionaries(st.sampled_from(["uniform", "choice", "of", "times", "x"]), st.floats() | st.text(max_size=3))
+)  # fmt: skip
+
+
+def leaves(tables: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where something stands in nested tables."""
+    items = (
+        tables.items() if isinstance(tables, dict) else enumerate(tables) if isinstance(tables, list) else ()
+    )
+    return [place for key, value in items for place in [(*at, key), *leaves(value, (*at, key))]]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(FAMILIES), st.data())
+def test_whatever_is_wrong_with_a_file_it_is_said_with_the_files_name(name: str, data: st.DataObject) -> None:
+    tables = tomllib.loads((BUILT_IN / f"{name}.toml").read_text(encoding="utf-8"))
+    for _ in range(data.draw(st.integers(1, 2))):
+        *way, last = data.draw(st.sampled_from(leaves(tables)))
+        inside = tables
+        for key in way:
+            inside = inside[key]
+        if isinstance(inside, dict) and data.draw(st.booleans()):
+            del inside[last]
+        else:
+            inside[last] = data.draw(JUNK)
+    said = "my.toml: nothing"
+    try:
+        Scenario.parse(tables, where="my.toml").draw(rng(), 8).check()
+    except ConfigError as error:
+        said = str(error)
+    assert said.startswith("my.toml: ")
 
 
 def test_bad_arguments_are_named() -> None:
