@@ -91,8 +91,8 @@ class Autotune(Agent):
             found, stands = self._search(measured)
             self._chosen = np.where((due & stands)[:, None], found, self._chosen)
         first = np.minimum(INITIAL_PARALLELISM, np.nan_to_num(self._cpus, nan=1.0))
-        never = ~self._chosen.any(axis=1)
-        slots = np.where(never[:, None], first[:, None], self._chosen)
+        never: Bools = np.asarray(~self._chosen.any(axis=1))
+        slots: Floats = np.where(never[:, None], first[:, None], self._chosen)
         period, budget = self._period.copy(), self._cpus.copy()
 
         def explain(i: int) -> str:
@@ -113,7 +113,7 @@ class Autotune(Agent):
             again = again | (resized & ~np.isnan(self._cpus))
         self.forget(again)
         sound = measured.sound()
-        new = sound & np.isnan(self._cpus)
+        new: Bools = np.asarray(sound & np.isnan(self._cpus))
         self._cpus[new] = np.floor(measured.cpus[new])
         self._memory[new] = measured.memory_limit[new]
         self._ram[new] = RAM_SHARE * np.maximum(measured.memory_limit - measured.memory_used, 0.0)[new]

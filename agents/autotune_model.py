@@ -122,8 +122,7 @@ def _best_step(tuned: Tuned, now: Floats) -> tuple[Bools, Ints]:
     gain = before[:, None] - after
     possible = tuned.present & (now < tuned.most[:, None]) & (gain > -NANOSECOND)
     gain = np.where(possible, gain, -np.inf)
-    none: Bools = ~possible.any(axis=1)
-    return none, gain.argmax(axis=1)
+    return np.asarray(~possible.any(axis=1)), gain.argmax(axis=1)
 
 
 def stage_based(tuned: Tuned, target: Floats) -> tuple[Floats, Bools]:

@@ -27,6 +27,7 @@ POOL_MARGINS = (1.0, 1.15, 1.4)
 NAMES = (
     "keep", *[f"plan x{margin:g}" for margin in MARGINS], *[f"pool x{margin:g}" for margin in POOL_MARGINS],
     "half way", "raise the slowest", "raise the slowest by a quarter", "give back", "try the next",
+    "share one slot",
 )  # fmt: skip
 
 
@@ -39,7 +40,7 @@ class Candidates:
         rate: ``[N, K]`` rows/s that the twin expects.
         doubt: ``[N, K]`` standard deviation of the slowest stage's time per row, as a share.
         memory: ``[N, K]`` bytes taken at worst.
-        target: ``[N]`` rows/s thought possible.
+        target: ``[N]`` rows/s thought possible within memory and slots; wished: without regard to those.
         slowest: ``[N, K]`` stage that the twin expects to hold the others up; S for none of them.
     """
 
@@ -49,7 +50,18 @@ class Candidates:
     doubt: Floats
     memory: Floats
     target: Floats
+    wished: Floats
     slowest: Any
+
+
+def worth_probing(record: MemoryRecord, measured: Measurement, options: Candidates) -> Bools:
+    """``[N]`` jobs that memory keeps far below what they could do because nobody knows what a slot takes."""
+    stuck = (options.slots[:, 1] <= measured.slots).all(axis=1, where=measured.present)
+    # Once a job has slots to lose, an interval on one is too dear.
+    stuck &= (measured.slots <= 2).all(axis=1, where=measured.present)
+    return np.asarray(
+        ~np.isfinite(record.largest) & (measured.pool == 0) & stuck & (options.target < 0.85 * options.wished)
+    )
 
 
 def reaching(table: Floats, present: Bools, rate: Floats) -> Floats:
@@ -71,7 +83,10 @@ def fitting_rate(
 
     def possible(rate: Floats) -> Bools:
         slots = reaching(table, present, rate)
-        return np.asarray((slots.sum(axis=1) <= measured.slot_limit) & (record.bound(slots, none, measured) <= measured.memory_limit))
+        return np.asarray(
+            (slots.sum(axis=1) <= measured.slot_limit)
+            & (record.bound(slots, none, measured) <= measured.memory_limit)
+        )
 
     fits = possible(high)
     if fits.all():
@@ -128,6 +143,8 @@ def propose(twin: Twin, record: MemoryRecord, measured: Measurement) -> Candidat
     least = np.zeros_like(slots_now)
     least[np.arange(count), doubt.argmax(axis=1)] = 1.0
     options.append((slots_now + least, none))
+    # One slot for all stages takes base and the largest working set: what a bound on every further slot needs.
+    options.append((slots_now, np.ones(count)))
 
     slots = np.stack([option[0] for option in options], axis=1)
     pool = np.stack([option[1] for option in options], axis=1)
@@ -135,16 +152,22 @@ def propose(twin: Twin, record: MemoryRecord, measured: Measurement) -> Candidat
         given = feasible(present, slots_now, slots[:, k], limit)
         shared = pool[:, k] > 0
         slots[:, k] = np.where(shared[:, None], pool[:, k, None] * present, given)
-    return rehearse(twin, record, measured, slots, pool, target)
+    return rehearse(twin, record, measured, slots, pool, target, wished)
 
 
 def rehearse(
-    twin: Twin, record: MemoryRecord, measured: Measurement, slots: Floats, pool: Floats, target: Floats
+    twin: Twin,
+    record: MemoryRecord,
+    measured: Measurement,
+    slots: Floats,
+    pool: Floats,
+    target: Floats,
+    wished: Floats,
 ) -> Candidates:
     """What each allocation would deliver and take, by the twin.
 
     Args:
-        slots: ``[N, K, S]``; pool: ``[N, K]``; target: ``[N]``.
+        slots: ``[N, K, S]``; pool: ``[N, K]``; target, wished: ``[N]``.
     """
     present = measured.present
     count, options, width = slots.shape
@@ -174,6 +197,17 @@ def rehearse(
         unsure = twin.deviation(given)
         doubt[:, k] = np.take_along_axis(unsure, np.minimum(at, width - 1)[:, None], axis=1)[:, 0]
         memory[:, k] = record.bound(given * present, pool[:, k], measured)
+        # A single slot takes less than one slot a stage, which every job begins with.
+        memory[:, k] = np.where(
+            pool[:, k] == 1, np.minimum(memory[:, k], measured.memory_limit), memory[:, k]
+        )
     return Candidates(
-        slots=slots, pool=pool, rate=rate, doubt=doubt, memory=memory, target=target, slowest=slowest
+        slots=slots,
+        pool=pool,
+        rate=rate,
+        doubt=doubt,
+        memory=memory,
+        target=target,
+        wished=wished,
+        slowest=slowest,
     )

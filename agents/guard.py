@@ -36,7 +36,7 @@ def fit(
     limit = measured.memory_limit
     pooled = pool > 0
     slots = np.where(present, np.maximum(slots, 1.0), 0.0)
-    fine = record.bound(slots, pool, measured) <= limit
+    fine = (record.bound(slots, pool, measured) <= limit) | (pool == 1)
     if fine.all():
         return slots, pool, ~fine
     now = np.where(present, np.maximum(in_use(measured), 1.0), 0.0)

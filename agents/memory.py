@@ -167,7 +167,9 @@ class MemoryRecord:
 
 def queues_at_worst(measured: Measurement, slots: Floats, pool: Floats) -> Floats:
     """``[N]`` bytes waiting when every queue is full: room grows with the slots of the stage before it."""
-    now = np.where((measured.pool > 0)[:, None], np.maximum(measured.busy, 1.0), np.maximum(measured.slots, 1.0))
+    now = np.where(
+        (measured.pool > 0)[:, None], np.maximum(measured.busy, 1.0), np.maximum(measured.slots, 1.0)
+    )
     then = np.where((pool > 0)[:, None], np.minimum(np.maximum(measured.busy, 1.0), pool[:, None]), slots)
     fill = np.nan_to_num(measured.queue_fill)
     room = np.where(

@@ -45,6 +45,7 @@ ENTRIES: dict[str, Entry] = {
         "intune.agents.autotune_adaptive:AutotuneAdaptive", "AUTOTUNE, restarted at each resize"
     ),
     "ds2": Entry("intune.agents.ds2:DS2", "true rates give all slots at once (OSDI'18)"),
+    "oracle": Entry("intune.agents.oracle:Oracle", "the best there is; for simulated jobs only"),
 }
 
 

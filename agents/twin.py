@@ -34,6 +34,9 @@ NOISE = 0.09
 MEMORY = 0.95
 """Weight that an interval keeps from one to the next: about twenty count, older ones fade as the data drifts."""
 
+FAR = 4.0
+"""Standard deviations beyond which an interval is not noise."""
+
 
 def _laws() -> tuple[Floats, Floats, Floats, Floats]:
     sigma, kappa = (part.ravel() for part in np.meshgrid(CONTENTION, COHERENCE, indexing="ij"))
@@ -75,6 +78,7 @@ class Twin:
         self._weight: Floats = np.zeros((jobs, stages))
         self._alone: Floats = np.zeros(shape)
         self._misfit: Floats = np.zeros(shape)
+        self._odd: Floats = np.zeros((jobs, stages))
         self._table: Floats | None = None
         self._spread: Floats | None = None
         self.cpu: Floats = np.zeros((jobs, stages))
@@ -83,7 +87,15 @@ class Twin:
 
     def forget(self, rows: Any) -> None:
         """New jobs at `rows`."""
-        for array in (self._weight, self._alone, self._misfit, self.cpu, self.trainer_cpu, self.best):
+        for array in (
+            self._weight,
+            self._alone,
+            self._misfit,
+            self._odd,
+            self.cpu,
+            self.trainer_cpu,
+            self.best,
+        ):
             array[rows] = 0.0
         self._table = None
 
@@ -98,14 +110,30 @@ class Twin:
         crowded = np.maximum(measured.cpus_used / np.maximum(measured.cpus, 1e-9), 0.0) > 0.97
         weight = np.where(self.cpu == 0, 1.0, 0.4)
         self.cpu = np.where(good, self.cpu + weight * (cpu - self.cpu), self.cpu)
-        slots = np.where((measured.pool > 0)[:, None], busy, np.minimum(busy, np.maximum(measured.slots, 1.0)))
+        slots = np.where(
+            (measured.pool > 0)[:, None], busy, np.minimum(busy, np.maximum(measured.slots, 1.0))
+        )
         seen = np.log(busy / rate)[..., None] - np.log(slower(slots))
         counts = np.where(good, np.where(crowded[:, None], 0.1, 1.0), 0.0)
-        kept = np.where(good, MEMORY, 1.0) * self._weight
+        # One interval far off everything seen before is a stumble (a slow disk, a neighbour) and says little; a
+        # second one in the same direction is a change, and what was seen before it says little.
+        belief = self.belief()
+        apart = seen - self._alone
+        mean = (belief * apart).sum(axis=-1)
+        expected = np.sqrt(NOISE**2 + (belief * (apart - mean[..., None]) ** 2).sum(axis=-1))
+        far = mean / expected
+        odd = np.where(good & (self._weight > 0) & ~crowded[:, None] & (np.abs(far) > FAR), np.sign(far), 0.0)
+        again = (odd != 0) & (odd == self._odd)
+        counts = np.where((odd != 0) & ~again, 0.02 * counts, counts)
+        kept = np.where(good, np.where(again, 0.1, MEMORY), 1.0) * self._weight
+        self._misfit = self._misfit * np.where(again, 0.1, 1.0)[..., None]
+        self._odd = np.where(good, odd, self._odd)
         total = kept + counts
         off = seen - self._alone
         part = np.where(total > 0, counts / np.maximum(total, 1e-300), 0.0)
-        self._misfit = self._misfit * np.where(good, MEMORY, 1.0)[..., None] + (kept * part)[..., None] * off**2
+        self._misfit = (
+            self._misfit * np.where(good, MEMORY, 1.0)[..., None] + (kept * part)[..., None] * off**2
+        )
         self._alone = self._alone + part[..., None] * off
         self._weight = total
         own = np.maximum(measured.cpus_used - (measured.cpu * measured.present).sum(axis=1), 0.0)
@@ -127,7 +155,7 @@ class Twin:
         if self._table is None or self._spread is None:
             belief = self.belief()
             known = (self._weight > 0)[..., None]
-            per_slot = np.where(known, np.exp(np.clip(-self._alone, -700.0, 700.0)), 1e300 ** 0.5)
+            per_slot = np.where(known, np.exp(np.clip(-self._alone, -700.0, 700.0)), 1e300**0.5)
             mean = (belief * per_slot) @ _SPEEDUP
             square = (belief * per_slot**2) @ _SPEEDUP**2
             own = NOISE / np.sqrt(np.maximum(self._weight, 1.0))[..., None]

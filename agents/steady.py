@@ -1,0 +1,199 @@
+"""What a simulated job settles at under an allocation, from the simulator's own parameters. For measuring only.
+
+The fixed point of `envs.model.advance` under constant conditions, in closed form where stages have slots of their
+own, by iteration where they share a pool. Agents other than the oracle never come here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from intune.envs.jobs import Bools, Floats, Jobs, slot_limit
+from intune.envs.model import pooled_peak, service
+
+TINY = 1e-30
+SETTLING = 200
+"""Intervals after which the slots at work of a shared pool are taken to have settled: near the size at which
+contention runs away they grow slowly."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """N jobs under constant conditions: what a steady state depends on.
+
+    Attributes:
+        present: ``[N, S]``; cpu, wait: seconds per row; contention, coherence, most_slots: see `Jobs`.
+        slot_bytes: ``[N, S]`` working set to reckon with, margin included; queue_bytes: of a slot's full queue.
+        use: ``[N, 4]`` of storage bytes, requests, memory traffic and network, per row of all stages.
+        limits: ``[N, 4]`` what there is of them per second.
+        uses_storage, uses_traffic: ``[N, S]``.
+        step: ``[N]`` trainer's seconds per row; step_cpu: processor seconds.
+        cpus: ``[N]``; oversubscription: see `Jobs`.
+        slots: ``[N]`` that may be given out.
+        room: ``[N]`` bytes that working sets and queues may take: of the tightest node, as if it were all of them.
+        all_queues: ``[N]`` bytes that queues may hold.
+    """
+
+    present: Bools
+    cpu: Floats
+    wait: Floats
+    contention: Floats
+    coherence: Floats
+    most_slots: Floats
+    slot_bytes: Floats
+    queue_bytes: Floats
+    use: Floats
+    limits: Floats
+    uses_storage: Bools
+    uses_traffic: Bools
+    step: Floats
+    step_cpu: Floats
+    cpus: Floats
+    oversubscription: Floats
+    slots: Floats
+    room: Floats
+    all_queues: Floats
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+    def rows(self, rows: Any) -> World:
+        """The jobs at `rows`, in their order, again where they are named again."""
+        return World(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+
+def world(jobs: Jobs, *, cpus: Any = 1.0, memory: Any = 1.0, slower: Any = 1.0, margin: float = 0.0) -> World:
+    """Jobs under constant conditions.
+
+    Args:
+        jobs: N jobs.
+        cpus, memory: ``[N]`` or one for all: multiples of CPUs and memory at first, as of a resize.
+        slower: ``[N, S]`` or one for all: multiple of all times per row, as of drift.
+        margin: standard deviations of the working sets' noise to reckon with on top of their mean.
+    """
+    count = len(jobs)
+    total = jobs.cpus.sum(axis=1, keepdims=True)
+    share = jobs.cpus / total
+    last = np.take_along_axis(jobs.row_bytes, jobs.present.sum(axis=1, keepdims=True) - 1, axis=1)[:, 0]
+    used = [jobs.storage_bytes, jobs.storage_requests, jobs.traffic]
+    limits = [jobs.storage_bandwidth, jobs.storage_rate, jobs.memory_bandwidth, jobs.nic[:, 0]]
+    there = np.maximum(np.floor(total[:, 0] * cpus + 1e-9), 1.0)
+    skew = np.exp(margin * jobs.memory_noise)[:, None]
+    free = jobs.memory * np.broadcast_to(np.asarray(memory, dtype=np.float64), (count,))[:, None]
+    free[:, 0] -= jobs.base_bytes
+    room = np.where(share > 0, free / np.where(share > 0, share, 1.0), np.inf).min(axis=1)
+    return World(
+        present=jobs.present,
+        cpu=jobs.cpu * slower,
+        wait=jobs.wait * slower,
+        contention=jobs.contention,
+        coherence=jobs.coherence,
+        most_slots=jobs.most_slots,
+        slot_bytes=jobs.slot_bytes * skew,
+        queue_bytes=jobs.queue_blocks * jobs.block_rows * jobs.row_bytes,
+        use=np.stack([*(each.sum(axis=1) for each in used), (1.0 - share[:, 0]) * last], axis=1),
+        limits=np.clip(np.stack(limits, axis=1), TINY, 1e30),
+        uses_storage=(jobs.storage_bytes > 0) | (jobs.storage_requests > 0),
+        uses_traffic=jobs.traffic > 0,
+        step=jobs.step,
+        step_cpu=jobs.step_cpu,
+        cpus=there,
+        oversubscription=jobs.oversubscription,
+        slots=slot_limit(there, jobs.slots_per_cpu, jobs.present.sum(axis=1)).astype(np.float64),
+        room=room,
+        all_queues=jobs.queue_bytes,
+    )
+
+
+def capacity(world: World, slots: Floats) -> Floats:
+    """``[N, S]`` rows/s that each stage would make if it were always at work; inf for absent stages."""
+    used = np.minimum(slots, world.most_slots)
+    at_once = np.maximum(used, 1.0)
+    cpu, wait = service(world.cpu, world.wait, at_once, world.contention, world.coherence)
+    return np.where(world.present, used / np.maximum(cpu + wait, TINY), np.inf)
+
+
+def rate_of_stages(world: World, slots: Floats) -> Floats:
+    """``[N]`` rows/s delivered in the steady state with slots of their own for all stages.
+
+    All flows are equal then: the least of the stages' and the trainer's, slowed down where storage, memory
+    bandwidth, network or processors are short.
+    """
+    used = np.maximum(np.minimum(slots, world.most_slots), 1.0)
+    cpu, _ = service(world.cpu, world.wait, used, world.contention, world.coherence)
+    flow = np.minimum(capacity(world, slots).min(axis=1), 1.0 / world.step)
+    flow = np.minimum(flow, (world.limits / np.maximum(world.use, TINY)).min(axis=1))
+    work = np.where(world.present, cpu, 0.0).sum(axis=1) + world.step_cpu
+    return np.asarray(flow * _of_cpus(world, flow * work / world.cpus))
+
+
+def memory_of_stages(world: World, slots: Floats) -> Floats:
+    """``[N]`` bytes of working sets and queues, if all queues are full. To be compared with `World.room`."""
+    queued = world.queue_bytes * np.maximum(np.minimum(slots, world.most_slots), 1.0) * world.present
+    held = np.where(world.present, slots * world.slot_bytes, 0.0).sum(axis=1)
+    return np.asarray(held + np.minimum(queued.sum(axis=1), world.all_queues))
+
+
+def pooled(world: World, pool: Floats, *, settling: int = SETTLING) -> tuple[Floats, Floats]:
+    """Rows/s delivered, and bytes of working sets and full queues, both ``[N]``, of a pool of slots for all stages.
+
+    How many slots of a stage are at work decides how long its rows take, and these how many are at work: the
+    fixed point is reached as the simulated job reaches it, from one slot a stage. Where the two swing about it
+    instead, the rate is the mean of two intervals, the memory the larger.
+    """
+    most = np.minimum(pool[:, None], world.most_slots)
+    short = world.limits / np.maximum(world.use, TINY)
+    running = np.ones(world.present.shape)
+    rate = np.zeros(len(world))
+    running_before, rate_before = running, rate
+    for _ in range(settling):
+        running_before, rate_before = running, rate
+        at_once = np.maximum(np.minimum(running, most), 1.0)
+        cpu, wait = service(world.cpu, world.wait, at_once, world.contention, world.coherence)
+        took = np.where(world.present, cpu + wait, 0.0)
+        alone = np.where(world.present, most / np.maximum(took, TINY), np.inf).min(axis=1)
+        wished = np.minimum(alone, 1.0 / world.step)
+        flow = np.minimum(np.minimum(wished, short.min(axis=1)), pool / np.maximum(took.sum(axis=1), TINY))
+        work = np.where(world.present, cpu, 0.0).sum(axis=1) + world.step_cpu
+        of_cpus = _of_cpus(world, flow * work / world.cpus)
+        rate = flow * of_cpus
+        now = np.minimum(np.maximum(rate[:, None] * took, 1.0), at_once)
+        cpu, wait = service(world.cpu, world.wait, now, world.contention, world.coherence)
+        stretch = np.minimum(short / wished[:, None], 1.0)
+        own = np.where(world.uses_traffic, stretch[:, 2:3], 1.0)
+        storage = np.where(world.uses_storage, stretch[:, :2].min(axis=1, keepdims=True), 1.0)
+        busy = rate[:, None] * (cpu / own / of_cpus[:, None] + wait / storage)
+        running = np.maximum(np.where(world.present, np.minimum(busy, most), 0.0), 1.0)
+    running = np.maximum(running, running_before)
+    busy = np.where(world.present, running, 0.0)
+    held = pooled_peak(busy, pool, world.slot_bytes)
+    queued = (world.queue_bytes * running * world.present).sum(axis=1)
+    return 0.5 * (rate + rate_before), (held * world.slot_bytes).sum(axis=1) + np.minimum(
+        queued, world.all_queues
+    )
+
+
+def steady_rate(jobs: Jobs, slots: Any, pool: Any = None, cpus: Any = 1.0) -> Floats:
+    """``[N]`` rows/s that an allocation settles at, without chance.
+
+    Args:
+        jobs: N jobs.
+        slots: ``[N, S]`` slots of each stage.
+        pool: ``[N]`` slots shared by all stages; 0 or None for slots of their own.
+        cpus: ``[N]`` CPUs as a multiple of those at first.
+    """
+    there = world(jobs, cpus=cpus)
+    alone = rate_of_stages(there, np.asarray(slots, dtype=np.float64))
+    if pool is None:
+        return alone
+    shared = np.broadcast_to(np.asarray(pool, dtype=np.float64), (len(jobs),))
+    return np.where(shared > 0, pooled(there, np.maximum(shared, 1.0))[0], alone)
+
+
+def _of_cpus(world: World, load: Floats) -> Floats:
+    excess = np.maximum(load - 1.0, 0.0)
+    slowed: Floats = 1.0 / (np.maximum(load, 1.0) * (1.0 + world.oversubscription * excess))
+    return slowed
