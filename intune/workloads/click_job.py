@@ -104,9 +104,9 @@ class ClickJob:
         for name in ("seed", "shuffle"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"`{name}` must be at least 0, but {getattr(self, name)} was found")
-        if self.model != "dcnv2" and self._cross():
+        if self.model != "dcnv2" and self._dcnv2():
             raise ConfigError(
-                f"{', '.join(f'`{name}`' for name in self._cross())} belong to DCN-V2, not to DLRM"
+                f"{', '.join(f'`{name}`' for name in self._dcnv2())} belong to DCN-V2, not to DLRM"
             )
         if self.resume and self.checkpoints is None:
             raise ConfigError("`resume` needs `checkpoints`, the folder to resume from; give both")
