@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from intune.agents.oracle import Oracle
+from intune.agents.oracle_plan import plan
+from intune.agents.oracle_search import best
+from intune.agents.steady import memory_of_stages, pooled, rate_of_stages, steady_rate, world
+from intune.envs.conditions import channels, record
+from intune.envs.jobs import Floats, Jobs
+from intune.envs.measurement import Measurement
+from intune.envs.simulator import Simulator, rate_of, survives
+from intune.pipelines.errors import ConfigError
+
+
+def random_jobs(seed: int, count: int, *, stages: int = 4, cpus: int = 6, **changes: Any) -> Jobs:
+    """Jobs of every kind of limit: contention, waits, storage, memory bandwidth, trainer, oversubscription."""
+    rng = np.random.default_rng(seed)
+    wide = (count, stages)
+    values: dict[str, Any] = {
+        "cpu": rng.lognormal(-9, 1, wide), "wait": rng.lognormal(-9, 1.5, wide),
+        "contention": rng.choice([0.0, 0.02, 0.2], wide), "coherence": rng.choice([0.0, 1e-4, 1e-2], wide),
+        "slot_bytes": rng.lognormal(19, 1, wide), "row_bytes": rng.uniform(50, 500, wide),
+        "block_rows": rng.choice([500.0, 2000.0], wide), "most_slots": rng.choice([3.0, 4096.0], wide),
+        "storage_bytes": np.full(wide, 50.0), "traffic": np.full(wide, 100.0),
+        "storage_bandwidth": rng.choice([np.inf, 5e5], count), "memory_bandwidth": rng.choice([np.inf, 4e6], count),
+        "step": rng.choice([1e-9, 1e-4], count), "step_cpu": rng.choice([0.0, 1e-5], count),
+        "oversubscription": rng.choice([0.0, 0.2], count), "base_bytes": 1e8, "cpus": np.full((count, 1), float(cpus)),
+        "memory": rng.uniform(1e9, 1e10, (count, 1)), "slots_per_cpu": 2.0,
+    }  # fmt: skip
+    return Jobs.of(stages=rng.integers(2, stages + 1, count), jobs=count, **(values | changes))
+
+
+@settings(deadline=None, max_examples=6)
+@given(seed=st.integers(0, 10_000))
+def test_the_closed_form_is_the_simulators_fixed_point(seed: int) -> None:
+    jobs = random_jobs(seed, 64, memory=1e18)
+    rng = np.random.default_rng(seed)
+    slots = np.where(jobs.present, rng.integers(1, 4, jobs.present.shape), 0.0)
+    off = np.abs(steady_rate(jobs, slots) / rate_of(jobs, slots, steps=300) - 1.0)
+    # In a few jobs a large queue fills so slowly that the simulation is still on its way.
+    assert np.quantile(off, 0.95) < 1e-9
+    assert off.max() < 1e-2
+
+
+@settings(deadline=None, max_examples=5)
+@given(seed=st.integers(0, 10_000))
+def test_a_pools_fixed_point_is_the_simulators(seed: int) -> None:
+    jobs = random_jobs(seed, 32, memory=1e18, contention=0.02)
+    pool = np.random.default_rng(seed).integers(1, jobs.limit + 1).astype(float)
+    ones = np.where(jobs.present, 1.0, 0.0)
+    got = steady_rate(jobs, ones, pool)
+    late = rate_of(jobs, ones, pool=pool, steps=400)
+    # Where two intervals alternate for ever, their mean is compared.
+    later = 0.5 * (late + rate_of(jobs, ones, pool=pool, steps=401))
+    np.testing.assert_allclose(got, later, rtol=5e-3)
+
+
+def exhaustive(jobs: Jobs, limit: int) -> Floats:
+    """Best rate over all allocations that are feasible: the one job's, by trying each."""
+    there = world(jobs, margin=4.0)
+    count = int(jobs.present.sum())
+    tried = [each for each in itertools.product(range(1, limit + 1), repeat=count) if sum(each) <= limit]
+    slots = np.zeros((len(tried), jobs.stages))
+    slots[:, :count] = tried
+    many = there.rows(np.zeros(len(tried), dtype=int))
+    rates = np.where(memory_of_stages(many, slots) <= many.room, rate_of_stages(many, slots), 0.0)
+    pools = np.arange(1.0, limit + 1)
+    rate, memory = pooled(there.rows(np.zeros(limit, dtype=int)), pools)
+    return np.array([rates.max(), np.where(memory <= there.room[0], rate, 0.0).max()])
+
+
+def test_no_allocation_beats_the_oracles() -> None:
+    jobs = random_jobs(1, 100, cpus=5, coherence=np.array([[0.0, 1e-4, 0.0, 1e-3]]))
+    found = best(jobs)
+    for i in range(len(jobs)):
+        own, shared = exhaustive(jobs.take([i]), int(jobs.limit[i]))
+        assert found.rate[i] >= own * (1 - 1e-9), i
+        # A pool that fits in the end may not fit while its queues fill.
+        assert found.rate[i] <= max(own, shared) * (1 + 1e-6), i
+        if found.pool[i] == 0 and shared > own * 1.001:
+            assert not survives(jobs.take([i]), found.slots[[i]], pool=_best_pool(jobs.take([i])))[0], i
+
+
+def _best_pool(jobs: Jobs) -> Floats:
+    limit = int(jobs.limit[0])
+    there = world(jobs, margin=4.0).rows(np.zeros(limit, dtype=int))
+    rate, memory = pooled(there, np.arange(1.0, limit + 1))
+    return np.array([1.0 + np.where(memory <= there.room, rate, 0.0).argmax()])
+
+
+def test_some_of_these_cases_are_bounded_by_memory_some_by_pools_some_by_trainers() -> None:
+    jobs = random_jobs(1, 150, cpus=5)
+    found = best(jobs)
+    free = best(jobs.with_(memory=np.full_like(jobs.memory, 1e18)))
+    assert (found.rate < free.rate * 0.99).mean() > 0.05
+    assert 0.05 < (found.pool > 0).mean() < 0.95
+    assert (found.rate * jobs.step > 0.999).any()
+
+
+def test_the_best_of_stages_that_scale_ideally_by_hand() -> None:
+    # 1, 2 and 5 ms a row on 16 CPUs: 2 / 4 / 10 slots make 2,000 rows/s.
+    jobs = Jobs.of(
+        stages=3, cpu=np.array([[1.0, 2.0, 5.0]]) * 1e-3, cpus=16.0, memory=1e12, slots_per_cpu=1.0
+    )
+    found = best(jobs)
+    np.testing.assert_array_equal(found.slots, [[2, 4, 10]])
+    assert found.rate[0] == pytest.approx(2000.0)
+
+
+def test_more_slots_than_bring_something_are_not_given() -> None:
+    jobs = Jobs.of(stages=2, cpu=1e-3, step=1e-3, cpus=16.0, memory=1e12)
+    np.testing.assert_array_equal(best(jobs).slots, [[1, 1]])
+
+
+def test_memory_that_does_not_hold_one_slot_a_stage_is_not_feasible() -> None:
+    jobs = Jobs.of(stages=2, cpu=1e-3, slot_bytes=1e9, memory=1e9)
+    found = best(jobs)
+    assert not found.feasible[0]
+    assert found.rate[0] == 0.0
+
+
+def test_the_margin_leaves_room_for_noise() -> None:
+    # Ten slots of 1 GB into 10.5 GB; at four standard deviations of 10 % a slot takes 1.49.
+    jobs = Jobs.of(
+        stages=1,
+        cpu=1e-3,
+        slot_bytes=1e9,
+        memory_noise=0.1,
+        row_bytes=1.0,
+        block_rows=1.0,
+        memory=10.5e9,
+        cpus=64.0,
+    )
+    assert best(jobs, margin=0.0).slots[0, 0] == 10
+    assert best(jobs).slots[0, 0] == 7
+
+
+def test_a_plan_follows_resizes() -> None:
+    jobs = Jobs.of(
+        stages=1, cpu=1e-3, memory=1e12, cpus=8.0, interval=5.0,
+        event_time=np.array([[20.0, 40.0]]), event_cpus=np.array([[2.0, 0.5]]),
+    )  # fmt: skip
+    known = plan(jobs, 10)
+    np.testing.assert_allclose(known.rate[0], [8000.0] * 4 + [16000.0] * 4 + [4000.0] * 2, rtol=1e-9)
+    assert known.feasible.all()
+
+
+def test_a_plan_follows_drift() -> None:
+    jobs = Jobs.of(stages=1, cpu=1e-3, memory=1e12, cpus=8.0, drift=1e-2, interval=5.0)
+    known = plan(jobs, 30)
+    np.testing.assert_allclose(known.rate[0], 8000.0 * np.exp(-0.05 * np.arange(30)), rtol=1e-6)
+
+
+def test_the_oracle_reaches_what_it_plans_and_is_not_killed(
+    play: Callable[[Any, Jobs, int], list[Measurement]],
+) -> None:
+    jobs = random_jobs(5, 400, memory_noise=0.1, cpus=8)
+    jobs = jobs.take(np.flatnonzero(best(jobs).feasible))
+    known = plan(jobs, 24)
+    agent = Oracle()
+    agent.reveal(jobs, 24)
+    agent.start(len(jobs), jobs.stages)
+    rng = np.random.default_rng(0)
+    simulator = Simulator(jobs, record(jobs, rng.standard_normal((len(jobs), 24, channels(jobs.stages)))))
+    measured = simulator.run()
+    killed = 0
+    for _ in range(20):
+        proposal = agent.propose(measured)
+        simulator.allocate(proposal.slots, proposal.pool)
+        measured = simulator.run()
+        killed += int(measured.killed.sum())
+    assert killed == 0
+    assert np.median(measured.delivered / known.rate[:, 20]) == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_oracle_gives_memory_back_before_it_shrinks(
+    play: Callable[[Any, Jobs, int], list[Measurement]],
+) -> None:
+    jobs = Jobs.of(
+        stages=2, cpu=1e-3, slot_bytes=1e8, memory=2e9, cpus=16.0, row_bytes=100.0, block_rows=1e5,
+        event_time=np.array([[50.0]]), event_cpus=1.0, event_memory=np.array([[0.5]]),
+    )  # fmt: skip
+    agent = Oracle()
+    agent.reveal(jobs, 20)
+    seen = play(agent, jobs, 18)
+    assert not any(measured.killed[0] for measured in seen)
+    assert seen[6].memory_used[0] > 1e9 > seen[9].memory_used[0]
+
+
+def test_an_oracle_to_whom_nothing_was_revealed_refuses(measurement: Callable[..., Measurement]) -> None:
+    agent = Oracle()
+    agent.start(1, 3)
+    with pytest.raises(ConfigError, match="revealed"):
+        agent.propose(measurement())
