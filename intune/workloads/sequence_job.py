@@ -1,0 +1,273 @@
+"""From a folder of sessions to a recommender that is trained and judged: pipelines, optimiser, loop, evaluation.
+
+The command line in front of it is `intune.cli.train_sequences`; the loop is `fitting.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from intune.pipelines import Budget, Loader, Pipeline
+from intune.pipelines.errors import ConfigError
+from intune.workloads.fitting import FitOptions, FitSummary, fit
+from intune.workloads.llm_seq_prompt import LLMSeqPrompt
+from intune.workloads.rating_data import RatingData, find_rating_data
+from intune.workloads.sequence_evaluation import SequenceRecommender, SessionRanking, rank_sessions
+from intune.workloads.sequence_models import (
+    MODELS,
+    Counted,
+    Learned,
+    Material,
+    TextOptions,
+    module_of,
+    plain_config,
+)
+from intune.workloads.sequence_stages import AppendTargets
+from intune.workloads.training import OnStep
+
+SCORED_AT_ONCE = 256
+"""Sessions of an evaluation's batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceJob:
+    """What to train, on what, within what.
+
+    Attributes:
+        model: a key of `sequence_models.MODELS`.
+        data: folder made by ``intune data``.
+        settings: of the model's configuration; others are its own.
+        text: where embeddings come from, for the models that read text.
+        seed: of initial values, of shuffling and of whatever is drawn.
+        shuffle: window in row groups, 0 for the files' order.
+        executor: as of `Loader`.
+        cpus, memory: the pipeline's budget, as of `Budget.detect`.
+        slots: slots per stage to begin with; empty for one shared pool.
+        device: where the model is.
+        cutoffs: the values of k in ``ndcg@k`` and the others.
+        fit: how long to train and what is best. For ``llm-seq-prompt`` that is the loss of validation's last lines,
+            whatever `metric` says: ranking takes twenty completions for every session.
+    """
+
+    model: str
+    data: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    text: TextOptions = field(default_factory=TextOptions)
+    seed: int = 0
+    shuffle: int = 8
+    executor: Literal["auto", "threads", "ray"] = "auto"
+    cpus: int | None = None
+    memory: int | str | None = None
+    slots: Mapping[str, int] = field(default_factory=dict)
+    device: str = "cpu"
+    cutoffs: tuple[int, ...] = (10, 20)
+    fit: FitOptions = field(
+        default_factory=lambda: FitOptions(metric="ndcg@20", epochs=1000, evaluate_epochs=5, patience=5)
+    )
+
+    def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise ConfigError(f"`model`={self.model!r} is unknown; use {', '.join(MODELS)}")
+        for name in ("seed", "shuffle"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"`{name}` must be at least 0, but {getattr(self, name)} was found")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SequenceResult:
+    """What came out.
+
+    Attributes:
+        test: of the test's sessions; None if a signal ended training.
+        fit: how training went; None where nothing is trained by gradients.
+    """
+
+    test: SessionRanking | None
+    fit: FitSummary | None
+
+
+@dataclass(kw_only=True, eq=False)
+class ReadySequence:
+    """A job made ready: `run()` trains and judges.
+
+    Attributes:
+        job, data: what was asked for.
+        recommender: untrained until `run`.
+        loader: of training sessions; None where nothing is trained.
+        steps: an upper bound of the steps to come; None where there are no steps.
+        on_step: for a live display.
+    """
+
+    job: SequenceJob
+    data: RatingData
+    recommender: SequenceRecommender
+    loader: Loader | None
+    steps: int | None
+    rank: Callable[[Literal["valid", "test"]], SessionRanking]
+    validate: Callable[[], Mapping[str, float]]
+    on_step: OnStep | None = None
+
+    def run(self) -> SequenceResult:
+        """Train, then rank the test's sessions, once.
+
+        Raises:
+            IntuneError: whatever the loader, a checkpoint or the model raises.
+        """
+        summary = None
+        if self.loader is not None and isinstance(self.recommender, Learned):
+            summary = self._fit(self.loader, self.recommender)
+            if summary.train.stopped_by is not None:
+                return SequenceResult(test=None, fit=summary)
+        elif self.loader is not None and isinstance(self.recommender, Counted):
+            self.recommender.fit(self.loader)
+        module = module_of(self.recommender)
+        if module is not None:
+            module.eval()
+        return SequenceResult(test=self.rank("test"), fit=summary)
+
+    def _fit(self, loader: Loader, recommender: Learned) -> FitSummary:
+        module = module_of(self.recommender)
+        assert module is not None
+        config = plain_config(self.recommender)
+        return fit(
+            module,
+            ClippedAdamW(
+                module.parameters(),
+                lr=config["learning_rate"],
+                weight_decay=config["weight_decay"],
+                clip=config["clip"],
+            ),
+            loader,
+            loss=recommender.loss,
+            evaluate=self.validate,
+            options=_fit_options(self.job),
+            config={"model": self.job.model, "seed": self.job.seed, **config},
+            on_step=self.on_step,
+        )
+
+
+@contextmanager
+def ready(job: SequenceJob) -> Iterator[ReadySequence]:
+    """Make a job ready; leaving the context closes its loaders.
+
+    Raises:
+        IntuneError: data, budget, model or an option that cannot be used, before anything is trained.
+    """
+    data = find_rating_data(job.data)
+    recommender = MODELS[job.model](Material(data=data, seed=job.seed, settings=job.settings, text=job.text))
+    module = module_of(recommender)
+    if module is not None:
+        module.to(job.device)
+    budget, part = _split(Budget.detect(cpus=job.cpus, memory=job.memory))
+    with ExitStack() as stack:
+
+        def open_loader(pipeline: Pipeline, **options: Any) -> Loader:
+            return stack.enter_context(pipeline.loader(**options))
+
+        scoring = {
+            split: open_loader(_scoring(job, data, recommender, split), executor="threads", budget=part)
+            for split in ("valid", "test")
+        }
+
+        def rank(split: Literal["valid", "test"]) -> SessionRanking:
+            return rank_sessions(
+                recommender.scores, scoring[split], train_counts=data.train_counts, cutoffs=job.cutoffs
+            )
+
+        validate: Callable[[], Mapping[str, float]] = lambda: rank("valid").compute()  # noqa: E731
+        if isinstance(recommender, LLMSeqPrompt):
+            lines = open_loader(_last_lines(job, data, recommender), executor="threads", budget=part)
+            validate = lambda: {"loss": mean_loss(recommender.loss, lines)}  # noqa: E731
+        loader = None
+        if isinstance(recommender, Learned | Counted):
+            loader = open_loader(
+                _training(job, data, recommender),
+                executor=job.executor,
+                budget=budget,
+                allocation=job.slots or None,
+            )
+        steps = None
+        if loader is not None and isinstance(recommender, Learned):
+            steps = min(job.fit.epochs * len(loader), job.fit.max_steps or 2**62)
+        yield ReadySequence(
+            job=job,
+            data=data,
+            recommender=recommender,
+            loader=loader,
+            steps=steps,
+            rank=rank,
+            validate=validate,
+        )
+
+
+def _training(job: SequenceJob, data: RatingData, recommender: SequenceRecommender) -> Pipeline:
+    if not isinstance(recommender, Learned):
+        return data.pipeline("sessions/train", ["items", "timestamps"]).batch(SCORED_AT_ONCE)
+    sessions = data.pipeline("sessions/train", ["user", "items"])
+    if job.shuffle:
+        sessions = sessions.shuffle(job.shuffle, seed=job.seed)
+    sessions = sessions.batch(plain_config(recommender)["batch_size"])
+    return recommender.training_stages(sessions, seed=job.seed).to(job.device)
+
+
+def _scoring(job: SequenceJob, data: RatingData, recommender: SequenceRecommender, split: str) -> Pipeline:
+    sessions = data.pipeline(f"sessions/{split}", ["user", "items", "targets"]).batch(SCORED_AT_ONCE)
+    device = job.device if isinstance(recommender, nn.Module) else "cpu"
+    return recommender.scoring_stages(sessions).to(device)
+
+
+def _last_lines(job: SequenceJob, data: RatingData, recommender: LLMSeqPrompt) -> Pipeline:
+    sessions = data.pipeline("sessions/valid", ["items", "targets"]).batch(recommender.config.batch_size)
+    return (
+        sessions.map(AppendTargets(), name="append")
+        .map(recommender.tokenize(learned="last"), name="prompt")
+        .to(job.device)
+    )
+
+
+def mean_loss(loss: Callable[[Mapping[str, Any]], Tensor], batches: Any) -> float:
+    """Mean over batches, weighed by their rows; without gradients."""
+    total, rows = 0.0, 0
+    with torch.no_grad():
+        for batch in batches:
+            total += float(loss(batch)) * len(batch["target"])
+            rows += len(batch["target"])
+    return total / max(rows, 1)
+
+
+def _fit_options(job: SequenceJob) -> FitOptions:
+    options = replace(job.fit, seed=job.seed)
+    if job.model == "llm-seq-prompt":
+        options = replace(options, metric="loss", higher_is_better=False)
+    return options
+
+
+def _split(budget: Budget) -> tuple[Budget, Budget]:
+    """Half of the memory for training's loader, and a quarter for each of the two that bring held-out sessions."""
+    return replace(budget, memory=budget.memory // 2), replace(budget, memory=budget.memory // 4)
+
+
+class ClippedAdamW(torch.optim.AdamW):
+    """AdamW (Loshchilov & Hutter 2019) that first shortens the whole gradient to the norm `clip`, if it is longer."""
+
+    def __init__(self, parameters: Any, *, lr: float, weight_decay: float, clip: float) -> None:
+        if not clip > 0:
+            raise ConfigError(f"`clip` must be > 0, but {clip} was found")
+        if not (lr > 0 and weight_decay >= 0):
+            raise ConfigError(
+                f"`learning_rate` must be > 0 and `weight_decay` ≥ 0, but {lr} and {weight_decay} were found"
+            )
+        super().__init__(parameters, lr=lr, weight_decay=weight_decay)
+        self._clip = clip
+
+    def step(self, closure: Any = None) -> Any:
+        """Shorten the gradient and update."""
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, self._clip)
+        return super().step(closure)
