@@ -340,10 +340,13 @@ class TunableDataLoader:
 
     def _belongs_to(self) -> dict[str, Any]:
         settings = self.settings
-        size = getattr(settings.dataset, "__len__", None)
+        try:
+            samples = None if settings.iterable else len(settings.dataset)
+        except (TypeError, NotImplementedError):  # a custom sampler may do without
+            samples = None
         return {
             "dataset": type(settings.dataset).__qualname__,
-            "samples": size() if callable(size) else None,
+            "samples": samples,
             "batch_size": self.dataloader.batch_size,
             "drop_last": settings.drop_last,
             "iterators": settings.sources if settings.iterable else 0,

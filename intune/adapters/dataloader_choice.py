@@ -34,8 +34,8 @@ WORTH_SENDING_S = 0.003
 """Seconds of a batch below which processes are not worth it: a call of one costs some 0.3 ms besides the copy."""
 
 SPEED_UP = 1.5
-"""Of two threads over one: halfway between code that holds the lock (1) and code that does not (2). Measured on
-two processors with five busy processes beside: 1.2 to 1.25 and 1.97 to 2."""
+"""Of two threads over one: halfway between code that holds the lock (1) and code that does not (2). Seen on
+two processors with some five busy processes beside: 1.2 to 1.4 and 1.7 to 2."""
 
 SWITCH_S = 0.05
 """Seconds after which Python takes its lock from a thread, while two are watched. At the usual 5 ms the one that

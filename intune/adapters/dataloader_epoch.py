@@ -134,10 +134,7 @@ class Epoch(Iterator[Any]):
                 f"no batch came within `timeout`={self._settings.timeout:g} s of the DataLoader; allow more"
             ) from None
         if found is None:
-            if self.run.closed:
-                raise LoaderError("this loop over the loader is over: it was closed; begin a new one")
-            self._end_run()
-            return None
+            raise LoaderError("this loop over the loader is over: it was closed; begin a new one")
         index, (made,) = found
         self._held = index
         self._out -= 1
@@ -197,7 +194,10 @@ class Epoch(Iterator[Any]):
             assert self._tasks is not None
             assert self.run is not None
             if self._offered == len(self._tasks.plan.levels[0]):
-                return  # the next run begins when this one has been read to its end
+                if self._out:
+                    return  # the next run begins when this one has been read to its end
+                self._end_run()
+                continue
             item = self._items.popleft()
             self._tasks.items[self._offered] = item
             self._offered += 1

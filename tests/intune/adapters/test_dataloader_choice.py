@@ -1,0 +1,193 @@
+"""Threads or processes: what decides, and that it is said."""
+
+import hashlib
+import itertools
+import logging
+import sqlite3
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from intune.adapters.dataloader_choice import (
+    Measurement,
+    Probe,
+    choose,
+    choose_before,
+    speed_up_of,
+    structure_bytes,
+)
+from intune.adapters.dataloader_settings import read_settings
+from intune.pipelines import Budget
+from tests.intune.adapters.common import BUDGET, wrap
+from tests.intune.adapters.datasets import (
+    Counted,
+    Noisy,
+    OpensLate,
+    Samples,
+    Slow,
+    Stream,
+    mark_dataset,
+)
+
+WAITS = Measurement(wall_s=0.1, active_s=0.01)
+SHORT = Measurement(wall_s=0.002, active_s=0.002)
+HOLDS = Measurement(wall_s=0.1, active_s=0.1, speed_up=1.1)
+LETS_GO = Measurement(wall_s=0.1, active_s=0.1, speed_up=1.9)
+
+
+@pytest.mark.parametrize(
+    ("measured", "size", "cpus", "kind", "reason"),
+    [
+        (WAITS, 0, 2, "thread", "a batch takes 100 ms, of which it waits 90 %"),
+        (SHORT, 0, 2, "thread", "a batch takes 2 ms, too little"),
+        (
+            HOLDS,
+            0,
+            2,
+            "process",
+            "two threads are 1.10 times as fast as one, so the code holds Python's lock",
+        ),
+        (LETS_GO, 0, 2, "thread", "1.90 times as fast as one, so the code lets go of"),
+        (HOLDS, 0, 1, "thread", "there is one CPU"),
+        (
+            HOLDS,
+            1 << 30,
+            2,
+            "thread",
+            "2 copies of the dataset of 1.00 GiB are more than the budget's 256 MiB",
+        ),
+        (Measurement(wall_s=0.1, active_s=0.0, random=True), 0, 2, "process", "random generators"),
+        (Measurement(wall_s=0.1, active_s=0.1), 0, 2, "thread", "too few batches"),
+    ],
+)
+def test_a_measurement_decides_and_says_why(measured, size, cpus, kind, reason):
+    choice = choose(measured, size, Budget(cpus=cpus, memory=1 << 28))
+    assert choice.kind == kind
+    assert reason in choice.reason
+
+
+def test_the_speed_up_of_two_threads_is_read_from_how_they_wait_for_each_other():
+    # Both at it from 0 to 10, each active half the time: one at a time.
+    assert speed_up_of([(0, 10, 5), (0, 10, 5)], 0.0) == pytest.approx(1.0)
+    assert speed_up_of([(0, 10, 10), (0, 10, 10)], 0.0) == pytest.approx(2.0)
+    assert speed_up_of([(0, 10, 7.5), (0, 10, 7.5)], 0.0) == pytest.approx(1.5)
+    # One ran alone from 0 to 5, and the other from 10 to 15: only the five seconds together tell.
+    assert speed_up_of([(0, 10, 7.5), (5, 15, 7.5)], 0.0) == pytest.approx(1.0)
+    # A fifth of its time the code waits for something else anyway.
+    assert speed_up_of([(0, 10, 8), (0, 10, 8)], 0.2) == pytest.approx(2.0)
+    assert speed_up_of([(0, 1, 1), (2, 3, 1)], 0.0) == 1.0
+
+
+def test_the_probe_makes_few_batches_and_two_at_once_only_where_they_tell_more():
+    class Clock:
+        def __init__(self):
+            self.now = self.active = 0.0
+
+    def probe(wall_s, active_s, count):
+        clock, made = Clock(), []
+
+        def make(item):
+            made.append(item)
+            clock.now += wall_s
+            clock.active += active_s
+
+        watched = Probe(make, clock=lambda: clock.now, active_clock=lambda: clock.active)
+        return watched.measure(iter(range(count))), len(made)
+
+    assert probe(0.1, 0.01, 9) == (Measurement(wall_s=pytest.approx(0.1), active_s=pytest.approx(0.01)), 2)
+    assert probe(0.001, 0.001, 9)[1] == 2
+    measured, made = probe(0.1, 0.1, 9)
+    assert (measured.speed_up is not None, made) == (True, 4)
+    assert probe(0.1, 0.1, 3)[0].speed_up is None
+    assert probe(0.1, 0.1, 0) == (Measurement(wall_s=0.0, active_s=0.0), 0)
+
+
+def test_real_code_that_holds_the_lock_is_told_from_code_that_does_not():
+    def holds(_):
+        total = 0
+        for step in range(600_000):
+            total += step * step
+
+    text = bytes(16 << 20)
+
+    def lets_go(_):
+        hashlib.sha256(text).digest()
+
+    def median(code):
+        return sorted(Probe(code).measure(itertools.repeat(0)).speed_up for _ in range(5))[2]
+
+    assert median(holds) < 1.5 < median(lets_go)
+    waits = Probe(lambda _: time.sleep(0.01)).measure(itertools.repeat(0))
+    assert waits.active_s < 0.5 * waits.wall_s
+    assert waits.speed_up is None
+
+
+def test_what_is_known_without_measuring():
+    def before(dataset, **options):
+        choice = choose_before(read_settings(DataLoader(dataset, **options)))
+        return None if choice is None else choice.kind
+
+    locked = Samples(4)
+    locked.lock = threading.Lock()
+    reading = Samples(4)
+    reading.file = open(__file__)  # noqa: SIM115
+    connected = Samples(4)
+    connected.connection = sqlite3.connect(":memory:")
+    try:
+        for dataset in (locked, reading, connected):
+            assert before(dataset) == "serial"
+    finally:
+        reading.file.close()
+        connected.connection.close()
+    assert before(Samples(4)) is None
+    assert before(Samples(4), num_workers=1) is None
+    assert before(Samples(4), num_workers=1, worker_init_fn=mark_dataset) == "process"
+    assert before(Samples(4), worker_init_fn=mark_dataset) is None  # the DataLoader would not call it either
+    assert before(Stream()) == "thread"
+    assert before(Stream(), num_workers=2) == "process"
+    lock = threading.Lock()
+    assert before(Samples(4), collate_fn=lambda samples: lock and samples) == "thread"
+
+
+def test_a_structures_bytes_count_arrays_without_copying_them():
+    base = structure_bytes(Samples(4))
+    large = Samples(4)
+    large.x, large.y = np.zeros(1 << 20), torch.zeros(1 << 20)
+    assert 12 << 20 <= structure_bytes(large) < (12 << 20) + base + 1000
+
+
+def test_the_first_batches_are_made_once_and_the_reason_is_logged(caplog):
+    dataset = Counted(20)
+    dataset.lock = threading.Lock()
+    with caplog.at_level(logging.INFO, "intune"), wrap(DataLoader(dataset, 2)) as loader:
+        assert torch.cat(list(loader))[:, 0].tolist() == list(range(20))
+        assert loader.allocation.as_dict() == {"fetch": 1, "collate": 2}  # cannot be copied: one at a time
+    assert dataset.asked == dict.fromkeys(range(20), 1)
+    assert "batches are made in one thread at a time: the dataset holds what cannot be copied" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "intune"), wrap(DataLoader(Slow(30, 0.002), 3)) as loader:
+        assert loader.workshop.choice is None
+        assert len(list(loader)) == 10
+        assert loader.workshop.choice.kind == "thread"
+    assert len([record for record in caplog.records if "batches are made in threads" in record.message]) == 1
+    assert "of which it waits" in caplog.text
+
+
+def test_code_that_draws_random_numbers_goes_to_processes_and_so_does_one_that_opens_files(tmp_path):
+    with wrap(DataLoader(Noisy(8), 2)) as loader:
+        next(iter(loader))
+        assert loader.workshop.choice.kind == "process"
+    path = tmp_path / "numbers"
+    path.write_bytes(np.arange(50, dtype="<i8").tobytes())
+    dataset = OpensLate(50, str(path))
+    try:
+        with wrap(DataLoader(dataset, 5), budget=BUDGET) as loader:
+            assert torch.cat(list(loader)).tolist() == list(range(50))
+            assert loader.workshop.choice.kind == "process"
+            assert torch.cat(list(loader)).tolist() == list(range(50))
+    finally:
+        dataset.file.close()

@@ -1,0 +1,169 @@
+"""Datasets in worker processes: the DataLoader's batches, its iterators' turns, seeds that slots do not change."""
+
+import itertools
+import os
+import signal
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from intune.pipelines import Allocation
+from intune.pipelines.errors import ConfigError, WorkerLostError
+from tests.intune.adapters.common import assert_same, wrap
+from tests.intune.adapters.datasets import (
+    Failing,
+    FailingStream,
+    ManyAtOnce,
+    Noisy,
+    Samples,
+    Stream,
+    Where,
+    mark_dataset,
+)
+
+
+def test_map_style_batches_are_the_dataloaders_in_every_epoch_whatever_is_resized():
+    def make():
+        generator = torch.Generator().manual_seed(5)
+        return DataLoader(ManyAtOnce(40, "dict"), 6, shuffle=True, generator=generator)
+
+    plain = make()
+    with wrap(make(), workers="process", allocation=Allocation.shared(2)) as loader:
+        for count in (3, None):
+            expected = list(itertools.islice(plain, count))
+            made = []
+            for number, batch in enumerate(itertools.islice(loader, count)):
+                made.append(batch)
+                loader.resize({"fetch": 1 + number % 2})
+            assert_same(made, expected)
+        assert loader.stats().stage("collate").tasks == loader.stats().stage("fetch").tasks
+        # The dataset as it is when an epoch begins is what processes have.
+        loader.dataset.size = plain.dataset.size = 6
+        loader.dataset.kind = plain.dataset.kind = "string"
+        loader.sampler.data_source.size = 6
+        assert_same(loader, plain)
+
+
+def test_a_batchs_random_numbers_depend_on_seed_and_batch_alone():
+    def numbers(slots):
+        torch.manual_seed(7)
+        before = None
+        with wrap(DataLoader(Noisy(12), 3), workers="process", allocation=Allocation.shared(slots)) as loader:
+            epochs = []
+            for _ in range(2):
+                epochs.append(torch.cat(list(loader)))
+                before = torch.get_rng_state() if before is None else before
+        return epochs
+
+    one, two = numbers(1), numbers(2)
+    assert all(map(torch.equal, one, two))
+    assert not torch.equal(one[0][:, 1:], one[1][:, 1:])  # another epoch, other numbers
+    assert len(set(one[0][:, 1].tolist())) == 12
+    # The first batch is seeded as the first batch of torch's first worker.
+    torch.manual_seed(7)
+    first = next(iter(DataLoader(Noisy(12), 3, num_workers=1)))
+    assert torch.equal(one[0][:3], first)
+
+
+def test_worker_init_fn_and_worker_info_are_those_of_a_worker():
+    dataset = Where(30)
+    dataloader = DataLoader(dataset, 5, num_workers=2, worker_init_fn=mark_dataset)
+    with wrap(dataloader, allocation=Allocation.shared(2)) as loader:
+        assert loader.workshop.choice.kind == "process"
+        rows = torch.cat(list(loader)).tolist()
+        assert [row[0] for row in rows] == list(range(30))
+        assert {row[1] for row in rows} <= {0, 1}
+        assert all(row[2] == 2 and row[3] == 100 + row[1] for row in rows)
+        assert not hasattr(dataset, "mark")  # the copy in the worker has it
+
+
+def test_persistent_workers_keep_their_copy():
+    dataset = Where(4)
+    with wrap(DataLoader(dataset, 4, num_workers=1, persistent_workers=True), workers="process") as loader:
+        first = next(iter(loader))
+        dataset.mark = 5
+        assert torch.equal(next(iter(loader)), first)
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_iterators_take_turns_as_the_dataloaders_workers_do(drop_last):
+    def make():
+        return DataLoader(
+            Stream((7, 2, 12), noisy=True),
+            3,
+            num_workers=2,
+            drop_last=drop_last,
+            multiprocessing_context="fork",
+        )
+
+    torch.manual_seed(3)
+    plain = make()
+    expected = [list(itertools.islice(plain, 2)), list(plain)]
+    torch.manual_seed(3)
+    with wrap(make(), allocation={"fetch": 2, "collate": 1}) as loader:
+        made = list(itertools.islice(loader, 2))
+        assert_same(made, expected[0])
+        assert_same(loader, expected[1])
+
+
+def test_errors_in_processes_come_in_the_batchs_turn_and_the_loop_can_go_on():
+    dataset = Failing(20, bad=[7])
+    with wrap(DataLoader(dataset, 3), workers="process", allocation=Allocation.shared(2)) as loader:
+        loop = iter(loader)
+        good = [next(loop), next(loop)]
+        with pytest.raises(
+            KeyError, match=r"stage 'fetch', batch 2 \(indices 6, 7, 8\): KeyError: 'sample 7'"
+        ):
+            next(loop)
+        assert torch.cat([*good, *loop])[:, 0].tolist() == [0, 1, 2, 3, 4, 5, *range(9, 20)]
+
+
+def test_an_iterator_that_raises_and_one_whose_process_dies_end_with_an_error():
+    with wrap(DataLoader(FailingStream(5), 2, num_workers=1)) as loader:
+        loop = iter(loader)
+        assert torch.cat([next(loop), next(loop)]).tolist() == [0, 1, 2, 3]
+        with pytest.raises(
+            ValueError, match="stage 'fetch', batch 2 of iterator 0: ValueError: the stream broke"
+        ):
+            next(loop)
+        assert list(loop) == []
+    with wrap(DataLoader(Stream((10**9,)), 2, num_workers=1), allocation=Allocation.shared(1)) as loader:
+        loop = iter(loader)
+        next(loop)
+        (pid,) = loader.workshop.processes.pids()
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(
+            WorkerLostError, match=r"batch .* of iterator 0.*killed by SIGKILL.*begin the epoch"
+        ):
+            for _ in loop:
+                pass
+        assert loader.stats().workers_lost == 1
+        assert len(list(itertools.islice(loader, 3))) == 3
+
+
+def test_a_map_style_batch_whose_process_dies_is_made_again(tmp_path):
+    class Deadly(Samples):
+        def __init__(self, size, marker):
+            super().__init__(size)
+            self.marker = marker
+
+        def __getitem__(self, i):
+            if i == 4 and not os.path.exists(self.marker):
+                open(self.marker, "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__getitem__(i)
+
+    dataset = Deadly(8, str(tmp_path / "died"))
+    with wrap(DataLoader(dataset, 2), workers="process", allocation=Allocation.shared(1)) as loader:
+        assert torch.cat(list(loader))[:, 0].tolist() == list(range(8))
+        assert loader.stats().workers_lost == 1
+
+
+def test_what_cannot_be_sent_is_refused_when_processes_are_asked_for():
+    import threading
+
+    dataset = Samples(4)
+    dataset.lock = threading.Lock()
+    with pytest.raises(ConfigError, match=r"cannot be sent to a process .*lock.*use workers='thread'"):
+        wrap(DataLoader(dataset), workers="process")

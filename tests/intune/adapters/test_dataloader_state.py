@@ -1,0 +1,154 @@
+"""A wrapped DataLoader goes on after a restart with exactly the batch after those that were handed over."""
+
+import io
+import itertools
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, RandomSampler, Sampler
+
+from intune.pipelines import Allocation
+from intune.pipelines.errors import LoaderError
+from tests.intune.adapters.common import assert_same, wrap
+from tests.intune.adapters.datasets import Epochs, Samples, Stream
+
+
+def through_a_file(state):
+    """As a checkpoint keeps it, read without running any code from it."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+class PythonRandom(Sampler):
+    """Shuffles with Python's or NumPy's own generator."""
+
+    def __init__(self, size, shuffle):
+        self.size, self.shuffle = size, shuffle
+
+    def __iter__(self):
+        keys = list(range(self.size))
+        self.shuffle(keys)
+        return iter(keys)
+
+
+def maker(kind):
+    def make(seed=None):
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        if kind == "plain":
+            return DataLoader(Samples(31), 4, shuffle=True)
+        if kind == "generator":
+            return DataLoader(Samples(31), 4, shuffle=True, generator=generator)
+        if kind == "replacement":
+            sampler = RandomSampler(range(31), replacement=True, generator=generator)
+            return DataLoader(Samples(31), 4, sampler=sampler, num_workers=2)
+        if kind == "persistent":
+            return DataLoader(
+                Samples(31), 4, shuffle=True, generator=generator, num_workers=1, persistent_workers=True
+            )
+        if kind == "epochs":
+            return DataLoader(Samples(31), 4, sampler=Epochs(31))
+        if kind == "stream":
+            return DataLoader(Stream((31,)), 4)
+        shuffle = random.shuffle if kind == "python" else np.random.shuffle
+        return DataLoader(Samples(31), 4, sampler=PythonRandom(31, shuffle))
+
+    return make
+
+
+KINDS = ["plain", "generator", "replacement", "persistent", "epochs", "stream", "python", "numpy"]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    kind=st.sampled_from(KINDS),
+    epochs=st.integers(0, 2),
+    count=st.integers(0, 8),
+    slots=st.integers(1, 4),
+    left=st.booleans(),
+)
+def test_the_rest_of_the_epoch_and_the_next_ones_follow(kind, epochs, count, slots, left):
+    make = maker(kind)
+    options = {"workers": "auto" if kind == "stream" else "thread", "allocation": Allocation.shared(slots)}
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    with wrap(make(seed=5), **options) as loader:
+        for _ in range(epochs):
+            loader.set_epoch(loader.epoch)
+            list(loader)
+        loop = iter(loader)
+        if kind == "epochs":
+            loader.set_epoch(loader.epoch)
+        taken = [next(loop) for _ in range(count)]
+        state = through_a_file(loader.state_dict())
+        rest = list(loop)
+        after = list(loader) if kind in ("generator", "persistent", "replacement", "stream") else []
+        assert len(taken) + len(rest) == 8
+
+    torch.manual_seed(99)  # a new process: other global states
+    random.seed(99)
+    np.random.seed(99)  # noqa: NPY002
+    with wrap(make(seed=77), **options) as other:
+        other.load_state_dict(state)
+        if left:
+            other.load_state_dict(through_a_file(other.state_dict()))
+        here = torch.get_rng_state(), random.getstate()
+        loop = iter(other)
+        assert torch.equal(torch.get_rng_state(), here[0])
+        assert random.getstate() == here[1]
+        assert other.stats().batch == count
+        assert_same(loop, rest)
+        assert other.epoch == epochs + 1
+        if after:
+            assert_same(other, after)
+
+
+def test_the_state_between_epochs_and_after_a_loop_left_early():
+    make = maker("generator")
+    with wrap(make(seed=5), workers="thread") as loader:
+        list(loader)
+        between = loader.state_dict()
+        assert (between["epoch"], between["batch"]) == (1, 0)
+        second = list(loader)
+        list(itertools.islice(loader, 3))
+        early = loader.state_dict()
+        assert (early["epoch"], early["batch"]) == (2, 3)
+    with wrap(make(seed=8), workers="thread") as other:
+        other.load_state_dict(between)
+        assert_same(other, second)
+        whole = list(other)
+        other.load_state_dict(early)
+        assert_same(other, whole[3:])
+
+
+def test_batches_handed_over_out_of_order_are_not_given_again():
+    make = lambda: DataLoader(Samples(40), 2, num_workers=2, in_order=False)  # noqa: E731
+    with wrap(make(), workers="thread", allocation=Allocation.shared(4)) as loader:
+        loop = iter(loader)
+        first = [next(loop) for _ in range(7)]
+        state = loader.state_dict()
+    with wrap(make(), workers="thread") as other:
+        other.load_state_dict(state)
+        rows = torch.cat([*first, *other])[:, 0].tolist()
+    assert sorted(rows) == list(range(40))
+
+
+def test_a_state_of_something_else_is_refused():
+    with wrap(DataLoader(Samples(8), 2), workers="thread") as loader:
+        state = loader.state_dict()
+        for change, message in (
+            ({"version": 0}, "version 0, but this is 1"),
+            ({"belongs_to": {**state["belongs_to"], "batch_size": 3}}, "batch_size 3, but this loader has 2"),
+            ({"epoch": "x"}, "`state` is not a loader's state"),
+        ):
+            with pytest.raises(LoaderError, match=message):
+                loader.load_state_dict({**state, **change})
+        with pytest.raises(LoaderError, match="`state` is not a loader's state"):
+            loader.load_state_dict({})
+        assert len(list(loader)) == 4
