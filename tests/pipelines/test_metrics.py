@@ -98,3 +98,14 @@ def test_between_two_readings_counters_are_subtracted_and_states_are_the_later_o
     assert (load.tasks, load.rows, load.busy_s, load.cpu_s, load.retries) == (6, 60, 2.0, 1.0, 1)
     assert (load.queue, load.slots) == (2, 5)
     assert between.stage("batch").tasks == 1
+
+
+def test_what_two_meters_counted_can_be_added() -> None:
+    one, other = StageMeter("load"), StageMeter("load")
+    one.pass_time(2.0, 1, 3, shared=False, ready=False)
+    other.pass_time(4.0, 2, 3, shared=False, ready=True)
+    one.tasks, other.tasks, other.bytes_out = 1, 2, 7
+    one.add(other)
+    read = one.read(slots=3, running=0, queue=0)
+    assert (read.tasks, read.bytes_out) == (3, 7)
+    assert (read.busy_s, read.starved_s, read.blocked_s, read.slot_s) == (10.0, 4.0, 4.0, 18.0)
