@@ -1,0 +1,1 @@
+"""What the bundled recommenders reach, against what is claimed for them."""
