@@ -363,7 +363,7 @@ class Loader:
             retries=self.pipeline.load.retries,
             max_skipped=self._max_skipped,
             skipped=len(self.dataset.skipped),
-            on_skip=self._report_skip,
+            on_skip=_weakly(self),
             clock=self._clock,
         )
         self._fleet.start(run, self.allocation.total)
@@ -524,6 +524,19 @@ class _Epoch(Iterator[dict[str, Any]]):
         # A loop left early drops its iterator: the workers need not go on for nobody.
         if hasattr(self, "_run"):
             self.close()
+
+
+def _weakly(loader: Loader) -> Callable[[str], None]:
+    """Tells a loader of skips without keeping it: executors' threads hold a run a little longer than anyone reads it,
+    and a loader that went with the last of them would end its workers from a thread that they answer to."""
+    reference = weakref.ref(loader)
+
+    def report(message: str) -> None:
+        alive = reference()
+        if alive is not None:
+            alive._report_skip(message)
+
+    return report
 
 
 def _close_fleet(fleet: Fleet, pid: int) -> None:

@@ -1,8 +1,10 @@
 """Workers as Ray actors over a cluster, started on this machine where none is there.
 
 A worker keeps what it makes; the scheduler's next task on it goes to the same worker where that can be, so a
-block crosses the object store only when it changes process or goes to the trainer. Tasks are pure: what is
-lost with a worker is made again by another.
+block crosses the object store only when it changes process, and goes to the trainer through shared memory where
+both are on one machine (`landing.py`). Tasks that only show what they take (batches of a block) are not worth a
+call: they are done with the task that takes them. Tasks are pure: what is lost with a worker is made again by
+another.
 """
 
 from __future__ import annotations
@@ -11,18 +13,20 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import cloudpickle
 import psutil
 
 from intune.pipelines.budget import Budget
 from intune.pipelines.errors import ConfigError, IntuneError, StageError, WorkerLostError
+from intune.pipelines.executors.landing import Landings, Place
+from intune.pipelines.executors.packing import unpack
 from intune.pipelines.executors.ray_cluster import connect, disconnect
-from intune.pipelines.executors.ray_worker import MOST_THREADS, Outcome, RayWorker
+from intune.pipelines.executors.ray_worker import MOST_THREADS, Export, Made, Outcome, RayWorker, Recipe
 from intune.pipelines.operations import Job, Operations, Piece, Result
 from intune.pipelines.run import Run, finalize
 from intune.pipelines.scheduler import Key, Task
@@ -49,12 +53,50 @@ START_PATIENCE = 60.0
 """Seconds to wait for the cluster to start a worker before saying that it has no room."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Held:
-    """An output that lies in a worker."""
+    """An output that lies in a worker; `users` are the scheduler and postponed tasks that take it."""
 
     worker: _Worker
-    key: Key
+    key: Made
+    roots: dict[Any, int]
+    users: int = 1
+
+
+@dataclass(slots=True, eq=False)
+class _Postponed:
+    """A task left to the one that takes its output."""
+
+    level: int
+    index: int
+    inputs: tuple[_Output, ...]
+    roots: dict[Any, int]
+
+    def blocks(self) -> Iterator[_Held]:
+        """What it and those postponed before it work on."""
+        for output in self.inputs:
+            yield from _blocks(output)
+
+
+_Output: TypeAlias = "_Held | _Postponed"
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A task that a worker was given. `output` is where what it makes will be: in the worker ("keep"), in a segment,
+    or in the object store."""
+
+    task: Task
+    worker: _Worker
+    blocks: Sequence[_Held]
+    output: Any
+
+
+def _blocks(output: _Output) -> Iterator[_Held]:
+    if isinstance(output, _Held):
+        yield output
+    else:
+        yield from output.blocks()
 
 
 @dataclass(slots=True, eq=False)
@@ -65,9 +107,11 @@ class _Worker:
     actor: Any
     pid: int = 0
     node: str = ""
+    near: bool = False  # it can lay outputs into this process's segments
     dead: bool = False
     running: dict[Key, Task] = field(default_factory=dict)
-    held: set[Key] = field(default_factory=set)
+    held: set[Key] = field(default_factory=set)  # outputs that are lost with it
+    freed: list[Made] = field(default_factory=list)  # outputs it is still to let go of
     alone: bool = False  # runs, or is kept free for, one suspect task
 
 
@@ -97,6 +141,8 @@ class RayFleet:
         self._generation = 0
         self._job: Any = None
         self._groups: dict[int, _Worker] = {}
+        self._outputs: dict[Key, _Output] = {}
+        self._landings = Landings()
         self._deaths: dict[Key, int] = {}
         self._closed = False
         self._unique = itertools.count(1)
@@ -125,8 +171,10 @@ class RayFleet:
             self._operations = Operations(run.job)
             self._groups.clear()
             self._deaths.clear()
+            self._outputs.clear()
             for worker in self._workers:
                 worker.held.clear()
+                worker.freed.clear()
             workers = [worker for worker in self._workers if not worker.dead]
         run.on_free = self._free
         for worker in workers:
@@ -173,6 +221,7 @@ class RayFleet:
         deadline = time.monotonic() + END_PATIENCE
         while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
             time.sleep(0.01)
+        self._landings.close()
         disconnect(self._ray)
         return []
 
@@ -214,13 +263,17 @@ class RayFleet:
         return _Worker(number=number, actor=actor)
 
     def _introduce(self, worker: _Worker) -> None:
+        probe, segment = self._landings.probe()
         try:
-            worker.pid, worker.node = self._ray.get(worker.actor.hello.remote(), timeout=START_PATIENCE)
+            said = self._ray.get(worker.actor.hello.remote(probe), timeout=START_PATIENCE)
+            worker.pid, worker.node, worker.near = said
         except self._ray.exceptions.GetTimeoutError:
             raise ConfigError(
                 f"the Ray cluster did not start a worker within {START_PATIENCE:g} s; "
                 "free CPUs on it, or use executor='threads'"
             ) from None
+        finally:
+            segment.close()
 
     def _brief(self, worker: _Worker) -> None:
         """Tell a worker the job; it must know before its first task."""
@@ -242,9 +295,7 @@ class RayFleet:
         if run is not None:
             with run.lock:
                 if not run.closed:
-                    again = run.scheduler.lose(held, run.clock())
-                    for key in again:
-                        run.payloads.pop(key, None)
+                    again = self._lose(run, held)
         logger.warning(
             "Ray worker %d (pid %d) died; the %d task(s) it was running and the %d block(s) it held are made again",
             worker.number,
@@ -253,6 +304,14 @@ class RayFleet:
             len(again),
         )
         self._replace(run)
+
+    def _lose(self, run: Run, keys: Sequence[Key]) -> list[Key]:
+        """These outputs went with their worker (under the run's lock)."""
+        lost = run.scheduler.lose(keys, run.clock())
+        for key in lost:
+            run.payloads.pop(key, None)
+        self._free(lost)
+        return lost
 
     def _replace(self, run: Run | None) -> None:
         """Have a new worker in the place of a dead one; if it dies at once, another, a few times."""
@@ -287,6 +346,8 @@ class RayFleet:
                 task, inputs = taken
                 if run.job.plan.levels[task.level].operation == "transfer":
                     self._pool.submit(self._transfer, run, task, inputs)
+                elif self._is_postponed(run, task):
+                    self._postpone(run, task, inputs)
                 else:
                     self._submit(run, generation, task, inputs)
                 del inputs, taken
@@ -296,36 +357,73 @@ class RayFleet:
             if not self._closed:
                 run.end(error)
 
-    def _submit(self, run: Run, generation: int, task: Task, inputs: Sequence[Any]) -> None:
+    def _submit(self, run: Run, generation: int, task: Task, inputs: Sequence[_Output]) -> None:
+        blocks = [block for output in inputs for block in _blocks(output)]
         with self._lock:
-            worker = self._choose(run, task, inputs)
+            worker = self._choose(run, task, blocks)
             while worker is None and not run.closed and not self._closed:
                 self._changed.wait(1.0)
-                worker = self._choose(run, task, inputs)
+                worker = self._choose(run, task, blocks)
             if worker is None:
                 return
             worker.running[task.key] = task
-        plain: list[Any] = []
-        for held in inputs:
+            for held in blocks:
+                held.users += 1  # also if what it was postponed with is lost meanwhile
+            freed, worker.freed = worker.freed, []
+        given: list[Any] = []
+        for held in blocks:
             if held.worker is worker:
-                plain.append(held.key)
+                given.append(held.key)
             else:
-                plain.append(held.worker.actor.export.remote(generation, held.key))
-        export = self._is_exported(run, task.level)
-        meta, payload = worker.actor.run.options(num_returns=2).remote(
-            generation, task.level, task.index, export, *plain
-        )
-        future = meta.future()
-        future.add_done_callback(
-            lambda done: self._arrived(run, task, worker, done, payload if export else None)
-        )
+                given.append(held.worker.actor.export.remote(generation, held.key))
+        if freed and any(held.worker is not worker for held in blocks):
+            worker.actor.free.remote(generation, freed)  # the call may never come if a block is lost
+            freed = []
+        export: Export = "keep"
+        if self._is_exported(run, task.level):
+            export = self._landings.reserve() if worker.near else "send"
+        method = worker.actor.run if export != "send" else worker.actor.run.options(num_returns=2)
+        made = method.remote(generation, _recipe(task, inputs), task.attempt, export, freed, *given)
+        told, payload = made if export == "send" else (made, export)
+        call = _Call(task, worker, blocks, payload)
+        told.future().add_done_callback(lambda done: self._arrived(run, call, done))
+
+    def _is_postponed(self, run: Run, task: Task) -> bool:
+        """Whether a task is done with the one that takes its output: if it only shows what it takes, for one other
+        task only (else each would do it anew)."""
+        plan = run.job.plan
+        if plan.levels[task.level].operation not in ("batch", "regroup") or self._is_exported(
+            run, task.level
+        ):
+            return False
+        first, last = plan.consumers[task.level]
+        return bool(last[task.index] - first[task.index] == 1)
+
+    def _postpone(self, run: Run, task: Task, inputs: Sequence[_Output]) -> None:
+        roots = {root: size for output in inputs for root, size in output.roots.items()}
+        output = _Postponed(task.level, task.index, tuple(inputs), roots)
+        with self._lock:
+            self._outputs[task.key] = output
+            for block in output.blocks():
+                block.users += 1
+                block.worker.held.add(task.key)
+        run.finished(task, Result(output), roots, cpu_s=0.0)
+        self._check_kept(run, task.key, output)
+
+    def _check_kept(self, run: Run, key: Key, output: _Output) -> None:
+        """Have an output made again whose worker died before the scheduler knew of the output."""
+        if any(block.worker.dead for block in _blocks(output)):
+            with run.lock:
+                if not run.closed and run.payloads.get(key) is output:
+                    self._lose(run, [key])
+                    run.work.notify_all()
 
     def _is_exported(self, run: Run, level: int) -> bool:
         """Whether a level's outputs go to the trainer's process."""
         levels = run.job.plan.levels
         return level + 1 == len(levels) or levels[level + 1].operation == "transfer"
 
-    def _choose(self, run: Run, task: Task, inputs: Sequence[_Held]) -> _Worker | None:
+    def _choose(self, run: Run, task: Task, blocks: Sequence[_Held]) -> _Worker | None:
         """The worker for a task: where its inputs lie, else where its window is, else the least busy."""
         alive = [worker for worker in self._workers if not worker.dead and not worker.alone]
         if self._deaths.get(task.key, 0) >= SUSPECT_AFTER:
@@ -336,8 +434,8 @@ class RayFleet:
         if not alive:
             return None
         least = min(alive, key=lambda worker: len(worker.running))
-        if inputs:
-            holders = [held.worker for held in inputs if held.worker in alive]
+        if blocks:
+            holders = [held.worker for held in blocks if held.worker in alive]
             home = max(set(holders), key=holders.count) if holders else least
         else:
             group = int(run.job.plan.need[task.level][task.index])
@@ -351,50 +449,70 @@ class RayFleet:
 
     # ---- taking results --------------------------------------------------------------------------------------
 
-    def _arrived(self, run: Run, task: Task, worker: _Worker, done: Future[Any], payload: Any) -> None:
+    def _arrived(self, run: Run, call: _Call, done: Future[Any]) -> None:
         """Called on Ray's thread: hand over to ours."""
         try:
-            self._pool.submit(self._complete, run, task, worker, done, payload)
+            self._pool.submit(self._complete, run, call, done)
         except RuntimeError:
             return  # shut down: nobody waits for this any more
 
-    def _complete(self, run: Run, task: Task, worker: _Worker, done: Future[Any], payload: Any) -> None:
+    def _complete(self, run: Run, call: _Call, done: Future[Any]) -> None:
+        task = call.task
         try:
             try:
                 outcome: Outcome = done.result()
+            except BaseException:
+                if isinstance(call.output, Place):
+                    self._landings.abandon(call.output)
+                raise
             finally:
-                was_alone = self._leave(worker, task)
+                was_alone = self._leave(call)
             if outcome.error is not None:
+                if isinstance(call.output, Place):
+                    self._landings.release(call.output)
                 outcome.error.__cause__ = outcome.cause
                 run.failed(task, outcome.error)
-                return
-            result = Result(None, outcome.skipped)
-            if payload is None:
-                result.payload = _Held(worker, task.key)
-                roots: dict[Any, int] = {(worker.number, root): size for root, size in outcome.roots.items()}
-                with self._lock:
-                    worker.held.add(task.key)
-                    lost = worker.dead
-                if lost:
-                    raise self._ray.exceptions.RayActorError()
+            elif call.output == "keep":
+                self._keep(run, task, call.worker, outcome)
             else:
-                pieces = self._ray.get(payload)
-                size = sum(block_bytes(piece.block) for piece in pieces if piece.block is not None)
-                roots = {(-1, next(self._unique)): size}
-                result.payload = _Arrived(pieces, roots)
-                if task.level == run.last_level:
-                    result.payload = finalize(pieces)
-            run.finished(task, result, roots, cpu_s=outcome.cpu_s)
+                self._take(run, call, outcome)
         except self._ray.exceptions.RayError as error:
-            self._lost(run, task, worker, error, was_alone)
+            self._lost(run, task, call.worker, error, was_alone)
         except BaseException as error:
             run.failed(task, error)
 
-    def _leave(self, worker: _Worker, task: Task) -> bool:
+    def _take(self, run: Run, call: _Call, outcome: Outcome) -> None:
+        """An output comes into this process."""
+        if isinstance(call.output, Place):
+            assert outcome.packed is not None
+            size = outcome.packed.size
+            pieces = unpack(outcome.packed, self._landings.take(call.output, size))
+        else:
+            pieces = self._ray.get(call.output)
+            size = sum(block_bytes(piece.block) for piece in pieces if piece.block is not None)
+        roots: dict[Any, int] = {(-1, next(self._unique)): size}
+        last = call.task.level == run.last_level
+        result = Result(finalize(pieces) if last else _Arrived(pieces, roots), outcome.skipped)
+        run.finished(call.task, result, roots, cpu_s=_book(run, call.task, outcome))
+
+    def _keep(self, run: Run, task: Task, worker: _Worker, outcome: Outcome) -> None:
+        """An output stays with its worker."""
+        roots = {(worker.number, root): size for root, size in outcome.roots.items()}
+        output = _Held(worker, (*task.key, task.attempt), roots)
+        with self._lock:
+            worker.held.add(task.key)
+            self._outputs[task.key] = output
+        run.finished(task, Result(output, outcome.skipped), roots, cpu_s=_book(run, task, outcome))
+        self._check_kept(run, task.key, output)
+
+    def _leave(self, call: _Call) -> bool:
         """A worker no longer runs a task; returns whether it ran it with nothing else beside it."""
         with self._lock:
-            worker.running.pop(task.key, None)
-            alone, worker.alone = worker.alone, False
+            if call.worker.running.get(call.task.key) is call.task:  # else one of an epoch that is over
+                del call.worker.running[call.task.key]
+            for held in call.blocks:
+                _let_go(held)
+            alone, call.worker.alone = call.worker.alone, False
             self._changed.notify_all()
             return alone
 
@@ -463,16 +581,49 @@ class RayFleet:
         return True
 
     def _free(self, keys: Sequence[Key]) -> None:
-        """Outputs that nobody needs any more (called under the run's lock)."""
-        mine: dict[int, tuple[_Worker, list[Key]]] = {}
+        """Outputs that nobody needs any more (called under the run's lock). A worker is told with its next task."""
+        idle: list[tuple[_Worker, list[Made]]] = []
         with self._lock:
+            for key in keys:
+                output = self._outputs.pop(key, None)
+                for block in () if output is None else _blocks(output):
+                    block.worker.held.discard(key)
+                    _let_go(block)
             for worker in self._workers:
-                found = [key for key in keys if key in worker.held]
-                if found:
-                    worker.held.difference_update(found)
-                    mine[worker.number] = (worker, found)
-        for worker, found in mine.values():
-            worker.actor.free.remote(self._generation, found)
+                if worker.freed and not worker.running:
+                    idle.append((worker, worker.freed))
+                    worker.freed = []
+        for worker, freed in idle:
+            worker.actor.free.remote(self._generation, freed)
+
+
+def _let_go(block: _Held) -> None:
+    """One user less."""
+    block.users -= 1
+    if block.users == 0:
+        block.worker.freed.append(block.key)
+
+
+def _recipe(task: Task, inputs: Sequence[_Output]) -> Recipe:
+    """A task for a worker, its blocks numbered as `_blocks` gives them."""
+    numbers = itertools.count()
+
+    def part(output: _Output) -> int | Recipe:
+        if isinstance(output, _Held):
+            return next(numbers)
+        return Recipe(output.level, output.index, tuple([part(one) for one in output.inputs]))
+
+    return Recipe(task.level, task.index, tuple([part(output) for output in inputs]))
+
+
+def _book(run: Run, task: Task, outcome: Outcome) -> float:
+    """Processor seconds of a task; those of tasks done with it are added to their stages."""
+    others = [(level, seconds) for level, seconds in outcome.cpu_s.items() if level != task.level]
+    if others:
+        with run.lock:
+            for level, seconds in others:
+                run.scheduler.meters[run.job.plan.levels[level].stage].cpu_s += seconds
+    return outcome.cpu_s.get(task.level, 0.0)
 
 
 @dataclass(slots=True)

@@ -5,32 +5,60 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import cloudpickle
 
 from intune.pipelines.dataset import Reader
 from intune.pipelines.errors import LoaderError, StageError
+from intune.pipelines.executors.landing import Place, Probe, Reached
 from intune.pipelines.executors.malloc import keep_freed_memory
+from intune.pipelines.executors.packing import Packed, pack
 from intune.pipelines.memory import roots
 from intune.pipelines.operations import Job, Operations
-from intune.pipelines.scheduler import Key
 
 MOST_THREADS = 64
 """Tasks a worker can run at once: slots of a stage that waits for storage may far exceed its CPUs."""
 
 
+Made: TypeAlias = "tuple[int, int, int]"
+"""An output kept by a worker: (level, index, attempt). The attempt, lest letting go of a block that was lost
+elsewhere and made again here takes the new one along."""
+
+Export = Literal["keep", "send"] | Place
+"""What becomes of an output: kept for the next task, sent through the object store, or laid into a segment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A task and the ones to do before it: an input is a number among the blocks given, or a recipe of its own."""
+
+    level: int
+    index: int
+    inputs: tuple[int | Recipe, ...]
+
+
 @dataclass(slots=True)
 class Outcome:
-    """What a worker tells of a task: buffers its output keeps alive, processor seconds, skips, or the error."""
+    """What a worker tells of a task.
+
+    Attributes:
+        roots: buffers its output keeps alive.
+        cpu_s: processor seconds of every level concerned.
+        skipped: what had to be left out.
+        packed: its output, if it was laid into a segment.
+        error, cause: what was raised instead; the cause apart, since pickling an exception leaves it out.
+    """
 
     roots: dict[int, int] = field(default_factory=dict)
-    cpu_s: float = 0.0
+    cpu_s: dict[int, float] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    packed: Packed | None = None
     error: BaseException | None = None
-    cause: BaseException | None = None  # apart, since pickling an exception leaves out its cause
+    cause: BaseException | None = None
 
 
 class RayWorker:
@@ -43,16 +71,18 @@ class RayWorker:
         self._generation = -1
         self._operations: Operations | None = None
         self._reader: Reader | None = None  # kept from epoch to epoch, and its files open with it
-        self._store: dict[Key, Any] = {}
+        self._store: dict[Made, Any] = {}
+        self._reached = Reached()
         # Ray spreads calls over all of its threads. Memory allocators keep what a thread frees for that thread,
         # so tasks run on a pool that has no more threads than tasks ever ran at once.
         self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="intune-worker")
 
-    def hello(self) -> tuple[int, str]:
-        """Process and node of this worker."""
+    def hello(self, probe: Probe | None = None) -> tuple[int, str, bool]:
+        """Process and node of this worker, and whether it can lay outputs into the trainer's segments."""
         import ray
 
-        return os.getpid(), ray.get_runtime_context().get_node_id()
+        near = probe is not None and self._reached.finds(probe)
+        return os.getpid(), ray.get_runtime_context().get_node_id(), near
 
     def begin(self, generation: int, job: bytes) -> None:
         """Take up another epoch; what was kept of the one before is let go."""
@@ -64,50 +94,88 @@ class RayWorker:
             self._generation = generation
             self._store.clear()
 
-    def run(self, generation: int, level: int, index: int, export: bool, *inputs: Any) -> tuple[Outcome, Any]:
-        """Do one task. `inputs` are keys of outputs kept here, or payloads from elsewhere.
+    def run(
+        self, generation: int, recipe: Recipe, attempt: int, export: Export, freed: list[Made], *blocks: Any
+    ) -> Any:
+        """Do a task, and the ones before it that were left to it.
+
+        Args:
+            generation: the epoch it belongs to.
+            recipe: the task.
+            attempt: how often it has been started.
+            export: what becomes of its output.
+            freed: outputs that nobody needs any more.
+            blocks: outputs to work on; those kept here are named, others come as they are.
 
         Returns:
-            The outcome, and the payload if it is to be exported (else it is kept here).
+            The `Outcome`; with ``export="send"``, a pair of it and the output.
         """
-        return self._pool.submit(self._run, generation, level, index, export, inputs).result()
+        return self._pool.submit(self._run, generation, recipe, attempt, export, freed, blocks).result()
 
     def _run(
-        self, generation: int, level: int, index: int, export: bool, inputs: tuple[Any, ...]
-    ) -> tuple[Outcome, Any]:
-        began = time.thread_time()
+        self,
+        generation: int,
+        recipe: Recipe,
+        attempt: int,
+        export: Export,
+        freed: list[Made],
+        blocks: Sequence[Any],
+    ) -> Any:
+        outcome = Outcome()
+        payload = None
         try:
             with self._lock:
                 operations = self._operations
                 if generation != self._generation or operations is None:
                     raise LoaderError("a task of an epoch that is over")
-                payloads = [self._store[item] if isinstance(item, tuple) else item for item in inputs]
-            result = operations.run(level, index, payloads)
+                for key in freed:
+                    self._store.pop(key, None)
+                blocks = [self._store[item] if isinstance(item, tuple) else item for item in blocks]
+            payload = _make(operations, recipe, blocks, outcome)
+            if isinstance(export, Place):
+                began = time.thread_time()
+                outcome.packed, lay = pack(payload)
+                self._reached.lay(export, outcome.packed, lay)
+                outcome.cpu_s[recipe.level] += time.thread_time() - began
         except BaseException as error:
             cause = error.__cause__
-            return Outcome(error=portable(error), cause=None if cause is None else portable(cause)), None
-        outcome = Outcome(skipped=result.skipped, cpu_s=time.thread_time() - began)
-        if export:
-            return outcome, result.payload
-        outcome.roots = roots(result.payload)
-        with self._lock:
-            if generation == self._generation:
-                self._store[level, index] = result.payload
-        return outcome, None
+            failed = Outcome(error=portable(error), cause=None if cause is None else portable(cause))
+            return (failed, None) if export == "send" else failed
+        if export == "send":
+            return outcome, payload
+        if export == "keep":
+            outcome.roots = roots(payload)
+            with self._lock:
+                if generation == self._generation:
+                    self._store[recipe.level, recipe.index, attempt] = payload
+        return outcome
 
-    def export(self, generation: int, key: Key) -> Any:
+    def export(self, generation: int, key: Made) -> Any:
         """An output kept here, for a task elsewhere."""
         with self._lock:
             if generation != self._generation:
                 return None
             return self._store[key]
 
-    def free(self, generation: int, keys: list[Key]) -> None:
+    def free(self, generation: int, keys: list[Made]) -> None:
         """Let go of outputs."""
         with self._lock:
             if generation == self._generation:
                 for key in keys:
                     self._store.pop(key, None)
+
+
+def _make(operations: Operations, recipe: Recipe, blocks: Sequence[Any], outcome: Outcome) -> Any:
+    """The output of a task, with what it took and what was skipped added to `outcome`."""
+    inputs = [
+        blocks[part] if isinstance(part, int) else _make(operations, part, blocks, outcome)
+        for part in recipe.inputs
+    ]
+    began = time.thread_time()
+    result = operations.run(recipe.level, recipe.index, inputs)
+    outcome.cpu_s[recipe.level] = outcome.cpu_s.get(recipe.level, 0.0) + time.thread_time() - began
+    outcome.skipped += result.skipped
+    return result.payload
 
 
 def portable(error: BaseException) -> BaseException:

@@ -106,6 +106,61 @@ def test_batches_are_those_of_threads_while_slots_change(data, expected):
         assert 0 < stats.memory_peak <= stats.memory_limit
 
 
+def far(loader) -> None:
+    """As if the workers were on another machine: what they make comes through the object store."""
+    for worker in loader._fleet._workers:
+        assert worker.near
+        worker.near = False
+
+
+def test_batches_from_another_machine_are_the_same(data, expected):
+    with ray_loader(pipeline(data)) as loader:
+        far(loader)
+        assert digest(loader) == expected
+        assert loader.stats().memory_held == 0
+
+
+def test_batches_are_cut_where_they_are_used_and_the_stage_is_still_seen(data, expected, monkeypatch):
+    from intune.pipelines.executors.ray import RayFleet
+
+    called = []
+    submit = RayFleet._submit
+
+    def watched(self, run, generation, task, inputs):
+        called.append(run.job.plan.levels[task.level].operation)
+        submit(self, run, generation, task, inputs)
+
+    monkeypatch.setattr(RayFleet, "_submit", watched)
+    with ray_loader(pipeline(data)) as loader:
+        assert digest(loader) == expected
+        stages = {stage.name: stage for stage in loader.stats().stages}
+        assert all(stage.rows == ROWS for stage in stages.values())
+        assert stages["batch"].tasks == called.count("map") > 0
+        assert set(called) == {"load", "merge", "map"}
+        fleet = loader._fleet
+        assert not fleet._outputs  # nothing is kept for nobody
+        assert not any(worker.held or worker.running for worker in fleet._workers)
+
+
+def test_batches_of_two_row_groups_survive_the_death_of_the_worker_of_one(data, caplog):
+    """Cut across blocks of several workers, not yet cut when one of them dies."""
+    pipe = Pipeline.from_parquet(data).batch(700).map(double)
+    with pipe.loader(executor="threads") as loader:
+        expected = digest(loader)
+    rng = random.Random(2)
+
+    def kill(index, loader):
+        if index % 6 == 3:
+            os.kill(rng.choice(loader._fleet.pids()), signal.SIGKILL)
+
+    with ray_loader(pipe) as loader:
+        assert digest(loader, kill) == expected
+        assert loader.stats().workers_lost > 0
+    with ray_loader(pipe) as loader:
+        far(loader)
+        assert digest(loader) == expected
+
+
 def test_epochs_differ_and_repeat(data):
     with ray_loader(pipeline(data)) as loader:
         first, second = digest(loader), digest(loader)
