@@ -31,8 +31,8 @@ def feasible(present: Bools, slots: Floats, wanted: Any, limit: Any) -> Floats:
     Returns:
         ``[N, S]`` whole numbers; 0 for absent stages.
     """
-    wanted = np.where(present, np.maximum(np.rint(wanted), 1.0), 0.0)
-    total = wanted.sum(axis=1)
+    wanted = np.maximum(np.rint(wanted), 1.0) * present
+    total = np.add.reduce(wanted, axis=1)
     limit = np.asarray(limit, dtype=np.float64)
     if not (total > limit).any():
         return np.asarray(wanted)

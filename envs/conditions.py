@@ -5,13 +5,13 @@ All of it happens whatever an agent does: it depends on the job, its random numb
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from intune.envs.jobs import ABSENT_WAIT, Floats, Jobs
+from intune.envs.jobs import ABSENT_WAIT, Floats, Jobs, slot_limit
 from intune.envs.model import Conditions
 
 CHANNELS_PER_STAGE = 4
@@ -24,60 +24,71 @@ def channels(stages: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Tape:
-    """Conditions of T intervals of N jobs, indexed job first.
+class Coming:
+    """What the interval to come will be like.
 
     Attributes:
-        cpu, wait, lost, slot_bytes: ``[N, T, S]``, see `Conditions`.
-        measured: ``[N, T, S]`` by how much a task's time is misjudged (logarithm, of one task).
-        cpus, memory: ``[N, T]``.
+        conditions: of the world.
+        measured: ``[N, S]`` by how much a task's time is misjudged (logarithm, of one task).
+        slot_limit: ``[N]`` slots that may be given out altogether.
     """
 
-    cpu: Floats
-    wait: Floats
-    lost: Floats
-    slot_bytes: Floats
+    conditions: Conditions
     measured: Floats
-    cpus: Floats
-    memory: Floats
+    slot_limit: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Tape:
+    """Conditions of T intervals of N jobs.
+
+    Attributes:
+        data: ``[N, T, 4 S + 4]``: what one job needs for one interval lies together. Of every stage processor and
+            waiting seconds per row, working set and how a task's time is misjudged; then the share of slots lost,
+            CPUs, memory as a multiple of that at first, and slots that may be given out.
+    """
+
+    data: Floats
 
     @property
     def steps(self) -> int:
         """Intervals recorded, T."""
-        return int(self.cpu.shape[1])
+        return int(self.data.shape[1])
 
-    def at(self, jobs: Any, steps: Any) -> tuple[Conditions, Floats]:
-        """Conditions of the interval `steps` (index of each job of `jobs`), and the measurement's noise."""
-        where = (jobs, steps)
-        return (
-            Conditions(
-                cpu=self.cpu[where],
-                wait=self.wait[where],
-                lost=self.lost[where],
-                slot_bytes=self.slot_bytes[where],
-                cpus=self.cpus[where],
-                memory=self.memory[where],
+    def at(self, steps: Any) -> Coming:
+        """The interval `steps` of every job, ``[N]``; beyond the end the last one again."""
+        count, length, width = self.data.shape
+        if count == 1:
+            found = self.data[0, min(int(steps[0]), length - 1)].copy()[:, None]
+        else:
+            where = np.minimum(steps, length - 1)
+            where += np.arange(0, count * length, length)
+            # Stage by stage in memory, as `model.advance` goes through them.
+            found = np.ascontiguousarray(self.data.reshape(-1, width).take(where, axis=0).T)
+        stages = (width - CHANNELS_PER_JOB) // CHANNELS_PER_STAGE
+        last = 4 * stages
+        return Coming(
+            conditions=Conditions(
+                cpu=found[:stages].T,
+                wait=found[stages : 2 * stages].T,
+                slot_bytes=found[2 * stages : 3 * stages].T,
+                lost=found[last],
+                cpus=found[last + 1],
+                memory=found[last + 2],
             ),
-            self.measured[where],
+            measured=found[3 * stages : last].T,
+            slot_limit=found[last + 3],
         )
 
     def widened(self, stages: int) -> Tape:
         """The same for jobs of `stages` stages, the added ones absent (see `Jobs.widened`)."""
-        more = [(0, 0), (0, 0), (0, stages - self.cpu.shape[2])]
-        return Tape(
-            cpu=np.pad(self.cpu, more),
-            wait=np.pad(self.wait, more, constant_values=ABSENT_WAIT),
-            lost=np.pad(self.lost, more),
-            slot_bytes=np.pad(self.slot_bytes, more),
-            measured=np.pad(self.measured, more),
-            cpus=self.cpus,
-            memory=self.memory,
-        )
-
-    def put(self, rows: Any, other: Tape) -> None:
-        """Overwrite the jobs at `rows` in place."""
-        for field in fields(self):
-            getattr(self, field.name)[rows] = getattr(other, field.name)
+        had = (self.data.shape[2] - CHANNELS_PER_JOB) // CHANNELS_PER_STAGE
+        made = np.zeros((*self.data.shape[:2], channels(stages)))
+        for part in range(4):
+            made[:, :, part * stages : part * stages + had] = self.data[:, :, part * had : (part + 1) * had]
+        made[:, :, stages + had : 2 * stages] = ABSENT_WAIT
+        made[:, :, 4 * stages :] = self.data[:, :, 4 * had :]
+        return Tape(data=made)
 
 
 def quiet(jobs: Jobs, steps: int) -> Tape:
@@ -88,7 +99,7 @@ def quiet(jobs: Jobs, steps: int) -> Tape:
 def record(jobs: Jobs, normals: NDArray[Any], *, chance: bool = True) -> Tape:
     """The conditions of an episode.
 
-    - *Noise*: a stage's time per row is log-normal around its mean, anew each interval; so is a working set.
+    - *Noise*: a stage's time per row is log-normal around its median, anew each interval; so is a working set.
     - *Hiccups*: with probability ``hiccup_rate x interval`` a stage takes ``hiccup_factor`` times as long.
     - *Losses*: with probability ``loss_rate x interval`` a worker dies; one CPU's share of all slots is missing
       for the part of the interval that ``loss_seconds`` lasts.
@@ -102,41 +113,57 @@ def record(jobs: Jobs, normals: NDArray[Any], *, chance: bool = True) -> Tape:
     count, steps, _ = normals.shape
     width = jobs.stages
     time = np.arange(steps) * jobs.interval[:, None]
-    drift = np.exp(np.clip(jobs.drift[:, None, :] * time[:, :, None], -3.0, 3.0))
+    data = np.empty((count, steps, channels(width)))
+    cpu, wait, slot_bytes, measured = (data[:, :, at * width : (at + 1) * width] for at in range(4))
+    lost, cpus, memory, limit = (data[:, :, 4 * width + at] for at in range(4))
+    cpus[:], memory[:] = _sizes(jobs, time)
+    limit[:] = slot_limit(cpus, jobs.slots_per_cpu[:, None], jobs.present.sum(axis=1)[:, None])
+    slower: NDArray[Any] | float = 1.0
+    skew: NDArray[Any] | float = 1.0
+    lost[:], measured[:] = 0.0, 0.0
+    if jobs.drift.any():
+        slower = np.exp(np.clip(jobs.drift[:, None, :] * time[:, :, None], -3.0, 3.0))
+    if chance:
+        # Single precision will do for what is random.
+        part = [normals[:, :, at * width : (at + 1) * width].astype(np.float32) for at in range(4)]
+        job = normals[:, :, 4 * width :]
+        if jobs.noise.any():
+            slower = slower * np.exp(_of(jobs.noise) * part[0])
+        if jobs.hiccup_rate.any():
+            often = _of(jobs.hiccup_rate * jobs.interval)
+            stumbles = _uniform(part[1], part[2]) < often
+            slower = slower * np.where(stumbles, _of(jobs.hiccup_factor), np.float32(1.0))
+        if jobs.measurement_noise.any():
+            np.multiply(_of(jobs.measurement_noise), part[3], out=measured)
+        if jobs.loss_rate.any():
+            share = np.minimum(jobs.loss_seconds / jobs.interval, 1.0)[:, None] / np.maximum(cpus, 2.0)
+            dies = _uniform(job[:, :, 0], job[:, :, 1]) < (jobs.loss_rate * jobs.interval)[:, None]
+            lost[:] = np.where(dies, share, 0.0)
+        if jobs.memory_noise.any():
+            skew = np.exp(jobs.memory_noise[:, None] * job[:, :, 2])[:, :, None]
+    np.multiply(jobs.cpu[:, None, :], slower, out=cpu)
+    np.multiply(jobs.wait[:, None, :], slower, out=wait)
+    np.multiply(jobs.slot_bytes[:, None, :], skew, out=slot_bytes)
+    return Tape(data=data)
+
+
+def _sizes(jobs: Jobs, time: Floats) -> tuple[Floats, Floats]:
+    """CPUs that there are at `time` ``[N, T]``, and memory as a multiple of that at first."""
+    total = jobs.cpus.sum(axis=1, keepdims=True)
+    if not np.isfinite(jobs.event_time).any():
+        return np.maximum(np.floor(total + 1e-9), 1.0) * np.ones_like(time), np.ones_like(time)
+    ones = np.ones((len(jobs), 1))
     at = (time[:, :, None] >= jobs.event_time[:, None, :]).sum(axis=2)
-    ones = np.ones((count, 1))
     cpus = np.take_along_axis(np.concatenate([ones, jobs.event_cpus], axis=1), at, axis=1)
     memory = np.take_along_axis(np.concatenate([ones, jobs.event_memory], axis=1), at, axis=1)
-    cpus = np.maximum(np.floor(jobs.cpus.sum(axis=1, keepdims=True) * cpus + 1e-9), 1.0)
-    slower: Floats = drift
-    lost = np.zeros((count, steps, width))
-    slot_bytes = np.broadcast_to(jobs.slot_bytes[:, None, :], lost.shape)
-    measured = np.zeros_like(lost)
-    wait_slower = drift
-    if chance:
-        numbers = normals.astype(np.float64)
-        noise = np.exp(jobs.noise[:, None, None] * numbers[:, :, :width])
-        # exp(-(a² + b²) / 2) of two independent standard normals is uniform on (0, 1).
-        stumble = np.exp(
-            -0.5 * (numbers[:, :, width : 2 * width] ** 2 + numbers[:, :, 2 * width : 3 * width] ** 2)
-        )
-        often = (jobs.hiccup_rate * jobs.interval)[:, None, None]
-        hiccup = np.where(stumble < often, jobs.hiccup_factor[:, None, None], 1.0)
-        slower = drift * noise
-        wait_slower = slower * hiccup
-        measured = jobs.measurement_noise[:, None, None] * numbers[:, :, 3 * width : 4 * width]
-        death = np.exp(-0.5 * (numbers[:, :, 4 * width] ** 2 + numbers[:, :, 4 * width + 1] ** 2))
-        part = np.minimum(jobs.loss_seconds / jobs.interval, 1.0)[:, None]
-        gone = np.where(death < (jobs.loss_rate * jobs.interval)[:, None], part / np.maximum(cpus, 2.0), 0.0)
-        lost = np.broadcast_to(gone[:, :, None], lost.shape)
-        skew = np.exp(jobs.memory_noise[:, None] * numbers[:, :, 4 * width + 2])
-        slot_bytes = slot_bytes * skew[:, :, None]
-    return Tape(
-        cpu=jobs.cpu[:, None, :] * wait_slower,
-        wait=jobs.wait[:, None, :] * wait_slower,
-        lost=np.array(lost),
-        slot_bytes=np.array(slot_bytes),
-        measured=measured,
-        cpus=cpus,
-        memory=memory,
-    )
+    return np.maximum(np.floor(total * cpus + 1e-9), 1.0), memory
+
+
+def _uniform(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+    """Uniform on (0, 1): ``exp(-(a^2 + b^2) / 2)`` of two independent standard normal numbers is."""
+    return np.asarray(np.exp(-0.5 * (one * one + other * other)))
+
+
+def _of(values: Floats) -> NDArray[np.float32]:
+    """``[N, 1, 1]`` in single precision."""
+    return values.astype(np.float32)[:, None, None]

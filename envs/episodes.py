@@ -64,26 +64,18 @@ class Episodes:
         """``[N]`` slots that may be given out in the next interval."""
         return self._simulator.limit
 
-    def start(self, rows: Ints, ids: Ints, slots: Floats | None = None) -> None:
-        """New episodes at `rows`; the others go on.
-
-        Args:
-            rows: indices.
-            ids: numbers of the new jobs, one for each row.
-            slots: ``[len(rows), S]`` slots to begin with; None for one a stage.
-        """
-        fresh, now, reference = self._begin(ids, slots)
-        self._simulator.adopt(rows, fresh)
-        self.now = self.now.replaced(rows, now)
+    def adopt(self, rows: Ints, fresh: Episodes, chosen: Ints) -> None:
+        """New episodes at `rows`, those of `fresh` at `chosen`; the others go on."""
+        self._simulator.adopt(rows, fresh._simulator, chosen)
+        self.now = self.now.replaced(rows, fresh.now, chosen)
         # Nothing came before: no change is seen in the first observation.
-        before_slots, before_delivered = self._before.slots.copy(), self._before.delivered.copy()
-        before_slots[rows], before_delivered[rows] = now.slots, now.delivered
-        self._before = replace(self._before, slots=before_slots, delivered=before_delivered)
-        self._reference[rows] = reference
-        self._best[rows] = now.delivered
-        self.ids[rows] = ids
-        self.counts[rows] = 0
-        self.moved[rows] = 0.0
+        slots, delivered = self._before.slots.copy("K"), self._before.delivered.copy()
+        slots[rows], delivered[rows] = fresh.now.slots[chosen], fresh.now.delivered[chosen]
+        self._before = replace(self._before, slots=slots, delivered=delivered)
+        self._reference[rows] = fresh._reference[chosen]
+        self._best[rows] = fresh._best[chosen]
+        self.ids[rows] = fresh.ids[chosen]
+        self.counts[rows], self.moved[rows] = 0, 0.0
 
     def step(self, actions: Any) -> None:
         """Apply `actions` and run one interval of every episode, also of those that have ended.

@@ -13,13 +13,12 @@ from intune.envs.jobs import Ints, Jobs
 from intune.envs.settings import EnvSettings
 from intune.pipelines.errors import ConfigError
 
-MOST_JOBS = 2**31
+MOST_JOBS = 2**62
 """Jobs are numbered from 0 to below this."""
 
-STRIDE = 64 * 999_983
-"""From the number of an environment's job to that of its next. Environments seeded one after another keep taking
-neighbouring jobs, which a `JobSource` draws together in blocks of 64; a prime times that, so that an environment sees
-2**25 jobs before one comes again."""
+JOBS_PER_SEED = 2**20
+"""An environment takes jobs one after another, because a `JobSource` draws neighbours together; environments of
+different seeds begin so far from each other that they meet the same job only after so many episodes."""
 
 
 class Jobbing(Protocol):
@@ -31,7 +30,7 @@ class Jobbing(Protocol):
 
 
 class GivenJobs:
-    """The jobs of a `Jobs`, over and over, each number with chance of its own: 0 to min(N, 64) - 1 are the first rows.
+    """The jobs of a `Jobs`, over and over, each number with chance of its own: number i is row ``i % N``.
 
     Args:
         jobs: N jobs.
@@ -45,8 +44,7 @@ class GivenJobs:
     def take(self, ids: Any, steps: int) -> tuple[Jobs, NDArray[np.float32]]:
         """See `Jobbing`."""
         numbers: Ints = np.asarray(ids, dtype=np.int64)
-        # The second term because `STRIDE` is a multiple of 64: an environment shall see other rows as well.
-        jobs = self._jobs.take((numbers + numbers // 64) % len(self._jobs))
+        jobs = self._jobs.take(numbers % len(self._jobs))
         normals = np.empty((len(numbers), steps, channels(jobs.stages)), dtype=np.float32)
         for row, number in enumerate(numbers.tolist()):
             rng = np.random.default_rng((self._seed, number))
@@ -54,12 +52,9 @@ class GivenJobs:
         return jobs, normals
 
 
-def job_of(first: Any, episode: Any) -> Ints:
-    """Number of the job of the k-th `episode` (from 0) of an environment that began with job `first`."""
-    number: Ints = (
-        np.asarray(first, dtype=np.int64) + np.asarray(episode, dtype=np.int64) * STRIDE
-    ) % MOST_JOBS
-    return number
+def first_job(seed: int) -> int:
+    """Number of the first job of an environment seeded with `seed`; the next ones follow it."""
+    return seed % (MOST_JOBS // JOBS_PER_SEED // 2) * JOBS_PER_SEED
 
 
 def source_of(scenario: Any, settings: EnvSettings) -> tuple[Jobbing, int]:

@@ -214,6 +214,10 @@ class Jobs:
         """A copy with fields replaced by arrays of the same shape."""
         return replace(self, **changes)
 
+    def column_major(self) -> Jobs:
+        """A copy whose arrays lie stage by stage in memory: sums over stages are then many times faster."""
+        return Jobs(**{field.name: np.array(getattr(self, field.name), order="F") for field in fields(self)})
+
     def widened(self, *, stages: int, nodes: int, events: int) -> Jobs:
         """The same jobs in wider arrays, so that jobs of several families can stand in one.
 

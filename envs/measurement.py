@@ -96,12 +96,12 @@ class Measurement:
         """The jobs at `rows` (an index array or slice)."""
         return Measurement(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
-    def replaced(self, rows: Any, other: Measurement) -> Measurement:
-        """A copy in which the jobs at `rows` are those of `other`."""
+    def replaced(self, rows: Any, other: Measurement, chosen: Any = slice(None)) -> Measurement:
+        """A copy in which the jobs at `rows` are those of `other` at `chosen`."""
         copies = {}
         for field in fields(self):
-            value = getattr(self, field.name).copy()
-            value[rows] = getattr(other, field.name)
+            value = getattr(self, field.name).copy("K")
+            value[rows] = getattr(other, field.name)[chosen]
             copies[field.name] = value
         return Measurement(**copies)
 

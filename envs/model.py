@@ -22,7 +22,7 @@ known in closed form. Symbols: N jobs, S stages, M nodes; the trainer is column 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ class Conditions:
 
     Attributes:
         cpu, wait: ``[N, S]`` seconds per row of processor and of waiting, disturbances included.
-        lost: ``[N, S]`` share of the stage's slots that is missing.
+        lost: ``[N]`` share of every stage's slots that is missing.
         slot_bytes: ``[N, S]`` working set of a slot.
         cpus: ``[N]`` CPUs there are; nodes in proportion.
         memory: ``[N]`` memory as a multiple of the nodes' at first.
@@ -69,8 +69,8 @@ class State:
     @classmethod
     def empty(cls, jobs: Jobs) -> State:
         """No rows anywhere, one slot a stage."""
-        shape = jobs.present.shape
-        return cls(queue=np.zeros(shape), slots=jobs.present.astype(np.float64), running=np.ones(shape))
+        slots = jobs.present.astype(np.float64)
+        return cls(queue=np.zeros_like(slots), slots=slots, running=np.ones_like(slots))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,28 +79,58 @@ class Flow:
 
     Attributes:
         rows: ``[N, S + 1]`` rows that passed each stage and the trainer.
+        rate: ``[N, S]`` rows/s that passed each stage.
         busy: ``[N, S]`` slots at work on average; cpu: processors they used on average.
         starved, blocked: ``[N, S]`` share of the slots' time without input, or without room for the output.
         room: ``[N, S]`` rows that the queue behind the stage may hold.
+        waiting_bytes: ``[N, S]`` in the queue behind each stage at the end.
         queued_bytes: ``[N]`` the most bytes in queues; memory: ``[N, M]`` the most resident bytes of each node.
         memory_limit: ``[N, M]`` bytes that each node may hold.
         killed: ``[N]`` a node ran out of memory.
-        traffic: ``[N]`` share of the memory bandwidth used.
-        seconds: ``[N]`` length of the interval, without time spent restarting.
+        traffic: ``[N]`` share of the memory bandwidth used; None where no job's is limited.
     """
 
     rows: Floats
+    rate: Floats
     busy: Floats
     cpu: Floats
     starved: Floats
     blocked: Floats
     room: Floats
+    waiting_bytes: Floats
     queued_bytes: Floats
     memory: Floats
     memory_limit: Floats
     killed: Bools
-    traffic: Floats
-    seconds: Floats
+    traffic: Floats | None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Which parts of the physics some job needs; the others are not computed.
+
+    Attributes:
+        scaling: contention or coherence.
+        delay: added slots that come late.
+        queue_limit: a limit on the bytes of all queues.
+        storage_bandwidth, storage_rate, memory_bandwidth, network: the limits shared by all stages.
+        nodes: more than one node.
+        trainer_cpu: processor time that the trainer takes.
+    """
+
+    scaling: bool
+    delay: bool
+    queue_limit: bool
+    storage_bandwidth: bool
+    storage_rate: bool
+    memory_bandwidth: bool
+    network: bool
+    nodes: bool
+    trainer_cpu: bool
+
+    def __or__(self, other: Parts) -> Parts:
+        """What either needs."""
+        return Parts(*(getattr(self, each.name) or getattr(other, each.name) for each in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +138,8 @@ class Prepared:
     """What can be computed from `Jobs` once: see `prepare`.
 
     Attributes:
-        shared: ``[N, 4, S + 1]`` use per row of storage bytes, storage requests, memory traffic and network.
-        limits: ``[N, 4]`` what there is of them per second (large for none).
+        parts: of the physics that are needed.
+        remote: ``[N]`` bytes of a row delivered that come over the network of the first node, on average.
         uses_storage, uses_traffic: ``[N, S]`` whether the stage stretches where storage, or memory, is short.
         share: ``[N, M]`` part of the slots that each node carries.
         step_rate: ``[N]`` rows/s of the trainer at most.
@@ -117,40 +147,44 @@ class Prepared:
     """
 
     jobs: Jobs
-    shared: Floats
-    limits: Floats
+    parts: Parts
+    remote: Floats
     uses_storage: Bools
     uses_traffic: Bools
     share: Floats
     step_rate: Floats
     queue_rows: Floats
 
-    def put(self, rows: Any, other: Prepared) -> None:
-        """Overwrite what belongs to the jobs at `rows`; `jobs` itself is overwritten by its own `put`."""
+    def put(self, rows: Any, other: Prepared, chosen: Any = slice(None)) -> Prepared:
+        """Overwrite `rows` in place by those of `other` at `chosen`; its own jobs have been overwritten already."""
         for field in fields(self):
-            if field.name != "jobs":
-                getattr(self, field.name)[rows] = getattr(other, field.name)
+            if field.name not in ("jobs", "parts"):
+                getattr(self, field.name)[rows] = getattr(other, field.name)[chosen]
+        return replace(self, parts=self.parts | other.parts)
 
 
 def prepare(jobs: Jobs) -> Prepared:
     """Constants of `jobs` that every interval needs."""
-    count, width = jobs.present.shape
-    shared = np.zeros((count, 4, width + 1))
-    shared[:, 0, :width] = jobs.storage_bytes
-    shared[:, 1, :width] = jobs.storage_requests
-    shared[:, 2, :width] = jobs.traffic
-    total = jobs.cpus.sum(axis=1, keepdims=True)
-    share = jobs.cpus / total
+    share = jobs.cpus / jobs.cpus.sum(axis=1, keepdims=True)
     # Slots are spread over the nodes by their CPUs; what is made elsewhere reaches the trainer by node 0's network.
     last = np.take_along_axis(jobs.row_bytes, jobs.present.sum(axis=1, keepdims=True) - 1, axis=1)[:, 0]
-    shared[:, 3, width] = (1.0 - share[:, 0]) * last
-    limits = np.stack(
-        [jobs.storage_bandwidth, jobs.storage_rate, jobs.memory_bandwidth, jobs.nic[:, 0]], axis=1
+    remote = (1.0 - share[:, 0]) * last
+    limited = np.isfinite
+    parts = Parts(
+        scaling=bool(jobs.contention.any() or jobs.coherence.any()),
+        delay=bool(jobs.resize_delay.any()),
+        queue_limit=bool(limited(jobs.queue_bytes).any()),
+        storage_bandwidth=bool((limited(jobs.storage_bandwidth) & jobs.storage_bytes.any(axis=1)).any()),
+        storage_rate=bool((limited(jobs.storage_rate) & jobs.storage_requests.any(axis=1)).any()),
+        memory_bandwidth=bool(limited(jobs.memory_bandwidth).any()),
+        network=bool((limited(jobs.nic[:, 0]) & (remote > 0)).any()),
+        nodes=jobs.cpus.shape[1] > 1,
+        trainer_cpu=bool(jobs.step_cpu.any()),
     )
     return Prepared(
         jobs=jobs,
-        shared=shared,
-        limits=np.minimum(np.maximum(limits, TINY), 1e30),
+        parts=parts,
+        remote=remote,
         uses_storage=(jobs.storage_bytes > 0) | (jobs.storage_requests > 0),
         uses_traffic=jobs.traffic > 0,
         share=share,
@@ -174,31 +208,33 @@ def service(
     return cpu + alone * (coherence * slots * others), wait + alone * (contention * others)
 
 
-def between(queue: Floats, room: Floats) -> Floats:
-    """Rows between stages: ``[N, S + 1, S + 1]``, entry (i, j) is how far stage i may get ahead of stage j's rate.
+def passed(rate: Floats, queue: Floats, room: Floats, seconds: Floats) -> tuple[Floats, Bools]:
+    """Rows that pass each stage and the trainer in `seconds`, and where it is the stages behind that held it up.
 
-    Upstream j: the rows queued from j to i. Downstream j: the free places from i to j.
-    """
-    count, width = queue.shape
-    queued = np.zeros((count, width + 1))
-    free = np.zeros((count, width + 1))
-    np.cumsum(queue, axis=1, out=queued[:, 1:])
-    np.cumsum(np.maximum(room - queue, 0.0), axis=1, out=free[:, 1:])
-    result: Floats = np.maximum(queued[:, :, None] - queued[:, None, :], free[:, None, :] - free[:, :, None])
-    return result
-
-
-def passed(rate: Floats, gap: Floats, seconds: Floats) -> tuple[Floats, Floats]:
-    """Rows that pass each stage in `seconds`, and which stage decided it: both ``[N, S + 1]``.
+    A stage passes no more than it can itself, no more than reaches it and is queued before it, and no more than what
+    follows takes away and still has room for: two recursions, one along the line and one against it, solve the
+    min-plus system.
 
     Args:
-        rate: rows/s of each stage and the trainer.
-        gap: see `between`.
+        rate: ``[N, S + 1]`` rows/s that each could pass.
+        queue, room: ``[N, S]`` rows waiting behind each stage, and how many may.
         seconds: ``[N]``.
+
+    Returns:
+        Both ``[N, S + 1]``.
     """
-    candidates = (rate * seconds[:, None])[:, None, :] + gap
-    decides = candidates.argmin(axis=2)
-    return candidates.min(axis=2), decides.astype(np.float64)
+    rows = rate * seconds[:, None]
+    allowed = rows.copy()
+    free = np.maximum(room - queue, 0.0)
+    last = queue.shape[1]
+    # Columns of one stage each: views.
+    reaching, taken, queued, places = list(rows.T), list(allowed.T), list(queue.T), list(free.T)
+    for at in range(last):
+        np.minimum(reaching[at] + queued[at], reaching[at + 1], out=reaching[at + 1])
+    for at in range(last - 1, -1, -1):
+        np.minimum(taken[at + 1] + places[at], taken[at], out=taken[at])
+    held_up = allowed < rows
+    return np.minimum(rows, allowed, out=rows), held_up
 
 
 def pooled_peak(busy: Floats, pool: Floats, slot_bytes: Floats) -> Floats:
@@ -210,9 +246,48 @@ def pooled_peak(busy: Floats, pool: Floats, slot_bytes: Floats) -> Floats:
     alone = np.minimum(np.ceil(busy + 2.0 * np.sqrt(busy)), pool[:, None])
     order = np.argsort(-slot_bytes, axis=1)
     total = np.minimum(np.cumsum(np.take_along_axis(alone, order, axis=1), axis=1), pool[:, None])
-    held = np.empty_like(total)
+    held: Floats = np.empty_like(total)
     np.put_along_axis(held, order, np.diff(total, axis=1, prepend=0.0), axis=1)
     return held
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """How short the shared limits are: what there is / what all flows together would take, 1 where enough.
+
+    Attributes:
+        flows: ``[N]`` the shortest of all: what flows are slowed down to; 1.0 where nothing is limited.
+        storage, memory: ``[N]`` of storage, of memory bandwidth; None where not limited.
+        traffic: ``[N]`` bytes/s of memory traffic that flows would take; None where not limited.
+    """
+
+    flows: Floats | float
+    storage: Floats | None
+    memory: Floats | None
+    traffic: Floats | None
+
+
+def shortage(prepared: Prepared, through: Floats, delivered: Floats) -> Shortage:
+    """What `through` rows/s of the stages, ``[N, S]``, and `delivered` rows/s would take of the shared limits."""
+    jobs, parts = prepared.jobs, prepared.parts
+    flows: Floats | float = 1.0
+    storage = memory = traffic = None
+    for used, each, limit in (
+        (parts.storage_bandwidth, jobs.storage_bytes, jobs.storage_bandwidth),
+        (parts.storage_rate, jobs.storage_requests, jobs.storage_rate),
+    ):
+        if used:
+            short = _ratio(limit, np.add.reduce(through * each, axis=1))
+            storage = short if storage is None else np.minimum(storage, short)
+    if storage is not None:
+        flows = storage
+    if parts.memory_bandwidth:
+        traffic = np.add.reduce(through * jobs.traffic, axis=1)
+        memory = _ratio(jobs.memory_bandwidth, traffic)
+        flows = np.minimum(flows, memory)
+    if parts.network:
+        flows = np.minimum(flows, _ratio(jobs.nic[:, 0], delivered * prepared.remote))
+    return Shortage(flows=flows, storage=storage, memory=memory, traffic=traffic)
 
 
 def advance(
@@ -231,82 +306,107 @@ def advance(
     Returns:
         Where the jobs stand then, and what happened.
     """
-    jobs = prepared.jobs
+    jobs, parts = prepared.jobs, prepared.parts
     width = jobs.stages
-    time = np.maximum(seconds, TINY)[:, None]
+    seconds = np.maximum(seconds, TINY)
+    pooling = bool(pool.any())
     pooled = pool[:, None] > 0
 
-    # Added slots join after the delay; slots taken away stop with their task.
-    added = np.maximum(slots - state.slots, 0.0)
-    late = np.minimum(jobs.resize_delay[:, None] / time, 1.0)
-    working = (slots - added * late) * (1.0 - now.lost)
-    capacity = np.maximum(np.minimum(working, jobs.most_slots), TINY)
-    at_once = np.maximum(np.where(pooled, np.minimum(state.running, capacity), capacity), 1.0)
-    cpu, wait = service(now.cpu, now.wait, at_once, jobs.contention, jobs.coherence)
+    capacity = np.minimum(_working(prepared, state, now, slots, seconds), jobs.most_slots)
+    np.maximum(capacity, TINY, out=capacity)
+    at_once = np.maximum(capacity, 1.0)
+    if pooling:
+        at_once = np.where(pooled, np.minimum(state.running, at_once), at_once)
+    cpu, wait = now.cpu, now.wait
+    if parts.scaling:
+        cpu, wait = service(cpu, wait, at_once, jobs.contention, jobs.coherence)
     took = cpu + wait
 
-    rate = np.empty((len(jobs), width + 1))
+    rate = np.empty((len(jobs), width + 1), order="F")
     np.divide(capacity, took, out=rate[:, :width])
     rate[:, width] = prepared.step_rate
-
-    room = prepared.queue_rows * np.maximum(np.where(pooled, at_once, capacity), 1.0)
-    row_bytes = jobs.row_bytes
-    asked = (room * row_bytes).sum(axis=1)
-    room = room * np.minimum(1.0, jobs.queue_bytes / np.maximum(asked, TINY))[:, None]
-    rows, decides = passed(rate, between(state.queue, room), time[:, 0])
+    room = prepared.queue_rows * at_once
+    if parts.queue_limit:
+        asked = np.add.reduce(room * jobs.row_bytes, axis=1)
+        room *= np.minimum(1.0, jobs.queue_bytes / np.maximum(asked, TINY))[:, None]
+    rows, held_up = passed(rate, state.queue, room, seconds)
 
     # Shared limits: one factor for all flows.
-    use = np.matmul(prepared.shared, rows[:, :, None])[:, :, 0]
-    short = np.minimum(prepared.limits * time / np.maximum(use, TINY), 1.0)
-    of_pool = np.where(pooled, pool[:, None] * time, np.inf) / np.maximum(
-        (rows[:, :width] * took).sum(axis=1, keepdims=True), TINY
-    )
-    slower = np.minimum(short.min(axis=1, keepdims=True), np.minimum(of_pool, 1.0))
-    demand = (rows[:, :width] * cpu).sum(axis=1) + rows[:, width] * jobs.step_cpu
-    load = slower[:, 0] * demand / (now.cpus * time[:, 0])
-    excess = np.maximum(load - 1.0, 0.0)
-    of_cpus = (1.0 / (np.maximum(load, 1.0) * (1.0 + jobs.oversubscription * excess)))[:, None]
-    rows = rows * (slower * of_cpus)
-
+    through = rows[:, :width] / seconds[:, None]
+    delivered = rows[:, width] / seconds
+    short = shortage(prepared, through, delivered)
+    slower = short.flows
+    if pooling:
+        work = np.add.reduce(through * took, axis=1)
+        slower = np.minimum(slower, np.where(pool > 0, _ratio(pool, work), 1.0))
+    demand = np.add.reduce(through * cpu, axis=1)
+    if parts.trainer_cpu:
+        demand += delivered * jobs.step_cpu
+    load = slower * demand / now.cpus
+    # Of the time that a slot would work, it has a processor for this share.
+    processor = 1.0 / (np.maximum(load, 1.0) * (1.0 + jobs.oversubscription * np.maximum(load - 1.0, 0.0)))
+    factor = slower * processor
+    rows *= factor[:, None]
+    through *= factor[:, None]
     queue = np.maximum(state.queue + rows[:, :width] - rows[:, 1:], 0.0)
 
     # What a slot's time looks like to one who measures: work is stretched where processors or memory are short,
     # waiting where storage is.
-    through = rows[:, :width] / time
-    running = np.minimum(np.maximum(through * took, 1.0), at_once)
-    cpu, wait = service(now.cpu, now.wait, running, jobs.contention, jobs.coherence)
-    own = np.where(prepared.uses_traffic, short[:, 2:3], 1.0)
-    storage = np.where(prepared.uses_storage, np.minimum(short[:, 0:1], short[:, 1:2]), 1.0)
-    cpu_used = through * cpu / own
-    busy = np.minimum(cpu_used / of_cpus + through * wait / storage, capacity)
-    idle = np.maximum(1.0 - busy / capacity, 0.0)
-    index = _ARANGE[:width]
-    blocked = np.where(decides[:, :width] > index, idle, 0.0)
+    if parts.scaling:
+        running = np.minimum(np.maximum(through * took, 1.0), at_once)
+        cpu, wait = service(now.cpu, now.wait, running, jobs.contention, jobs.coherence)
+    cpu_used = through * cpu
+    waited = through * wait
+    if short.memory is not None:
+        cpu_used /= np.where(prepared.uses_traffic, short.memory[:, None], 1.0)
+    if short.storage is not None:
+        waited /= np.where(prepared.uses_storage, short.storage[:, None], 1.0)
+    busy = np.minimum(cpu_used / processor[:, None] + waited, capacity)
+    idle = 1.0 - busy / capacity
+    blocked = idle * held_up[:, :width]
 
     # Memory: with slots of its own a stage keeps a working set per slot; of a pool, no more than its slots run at
     # once, and at the worst moment those that hold most.
-    held = pooled_peak(busy, pool, now.slot_bytes) if pool.any() else slots
-    held = np.where(pooled, held, slots) if pool.any() else slots
-    before = (state.queue * row_bytes).sum(axis=1)
-    queued = np.maximum((queue * row_bytes).sum(axis=1), before)
-    spread = prepared.share * ((held * now.slot_bytes).sum(axis=1) + queued)[:, None]
-    spread[:, 0] += jobs.base_bytes
+    held = np.where(pooled, pooled_peak(busy, pool, now.slot_bytes), slots) if pooling else slots
+    waiting_bytes = queue * jobs.row_bytes
+    queued = np.maximum(
+        np.add.reduce(waiting_bytes, axis=1), np.add.reduce(state.queue * jobs.row_bytes, axis=1)
+    )
+    memory = (np.add.reduce(held * now.slot_bytes, axis=1) + queued)[:, None]
+    if parts.nodes:
+        memory = prepared.share * memory
+    memory[:, 0] += jobs.base_bytes
     limit = jobs.memory * now.memory[:, None]
+    over = memory > limit
     flow = Flow(
         rows=rows,
+        rate=through,
         busy=busy,
         cpu=cpu_used,
         starved=idle - blocked,
         blocked=blocked,
         room=room,
+        waiting_bytes=waiting_bytes,
         queued_bytes=queued,
-        memory=spread,
+        memory=memory,
         memory_limit=limit,
-        killed=((spread > limit) & (jobs.cpus > 0)).any(axis=1),
-        traffic=use[:, 2] * slower[:, 0] * of_cpus[:, 0] / (prepared.limits[:, 2] * time[:, 0]),
-        seconds=seconds,
+        killed=(over & (jobs.cpus > 0)).any(axis=1) if parts.nodes else over[:, 0],
+        traffic=None if short.traffic is None else short.traffic * factor / jobs.memory_bandwidth,
     )
-    return State(queue=queue, slots=np.array(slots), running=np.maximum(busy, 1.0)), flow
+    return State(queue=queue, slots=slots, running=np.maximum(busy, 1.0)), flow
 
 
-_ARANGE: Any = np.arange(1024)
+def _working(prepared: Prepared, state: State, now: Conditions, slots: Floats, seconds: Floats) -> Floats:
+    """``[N, S]`` slots that work, on average over the interval.
+
+    Added slots join after the delay; slots taken away stop with their task; some may be lost.
+    """
+    if prepared.parts.delay:
+        late = np.minimum(prepared.jobs.resize_delay / seconds, 1.0)
+        slots = slots - np.maximum(slots - state.slots, 0.0) * late[:, None]
+    return slots * (1.0 - now.lost)[:, None] if now.lost.any() else slots
+
+
+def _ratio(there: Floats, wanted: Floats) -> Floats:
+    """``there / wanted``, at most 1."""
+    return np.asarray(np.minimum(there / np.maximum(wanted, TINY), 1.0))

@@ -6,8 +6,6 @@ live pipeline. `PAPER_FIELDS` is the six-number observation after the paper.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -69,40 +67,47 @@ def stage_features(now: Measurement, before: Measurement | None = None) -> NDArr
         now: the interval just measured.
         before: the one before it; None at a job's beginning.
     """
-    out = np.zeros((*now.present.shape, len(STAGE_FIELDS)), dtype=np.float32)
-    slots = np.maximum(now.slots, 1.0)
-    rate = np.maximum(now.rate, SMALL)
-    limit = np.maximum(now.memory_limit, 1.0)[:, None]
-    busy = np.nan_to_num(now.busy)
+    # Field by field and stage by stage in memory, as measurements of many jobs are; turned round at the end.
+    present = now.present.T
+    out = np.empty((len(STAGE_FIELDS), *present.shape), dtype=np.float32)
+    slots = np.fmax(now.slots.T, 1.0)
+    busy, cpu = now.busy.T, now.cpu.T
+    rate = np.fmax(now.rate.T, SMALL)
+    per_byte = 1.0 / np.maximum(now.memory_limit, 1.0)
     time = busy / rate
-    cpu = np.nan_to_num(now.cpu)
     cpu_time = cpu / rate
-    delivered = np.maximum(now.delivered, SMALL)[:, None]
-    position = np.arange(now.stages) / np.maximum(now.counts - 1, 1)[:, None]
-    out[..., 0] = 1.0
-    out[..., 1] = np.log2(slots) / 8.0
-    out[..., 2] = slots / np.maximum(now.slot_limit, 1.0)[:, None]
-    out[..., 3] = busy / slots
-    out[..., 4] = cpu / np.maximum(busy, SMALL)
-    out[..., 5] = time / np.maximum((time * now.present).sum(axis=1, keepdims=True), SMALL)
-    out[..., 6] = cpu_time / np.maximum((cpu_time * now.present).sum(axis=1, keepdims=True), SMALL)
-    # NaN-free and bounded whatever was measured: the clip below takes care of infinities.
-    out[..., 7] = np.log(slots / np.maximum(time, SMALL) / delivered + SMALL) / 4.0
-    out[..., 8] = now.starved
-    out[..., 9] = now.blocked
-    out[:, 0, 10] = 1.0
-    out[:, 1:, 10] = now.queue_fill[:, :-1]
-    out[..., 11] = now.queue_fill
-    out[..., 12] = now.block_bytes * slots / limit
-    out[..., 13] = now.queued_bytes / limit
-    out[..., 14] = position
-    if before is not None:
-        out[..., 15] = np.log2(slots / np.maximum(before.slots, 1.0)) / 4.0
-    # Not a number: not measured. Zero says least.
-    np.nan_to_num(out, copy=False, nan=0.0, posinf=1.0, neginf=-1.0)
-    np.clip(out, _STAGE_LOW, 1.0, out=out)
-    out *= now.present[..., None]
-    return out
+    limit = np.maximum(now.slot_limit, 1.0)
+    counts = np.add.reduce(present, axis=0)
+    whole = bool(present.all())
+    out[0] = present
+    # Logarithms in single precision: they go where single precision is kept.
+    out[1] = slots
+    np.log2(out[1], out=out[1])
+    np.divide(slots, limit, out=out[2])
+    np.divide(busy, slots, out=out[3])
+    np.divide(cpu, np.maximum(busy, SMALL), out=out[4])
+    for at, each in ((5, time), (6, cpu_time)):
+        total = np.add.reduce(each if whole else np.where(present, each, 0.0), axis=0)
+        np.divide(each, np.maximum(total, SMALL), out=out[at])
+    busiest = np.maximum(time, SMALL) * np.maximum(now.delivered, SMALL)
+    np.divide(slots, busiest, out=out[7])
+    np.log(np.maximum(out[7], np.float32(SMALL), out=out[7]), out=out[7])
+    out[8], out[9] = now.starved.T, now.blocked.T
+    out[10, 0], out[10, 1:] = 1.0, now.queue_fill.T[:-1]
+    out[11] = now.queue_fill.T
+    np.multiply(now.block_bytes.T, slots * per_byte, out=out[12])
+    np.multiply(now.queued_bytes.T, per_byte, out=out[13])
+    np.divide(_PLACES[: len(present), None], np.maximum(counts - 1, 1), out=out[14])
+    if before is None:
+        out[15] = 0.0
+    else:
+        np.divide(slots, np.fmax(before.slots.T, 1.0), out=out[15])
+        np.log2(out[15], out=out[15])
+    np.multiply(out, _STAGE_SCALE, out=out)
+    _bound(out, _STAGE_LOW)
+    if not whole:
+        out *= present
+    return np.ascontiguousarray(out.transpose(2, 1, 0))
 
 
 def job_features(
@@ -114,50 +119,82 @@ def job_features(
         now, before: as in `stage_features`.
         best: ``[N]`` most rows/s measured of each job so far.
     """
-    out = np.zeros((len(now), len(JOB_FIELDS)), dtype=np.float32)
+    out = np.empty((len(JOB_FIELDS), len(now)), dtype=np.float32)
     delivered = now.delivered
-    used = np.where(now.pool > 0, now.pool, (now.slots * now.present).sum(axis=1))
-    limit = np.maximum(now.memory_limit, 1.0)
-    out[:, 0] = now.counts / 8.0
-    out[:, 1] = delivered / np.maximum(delivered if best is None else best, SMALL)
-    if before is not None:
-        out[:, 2] = np.log(np.maximum(delivered, SMALL) / np.maximum(before.delivered, SMALL))
-    out[:, 3] = now.waiting
-    out[:, 4] = delivered * now.step
-    out[:, 5] = 1.0 - now.cpus_used / np.maximum(now.cpus, SMALL)
-    out[:, 6] = 1.0 - now.memory_used / limit
-    out[:, 7] = now.memory_queued / limit
-    out[:, 8] = used / np.maximum(now.slot_limit, 1.0)
-    out[:, 9] = np.log2(np.maximum(now.cpus, 1.0)) / 8.0
-    out[:, 10] = np.log2(np.maximum(used, 1.0) / np.maximum(now.cpus, 1.0)) / 4.0
-    out[:, 11] = np.where(np.isnan(now.clock), 1.0, now.clock)
-    out[:, 12] = np.where(np.isnan(now.bandwidth), 0.0, now.bandwidth)
-    out[:, 13] = now.since_change / np.maximum(10.0 * now.interval, SMALL)
-    out[:, 14] = now.pool > 0
-    out[:, 15] = now.killed
-    np.nan_to_num(out, copy=False, nan=0.0, posinf=1.0, neginf=-1.0)
-    return np.clip(out, _JOB_LOW, 1.0, out=out)
+    pooled = now.pool > 0
+    used = np.add.reduce(now.slots * now.present, axis=1)
+    if pooled.any():
+        used = np.where(pooled, now.pool, used)
+    per_byte = 1.0 / np.maximum(now.memory_limit, 1.0)
+    cpus = np.maximum(now.cpus, 1.0)
+    out[0] = now.counts
+    np.divide(delivered, np.maximum(delivered if best is None else best, SMALL), out=out[1])
+    if before is None:
+        out[2] = 0.0
+    else:
+        np.log(np.maximum(delivered, SMALL) / np.maximum(before.delivered, SMALL), out=out[2])
+    out[3] = now.waiting
+    np.multiply(delivered, now.step, out=out[4])
+    np.subtract(1.0, now.cpus_used / np.maximum(now.cpus, SMALL), out=out[5])
+    np.subtract(1.0, now.memory_used * per_byte, out=out[6])
+    np.multiply(now.memory_queued, per_byte, out=out[7])
+    np.divide(used, np.maximum(now.slot_limit, 1.0), out=out[8])
+    np.log2(cpus, out=out[9])
+    np.log2(np.maximum(used, 1.0) / cpus, out=out[10])
+    out[11] = _known(now.clock, 1.0)
+    out[12] = _known(now.bandwidth, 0.0)
+    np.divide(now.since_change, np.maximum(now.interval, SMALL), out=out[13])
+    out[14], out[15] = pooled, now.killed
+    np.multiply(out, _JOB_SCALE, out=out)
+    return np.ascontiguousarray(_bound(out, _JOB_LOW).T)
 
 
 def paper_features(now: Measurement) -> NDArray[np.float32]:
     """``[N, 6]``, after the paper: see `PAPER_FIELDS`."""
-    out = np.empty((len(now), len(PAPER_FIELDS)), dtype=np.float32)
-    out[:, 0] = np.log10(1e6 / np.maximum(now.delivered, SMALL)) / 6.0
-    out[:, 1] = 1.0 - now.cpus_used / np.maximum(now.cpus, SMALL)
-    out[:, 2] = 1.0 - now.memory_used / np.maximum(now.memory_limit, 1.0)
-    out[:, 3] = np.log10(np.maximum(now.step, SMALL) * 1e6) / 6.0
-    out[:, 4] = np.where(np.isnan(now.bandwidth), 0.0, now.bandwidth)
-    out[:, 5] = np.where(np.isnan(now.clock), 1.0, now.clock)
-    np.nan_to_num(out, copy=False, nan=0.0, posinf=1.0, neginf=-1.0)
-    return np.clip(out, -1.0, 1.0, out=out)
-
-
-_STAGE_LOW: Any = np.array([-1.0 if name == "changed" else 0.0 for name in STAGE_FIELDS], dtype=np.float32)
-_JOB_LOW: Any = np.array(
-    [-1.0 if name in ("rate_change", "slots_per_cpu") else 0.0 for name in JOB_FIELDS], dtype=np.float32
-)
+    out = np.empty((len(PAPER_FIELDS), len(now)), dtype=np.float32)
+    np.log10(1e6 / np.maximum(now.delivered, SMALL), out=out[0])
+    np.subtract(1.0, now.cpus_used / np.maximum(now.cpus, SMALL), out=out[1])
+    np.subtract(1.0, now.memory_used / np.maximum(now.memory_limit, 1.0), out=out[2])
+    np.log10(np.maximum(now.step, SMALL) * 1e6, out=out[3])
+    out[4] = _known(now.bandwidth, 0.0)
+    out[5] = _known(now.clock, 1.0)
+    np.multiply(out, _PAPER_SCALE, out=out)
+    return np.ascontiguousarray(_bound(out, _PAPER_LOW).T)
 
 
 def bounds() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The least value of every field of `STAGE_FIELDS` and of `JOB_FIELDS`; the most is 1."""
-    return _STAGE_LOW.copy(), _JOB_LOW.copy()
+    return _STAGE_LOW.ravel().copy(), _JOB_LOW.ravel().copy()
+
+
+def _known(values: Floats, otherwise: float) -> Floats:
+    """`values`, and `otherwise` where they could not be read (NaN)."""
+    return np.where(np.isnan(values), otherwise, values)
+
+
+def _bound(out: NDArray[np.float32], low: NDArray[np.float32]) -> NDArray[np.float32]:
+    """In place: what was not measured (NaN) becomes 0, the rest is cut to `low` ... 1."""
+    # One sum tells whether all is finite, far cheaper than looking at every number.
+    if not np.isfinite(np.add.reduce(out, axis=None)):
+        np.nan_to_num(out, copy=False, nan=0.0, posinf=1.0, neginf=-1.0)
+    np.maximum(out, low, out=out)
+    return np.minimum(out, np.float32(1.0), out=out)
+
+
+def _column(
+    fields: dict[str, str], values: dict[str, float], default: float, axes: int
+) -> NDArray[np.float32]:
+    """A number for every field, to be multiplied with arrays that have the fields first."""
+    numbers = np.array([values.get(name, default) for name in fields], dtype=np.float32)
+    return numbers.reshape(-1, *(1,) * axes)
+
+
+_STAGE_LOW = _column(STAGE_FIELDS, {"changed": -1.0}, 0.0, 2)
+_JOB_LOW = _column(JOB_FIELDS, {"rate_change": -1.0, "slots_per_cpu": -1.0}, 0.0, 1)
+_PAPER_LOW = _column(PAPER_FIELDS, {}, -1.0, 1)
+_STAGE_SCALE = _column(STAGE_FIELDS, {"slots": 1 / 8, "headroom": 1 / 4, "changed": 1 / 4}, 1.0, 2)
+_JOB_SCALE = _column(
+    JOB_FIELDS, {"stages": 1 / 8, "cpus": 1 / 8, "slots_per_cpu": 1 / 4, "since_change": 1 / 10}, 1.0, 1
+)
+_PAPER_SCALE = _column(PAPER_FIELDS, {"latency": 1 / 6, "model_latency": 1 / 6}, 1.0, 1)
+_PLACES = np.arange(1024.0)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from intune.envs import render, spaces
 from intune.envs.episodes import Episodes
-from intune.envs.job_sources import MOST_JOBS, job_of, source_of
+from intune.envs.job_sources import MOST_JOBS, first_job, source_of
 from intune.envs.jobs import Floats
 from intune.envs.measurement import Measurement
 from intune.envs.settings import EnvSettings
@@ -55,8 +55,7 @@ class SimulatedPipelineEnv(gym.Env[Any, Any]):
         self.action_space = spaces.action_space(self.settings.action, self.stages, pool=self.settings.pool)
         self._episodes: Episodes | None = None
         self._over = self._closed = False
-        self._first: int | None = None
-        self._episode = 0
+        self._next: int | None = None
         self._rates: deque[float] = deque(maxlen=HISTORY)
 
     @property
@@ -83,13 +82,10 @@ class SimulatedPipelineEnv(gym.Env[Any, Any]):
         """
         self._check_open()
         super().reset(seed=seed)
-        if seed is not None:
-            self._first, self._episode = seed % MOST_JOBS, 0
-        elif self._first is None:
-            self._first = int(self.np_random.integers(MOST_JOBS))
-        drawn = job_of([self._first], self._episode)
-        self._episode += 1
-        ids, slots = reset_options(options, drawn, self.stages)
+        if seed is not None or self._next is None:
+            self._next = first_job(int(self.np_random.integers(2**32)) if seed is None else seed)
+        ids, slots = reset_options(options, np.array([self._next]), self.stages)
+        self._next += 1
         self._episodes = Episodes(self._source, self.settings, ids, stages=self.stages, slots=slots)
         self._over = False
         self._rates.clear()

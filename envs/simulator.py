@@ -6,14 +6,14 @@ The Gymnasium environments, the benchmarks of agents and the calibration all use
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
 from intune.envs.actions import feasible
-from intune.envs.conditions import Tape, quiet
-from intune.envs.jobs import Bools, Floats, Ints, Jobs, slot_limit
+from intune.envs.conditions import Coming, Tape, quiet
+from intune.envs.jobs import Bools, Floats, Ints, Jobs
 from intune.envs.measurement import Measurement
 from intune.envs.model import Flow, Prepared, State, advance, prepare
 from intune.pipelines.errors import ConfigError
@@ -33,50 +33,65 @@ class Simulator:
     def __init__(
         self, jobs: Jobs, tape: Tape | None = None, *, steps: int = 64, restart_seconds: float = 60.0
     ) -> None:
-        self.jobs = jobs.take(np.arange(len(jobs)))
+        self.jobs = jobs.column_major()
         self.tape = tape if tape is not None else quiet(jobs, steps)
         self.restart_seconds = restart_seconds
         count = len(jobs)
         self._prepared: Prepared = prepare(self.jobs)
         self._all = np.arange(count)
+        self._unknown: Floats = np.full(count, np.nan)
         self.state = State.empty(self.jobs)
-        self.slots: Floats = np.where(self.jobs.present, 1.0, 0.0)
+        self.slots: Floats = self.state.slots
         self.pool: Floats = np.zeros(count)
         self.steps: Ints = np.zeros(count, dtype=np.int64)
         self.since_change: Floats = np.zeros(count)
         self._down: Floats = np.zeros(count)
+        self._coming: Coming = self.tape.at(self.steps)
+        self._any_down = False
+        self._pooling = False
+        self._misjudges = bool(jobs.measurement_noise.any())
+        self._ragged = not jobs.present.all()
         self.flow: Flow | None = None
 
     def __len__(self) -> int:
         return len(self.jobs)
 
     @property
-    def limit(self) -> Ints:
+    def limit(self) -> Floats:
         """``[N]`` slots that may be given out now."""
-        steps = np.minimum(self.steps, self.tape.steps - 1)
-        return slot_limit(
-            self.tape.cpus[self._all, steps], self.jobs.slots_per_cpu, self.jobs.present.sum(axis=1)
-        )
+        return self._coming.slot_limit
 
-    def adopt(self, rows: Any, other: Simulator) -> None:
-        """Put the jobs of `other` at `rows`, where and how they stand."""
+    def adopt(self, rows: Any, other: Simulator, chosen: Any = slice(None)) -> None:
+        """Put the jobs of `other` at `chosen` into `rows`, where and how they stand."""
         # Measurements hold arrays of the jobs, the slots and the pool: those are not changed in place.
-        jobs = self.jobs
-        self.jobs = jobs.with_(
-            present=jobs.present.copy(), step=jobs.step.copy(), interval=jobs.interval.copy()
-        )
-        self.jobs.put(rows, other.jobs)
-        self.tape.put(rows, other.tape)
-        self._prepared = replace(self._prepared, jobs=self.jobs)
-        self._prepared.put(rows, other._prepared)
-        self.state.queue[rows] = other.state.queue
-        self.state.slots[rows] = other.state.slots
-        self.state.running[rows] = other.state.running
-        self.slots, self.pool = self.slots.copy(), self.pool.copy()
-        self.slots[rows], self.pool[rows] = other.slots, other.pool
-        self.steps[rows] = other.steps
-        self.since_change[rows] = other.since_change
-        self._down[rows] = other._down
+        held = {
+            name: getattr(self.jobs, name).copy("K") for name in ("present", "step", "interval", "base_bytes")
+        }
+        self.jobs = self.jobs.with_(**held)
+        for field in fields(Jobs):
+            getattr(self.jobs, field.name)[rows] = getattr(other.jobs, field.name)[chosen]
+        self.tape.data[rows] = other.tape.data[chosen]
+        self._prepared = replace(self._prepared, jobs=self.jobs).put(rows, other._prepared, chosen)
+        state = self.state
+        self.slots, self.pool = self.slots.copy("K"), self.pool.copy()
+        self.since_change = self.since_change.copy()
+        self.state = State(queue=state.queue, slots=state.slots.copy("K"), running=state.running)
+        for mine, new in (
+            (self.state.queue, other.state.queue),
+            (self.state.slots, other.state.slots),
+            (self.state.running, other.state.running),
+            (self.slots, other.slots),
+            (self.pool, other.pool),
+            (self.steps, other.steps),
+            (self.since_change, other.since_change),
+            (self._down, other._down),
+        ):
+            mine[rows] = new[chosen]
+        self._coming = self.tape.at(self.steps)
+        self._any_down = bool((self._down > 0).any())
+        self._pooling = bool(self.pool.any())
+        self._misjudges |= other._misjudges
+        self._ragged |= other._ragged
 
     def replace(self, rows: Any, jobs: Jobs, tape: Tape) -> None:
         """Put new jobs at `rows`, at their beginning, one slot a stage."""
@@ -85,17 +100,19 @@ class Simulator:
     def begin_with(self, slots: Any) -> None:
         """Begin all jobs with other slots than one a stage; they work at once. See `allocate`."""
         self.allocate(slots)
-        self.state.slots[:] = self.slots
+        self.state = replace(self.state, slots=self.slots)
 
     def restart(self, rows: Any) -> None:
         """Empty the queues of the jobs at `rows`; one slot a stage. Their clock goes on."""
         self.state.queue[rows] = 0.0
         self.state.running[rows] = 1.0
-        # Measurements hold the arrays of these two: they are not changed in place.
-        self.slots, self.pool = self.slots.copy(), self.pool.copy()
-        self.slots[rows] = np.where(self.jobs.present[rows], 1.0, 0.0)
+        # Measurements and the state hold the arrays of these two: they are not changed in place.
+        self.slots, self.pool = self.slots.copy("K"), self.pool.copy()
+        self.slots[rows] = self.jobs.present[rows]
         self.pool[rows] = 0.0
-        self.state.slots[rows] = self.slots[rows]
+        slots = self.state.slots.copy("K")
+        slots[rows] = self.slots[rows]
+        self.state = replace(self.state, slots=slots)
         self.since_change[rows] = 0.0
         self._down[rows] = 0.0
 
@@ -113,25 +130,32 @@ class Simulator:
             ConfigError: a wrong shape, or NaN.
         """
         jobs = self.jobs
-        wanted = np.asarray(slots, dtype=np.float64)
+        wanted = np.asarray(slots, dtype=np.float64, order="F")
         if wanted.shape != jobs.present.shape:
             raise ConfigError(f"`slots` has shape {wanted.shape}, but {jobs.present.shape} is needed")
         if np.isnan(wanted).any():
             raise ConfigError("`slots` holds NaN; give a number of slots for every stage")
         limit = self.limit
         given = feasible(jobs.present, self.slots, wanted, limit)
-        shared = np.zeros(len(jobs))
-        if pool is not None:
-            shared = np.minimum(np.maximum(np.rint(np.asarray(pool, dtype=np.float64)), 0.0), limit)
+        change = np.add.reduce(np.abs(given - self.slots), axis=1)
+        shared = self.pool
+        if pool is not None or self._pooling:
+            shared = np.zeros(len(jobs)) if pool is None else self._pool_of(pool, limit)
             given = np.where((shared > 0)[:, None] & jobs.present, shared[:, None], given)
-        change = np.where(
-            (shared > 0) & (self.pool > 0),
-            np.abs(shared - self.pool),
-            np.abs(given - self.slots).sum(axis=1),
-        )
-        self.since_change[change > 0] = 0.0
+            change = np.add.reduce(np.abs(given - self.slots), axis=1)
+            change = np.where((shared > 0) & (self.pool > 0), np.abs(shared - self.pool), change)
+            self._pooling = bool(shared.any())
+        self.since_change = self.since_change * (change == 0)
         self.slots, self.pool = given, shared
         return np.asarray(change)
+
+    def _pool_of(self, pool: Any, limit: Floats) -> Floats:
+        wanted = np.asarray(pool, dtype=np.float64)
+        if wanted.shape != self.pool.shape:
+            raise ConfigError(f"`pool` has shape {wanted.shape}, but {self.pool.shape} is needed")
+        if np.isnan(wanted).any():
+            raise ConfigError("`pool` holds NaN; give a number of slots for every job, 0 for slots per stage")
+        return np.minimum(np.maximum(np.rint(wanted), 0.0), limit)
 
     def run(self) -> Measurement:
         """One interval of every job, and what was measured of it.
@@ -139,86 +163,97 @@ class Simulator:
         A job that runs out of memory delivers nothing for the rest of the interval it dies in and until
         `restart_seconds` are over; its next interval begins from one slot a stage.
         """
-        steps = np.minimum(self.steps, self.tape.steps - 1)
-        now, misjudged = self.tape.at(self._all, steps)
+        now, misjudged = self._coming.conditions, self._coming.measured
         interval = self.jobs.interval
-        standing = np.minimum(self._down, interval)
-        self.state, flow = advance(
-            self._prepared, self.state, now, self.slots, self.pool, interval - standing
-        )
+        standing = np.minimum(self._down, interval) if self._any_down else None
+        seconds = interval if standing is None else interval - standing
+        self.state, flow = advance(self._prepared, self.state, now, self.slots, self.pool, seconds)
         self.flow = flow
-        self.since_change += interval
-        self._down -= standing
+        self.since_change = self.since_change + interval
         self.steps += 1
-        # What there is of CPUs and memory is read when the decision is made: it is that of the interval to come.
-        # Cluster managers announce a lower limit before they enforce it (cgroup v2: memory.high, then memory.max).
-        ahead = np.minimum(self.steps, self.tape.steps - 1)
-        limit = self.jobs.memory * self.tape.memory[self._all, ahead][:, None]
-        measured = self._measure(flow, self.tape.cpus[self._all, ahead], limit, misjudged)
-        if flow.killed.any():
-            rows = np.flatnonzero(flow.killed)
+        self._coming = self.tape.at(self.steps)
+        killed = flow.killed
+        if standing is not None:
+            # A job that stands still has no worker that could need memory.
+            killed = killed & (seconds > 0)
+            self._down -= standing
+        measured = self._measure(flow, killed, misjudged, None if standing is None else seconds / interval)
+        if killed.any():
+            rows = np.flatnonzero(killed)
             self.restart(rows)
             self._down[rows] = self.restart_seconds
+            self._any_down = True
+            # What is in force is what the job starts again with.
+            measured = replace(measured, slots=self.slots, pool=self.pool)
+        elif standing is not None:
+            self._any_down = bool((self._down > 0).any())
         return measured
 
-    def _measure(self, flow: Flow, cpus: Floats, limit: Floats, misjudged: Floats) -> Measurement:
-        jobs = self.jobs
-        width = jobs.stages
-        interval = jobs.interval[:, None]
-        rows = flow.rows[:, :width]
-        alive = ~flow.killed
-        share = flow.seconds / jobs.interval
-        # A mean over many tasks is judged better than one of a few.
-        tasks = np.maximum(rows / np.maximum(jobs.block_rows, 1.0), 1.0)
-        misjudge = np.exp(misjudged / np.sqrt(tasks))
-        delivered = flow.rows[:, width] / jobs.interval * alive
-        present = jobs.present
-        used, bound = self._as_one_node(flow, limit)
+    def _measure(self, flow: Flow, killed: Bools, misjudged: Floats, share: Floats | None) -> Measurement:
+        """What is measured of an interval of which the jobs ran only a `share` (None: all of it)."""
+        jobs, present = self.jobs, self.jobs.present
+        # What there is of CPUs and memory is read when the decision is made: it is that of the interval to come.
+        # Cluster managers announce a lower limit before they enforce it (cgroup v2: memory.high, then memory.max).
+        ahead = self._coming.conditions
+        limit = jobs.memory * ahead.memory[:, None]
+        rate, busy, cpu, starved, blocked = flow.rate, flow.busy, flow.cpu, flow.starved, flow.blocked
+        delivered = flow.rows[:, -1] / jobs.interval
+        cpus_used = np.add.reduce(cpu, axis=1)
+        if share is not None:
+            rate, busy, cpu, cpus_used = (
+                rate * share[:, None],
+                busy * share[:, None],
+                cpu * share[:, None],
+                cpus_used * share,
+            )
+        if self._misjudges:
+            # A mean over many tasks is judged better than one of a few.
+            tasks = np.maximum(flow.rows[:, :-1] / np.maximum(jobs.block_rows, 1.0), 1.0)
+            misjudge = np.exp(misjudged / np.sqrt(tasks))
+            busy, cpu = np.minimum(busy * misjudge, self.slots), cpu * misjudge
+        fill = np.minimum(self.state.queue / np.maximum(flow.room, 1e-9), 1.0)
+        if self._ragged:
+            rate, busy, cpu, starved = rate * present, busy * present, cpu * present, starved * present
+            blocked, fill = blocked * present, fill * present
+        if killed.any():
+            delivered = delivered * ~killed
+        if self._prepared.parts.trainer_cpu:
+            cpus_used = cpus_used + delivered * jobs.step_cpu
+        used, there, base = flow.memory[:, 0], limit[:, 0], jobs.base_bytes
+        if self._prepared.parts.nodes:
+            tightest = (flow.memory / np.maximum(limit, 1.0)).argmax(axis=1)
+            used, there = flow.memory[self._all, tightest], limit[self._all, tightest]
+            base = np.where(tightest == 0, base, 0.0)
         return Measurement(
             present=present,
             slots=self.slots,
             pool=self.pool,
-            rate=np.where(present, rows / interval, 0.0),
-            busy=np.where(present, np.minimum(flow.busy * misjudge * share[:, None], self.slots), 0.0),
-            cpu=np.where(present, flow.cpu * misjudge * share[:, None], 0.0),
-            starved=np.where(present, flow.starved, 0.0),
-            blocked=np.where(present, flow.blocked, 0.0),
+            rate=rate,
+            busy=busy,
+            cpu=cpu,
+            starved=starved,
+            blocked=blocked,
             block_bytes=jobs.row_bytes * jobs.block_rows,
-            queued_bytes=self.state.queue * jobs.row_bytes,
-            queue_fill=np.where(
-                present, np.minimum(self.state.queue / np.maximum(flow.room, 1e-9), 1.0), 0.0
-            ),
+            queued_bytes=flow.waiting_bytes,
+            queue_fill=fill,
             delivered=delivered,
             step=jobs.step,
             waiting=np.maximum(1.0 - delivered * jobs.step, 0.0),
-            cpus=cpus,
-            cpus_used=flow.cpu.sum(axis=1) * share + delivered * jobs.step_cpu,
+            cpus=ahead.cpus,
+            cpus_used=cpus_used,
             memory_used=used,
-            memory_base=jobs.base_bytes,
+            memory_base=base,
             memory_queued=flow.queued_bytes,
-            memory_limit=bound,
-            slot_limit=self.limit.astype(np.float64),
-            clock=np.full(len(jobs), np.nan),
-            bandwidth=np.where(np.isfinite(jobs.memory_bandwidth), flow.traffic, np.nan),
-            since_change=self.since_change.copy(),
+            memory_limit=there,
+            slot_limit=self.limit,
+            clock=self._unknown,
+            bandwidth=self._unknown
+            if flow.traffic is None
+            else np.where(np.isfinite(jobs.memory_bandwidth), flow.traffic, np.nan),
+            since_change=self.since_change,
             interval=jobs.interval,
-            killed=np.array(flow.killed),
+            killed=killed,
         )
-
-
-    def _as_one_node(self, flow: Flow, limit: Floats) -> tuple[Floats, Floats]:
-        """Bytes in use and allowed, ``[N]`` each, as if all of it were on the trainer's node.
-
-        What the pipeline takes is spread over the nodes in fixed proportions; the node that would be full first
-        as it grows says how much it may take altogether. So use stays linear in the slots.
-        """
-        jobs = self.jobs
-        share = self._prepared.share
-        total = (flow.memory[:, 0] - jobs.base_bytes) / share[:, 0]
-        room = np.where(jobs.cpus > 0, limit, np.inf)
-        room[:, 0] -= jobs.base_bytes
-        allowed = (room / np.maximum(share, 1e-30)).min(axis=1)
-        return total + jobs.base_bytes, np.maximum(allowed, 0.0) + jobs.base_bytes
 
 
 def rate_of(jobs: Jobs, slots: Any, *, steps: int = 24, pool: Any = None) -> Floats:

@@ -114,7 +114,8 @@ def wanted_slots(
                 f"`action`={given[job, stage]} for stage {stage} of job {job} must be from 0 to {len(MOVES) - 1}, "
                 f"the index of one of the moves {MOVES}"
             )
-        return slots + _MOVES.take(given), None
+        # Stage by stage in memory, as slots are.
+        return slots + _MOVES.take(given.T).T, None
     if given.dtype.kind not in "iuf":
         raise ConfigError(f"`action` has type {given.dtype}, but numbers are needed")
     if given.dtype.kind == "f" and np.isnan(given).any():
@@ -122,7 +123,7 @@ def wanted_slots(
         raise ConfigError(
             f"`action` is NaN for stage {stage} of job {job}; give a number of slots, 0 or more"
         )
-    given = np.clip(given.astype(np.float64), 0.0, MOST_SLOTS)
+    given = np.clip(given.astype(np.float64, order="F"), 0.0, MOST_SLOTS)
     return (given[:, :-1], given[:, -1]) if pool else (given, None)
 
 

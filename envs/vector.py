@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from intune.envs import render, spaces
 from intune.envs.episodes import Episodes
-from intune.envs.job_sources import MOST_JOBS, job_of, source_of
+from intune.envs.job_sources import first_job, source_of
 from intune.envs.jobs import Bools, Floats, Ints
 from intune.envs.measurement import Measurement
 from intune.envs.settings import EnvSettings
@@ -27,11 +27,17 @@ CHUNK = 512
 """Jobs computed together. Chosen by `benchmarks/envs.py`: their arrays stay in a core's cache, and the calls of NumPy
 are still few for each job."""
 
+RESERVE = 64
+"""Episodes begun at once, of which those that end are replaced: beginning one alone costs nearly as much as many."""
+
 AUTORESET = {"next_step": AutoresetMode.NEXT_STEP, "same_step": AutoresetMode.SAME_STEP}
 
 
 class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
-    """`num_envs` times what `SimulatedPipelineEnv` is; seeded with s, job i runs as that one does seeded with s + i.
+    """`num_envs` times what `SimulatedPipelineEnv` is.
+
+    Jobs are taken one after another, as that one does: at first by all, later by those whose episode has ended, in
+    order. A job with its number (`info["job"]`) runs here as it runs there.
 
     Episodes that have ended begin again as `metadata["autoreset_mode"]` says: with ``next_step`` at the next step,
     whose action is not used and whose reward is 0; with ``same_step`` at once, the last observation and info of the
@@ -82,8 +88,9 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self._rows = [slice(at, min(at + chunk, num_envs)) for at in range(0, num_envs, chunk)]
         self._chunks: list[Episodes] = []
         self._threads = ThreadPoolExecutor(threads) if threads > 1 and len(self._rows) > 1 else None
-        self._first: Ints | None = None
-        self._episode: Ints = np.zeros(num_envs, dtype=np.int64)
+        self._next: int | None = None
+        self._reserve: Episodes | None = None
+        self._used = 0  # of the reserve
         self._ended: Bools = np.zeros(num_envs, dtype=bool)
         self._rates: list[deque[float]] = []
 
@@ -98,12 +105,12 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         return parts[0] if len(parts) == 1 else Measurement.joined(parts)
 
     def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Begin episodes with other jobs.
 
         Args:
-            seed: s for s, s + 1, ..., or a seed for each.
+            seed: of the choice of jobs, as Gymnasium says.
             options: ``job`` and ``slots`` as of `SimulatedPipelineEnv.reset`, for all or for each (``[N]``,
                 ``[N, S]``), and ``reset_mask`` (``[N]``) where only some begin again.
 
@@ -114,20 +121,21 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self._check_open()
         given = dict(options or {})
         mask = self._reset_mask(given.pop("reset_mask", None))
-        self._seed(seed, mask)
-        assert self._first is not None
-        drawn = job_of(self._first, self._episode)
-        ids, slots = reset_options(given, drawn, self.stages)
-        self._episode[mask] += 1
-        self._ended[mask] = False
-        if mask.all():
-            self._chunks = [self._begin(rows, ids, slots) for rows in self._rows]
+        super().reset(seed=seed)
+        if seed is not None or self._next is None:
+            self._next = first_job(int(self.np_random.integers(2**32)) if seed is None else seed)
+            self._reserve = None
+        rows = np.flatnonzero(mask)
+        ids, slots = reset_options(given, self._numbers(len(rows)), self.stages)
+        self._ended[rows] = False
+        if len(rows) == self.num_envs:
+            self._chunks = [
+                self._begin(ids[part], slots[part] if slots is not None else None) for part in self._rows
+            ]
             self._rates = [deque(maxlen=HISTORY) for _ in range(self.num_envs)] if self.render_mode else []
         else:
-            for rows, chunk in zip(self._rows, self._running(), strict=True):
-                chosen = np.flatnonzero(mask[rows])
-                if chosen.size:
-                    chunk.start(chosen, ids[rows][chosen], None if slots is None else slots[rows][chosen])
+            self._running()
+            self._adopt(rows, self._begin(ids, slots), np.arange(len(rows)))
         self._remember(mask)
         return self._observation(), self._infos(mask)
 
@@ -202,19 +210,36 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         if self._threads is not None:
             self._threads.shutdown()
 
-    def _begin(self, rows: slice, ids: Ints, slots: Floats | None) -> Episodes:
-        asked = None if slots is None else slots[rows]
-        return Episodes(self._source, self.settings, ids[rows], stages=self.stages, slots=asked)
+    def _begin(self, ids: Ints, slots: Floats | None = None) -> Episodes:
+        return Episodes(self._source, self.settings, ids, stages=self.stages, slots=slots)
+
+    def _numbers(self, count: int) -> Ints:
+        """The jobs whose turn it is."""
+        assert self._next is not None
+        if self._reserve is not None:  # not handed out yet
+            self._next -= len(self._reserve) - self._used
+            self._reserve = None
+        self._next += count
+        return np.arange(self._next - count, self._next)
 
     def _restart(self, which: Bools) -> None:
         """Begin the next episodes of the jobs where `which`."""
-        assert self._first is not None
-        ids = job_of(self._first, self._episode)
-        self._episode[which] += 1
-        for rows, chunk in zip(self._rows, self._chunks, strict=True):
-            chosen = np.flatnonzero(which[rows])
-            if chosen.size:
-                chunk.start(chosen, ids[rows][chosen])
+        rows = np.flatnonzero(which)
+        while rows.size:
+            if self._reserve is None or self._used == len(self._reserve):
+                self._reserve = None
+                self._reserve, self._used = self._begin(self._numbers(max(RESERVE, rows.size))), 0
+            count = min(rows.size, len(self._reserve) - self._used)
+            self._adopt(rows[:count], self._reserve, np.arange(self._used, self._used + count))
+            self._used += count
+            rows = rows[count:]
+
+    def _adopt(self, rows: Ints, fresh: Episodes, chosen: Ints) -> None:
+        """Put the episodes of `fresh` at `chosen` into `rows` (ascending)."""
+        for part, chunk in zip(self._rows, self._chunks, strict=True):
+            first, last = np.searchsorted(rows, (part.start, part.stop))
+            if last > first:
+                chunk.adopt(rows[first:last] - part.start, fresh, chosen[first:last])
 
     def _final(self, over: Bools) -> dict[str, Any]:
         """Last observations and infos of the episodes that are over."""
@@ -278,23 +303,6 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             if new:
                 rates.clear()
             rates.append(float(rate))
-
-    def _seed(self, seed: int | Sequence[int | None] | None, mask: Bools) -> None:
-        count = self.num_envs
-        if isinstance(seed, int | np.integer):
-            super().reset(seed=int(seed))
-            seeds: list[int | None] = [int(seed) + i for i in range(count)]
-        else:
-            seeds = [None] * count if seed is None else list(seed)
-        if len(seeds) != count:
-            raise ConfigError(f"`seed` has {len(seeds)} seeds, but there are {count} jobs")
-        if any(each is not None and each < 0 for each in seeds):
-            raise ConfigError(f"`seed`={seed!r} must be 0 or more")
-        if self._first is None:
-            self._first = self.np_random.integers(MOST_JOBS, size=count)
-        for row in np.flatnonzero(mask & np.array([each is not None for each in seeds])).tolist():
-            self._first[row] = (seeds[row] or 0) % MOST_JOBS
-            self._episode[row] = 0
 
     def _reset_mask(self, mask: Any) -> Bools:
         if mask is None:

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode
 
 import intune.envs  # noqa: F401 - registers the environments
 from intune.envs.jobs import Jobs
@@ -90,26 +90,71 @@ def test_they_do_in_every_family(family: str) -> None:
 
 
 def follow(family: Any, autoreset: str, settings: dict[str, Any]) -> None:
-    """Step both through three episodes."""
+    """Step through three episodes; run every job on its own as well, by its number, with the same actions."""
     count, steps = 7, 7
     made = SimulatedPipelineVectorEnv(
         count, family, autoreset=autoreset, chunk=3, episode_steps=steps, **settings
     )
-    mode = AutoresetMode.SAME_STEP if autoreset == "same_step" else AutoresetMode.NEXT_STEP
-    singles = SyncVectorEnv(
-        [lambda: SimulatedPipelineEnv(family, episode_steps=steps, **settings)] * count, autoreset_mode=mode
-    )
-    same(made.reset(seed=3), singles.reset(seed=3))
+    singles = [SimulatedPipelineEnv(family, episode_steps=steps, **settings) for _ in range(count)]
+    observed, infos = made.reset(seed=3)
+    for row, single in enumerate(singles):
+        same(
+            single.reset(options={"job": int(infos["job"][row])}),
+            (row_of(observed, row), info_of(infos, row)),
+        )
     made.action_space.seed(1)
-    ended = 0
+    over = np.zeros(count, dtype=bool)
+    ended, jobs = 0, set(infos["job"].tolist())
     for _ in range(3 * steps):
         action = made.action_space.sample()
         if settings.get("action") == "absolute":
             action = np.round(action / 500.0)
-        ours, theirs = made.step(action), singles.step(action)
-        same(ours, theirs)
-        ended += int((ours[2] | ours[3]).sum())
+        observed, rewards, terminated, truncated, infos = made.step(action)
+        for row, single in enumerate(singles):
+            job = {"job": int(infos["job"][row])}
+            now = row_of(observed, row), info_of(infos, row)
+            if autoreset == "next_step" and over[row]:
+                same(single.reset(options=job), now)
+                assert (rewards[row], terminated[row], truncated[row]) == (0.0, False, False)
+                continue
+            seen, *judged, info = single.step(action[row])
+            same(tuple(judged), (rewards[row], terminated[row], truncated[row]))
+            if autoreset == "same_step" and (terminated[row] or truncated[row]):
+                same((seen, info), (infos["final_obs"][row], info_of(infos["final_info"], row)))
+                seen, info = single.reset(options=job)
+            same((seen, info), now)
+        over = (terminated | truncated) & ~(over & (autoreset == "next_step"))
+        ended += int(over.sum())
+        jobs |= set(infos["job"].tolist())
     assert ended >= 2 * count
+    begun = ended if autoreset == "same_step" else ended - int(over.sum())
+    assert len(jobs) == count + begun
+
+
+def row_of(observed: Any, row: int) -> Any:
+    return (
+        {key: value[row] for key, value in observed.items()} if isinstance(observed, dict) else observed[row]
+    )
+
+
+def info_of(infos: dict[str, Any], row: int) -> dict[str, Any]:
+    named = ("job", "rate", "memory", "moved", "killed")
+    assert all(infos[f"_{name}"][row] for name in named)
+    return {name: infos[name][row] for name in named}
+
+
+def test_one_of_a_vector_is_a_single_environment() -> None:
+    made = SimulatedPipelineVectorEnv(1, eventful(), autoreset="same_step", episode_steps=4)
+    single = SimulatedPipelineEnv(eventful(), episode_steps=4)
+    observed, _ = made.reset(seed=5)
+    same(row_of(observed, 0), single.reset(seed=5)[0])
+    for _ in range(20):
+        action = made.action_space.sample()
+        observed, _, terminated, truncated, _ = made.step(action)
+        seen, *_ = single.step(action[0])
+        if terminated[0] or truncated[0]:
+            seen, _ = single.reset()
+        same(row_of(observed, 0), seen)
 
 
 def test_threads_change_nothing() -> None:
@@ -201,7 +246,6 @@ def test_a_job_can_be_named_and_given_slots_to_begin_with() -> None:
         (lambda env: env.step(np.full((3, 5), 5)), ["action", "5", "stage 0", "0 to 4"]),
         (lambda env: env.step(np.full((3, 5), -1)), ["action", "-1", "0 to 4"]),
         (lambda env: env.step(np.full((3, 5), np.nan)), ["action", "whole"]),
-        (lambda env: env.reset(seed=[1, 2]), ["seed", "2", "3"]),
         (lambda env: env.reset(options={"jobs": 3}), ["jobs", "unknown"]),
         (lambda env: env.reset(options={"job": -1}), ["job", "-1", "0"]),
         (lambda env: env.reset(options={"job": [1, 2]}), ["job", "[1, 2]"]),
