@@ -41,23 +41,35 @@ class Autotune(Agent):
     Args:
         algorithm: ``"max_parallelism"`` is what ``tf.data.AUTOTUNE`` does by default.
         element_rows: rows of an element, of importance only to the nanosecond that a climb's step may lose.
+        beyond: what becomes of more workers altogether than slots that may be given out. TensorFlow limits the
+            workers of a stage, not of all: ``"share"`` gives every stage its share of the slots, as of any agent;
+            ``"pool"`` lets all stages share them, as TensorFlow's pool of threads does with its workers.
 
     Raises:
-        ConfigError: an unknown algorithm, or less than one row an element.
+        ConfigError: an unknown algorithm or `beyond`, or less than one row an element.
     """
 
     name = "autotune"
     restarts = False
     """Begin anew when the machine is resized."""
 
-    def __init__(self, *, algorithm: Algorithm = "max_parallelism", element_rows: float = 8192.0) -> None:
+    def __init__(
+        self,
+        *,
+        algorithm: Algorithm = "max_parallelism",
+        element_rows: float = 8192.0,
+        beyond: Literal["share", "pool"] = "share",
+    ) -> None:
         algorithms = ("max_parallelism", "hill_climb", "stage_based")
         if algorithm not in algorithms:
             raise ConfigError(f"`algorithm`={algorithm!r} must be one of {', '.join(algorithms)}")
+        if beyond not in ("share", "pool"):
+            raise ConfigError(f"`beyond`={beyond!r} must be share or pool")
         if not element_rows >= 1:
             raise ConfigError(f"`element_rows`={element_rows!r} must be 1 or more")
         self._algorithm = algorithm
         self._element_rows = element_rows
+        self._beyond = beyond
         self.start(0, 0)
 
     def start(self, jobs: int, stages: int) -> None:
@@ -101,9 +113,11 @@ class Autotune(Agent):
             return f"keep: the next round is due {period[i]:g} s after the last"
 
         slots = np.where(measured.present, np.maximum(slots, 1.0), 0.0)
-        return where_sound(
-            measured, Proposal(slots=slots, pool=np.zeros(len(measured)), explain=explain), sound
-        )
+        pool = np.zeros(len(measured))
+        if self._beyond == "pool":
+            limit = np.maximum(np.floor(np.nan_to_num(measured.slot_limit)), 1.0)
+            pool = np.where(slots.sum(axis=1) > limit, limit, 0.0)
+        return where_sound(measured, Proposal(slots=slots, pool=pool, explain=explain), sound)
 
     def _record(self, measured: Measurement) -> Bools:
         """Take the interval into the sums; ``[N]`` whether it can be trusted."""

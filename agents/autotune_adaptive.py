@@ -1,4 +1,5 @@
-"""`autotune-adaptive`: AUTOTUNE restarted whenever the machine is resized. The paper's stronger baseline."""
+"""`autotune-adaptive` and `autotune-pool`: AUTOTUNE restarted at resizes, the paper's stronger baseline; its workers in
+one pool where they are more than the slots."""
 
 from __future__ import annotations
 
@@ -13,3 +14,12 @@ class AutotuneAdaptive(Autotune):
 
     name = "autotune-adaptive"
     restarts = True
+
+
+class AutotunePool(AutotuneAdaptive):
+    """As `AutotuneAdaptive`; more workers than slots share the slots. The kindest reading of AUTOTUNE."""
+
+    name = "autotune-pool"
+
+    def __init__(self) -> None:
+        super().__init__(beyond="pool")

@@ -23,7 +23,7 @@ class Plan:
         which: ``[N, T]`` the number, 0 to K - 1, of the allocation in each interval.
         rate: ``[N, T]`` rows/s of the best allocation, without chance.
         feasible: ``[N, T]`` whether any allocation fits into memory.
-        memory: ``[N, T]`` memory as a multiple of that at first.
+        cpus: ``[N, T]`` CPUs; memory: ``[N, T]`` memory as a multiple of that at first.
     """
 
     slots: Floats
@@ -31,6 +31,7 @@ class Plan:
     which: Ints
     rate: Floats
     feasible: Bools
+    cpus: Floats
     memory: Floats
 
 
@@ -52,10 +53,10 @@ def plan(jobs: Jobs, steps: int, *, margin: float = MARGIN) -> Plan:
     which = look.cumsum(axis=1) - 1
     job, step = np.nonzero(look)
     ones = np.ones((count, 1))
-    cpus = np.concatenate([ones, jobs.event_cpus], axis=1)[job, segment[job, step]]
+    cpus = np.take_along_axis(np.concatenate([ones, jobs.event_cpus], axis=1), segment, axis=1)
     memory = np.take_along_axis(np.concatenate([ones, jobs.event_memory], axis=1), segment, axis=1)
     grown = np.clip(jobs.drift[job] * time[job, step][:, None], -3.0, 3.0)
-    found = best(jobs.take(job), cpus, memory[job, step], slower=np.exp(grown), margin=margin)
+    found = best(jobs.take(job), cpus[job, step], memory[job, step], slower=np.exp(grown), margin=margin)
     width = int(which.max()) + 1
     slots = np.ones((count, width, jobs.stages))
     pool = np.zeros((count, width))
@@ -74,6 +75,7 @@ def plan(jobs: Jobs, steps: int, *, margin: float = MARGIN) -> Plan:
         which=which,
         rate=rates,
         feasible=np.take_along_axis(feasible, which, axis=1),
+        cpus=np.maximum(np.floor(jobs.cpus.sum(axis=1, keepdims=True) * cpus + 1e-9), 1.0),
         memory=memory,
     )
 

@@ -44,6 +44,10 @@ ENTRIES: dict[str, Entry] = {
     "autotune-adaptive": Entry(
         "intune.agents.autotune_adaptive:AutotuneAdaptive", "AUTOTUNE, restarted at each resize"
     ),
+    "autotune-pool": Entry(
+        "intune.agents.autotune_adaptive:AutotunePool",
+        "the same, its workers in one pool where slots are too few",
+    ),
     "ds2": Entry("intune.agents.ds2:DS2", "true rates give all slots at once (OSDI'18)"),
     "oracle": Entry("intune.agents.oracle:Oracle", "the best there is; for simulated jobs only"),
 }

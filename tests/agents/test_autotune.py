@@ -107,7 +107,14 @@ def test_stage_based_drops_a_round_that_exceeds_memory(measurement: Measured) ->
     np.testing.assert_array_equal(proposal.slots, [[16, 16, 16]])  # the initial parallelism
 
 
-@pytest.mark.parametrize("options", [{"algorithm": "gradient"}, {"element_rows": 0}])
+def test_more_workers_than_slots_share_them_if_asked(measurement: Measured) -> None:
+    few = measurement(cpus=12, slot_limit=24)
+    assert started(Autotune(beyond="pool")).propose(few).pool[0] == 24
+    assert started(Autotune()).propose(few).pool[0] == 0
+    assert started(Autotune(beyond="pool")).propose(measurement(cpus=12, slot_limit=36)).pool[0] == 0
+
+
+@pytest.mark.parametrize("options", [{"beyond": "both"}, {"algorithm": "gradient"}, {"element_rows": 0}])
 def test_options_out_of_range_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         Autotune(**options)  # type: ignore[arg-type]
