@@ -1,0 +1,206 @@
+"""From two readings of a pipeline's counters to a `Measurement` of what happened in between. Pure.
+
+Counters that make no sense (backwards, no time between, other stages) do not raise: the measurement then says
+of itself that it is not sound, and whoever decides on measurements keeps what is in force.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from intune.envs.jobs import Floats, slot_limit
+from intune.envs.measurement import STAGE_FIELDS, Measurement
+from intune.envs.resources import Resources
+from intune.pipelines.metrics import PipelineStats, StageStats
+
+SLOTS_PER_CPU = 8.0
+"""Slots that may be given out per CPU unless told otherwise: stages that wait for far storage have use for as many
+as storage's latency has tasks' times in it (on two CPUs a dozen), and a slot that is idle costs next to nothing."""
+
+SATED = 0.05
+"""Share of its time that a trainer waits at most if it is what holds the pipeline up."""
+
+VIEW = 1.0
+"""Bytes newly made per row below which a stage only shows its input's memory."""
+
+OUT_OF_MEMORY = 0.9
+"""Share of the memory limit above which a worker that died is taken to have died of it."""
+
+
+def measure(
+    now: PipelineStats,
+    before: PipelineStats,
+    *,
+    resources: Resources,
+    resources_before: Resources | None = None,
+    memory_base: float = math.nan,
+    since_change: float = 0.0,
+    slots_per_cpu: float = SLOTS_PER_CPU,
+    elsewhere: bool = False,
+    memory_bandwidth: float = math.nan,
+) -> Measurement:
+    """What happened between two readings of one job's counters.
+
+    Of a shared pool nobody knows what its idle slots waited for: all count as blocked if the trainer did not wait
+    for data, as starved if it did.
+
+    Args:
+        now, before: of one pipeline; time spent between epochs does not count.
+        resources: of the job, read with `now`; resources_before: read with `before`, where there was such a reading.
+        memory_base: resident bytes before the pipeline had any slot.
+        since_change: seconds since the allocation was changed.
+        slots_per_cpu: slots that may be given out, per CPU.
+        elsewhere: whether stages run in processes that `resources` does not count (Ray's workers).
+        memory_bandwidth: bytes/s between processors and memory at most; NaN if unknown.
+
+    Returns:
+        N = 1. Not `sound` where the two readings cannot be compared.
+    """
+    count = len(now.stages)
+    same = [stage.name for stage in now.stages] == [stage.name for stage in before.stages]
+    seconds = now.elapsed_s - before.elapsed_s
+    usable = same and math.isfinite(seconds) and seconds > 0
+    change = now.since(before) if usable else None
+    usable = change is not None and not _backwards(change)
+    if change is None or not usable:
+        return _unusable(now, resources, count, since_change, slots_per_cpu)
+    pool = now.allocation.pool if now.allocation.is_shared else 0
+    stages = change.stages
+    per = 1.0 / seconds
+    slots = _row([stage.slots for stage in stages])
+    busy = _row([stage.busy_s * per for stage in stages])
+    cpu = _row([stage.cpu_s * per for stage in stages])
+    waiting = change.wait_share if change.step_s + change.wait_s > 0 else math.nan
+    starved, blocked = _idle(stages, slots, busy, pool, waiting)
+    block_bytes = _row(_block_bytes(now.stages))
+    queue = _row([stage.queue for stage in now.stages])
+    of_stages = float(cpu.sum())
+    used = resources.cpu_s - resources_before.cpu_s if resources_before is not None else math.nan
+    used = used * per if math.isfinite(used) and used >= 0 else 0.0
+    memory = float(now.memory_resident) if now.memory_resident > 0 else resources.resident
+    traffic = resources.traffic - (resources_before.traffic if resources_before is not None else math.nan)
+    killed = change.workers_lost > 0 and memory > OUT_OF_MEMORY * resources.memory_limit
+    return Measurement(
+        present=np.ones((1, count), dtype=bool),
+        slots=slots,
+        pool=_one(pool),
+        rate=_row([stage.rows * per for stage in stages]),
+        busy=busy,
+        cpu=cpu,
+        starved=starved,
+        blocked=blocked,
+        block_bytes=block_bytes,
+        queued_bytes=queue * block_bytes,
+        # The scheduler has room for one output ahead of each slot.
+        queue_fill=np.minimum(queue / np.maximum(busy if pool else slots, 1.0), 1.0),
+        delivered=_one(change.rows * per),
+        step=_one(change.step_s / change.rows if change.rows > 0 else math.nan),
+        waiting=_one(waiting),
+        cpus=_one(resources.cpus),
+        cpus_used=_one(used + of_stages if elsewhere else max(used, of_stages)),
+        memory_used=_one(memory),
+        memory_base=_one(memory_base),
+        memory_queued=_one(float(now.memory_held)),
+        memory_limit=_one(resources.memory_limit),
+        slot_limit=_limit(resources, slots_per_cpu, count),
+        clock=_one(resources.clock),
+        bandwidth=_one(traffic * per / memory_bandwidth),
+        since_change=_one(since_change),
+        interval=_one(seconds),
+        killed=np.array([killed]),
+    )
+
+
+def widened(measured: Measurement, stages: int) -> Measurement:
+    """The same with room for `stages` stages; those that a job does not have are 0, as in simulated ones."""
+    more = stages - measured.stages
+    if more <= 0:
+        return measured
+    wide = {name: np.pad(getattr(measured, name), ((0, 0), (0, more))) for name in ("present", *STAGE_FIELDS)}
+    return replace(measured, **wide)
+
+
+def _idle(
+    stages: tuple[StageStats, ...], slots: Floats, busy: Floats, pool: int, waiting: float
+) -> tuple[Floats, Floats]:
+    """Shares of the slots' time without input, and without room for output, ``[1, S]``."""
+    if pool:
+        idle = np.broadcast_to(np.clip(1.0 - busy.sum() / max(pool, 1), 0.0, 1.0), slots.shape)
+        none = np.zeros_like(slots)
+        return (none, idle.copy()) if waiting < SATED else (idle.copy(), none)
+    there = np.maximum(_row([stage.slot_s for stage in stages]), 1e-12)
+    starved = np.clip(_row([stage.starved_s for stage in stages]) / there, 0.0, 1.0)
+    return starved, np.clip(_row([stage.blocked_s for stage in stages]) / there, 0.0, 1.0 - starved)
+
+
+def _block_bytes(stages: tuple[StageStats, ...]) -> list[float]:
+    """Bytes that one task's output keeps alive, from all that was counted; NaN before the first."""
+    sizes = []
+    row = math.nan
+    for stage in stages:
+        made = stage.bytes_out / stage.rows if stage.rows > 0 else math.nan
+        # A stage that cuts or hands over its input makes no bytes; what waits behind it is its input's.
+        row = made if made >= VIEW or math.isnan(row) else row
+        sizes.append(row * stage.rows / stage.tasks if stage.tasks > 0 else math.nan)
+    return sizes
+
+
+def _backwards(change: PipelineStats) -> bool:
+    """Whether a counter has fallen: it is another pipeline's, or was set back."""
+    counters = [change.rows, change.batches, change.step_s, change.wait_s]
+    for stage in change.stages:
+        counters += [stage.tasks, stage.rows, stage.busy_s, stage.cpu_s, stage.slot_s]
+    return not all(math.isfinite(value) and value > -1e-6 for value in counters)
+
+
+def _unusable(
+    now: PipelineStats, resources: Resources, count: int, since_change: float, slots_per_cpu: float
+) -> Measurement:
+    """What is known of a job now, where nothing is known of the interval."""
+    nothing = np.full((1, count), math.nan)
+    unknown = np.array([math.nan])
+    slots = _row([stage.slots for stage in now.stages])
+    return Measurement(
+        present=np.ones((1, count), dtype=bool),
+        slots=slots,
+        pool=_one(now.allocation.pool if now.allocation.is_shared else 0),
+        rate=nothing,
+        busy=nothing,
+        cpu=nothing,
+        starved=nothing,
+        blocked=nothing,
+        block_bytes=_row(_block_bytes(now.stages)),
+        queued_bytes=nothing,
+        queue_fill=nothing,
+        delivered=_one(0.0),
+        step=unknown,
+        waiting=unknown,
+        cpus=_one(resources.cpus),
+        cpus_used=unknown,
+        memory_used=_one(now.memory_resident or resources.resident),
+        memory_base=unknown,
+        memory_queued=_one(now.memory_held),
+        memory_limit=_one(resources.memory_limit),
+        slot_limit=_limit(resources, slots_per_cpu, count),
+        clock=_one(resources.clock),
+        bandwidth=unknown,
+        since_change=_one(since_change),
+        interval=_one(0.0),
+        killed=np.array([False]),
+    )
+
+
+def _limit(resources: Resources, slots_per_cpu: float, stages: int) -> Floats:
+    return slot_limit(_one(resources.cpus), _one(slots_per_cpu), stages).astype(np.float64)
+
+
+def _row(values: list[Any]) -> Floats:
+    return np.array([values], dtype=np.float64)
+
+
+def _one(value: float) -> Floats:
+    return np.array([value], dtype=np.float64)

@@ -1,0 +1,116 @@
+"""`Observer`: measures one running pipeline, interval by interval. What the live environment and the tuner share."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from intune.envs.measure import SLOTS_PER_CPU, measure
+from intune.envs.measurement import Measurement
+from intune.envs.resources import ResourceReader, Resources
+from intune.envs.tunable import Tunable, check_tunable, reads_resident
+from intune.pipelines.allocation import Allocation
+from intune.pipelines.errors import ConfigError
+from intune.pipelines.metrics import PipelineStats
+
+
+class Observer:
+    """Reads the counters of `tunable`; each call of `measure` tells what happened since the one before.
+
+    Make it before the trainer has built its model if that can be, or give `memory_base`.
+
+    Args:
+        tunable: the pipeline.
+        resources: reads what the machine says; by default a `ResourceReader`.
+        memory_base: resident bytes before the pipeline had any slot; by default what is resident now, without the
+            blocks that the pipeline holds.
+        slots_per_cpu: slots that may be given out, per CPU.
+        memory_bandwidth: bytes/s between processors and memory at most; NaN if unknown.
+        clock: seconds, monotonic.
+
+    Raises:
+        ConfigError: something that is not tunable, or numbers that make no sense.
+    """
+
+    def __init__(
+        self,
+        tunable: Tunable,
+        *,
+        resources: Callable[[], Resources] | None = None,
+        memory_base: float | None = None,
+        slots_per_cpu: float = SLOTS_PER_CPU,
+        memory_bandwidth: float = math.nan,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not isinstance(slots_per_cpu, int | float) or not 1.0 <= slots_per_cpu < math.inf:
+            raise ConfigError(f"`slots_per_cpu`={slots_per_cpu!r} must be 1 or more and finite")
+        if memory_base is not None and not memory_base >= 0:
+            raise ConfigError(f"`memory_base`={memory_base!r} must be bytes, 0 or more")
+        self.tunable = check_tunable(tunable)
+        self.slots_per_cpu = float(slots_per_cpu)
+        self._read_resources = ResourceReader(tunable.budget) if resources is None else resources
+        self._resident = reads_resident(tunable)
+        self._elsewhere = getattr(tunable, "executor", None) == "ray"
+        self._bandwidth = memory_bandwidth
+        self._clock = clock
+        self._before = self._stats()
+        self._resources = self._read_resources()
+        self._changed_at = clock()
+        if memory_base is None:
+            resident = self._before.memory_resident or self._resources.resident
+            memory_base = max(0.0, resident - self._before.memory_held)
+        self._base = float(memory_base)
+
+    @property
+    def memory_base(self) -> float:
+        """Resident bytes without the pipeline's blocks."""
+        return self._base
+
+    @property
+    def allocation(self) -> Allocation:
+        """Slots in force when counters were last read."""
+        return self._before.allocation
+
+    def skip(self) -> None:
+        """Begin an interval now; what happened before it is left out."""
+        self._before, self._resources = self._stats(), self._read_resources()
+
+    def measure(self) -> Measurement:
+        """What happened since the last call (or `skip`). One job, N = 1.
+
+        Raises:
+            IntuneError: the pipeline is over.
+        """
+        stats, resources = self._stats(), self._read_resources()
+        if stats.allocation != self._before.allocation:
+            self._changed_at = self._clock()  # somebody else gave other slots, some time in this interval
+        measured = measure(
+            stats,
+            self._before,
+            resources=resources,
+            resources_before=self._resources,
+            memory_base=self._base,
+            since_change=max(0.0, self._clock() - self._changed_at),
+            slots_per_cpu=self.slots_per_cpu,
+            elsewhere=self._elsewhere,
+            memory_bandwidth=self._bandwidth,
+        )
+        self._before, self._resources = stats, resources
+        return measured
+
+    def resize(self, allocation: Allocation | Mapping[str, int]) -> None:
+        """Give slots through the pipeline's own `resize`, and note when.
+
+        Raises:
+            IntuneError: the pipeline is over, or the allocation makes no sense.
+        """
+        self.tunable.resize(allocation)
+        self.skip()
+        self._changed_at = self._clock()
+
+    def _stats(self) -> PipelineStats:
+        stats: Any = self.tunable.stats
+        read: PipelineStats = stats(resident=True) if self._resident else stats()
+        return read

@@ -1,0 +1,65 @@
+"""`Tunable`: all that a tuner and the live environment know of a pipeline: what it counts, and how to give it slots.
+
+`intune.pipelines.Loader` is one, and so are a wrapped `DataLoader` and a simulated job.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from intune.pipelines.allocation import Allocation
+from intune.pipelines.budget import Budget
+from intune.pipelines.errors import ConfigError
+from intune.pipelines.metrics import PipelineStats
+
+
+@runtime_checkable
+class Tunable(Protocol):
+    """Something whose stages can be given more or fewer slots while it runs.
+
+    `stats` and `resize` may be called from another thread than the one that consumes it. Both raise
+    `LoaderError` where it is over (closed).
+    """
+
+    @property
+    def stages(self) -> Sequence[str]:
+        """Names of the stages, in order; they never change."""
+
+    @property
+    def budget(self) -> Budget:
+        """CPUs and bytes that it may use."""
+
+    def stats(self) -> PipelineStats:
+        """What was counted so far. Cheap, and stops nothing."""
+
+    def resize(self, allocation: Allocation | Mapping[str, int]) -> None:
+        """Other slots from now on, for the stages named; what runs goes on and nothing is lost."""
+
+
+def check_tunable(value: object) -> Tunable:
+    """`value`, if it can be tuned.
+
+    Raises:
+        ConfigError: it lacks something, or has no stages.
+    """
+    for name in ("stages", "budget", "stats", "resize"):
+        if not hasattr(value, name):
+            raise ConfigError(
+                f"`tunable` must have `stages`, `budget`, `stats` and `resize`, but {type(value).__name__} has no "
+                f"`{name}`; give a Loader, TunableDataLoader.wrap(…), or a class with these four"
+            )
+    assert isinstance(value, Tunable)
+    stages = tuple(value.stages)
+    if not stages or not all(isinstance(name, str) for name in stages) or len(set(stages)) < len(stages):
+        raise ConfigError(f"`stages`={stages!r} of `tunable` must be distinct names, one at least")
+    return value
+
+
+def reads_resident(tunable: Tunable) -> bool:
+    """Whether `stats(resident=True)` is understood: it then also counts what workers in other processes hold."""
+    try:
+        return "resident" in inspect.signature(tunable.stats).parameters
+    except (TypeError, ValueError):  # a callable without a signature
+        return False
