@@ -107,7 +107,7 @@ class LivePipelineEnv(gym.Env[Any, Any]):
         return self._running()
 
     @property
-    def spec(self) -> EnvSpec | None:  # type: ignore[override]
+    def spec(self) -> EnvSpec | None:
         """How this was made, as Gymnasium keeps it; copies of it are of the same running pipeline."""
         return self._spec
 

@@ -1,7 +1,8 @@
 """The live environment, over simulated jobs with a clock that is moved by hand, and over a real loader."""
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -197,10 +198,24 @@ def consumed(folder: Path) -> Iterator[tuple[Loader, list[int], threading.Event]
             reader.join()
 
 
+def until_read(loader: Loader) -> Callable[[float], None]:
+    """Waits not for a time but until the trainer has got more, however slow the machine is."""
+
+    def wait(seconds: float) -> None:
+        before = loader.stats().rows
+        for _ in range(5_000):
+            if loader.stats().rows > before + 2_000:
+                return
+            time.sleep(0.002)
+        raise TimeoutError("the loop that reads stands still")
+
+    return wait
+
+
 def test_it_passes_gymnasiums_checks_over_a_loader_that_is_read_meanwhile(tmp_path: Path) -> None:
     with consumed(tmp_path) as (loader, got, over):
         env = gym.make(
-            "intune/LivePipeline-v0", tunable=loader, interval=0.05, disable_env_checker=True
+            "intune/LivePipeline-v0", tunable=loader, wait=until_read(loader), disable_env_checker=True
         ).unwrapped
         check_env(env)
         env.reset()
@@ -220,15 +235,13 @@ def test_an_agent_that_fails_stops_nothing_but_itself(tmp_path: Path) -> None:
         def fails(seconds: float) -> None:
             raise RuntimeError("the agent's fault")
 
-        env = LivePipelineEnv(loader, interval=0.02)
+        env = LivePipelineEnv(loader, wait=until_read(loader))
         env.reset()
         env._wait = fails
         with pytest.raises(RuntimeError, match="agent's fault"):
             env.step([KEEP + 1, KEEP, KEEP, KEEP])
         read = len(got)
-        for _ in range(500):
-            if len(got) > read + 1:
-                break
-            threading.Event().wait(0.01)
+        for _ in range(60):
+            until_read(loader)(0.0)
         assert len(got) > read + 1
     assert set(got) == {40_000}
