@@ -13,9 +13,9 @@ known in closed form. Symbols: N jobs, S stages, M nodes; the trainer is column 
    a min-plus linear system (Le Boudec and Thiran 2001, "Network Calculus", ch. 3 and 4.4). Exact for constant
    rates; which j attains the minimum says who starves or blocks i.
 3. *Shared limits.* What all stages together take of processors, storage (bytes and requests), memory
-   bandwidth, network and, where slots are pooled, of slots, is bounded by what there is (utilisation law;
-   Denning and Buzen 1978). Where a bound is exceeded all flows of the interval slow down by the same factor,
-   as under processor sharing. Demand beyond the processors costs ``oversubscription`` on top.
+   bandwidth and network is bounded by what there is (utilisation law; Denning and Buzen 1978). Where a bound is
+   exceeded all flows of the interval slow down by the same factor, as under processor sharing. Demand beyond the
+   processors costs ``oversubscription`` on top. A shared pool of slots serves what is nearest to delivery first.
 4. *Memory.* Resident bytes = base + slots x working set + rows queued; nodes carry it in proportion to their
    CPUs. Above a node's memory the job is killed.
 """
@@ -237,6 +237,36 @@ def passed(rate: Floats, queue: Floats, room: Floats, seconds: Floats) -> tuple[
     return np.minimum(rows, allowed, out=rows), held_up
 
 
+def pooled_flows(rows: Floats, queue: Floats, took: Floats, work: Floats) -> Floats:
+    """Rows that pass, ``[N, S + 1]``, where all stages take their slots from one pool, nearest to delivery first.
+
+    To deliver d rows, a stage with B rows waiting between it and the trainer must make ``max(d - B, 0)``. The most
+    that the pool can deliver solves ``sum of took (d - B) over the stages that must work = work``; B falls along the
+    line, so those are the last ones, and d is the least of the solutions for the last 1, 2, ... stages. What is left
+    of the pool then fills the queues.
+
+    Args:
+        rows: that would pass if every stage had the whole pool for itself.
+        queue: ``[N, S]`` rows waiting behind each stage.
+        took: ``[N, S]`` slot seconds per row.
+        work: ``[N]`` slot seconds that the pool has.
+    """
+    waiting = np.cumsum(queue[:, ::-1], axis=1)[:, ::-1]
+    cost = np.cumsum(took[:, ::-1], axis=1)[:, ::-1]
+    credit = np.cumsum((took * waiting)[:, ::-1], axis=1)[:, ::-1]
+    most = ((work[:, None] + credit) / np.maximum(cost, TINY)).min(axis=1)
+    delivered = np.minimum(rows[:, -1], most)
+    needed = np.maximum(delivered[:, None] - waiting, 0.0)
+    more = rows[:, :-1] - needed
+    left = np.maximum(work - np.add.reduce(needed * took, axis=1), 0.0)
+    filling = _ratio(left, np.add.reduce(more * took, axis=1))
+    filling = np.where(delivered < rows[:, -1], 0.0, filling)
+    passing = np.empty_like(rows)
+    passing[:, :-1] = needed + more * filling[:, None]
+    passing[:, -1] = delivered
+    return passing
+
+
 def pooled_peak(busy: Floats, pool: Floats, slot_bytes: Floats) -> Floats:
     """``[N, S]`` slots that each stage holds at the moment when a shared pool takes most memory.
 
@@ -331,14 +361,14 @@ def advance(
         room *= np.minimum(1.0, jobs.queue_bytes / np.maximum(asked, TINY))[:, None]
     rows, held_up = passed(rate, state.queue, room, seconds)
 
+    if pooling:
+        rows = np.where(pooled, pooled_flows(rows, state.queue, took, pool * seconds), rows)
+
     # Shared limits: one factor for all flows.
     through = rows[:, :width] / seconds[:, None]
     delivered = rows[:, width] / seconds
     short = shortage(prepared, through, delivered)
     slower = short.flows
-    if pooling:
-        work = np.add.reduce(through * took, axis=1)
-        slower = np.minimum(slower, np.where(pool > 0, _ratio(pool, work), 1.0))
     demand = np.add.reduce(through * cpu, axis=1)
     if parts.trainer_cpu:
         demand += delivered * jobs.step_cpu
@@ -359,6 +389,9 @@ def advance(
     waited = through * wait
     if short.memory is not None:
         cpu_used /= np.where(prepared.uses_traffic, short.memory[:, None], 1.0)
+        # Stages stall on processors, of which there are no more than there are.
+        rest = np.maximum(now.cpus - delivered * factor * jobs.step_cpu, 0.0)
+        cpu_used *= _ratio(rest, np.add.reduce(cpu_used, axis=1))[:, None]
     if short.storage is not None:
         waited /= np.where(prepared.uses_storage, short.storage[:, None], 1.0)
     busy = np.minimum(cpu_used / processor[:, None] + waited, capacity)
