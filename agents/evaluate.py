@@ -119,7 +119,7 @@ def play(agent: Agent, jobs: Jobs, tape: Tape, best: Plan, restart_seconds: floa
         slots=np.stack(rows["slots"], axis=1).astype(np.float32),
         killed=np.stack(rows["killed"], axis=1),
         resized=changed,
-        feasible=best.feasible.all(axis=1),
+        feasible=np.asarray(best.feasible.all(axis=1)),
     )
 
 

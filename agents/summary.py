@@ -138,7 +138,7 @@ def _means(values: Floats, there: Any, draws: Floats) -> Floats:
     weights = draws[:, there]
     total = weights.sum(axis=1)
     means: Floats = (weights @ values[there]) / np.maximum(total, 1.0)
-    return means[total > 0]
+    return np.asarray(means[total > 0])
 
 
 def _plain(value: float) -> float | None:

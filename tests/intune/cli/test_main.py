@@ -32,7 +32,7 @@ def test_every_subcommand_has_a_function_help_and_an_example(
     text = capsys.readouterr().out
     assert f"usage: intune {name}" in text
     assert f"\n  intune {name} " in text
-    assert name.split()[0] in GROUPS
+    assert " " not in name or name.split()[0] in GROUPS
 
 
 @pytest.mark.parametrize("group", ["", "data"])

@@ -1,0 +1,202 @@
+"""`intune simulate`: compare agents on simulated jobs. What is computed is in `intune.agents`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from intune.agents.base import Agent
+    from intune.simulation.results import Results
+
+SIMULATE_HELP = """\
+Compare agents on simulated jobs that none of them was trained on.
+
+Every agent runs the same jobs of every scenario with the same chance, measurements and budget, with and without the
+guard that keeps it within memory. The table gives shares of the best allocation that there is, with 95 % intervals
+over jobs; --json has every figure, --html a page with charts, --plots pictures.
+
+Examples:
+  intune simulate --agents autotune ds2 planner --scenarios paper memory-tight
+  intune simulate --agents planner+guard autotune oracle --guard as-named --jobs 2000 --html report.html
+  intune simulate --agents even bottleneck --scenarios my-cluster.toml --json figures.json --plots pictures
+"""
+
+DEFAULT_AGENTS = (
+    "static", "shared", "even", "proportional", "heuristic-adaptive", "bottleneck", "thresholds", "autotune",
+    "autotune-adaptive", "autotune-pool", "ds2",
+)  # fmt: skip
+
+
+def simulate(
+    *,
+    agents: tuple[str, ...] = DEFAULT_AGENTS,
+    scenarios: tuple[str, ...] = ("paper",),
+    jobs: int = 256,
+    steps: int = 96,
+    seed: int = 0,
+    split: Literal["train", "validation", "test"] = "test",
+    guard: Literal["both", "with", "without", "as-named"] = "both",
+    reference: str = "autotune",
+    restart_seconds: float = 60.0,
+    json: Path | None = None,
+    html: Path | None = None,
+    plots: Path | None = None,
+    quiet: bool = False,
+) -> None:
+    """Compare agents.
+
+    Args:
+        agents: Their names; with +guard at its end an agent runs under the guard.
+        scenarios: Built-in families of jobs, or files.
+        jobs: Of each scenario.
+        steps: Decisions in a job's life.
+        seed: Of the jobs and of the intervals.
+        split: Agents were trained on jobs of train; figures should be of test.
+        guard: Run every agent both with and without the guard, only one of these, or as named.
+        reference: Agent that the others are divided by.
+        restart_seconds: How long a job stands still that ran out of memory.
+        json: Write all figures there.
+        html: Write a page with tables and charts there.
+        plots: Write a picture of each scenario into this folder.
+        quiet: Show no progress.
+    """
+    from rich.console import Console
+
+    from intune.simulation.table import WIDE, table
+
+    names = guarded_names(agents, guard)
+    with _progress(names, scenarios, jobs, quiet=quiet) as told:
+        results = run(
+            names, scenarios, jobs=jobs, steps=steps, seed=seed, split=split, reference=reference,
+            restart_seconds=restart_seconds, told=told,
+        )  # fmt: skip
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)
+    for scenario in results.scenarios:
+        console.print(table(results, scenario, width=console.width))
+        console.print()
+    for path in write(results, json=json, html=html, plots=plots):
+        print(f"wrote {path}", file=sys.stderr)
+
+
+def guarded_names(agents: tuple[str, ...], guard: str) -> tuple[str, ...]:
+    """The agents to run. An oracle needs no guard.
+
+    Raises:
+        ConfigError: no agent, or one that there is not.
+    """
+    from intune.agents.registry import GUARDED, summary
+    from intune.pipelines.errors import ConfigError
+
+    if not agents:
+        raise ConfigError("`agents` is empty; name at least one")
+    chosen: list[str] = []
+    for name in agents:
+        summary(name)
+        plain = name.removesuffix(GUARDED)
+        forms = {
+            "both": [plain, plain + GUARDED],
+            "with": [plain + GUARDED],
+            "without": [plain],
+            "as-named": [name],
+        }[guard]
+        chosen += [plain] if plain == "oracle" else forms
+    return tuple(dict.fromkeys(chosen))
+
+
+def run(
+    names: tuple[str, ...],
+    scenarios: tuple[str, ...],
+    *,
+    jobs: int,
+    steps: int,
+    seed: int,
+    split: Literal["train", "validation", "test"],
+    reference: str,
+    restart_seconds: float = 60.0,
+    told: Callable[[str, str, int], None] | None = None,
+) -> Results:
+    """Run the agents on all scenarios.
+
+    Args:
+        names, scenarios, jobs, steps, seed, split, reference, restart_seconds: see `simulate`.
+        told: is called with scenario, agent and how many jobs more that has run.
+
+    Raises:
+        ConfigError: an agent or scenario that there is not, or a number out of range.
+    """
+    from intune.agents.evaluate import Trial, evaluate
+    from intune.agents.summary import summarise
+    from intune.envs.scenario import Scenario
+    from intune.envs.source import JobSource
+    from intune.simulation.results import Results
+
+    trial = Trial(jobs=jobs, steps=steps, restart_seconds=restart_seconds)
+    loaded = {name: Scenario.load(name) for name in scenarios}
+    started = time.monotonic()
+    summaries, interval = {}, {}
+    for name, scenario in loaded.items():
+        source = JobSource(scenario, split=split, seed=seed)
+
+        def watch(agent: str, done: int, scenario: str = name) -> None:
+            if told is not None:
+                told(scenario, agent, done)
+
+        traces = evaluate({agent: _maker(agent) for agent in names}, source, trial, watch=watch)
+        summaries[name] = summarise(traces, reference=reference, seed=seed)
+        interval[name] = float(source.jobs([0]).interval[0])
+    settings: dict[str, Any] = {
+        "agents": list(names), "jobs": jobs, "steps": steps, "seed": seed, "split": split, "reference": reference,
+        "restart_seconds": restart_seconds,
+    }  # fmt: skip
+    return Results(
+        settings=settings,
+        seconds=time.monotonic() - started,
+        scenarios=summaries,
+        descriptions={name: scenario.description for name, scenario in loaded.items()},
+        interval=interval,
+    )
+
+
+def write(results: Results, *, json: Path | None, html: Path | None, plots: Path | None) -> list[Path]:
+    """Write what was asked for; the files' paths."""
+    written = []
+    if json is not None:
+        results.save(json)
+        written.append(json)
+    if html is not None:
+        from intune.simulation.page import page
+
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(page(results), encoding="utf-8")
+        written.append(html)
+    if plots is not None:
+        from intune.simulation.pictures import draw
+
+        written += draw(results, plots)
+    return written
+
+
+def _maker(name: str) -> Callable[[], Agent]:
+    def make() -> Agent:
+        from intune.agents import registry
+
+        return registry.make(name)
+
+    return make
+
+
+def _progress(
+    names: tuple[str, ...], scenarios: tuple[str, ...], jobs: int, *, quiet: bool
+) -> AbstractContextManager[Callable[[str, str, int], None] | None]:
+    if quiet:
+        return nullcontext(None)
+    from intune.simulation.progress import JobProgress
+
+    return JobProgress(jobs * len(names) * len(scenarios))

@@ -1,0 +1,1 @@
+"""How `intune simulate` shows what agents came to: a table, JSON, pictures, a page."""

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from intune.agents.registry import names
+from intune.cli.main import main
+from intune.cli.simulate import DEFAULT_AGENTS, guarded_names, run
+from intune.errors import ConfigError
+
+
+def test_agents_run_with_and_without_guard() -> None:
+    assert guarded_names(("ds2", "oracle"), "both") == ("ds2", "ds2+guard", "oracle")
+    assert guarded_names(("ds2", "ds2+guard"), "with") == ("ds2+guard",)
+    assert guarded_names(("ds2+guard",), "without") == ("ds2",)
+    assert guarded_names(("ds2+guard", "even"), "as-named") == ("ds2+guard", "even")
+
+
+def test_agents_there_are_not_are_told() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'bottleneck'"):
+        guarded_names(("botleneck",), "both")
+    with pytest.raises(ConfigError, match="empty"):
+        guarded_names((), "both")
+
+
+def test_the_default_agents_exist() -> None:
+    assert set(DEFAULT_AGENTS) <= set(names())
+
+
+def test_from_the_command_line_to_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures, page = tmp_path / "figures.json", tmp_path / "report.html"
+    words = "simulate --agents ds2 static oracle --scenarios paper --jobs 12 --steps 6 --reference static"
+    code = main(
+        [*words.split(), "--guard", "without", "--json", str(figures), "--html", str(page), "--quiet"]
+    )
+    assert code == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].startswith("paper: 12 jobs, 6 decisions each")
+    document = json.loads(figures.read_text())
+    agents = document["scenarios"]["paper"]["agents"]
+    assert list(agents) == ["ds2", "static", "oracle"]
+    assert agents["oracle"]["outcomes"]["whole"]["mean"] > agents["ds2"]["outcomes"]["whole"]["mean"]
+    assert agents["ds2"]["ratio"]["whole"]["mean"] > 1.5
+    assert page.read_text().startswith("<!doctype html>")
+
+
+def test_a_seed_decides_everything() -> None:
+    options = {"jobs": 8, "steps": 4, "split": "test", "reference": "static"}
+    first, again, other = (
+        run(("ds2", "static"), ("wide",), seed=seed, **options).scenarios["wide"][0] for seed in (1, 1, 2)
+    )
+    assert first.as_dict() == again.as_dict()
+    assert first.as_dict() != other.as_dict()
+
+
+def test_a_scenario_there_is_not_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "--scenarios", "papr", "--quiet"]) == 2
+    assert "papr" in capsys.readouterr().err
