@@ -119,17 +119,22 @@ class ReadySequence:
         Raises:
             IntuneError: whatever the loader, a checkpoint or the model raises.
         """
+        summary = self.train()
+        if summary is not None and summary.train.stopped_by is not None:
+            return SequenceResult(test=None, fit=summary)
+        return SequenceResult(test=self.rank("test"), fit=summary)
+
+    def train(self) -> FitSummary | None:
+        """Train without a look at the test's sessions; None where nothing is trained by gradients."""
         summary = None
         if self.loader is not None and isinstance(self.recommender, Learned):
             summary = self._fit(self.loader, self.recommender)
-            if summary.train.stopped_by is not None:
-                return SequenceResult(test=None, fit=summary)
         elif self.loader is not None and isinstance(self.recommender, Counted):
             self.recommender.fit(self.loader)
         module = module_of(self.recommender)
         if module is not None:
             module.eval()
-        return SequenceResult(test=self.rank("test"), fit=summary)
+        return summary
 
     def _fit(self, loader: Loader, recommender: Learned) -> FitSummary:
         module = module_of(self.recommender)

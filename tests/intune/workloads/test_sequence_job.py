@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from intune.errors import ConfigError, DataError, IntuneError, NotFoundError
+from intune.pipelines import Pipeline
+from intune.pipelines.schema import Ragged
+from intune.workloads import llm_embeddings
+from intune.workloads.data.movielens import read_movielens
+from intune.workloads.data.ratings import RatingsOptions, write_ratings
+from intune.workloads.data.splits import SplitOptions
+from intune.workloads.fitting import FitOptions
+from intune.workloads.sequence_evaluation import keep_elements, rank_sessions
+from intune.workloads.sequence_job import ClippedAdamW, SequenceJob, ready
+from intune.workloads.sequence_models import MODELS, Material, TextOptions, module_of
+from tests.intune.workloads.ratings_files import drawn, write_recbole
+
+SMALL: dict[str, dict[str, Any]] = {
+    "bert4rec": {"width": 16, "length": 6, "batch_size": 8, "learning_rate": 0.003},
+    "llm2bert4rec": {"width": 8, "length": 6, "batch_size": 8},
+    "sasrec": {"width": 16, "length": 6, "batch_size": 8},
+    "gru4rec": {"width": 16, "length": 6, "batch_size": 8},
+    "llm-seq-prompt": {
+        "length": 3,
+        "width": 16,
+        "heads": 2,
+        "context": 64,
+        "batch_size": 8,
+        "completions": 10,
+    },
+}
+FIT = FitOptions(metric="ndcg@10", epochs=2, evaluate_epochs=1, patience=5)
+
+
+def letters(texts: Sequence[str]) -> Any:
+    """A text's first digits, as a direction."""
+    digits = [[float(sign) for sign in (text + "00000000") if sign.isdigit()][:8] for text in texts]
+    return np.array(digits, dtype=np.float32) + 0.1
+
+
+@pytest.fixture(autouse=True)
+def _encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(llm_embeddings._encoders, "letters", letters)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.mktemp("sessions")
+    found = read_movielens(write_recbole(base / "files", drawn(users=24, items=15, per_user=9)))
+    options = RatingsOptions(split=SplitOptions(name="leave-one-out"), row_group_rows=8)
+    write_ratings(found, options, base / "data", kind="movielens")
+    return base / "data"
+
+
+def job_of(model: str, folder: Path, **changes: Any) -> SequenceJob:
+    settings = {
+        "data": str(folder),
+        "settings": SMALL.get(model, {}),
+        "text": TextOptions(model="letters"),
+        "executor": "threads",
+        "cpus": 2,
+        "memory": "64MiB",
+        "cutoffs": (5, 10),
+        "fit": FIT,
+    }
+    return SequenceJob(model=model, **{**settings, **changes})
+
+
+@pytest.mark.parametrize("model", sorted(MODELS))
+def test_every_model_is_trained_and_judged_and_the_same_every_time(model: str, folder: Path) -> None:
+    results = []
+    for _ in range(2):
+        with ready(job_of(model, folder)) as run:
+            result = run.run()
+            assert result.test is not None
+            metrics = result.test.compute()
+            results.append(metrics)
+            assert (result.fit is not None) == (module_of(run.recommender) is not None)
+            if result.fit is not None:
+                assert run.steps == 2 * 3
+                assert result.fit.train.step == 6
+    assert results[0] == results[1]
+    assert metrics["users"] + metrics["cold"] == 24
+    assert 0 <= metrics["ndcg@10"] <= 1
+
+
+@pytest.mark.parametrize("model", ["bert4rec", "sasrec"])
+def test_a_run_that_goes_on_ends_as_one_that_was_not_broken_off(
+    model: str, folder: Path, tmp_path: Path
+) -> None:
+    states = []
+    for options in (
+        [replace(FIT, epochs=3)],
+        [
+            replace(FIT, epochs=3, max_steps=4, checkpoints=tmp_path),
+            replace(FIT, epochs=3, checkpoints=tmp_path, resume=True),
+        ],
+    ):
+        for fit in options:
+            with ready(job_of(model, folder, fit=fit)) as run:
+                run.train()
+                module = module_of(run.recommender)
+                assert module is not None
+                state = module.state_dict()
+        states.append(state)
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+
+
+def test_a_checkpoint_of_other_settings_is_refused(folder: Path, tmp_path: Path) -> None:
+    fit = replace(FIT, checkpoints=tmp_path)
+    with ready(job_of("gru4rec", folder, fit=fit)) as run:
+        run.train()
+    wider = {**SMALL["gru4rec"], "width": 8}
+    resumed = replace(fit, resume=True)
+    with (
+        ready(job_of("gru4rec", folder, fit=resumed, settings=wider)) as run,
+        pytest.raises(ConfigError, match="width"),
+    ):
+        run.train()
+
+
+def test_masks_are_others_in_every_epoch_and_the_same_for_any_slots(folder: Path) -> None:
+    def targets(epochs: int, slots: dict[str, int]) -> list[torch.Tensor]:
+        with ready(job_of("bert4rec", folder, slots=slots)) as run:
+            assert run.loader is not None
+            return [batch["target"].clone() for _ in range(epochs) for batch in run.loader]
+
+    made = targets(2, {})
+    assert len(made) == 6
+    assert not any(torch.equal(made[0], other) for other in made[1:])
+    for one, same in zip(made, targets(2, {"load": 2, "mask": 3}), strict=True):
+        assert torch.equal(one, same)
+
+
+def test_a_signal_ends_training_without_a_look_at_the_test(folder: Path, tmp_path: Path) -> None:
+    fit = replace(FIT, epochs=50, checkpoints=tmp_path, report_every=1)
+    with ready(job_of("gru4rec", folder, fit=fit)) as run:
+        run.on_step = lambda step, loss, stats: signal.raise_signal(signal.SIGTERM) if step == 2 else None
+        result = run.run()
+    assert result.test is None
+    assert result.fit is not None
+    assert result.fit.train.stopped_by == signal.SIGTERM
+
+
+def test_no_session_is_recommended_what_it_holds(folder: Path) -> None:
+    asked: list[Any] = []
+    with ready(job_of("popularity", folder)) as run:
+        run.train()
+        original = run.recommender.scores
+
+        def watched(batch: Any) -> torch.Tensor:
+            asked.append((batch["items"], batch["targets"]))
+            return original(batch)
+
+        run.recommender.scores = watched  # type: ignore[method-assign]
+        run.rank("test")
+        for sessions, targets in asked:
+            for row in range(len(sessions)):
+                known = sessions.values[sessions.offsets[row] : sessions.offsets[row + 1]]
+                answer = targets.values[targets.offsets[row] : targets.offsets[row + 1]]
+                assert not set(known.tolist()) & set(answer.tolist()), (
+                    "the held-out item is not in the session"
+                )
+
+
+def test_held_out_items_are_in_no_training_session(folder: Path) -> None:
+    train = pq.read_table(folder / "sessions" / "train").to_pylist()
+    test = pq.read_table(folder / "sessions" / "test").to_pylist()
+    by_user = {row["user"]: set(row["items"]) for row in train}
+    last_trained = {row["user"]: max(row["timestamps"]) for row in train}
+    for row in test:
+        assert not by_user[row["user"]] & set(row["targets"])
+        assert last_trained[row["user"]] <= max(row["timestamps"])
+
+
+def batch_of(items: list[list[int]], targets: list[list[int]]) -> dict[str, Any]:
+    def lists(rows: list[list[int]]) -> Ragged:
+        return Ragged(
+            torch.tensor([item for row in rows for item in row]),
+            torch.tensor(np.cumsum([0, *map(len, rows)])),
+        )
+
+    return {"items": lists(items), "targets": lists(targets)}
+
+
+def test_ranking_leaves_out_what_was_seen_and_what_was_never_trained_on() -> None:
+    counts = np.array([5, 4, 0, 2, 1])
+    batch = batch_of([[0], [1, 3], [0]], [[1], [2], [2, 4]])
+    # Scores that prefer the higher id: item 2 is cold, so the second session asks nothing and the third asks for 4.
+    made = rank_sessions(
+        lambda batch: torch.arange(5).float().expand(3, -1), [batch], train_counts=counts, cutoffs=(1, 3)
+    )
+    assert made.cold == 1
+    metrics = made.compute()
+    assert metrics["users"] == 2
+    assert metrics["mrr@3"] == pytest.approx((1 / 3 + 1) / 2)
+    assert metrics["hit_rate@1"] == 0.5
+    assert made.metrics.per_user("recall@3").tolist() == [1, 1]
+
+
+def test_ranking_refuses_when_nothing_can_be_asked() -> None:
+    with pytest.raises(DataError, match="of 1 held-out sessions none"):
+        rank_sessions(
+            lambda batch: torch.zeros(1, 3), [batch_of([[0]], [[2]])], train_counts=np.array([1, 1, 0])
+        )
+
+
+def test_elements_are_kept_within_their_lists() -> None:
+    lists = Ragged(np.array([1, 2, 3, 4]), np.array([0, 2, 2, 3, 4]))
+    made, rows = keep_elements(lists, np.array([False, True, False, True]))
+    assert made.values.tolist() == [2, 4]
+    assert made.offsets.tolist() == [0, 1, 1, 1, 2]
+    assert rows.tolist() == [0, 3]
+
+
+def test_sessions_that_cannot_be_are_refused_with_their_file(folder: Path) -> None:
+    def broken(items: list[list[int]], model: str = "bert4rec") -> str:
+        with ready(job_of(model, folder)) as run:
+            path = folder.parent / "broken.parquet"
+            pq.write_table(pa.table({"items": pa.array(items, pa.list_(pa.int64()))}), path)
+            recommender: Any = run.recommender
+            sessions = Pipeline.from_parquet(path).batch(4)
+            with (
+                recommender.training_stages(sessions, seed=0).loader(executor="threads") as loader,
+                pytest.raises(IntuneError) as caught,
+            ):
+                list(loader)
+        return str(caught.value)
+
+    assert "session 1 of `drawn` is empty" in broken([[1, 2], []])
+    assert "the item 99" in broken([[1, 99]])
+    assert "no session of the batch has 2 items" in broken([[1], [2]], "sasrec")
+    assert "broken.parquet" in broken([[1, 99]], "llm-seq-prompt")
+
+
+def test_embeddings_from_a_file_do_as_well(folder: Path, tmp_path: Path) -> None:
+    items = pq.read_table(folder / "items").num_rows
+    np.save(tmp_path / "e.npy", np.random.default_rng(0).normal(size=(items, 8)))
+    text = TextOptions(model="not asked", embeddings=tmp_path / "e.npy")
+    for model in ("llm-seq-sim", "llm2bert4rec"):
+        with ready(job_of(model, folder, text=text)) as run:
+            assert run.run().test is not None
+    np.save(tmp_path / "few.npy", np.zeros((items - 1, 8)))
+    with (
+        pytest.raises(DataError, match="one embedding for each"),
+        ready(job_of("llm-seq-sim", folder, text=TextOptions(embeddings=tmp_path / "few.npy"))),
+    ):
+        pass
+
+
+def test_made_embeddings_are_kept_beside_the_data(folder: Path) -> None:
+    with ready(job_of("llm-seq-sim", folder)) as run:
+        run.run()
+    assert (folder / "embeddings" / "letters.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "bert5rec"}, "`model`='bert5rec' is unknown"),
+        ({"seed": -1}, "`seed`"),
+        ({"settings": {"depth": 3}}, "`depth` is no setting of BERT4Rec"),
+        ({"model": "popularity", "settings": {"width": 3}}, "`width` is no setting"),
+        ({"settings": {"learning_rate": 0.0}}, "`learning_rate`"),
+        ({"settings": {"clip": 0.0}}, "`clip`"),
+    ],
+)
+def test_jobs_that_make_no_sense_are_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
+    model = changes.pop("model", "bert4rec")
+    with pytest.raises(ConfigError, match=message), ready(job_of(model, folder, **changes)) as run:
+        run.train()
+
+
+def test_a_folder_without_a_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError), ready(job_of("popularity", tmp_path)):
+        pass
+
+
+def test_items_without_titles_are_called_by_their_text(folder: Path) -> None:
+    material = Material(data=ready_data(folder))
+    assert material.names[0].startswith("Film 1 (1981)")
+
+
+def ready_data(folder: Path) -> Any:
+    from intune.workloads.rating_data import find_rating_data
+
+    return find_rating_data(folder)
+
+
+def test_the_gradient_is_shortened_before_the_step() -> None:
+    mine, theirs = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+    clipped = ClippedAdamW([mine], lr=0.1, weight_decay=0.01, clip=1.0)
+    plain = torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.01)
+    for length in (10.0, 0.5):
+        gradient = torch.tensor([length, 0.0, 0.0])
+        mine.grad, theirs.grad = gradient.clone(), gradient / max(1.0, length)
+        clipped.step()
+        plain.step()
+    torch.testing.assert_close(mine, theirs)
