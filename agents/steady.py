@@ -29,7 +29,7 @@ class World:
         slot_bytes: ``[N, S]`` working set to reckon with, margin included; queue_bytes: of a slot's full queue.
         use: ``[N, 4]`` of storage bytes, requests, memory traffic and network, per row of all stages.
         limits: ``[N, 4]`` what there is of them per second.
-        uses_storage, uses_traffic: ``[N, S]``.
+        uses_storage, uses_traffic: ``[N, S]``; memory_limited: ``[N]`` whether its bandwidth is.
         step: ``[N]`` trainer's seconds per row; step_cpu: processor seconds.
         cpus: ``[N]``; oversubscription: see `Jobs`.
         slots: ``[N]`` that may be given out.
@@ -49,6 +49,7 @@ class World:
     limits: Floats
     uses_storage: Bools
     uses_traffic: Bools
+    memory_limited: Bools
     step: Floats
     step_cpu: Floats
     cpus: Floats
@@ -98,6 +99,7 @@ def world(jobs: Jobs, *, cpus: Any = 1.0, memory: Any = 1.0, slower: Any = 1.0, 
         limits=np.clip(np.stack(limits, axis=1), TINY, 1e30),
         uses_storage=(jobs.storage_bytes > 0) | (jobs.storage_requests > 0),
         uses_traffic=jobs.traffic > 0,
+        memory_limited=np.isfinite(jobs.memory_bandwidth),
         step=jobs.step,
         step_cpu=jobs.step_cpu,
         cpus=there,
@@ -155,17 +157,21 @@ def pooled(world: World, pool: Floats, *, settling: int = SETTLING) -> tuple[Flo
         cpu, wait = service(world.cpu, world.wait, at_once, world.contention, world.coherence)
         took = np.where(world.present, cpu + wait, 0.0)
         alone = np.where(world.present, most / np.maximum(took, TINY), np.inf).min(axis=1)
-        wished = np.minimum(alone, 1.0 / world.step)
-        flow = np.minimum(np.minimum(wished, short.min(axis=1)), pool / np.maximum(took.sum(axis=1), TINY))
+        wished = np.minimum(np.minimum(alone, 1.0 / world.step), pool / np.maximum(took.sum(axis=1), TINY))
+        flow = np.minimum(wished, short.min(axis=1))
         work = np.where(world.present, cpu, 0.0).sum(axis=1) + world.step_cpu
         of_cpus = _of_cpus(world, flow * work / world.cpus)
         rate = flow * of_cpus
         now = np.minimum(np.maximum(rate[:, None] * took, 1.0), at_once)
         cpu, wait = service(world.cpu, world.wait, now, world.contention, world.coherence)
         stretch = np.minimum(short / wished[:, None], 1.0)
-        own = np.where(world.uses_traffic, stretch[:, 2:3], 1.0)
+        used = rate[:, None] * cpu / np.where(world.uses_traffic, stretch[:, 2:3], 1.0) * world.present
+        # Stages that stall on memory take no more processors than there are.
+        left = np.maximum(world.cpus - rate * world.step_cpu, 0.0)
+        part = np.minimum(left / np.maximum(used.sum(axis=1), TINY), 1.0)
+        used *= np.where(world.memory_limited, part, 1.0)[:, None]
         storage = np.where(world.uses_storage, stretch[:, :2].min(axis=1, keepdims=True), 1.0)
-        busy = rate[:, None] * (cpu / own / of_cpus[:, None] + wait / storage)
+        busy = used / of_cpus[:, None] + rate[:, None] * wait / storage
         running = np.maximum(np.where(world.present, np.minimum(busy, most), 0.0), 1.0)
     running = np.maximum(running, running_before)
     busy = np.where(world.present, running, 0.0)
