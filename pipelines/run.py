@@ -127,6 +127,8 @@ class Run:
             self.failed(task, error)
             return
         self.finished(task, result, held, cpu_s=cpu_clock() - started_cpu)
+        # An exception in the output holds the frames it went through, and they this one: it must not hold it too.
+        del result
 
     def finished(self, task: Task, result: Result, held: Mapping[Any, int], *, cpu_s: float) -> None:
         """A task is done."""

@@ -93,6 +93,7 @@ class TunableDataLoader:
         self._active: list[weakref.ref[Epoch]] = []
         self._resume: dict[str, Any] | None = None
         self._last: dict[str, Any] = {"epoch": 0, "batch": 0}
+        self._told: int | None = None
         self._closed = False
         self._finalizer = weakref.finalize(self, _close, self.workshop, self.pid)
 
@@ -138,6 +139,7 @@ class TunableDataLoader:
         with self._changed:
             self._active.append(weakref.ref(epoch))
             self._divide()
+        epoch.resize(self.allocation)  # it may have been resized before it was known to be there
         return epoch
 
     def __len__(self) -> int:
@@ -152,26 +154,21 @@ class TunableDataLoader:
             self._resume = None
             self._last = {"epoch": epoch, "batch": 0}
         self.epoch = epoch
-        batches: Any = self.dataloader.batch_sampler
-        dataset = self.settings.dataset if self.settings.iterable else None
-        told: list[Any] = []
-        asked: list[Any] = [self.dataloader.sampler, batches, getattr(batches, "sampler", None), dataset]
-        for one in asked:
-            if callable(getattr(one, "set_epoch", None)) and not any(one is other for other in told):
-                told.append(one)
-                one.set_epoch(epoch)
+        self._tell(epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """How many batches of the epoch were handed over, and what it takes to find the next one again: the
         states of the random generators when the epoch began. Plain numbers, text, lists and tensors."""
         self.check_process()
-        state = {"version": STATE_VERSION, "belongs_to": self._belongs_to()}
-        if loops := self._loops():
-            return {**state, **loops[-1].state()}
-        if self._resume is not None:
-            return {**state, **self._resume}
-        generators = [generator.get_state() for generator in generators_of(self.settings)]
-        return {**state, "generators": generators, "base_seed": self.workshop.base_seed, **self._last}
+        loops = self._loops()
+        return {
+            "version": STATE_VERSION,
+            "belongs_to": self._belongs_to(),
+            "generators": [generator.get_state() for generator in generators_of(self.settings)],
+            "base_seed": self.workshop.base_seed,
+            "told": self._told,
+            **(loops[-1].state() if loops else self._resume or self._last),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue with exactly the batch after those that `state` counts.
@@ -201,11 +198,14 @@ class TunableDataLoader:
                 )
         for loop in self._loops():
             loop.close()
-        self.set_epoch(epoch)
+        self.epoch = epoch
+        if state.get("told") is not None:
+            self._tell(state["told"])
         for generator, saved in zip(generators_of(self.settings), generators, strict=True):
             generator.set_state(saved)
         self.workshop.base_seed = state.get("base_seed")
         self._last = {"epoch": epoch, "batch": batch}
+        self._resume = None
         kept = ("epoch", "batch", "ahead", "generators", "base_seed", "random", "counts", "turn")
         if "random" in state:
             self._resume = {name: state[name] for name in kept if name in state}
@@ -226,15 +226,15 @@ class TunableDataLoader:
         with self._changed:
             loops = self._loops()
             counts = self.counts
-            position = loops[-1].state() if loops else self._last
+            epoch, batch = (loops[-1].epoch, loops[-1].batch) if loops else self._position()
             return PipelineStats(
                 stages=tuple(
                     self._stage(name, loops, [stages[number] for stages, _ in readings if stages])
                     for number, name in enumerate(self.stages)
                 ),
                 elapsed_s=counts.elapsed_s + sum(self.clock() - loop.began for loop in loops),
-                epoch=position["epoch"],
-                batch=position["batch"],
+                epoch=epoch,
+                batch=batch,
                 batches=counts.batches,
                 rows=counts.rows,
                 step_s=counts.step_s,
@@ -289,7 +289,7 @@ class TunableDataLoader:
         """Bytes that each of the loops under way may hold."""
         return max(1, self.budget.memory // max(1, len(self._loops())))
 
-    def leave(self, epoch: Epoch, *, finished: bool) -> None:
+    def leave(self, epoch: Epoch) -> None:
         """A loop is over."""
         with self._changed:
             self._active = [ref for ref in self._active if ref() not in (None, epoch)]
@@ -298,9 +298,8 @@ class TunableDataLoader:
             self.counts.elapsed_s += self.clock() - epoch.began
             self.counts.peak = max(self.counts.peak, epoch.ledger.peak)
             self._last = epoch.state()
-            if finished and self.epoch == epoch.epoch:  # else `set_epoch` was called meanwhile
+            if epoch.complete and self.epoch == epoch.epoch:  # else `set_epoch` was called meanwhile
                 self.epoch += 1
-                self._last = {"epoch": self.epoch, "batch": 0}
             self.workshop.give_back_fleet(epoch.fleet)
             self._divide()
 
@@ -322,9 +321,24 @@ class TunableDataLoader:
             queue=sum(stage.queue for stage in now),
         )
 
+    def _position(self) -> tuple[int, int]:
+        return self._last["epoch"], self._last["batch"]
+
     def _divide(self) -> None:
         for loop in self._loops():
             loop.set_memory(self.share())
+
+    def _tell(self, epoch: int) -> None:
+        """Tell the epoch to whatever of the DataLoader wants to know."""
+        self._told = epoch
+        batches: Any = self.dataloader.batch_sampler
+        dataset = self.settings.dataset if self.settings.iterable else None
+        told: list[Any] = []
+        asked: list[Any] = [self.dataloader.sampler, batches, getattr(batches, "sampler", None), dataset]
+        for one in asked:
+            if callable(getattr(one, "set_epoch", None)) and not any(one is other for other in told):
+                told.append(one)
+                one.set_epoch(epoch)
 
     def _set(self, allocation: Allocation) -> None:
         self.allocation = self._capped(allocation)

@@ -102,7 +102,13 @@ class Epoch(Iterator[Any]):
         self._asked = asked
         self._advance(made)
         if made.error is not None:
-            raise made.error
+            # The error's traceback will hold this frame and so the loop, which must not hold the error: it would
+            # end when the garbage collector comes by, in whatever thread, and not when it is dropped.
+            self._let_go()
+            try:
+                raise made.error
+            finally:
+                del made
         counts.batches += 1
         counts.rows += made.rows
         return made.data
@@ -110,9 +116,7 @@ class Epoch(Iterator[Any]):
     def _wait(self) -> Made | None:
         """The next batch, waiting for it; None at the end of the epoch."""
         while True:
-            if self._held is not None:
-                self._let_go(self._held)
-                self._held = None
+            self._let_go()
             self._read_ahead()
             if self._workshop.choice is None:
                 self._workshop.decide(self._first_items())
@@ -235,11 +239,15 @@ class Epoch(Iterator[Any]):
         )
         self._offered = 0
         self.fleet.start(self.run, loader.allocation.total, self._tasks)
+        if loader.allocation is not scheduler.allocation:  # resized meanwhile
+            self.resize(loader.allocation)
 
-    def _let_go(self, index: int) -> None:
-        if self.run is not None and self._tasks is not None:
-            self.run.consumed(index)
-            self._tasks.items.pop(index, None)
+    def _let_go(self) -> None:
+        """The trainer is done with the batch it was given last."""
+        if self._held is not None and self.run is not None and self._tasks is not None:
+            self.run.consumed(self._held)
+            self._tasks.items.pop(self._held, None)
+        self._held = None
 
     def _end_run(self) -> None:
         self.fleet.stop()
@@ -247,8 +255,20 @@ class Epoch(Iterator[Any]):
 
     # ---- what the loader asks --------------------------------------------------------------------------------
 
+    @property
+    def complete(self) -> bool:
+        """Whether every batch has been handed over, though the trainer may not have asked for another."""
+        return self._over or (self.reading.exhausted and not self._items and not self._out)
+
+    @property
+    def batch(self) -> int:
+        """Batches handed over without a gap."""
+        return self._next
+
     def state(self) -> dict[str, Any]:
         """Where the loop is, and how it began."""
+        if self.complete:
+            return {"epoch": self.epoch + 1, "batch": 0}
         state = {**self._before, "epoch": self.epoch, "batch": self._next}
         if self._settings.iterable:
             return {**state, "counts": list(self.reading.delivered), "turn": self.reading.next_turn}
@@ -292,7 +312,7 @@ class Epoch(Iterator[Any]):
             self.reading.leave(self._next + len(self._ahead))
         self._items.clear()
         self.fleet.stop()
-        self._loader.leave(self, finished=self._over)
+        self._loader.leave(self)
         self.run = self._tasks = None
 
     def __del__(self) -> None:

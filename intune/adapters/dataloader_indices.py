@@ -49,6 +49,9 @@ class Indices:
         done: batches at the start that are not wanted, since they were handed over before.
         ahead: the same of later ones.
         peek: read the first item at once, while the random generators are as they were.
+
+    Attributes:
+        exhausted: whether the sampler has come to its end.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class Indices:
         self._attempts = 0
         self._states: deque[tuple[int, list[torch.Tensor]]] = deque()
         self._note()
-        self._exhausted = False
+        self.exhausted = False
         for _ in range(done):
             self._read()
         self._peeked = self._pull() if peek else None
@@ -111,12 +114,12 @@ class Indices:
 
     def _read(self) -> Any:
         """What the sampler gives; a `StopIteration` from its end on."""
-        if self._exhausted:
+        if self.exhausted:
             raise StopIteration
         try:
             return next(self._iterator)
         except StopIteration:
-            self._exhausted = True
+            self.exhausted = True
             raise
         finally:
             self._attempts += 1

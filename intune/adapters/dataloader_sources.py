@@ -95,6 +95,11 @@ class Sources:
                 return item
         return None
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether all iterators were seen to have come to their end."""
+        return all(self._ended)
+
     def ended(self, source: int) -> None:
         """An iterator was seen to have come to its end."""
         self._ended[source] = True

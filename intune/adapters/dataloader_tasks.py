@@ -134,9 +134,7 @@ class Tasks:
         try:
             return Result(self._do(stage, item, inputs))
         except Exception as error:
-            failure = raised(error, where(stage, item, self.settings))
-            failure.__cause__ = error
-            return Result(Made(item, 0, None, error=failure))
+            return Result(failed(item, error, where(stage, item, self.settings)))
 
     def _do(self, stage: str, item: Item, inputs: Sequence[Made]) -> Made:
         if stage == "fetch":
@@ -169,9 +167,7 @@ def make_here(item: Item, settings: LoaderSettings) -> None:
         stage = "collate"
         item.made = collated(Made(item, item.rows, data), settings)
     except Exception as error:
-        failure = raised(error, where(stage, item, settings))
-        failure.__cause__ = error
-        item.made = Made(item, 0, None, error=failure)
+        item.made = failed(item, error, where(stage, item, settings))
 
 
 def where(stage: str, item: Item, settings: LoaderSettings) -> str:
@@ -184,6 +180,17 @@ def where(stage: str, item: Item, settings: LoaderSettings) -> str:
     if len(keys) > SHOWN:
         keys = [*keys[: SHOWN - 1], "…", repr(list(item.index)[-1])]
     return f"stage {stage!r}, batch {item.ordinal} (indices {', '.join(keys)})"
+
+
+def failed(item: Item, error: Exception, place: str) -> Made:
+    """What stands for a batch that the user's code did not make.
+
+    Apart, since the error's traceback holds the frame that caught it, which must not hold what is made here: the
+    two would keep each other until the garbage collector comes by.
+    """
+    failure = raised(error, place)
+    failure.__cause__ = error
+    return Made(item, 0, None, error=failure)
 
 
 def raised(error: Exception, place: str) -> Exception:

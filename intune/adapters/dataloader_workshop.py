@@ -60,7 +60,8 @@ class Workshop:
         self.settings = settings
         self.budget = budget
         self.choice = _asked_for(workers, settings)
-        self.sized = False
+        # An iterator makes one batch at a time, so that few can be under way before one is seen.
+        self.sized = settings.iterable
         self.sizes = Sizes()
         self.processes = Processes()
         self.base_seed: int | None = None

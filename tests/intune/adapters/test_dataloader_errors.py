@@ -1,5 +1,6 @@
 """What goes wrong in a wrapped DataLoader: said where, in the batch's turn, and nothing is left behind."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -9,6 +10,7 @@ import textwrap
 import threading
 import time
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -204,6 +206,24 @@ def test_a_loader_that_is_dropped_ends_its_threads():
     del loop, loader
     gc.collect()
     assert workers_alive() == []
+
+
+def test_a_loop_that_an_exception_has_ended_is_freed_without_the_garbage_collector():
+    gc.disable()
+    try:
+        with wrap(DataLoader(Failing(40, bad=[5]), 2), workers="thread") as loader:
+            loop = iter(loader)
+            watched = weakref.ref(loop)
+            with contextlib.suppress(KeyError):
+                for _ in loop:
+                    pass
+            del loop, _
+            deadline = time.monotonic() + 10
+            while watched() is not None:  # the worker that reported the error may not be done with it
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+    finally:
+        gc.enable()
 
 
 def test_loops_left_early_do_not_pile_up_threads_or_memory():

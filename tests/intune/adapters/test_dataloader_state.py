@@ -68,7 +68,7 @@ KINDS = ["plain", "generator", "replacement", "persistent", "epochs", "stream", 
 @given(
     kind=st.sampled_from(KINDS),
     epochs=st.integers(0, 2),
-    count=st.integers(0, 8),
+    count=st.integers(0, 7),
     slots=st.integers(1, 4),
     left=st.booleans(),
 )
@@ -125,6 +125,29 @@ def test_the_state_between_epochs_and_after_a_loop_left_early():
         whole = list(other)
         other.load_state_dict(early)
         assert_same(other, whole[3:])
+
+
+def test_after_its_last_batch_an_epoch_is_over_though_nobody_asked_for_more():
+    """As trainers do that count the batches: they never see the end of the loop."""
+    make = maker("generator")
+    plain = make(seed=5)
+    with wrap(make(seed=5), workers="thread") as loader:
+        for epoch in range(2):
+            loop, expected = iter(loader), iter(plain)
+            assert_same([next(loop) for _ in range(8)], [next(expected) for _ in range(8)])
+            state = loader.state_dict()
+            assert (state["epoch"], state["batch"]) == (epoch + 1, 0)
+            del loop
+            assert loader.epoch == epoch + 1
+        loop = iter(loader)
+        for _ in range(8):
+            next(loop)
+        state = loader.state_dict()
+        assert list(loop) == []
+        following = list(loader)
+    with wrap(make(seed=8), workers="thread") as other:
+        other.load_state_dict(state)
+        assert_same(other, following)
 
 
 def test_batches_handed_over_out_of_order_are_not_given_again():
