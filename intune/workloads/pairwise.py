@@ -1,0 +1,135 @@
+"""What models have in common that embed users and items, score by dot product and learn from pairs.
+
+An `Encoder` gives embeddings; an objective, such as `BPR`, gives the loss of a batch of users, items that they met and
+items that they did not. Encoders: `matrix_factorisation.py`, `lightgcn.py`, `sheaf.py`. Objectives: here, `ans.py`,
+`mixgcf.py`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from intune.pipelines.errors import ConfigError
+
+INITIAL_STD = 0.1
+"""Of embeddings, as in LightGCN's and the sheaf network's public code."""
+
+
+class Encoder(nn.Module):
+    """Embeds users and items: a row each of `weight`, users first.
+
+    Args:
+        users, items: how many.
+        dim: width of the trained embeddings.
+        seed: of their initial values, N(0, 0.1²).
+    """
+
+    def __init__(self, users: int, items: int, dim: int, *, seed: int = 0) -> None:
+        super().__init__()
+        for name, value in (("users", users), ("items", items), ("dim", dim)):
+            if value < 1:
+                raise ConfigError(f"`{name}` must be at least 1, but {value} was found")
+        self.users, self.items, self.dim = users, items, dim
+        self.generator = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(torch.empty(users + items, dim))
+        with torch.no_grad():
+            self.weight.normal_(0, INITIAL_STD, generator=self.generator)
+
+    @property
+    def width(self) -> int:
+        """Width of what `forward` gives."""
+        return self.dim
+
+    def layers(self) -> list[Tensor]:
+        """Embeddings after every layer, the trained ones first; each of shape ``(users + items, dim)``."""
+        return [self.weight]
+
+    def forward(self) -> Tensor:
+        """Embeddings whose dot product is the score, shape ``(users + items, width)``."""
+        return self.weight
+
+    def scores(self, users: Tensor) -> Tensor:
+        """Scores of all items for `users`, shape ``(rows, items)``."""
+        final: Tensor = self()
+        return final[users] @ final[self.users :].t()
+
+
+class Nodes(NamedTuple):
+    """A batch as rows of an encoder's table: users and items that they met, ``(rows,)``, and candidates that they did
+    not, ``(count, rows)``: with the candidates first, what is the same for all of them is not spread between them,
+    and operations on both are several times as fast."""
+
+    user: Tensor
+    positive: Tensor
+    negative: Tensor
+
+    def keep(self, chosen: Tensor) -> Nodes:
+        """Of each row only the candidate at `chosen`, shape ``(rows,)``."""
+        return Nodes(self.user, self.positive, self.negative.gather(0, chosen[None]))
+
+
+class Triples(NamedTuple):
+    """The embeddings of a batch: ``(rows, width)`` twice, and of the candidates ``(count, rows, width)``."""
+
+    user: Tensor
+    positive: Tensor
+    negative: Tensor
+
+    def keep(self, chosen: Tensor) -> Triples:
+        """Of each row only the candidate at `chosen`, shape ``(rows,)``."""
+        return Triples(self.user, self.positive, pick(self.negative, chosen))
+
+
+def pick(candidates: Tensor, chosen: Tensor) -> Tensor:
+    """Of ``(count, rows, width)`` the candidate at `chosen`, ``(rows,)``, of each row: ``(1, rows, width)``."""
+    return candidates[chosen, torch.arange(len(chosen), device=chosen.device)][None]
+
+
+def look_up(table: Tensor, nodes: Nodes) -> Triples:
+    """The rows of `table`, shape ``(users + items, width)``, at the nodes of a batch."""
+    return Triples(*(F.embedding(node, table) for node in nodes))
+
+
+def bpr(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """Mean −ln σ(u·p − u·n) (Rendle et al., UAI 2009); all of shape ``(rows, width)``."""
+    return F.softplus((user * (negative - positive)).sum(-1)).mean()
+
+
+def half_squares(triples: Triples) -> Tensor:
+    """½(‖u‖² + ‖p‖² + Σ‖n‖²), mean over rows."""
+    total = sum((part.square().sum() for part in triples), torch.zeros((), device=triples.user.device))
+    return total / (2 * len(triples.user))
+
+
+def hardest(triples: Triples) -> Tensor:
+    """Which candidate of each row scores highest, shape ``(rows,)``; without gradient."""
+    with torch.no_grad():
+        return (triples.user * triples.negative).sum(-1).argmax(dim=0)
+
+
+class BPR(nn.Module):
+    """Bayesian personalised ranking. Of several negatives the one that scores highest is used: DNS (SIGIR 2013).
+
+    Args:
+        l2: weight of ½ of the squared norms of the trained embeddings, per row.
+    """
+
+    def __init__(self, l2: float = 1e-5) -> None:
+        super().__init__()
+        if not 0 <= l2 < float("inf"):
+            raise ConfigError(f"`l2` must be 0 or more, but {l2} was found")
+        self.l2 = l2
+
+    def forward(self, encoder: Encoder, nodes: Nodes) -> Tensor:
+        """The loss of a batch."""
+        final: Tensor = encoder()
+        triples = look_up(final, nodes)
+        if len(nodes.negative) > 1:
+            chosen = hardest(triples)
+            nodes, triples = nodes.keep(chosen), triples.keep(chosen)
+        trained = triples if final is encoder.weight else look_up(encoder.weight, nodes)
+        return bpr(triples.user, triples.positive, triples.negative[0]) + self.l2 * half_squares(trained)
