@@ -19,13 +19,13 @@ from intune.envs.measurement import Measurement
 RECORDS = 7
 """Past intervals kept per job: enough for the directions that were tried, few enough for all pairs of them."""
 
-PRIOR_NOISE = 0.04
+PRIOR_NOISE = 0.08
 """Spread of resident memory at one allocation, as a share, before it was seen: allocators and skewed data."""
 
-PRIOR_WEIGHT = 6.0
+PRIOR_WEIGHT = 4.0
 """Observations that the prior spread counts for."""
 
-CERTAINTY = 4.5
+CERTAINTY = 5.0
 """Standard deviations kept clear of the limit: about one in 300,000 for normal noise."""
 
 
@@ -48,7 +48,7 @@ class MemoryRecord:
         self._times: Floats = np.zeros((jobs, RECORDS + 1))
         self._times[:, 0] = 1.0
         self._deviation: Floats = np.full(jobs, PRIOR_WEIGHT * PRIOR_NOISE**2)
-        self._seen: Floats = np.full(jobs, PRIOR_WEIGHT)
+        self._seen: Floats = np.full(jobs, float(PRIOR_WEIGHT))
         self._next = np.zeros(jobs, dtype=np.int64)
         self.largest: Floats = np.full(jobs, np.inf)
 
@@ -65,8 +65,8 @@ class MemoryRecord:
 
     @property
     def noise(self) -> Floats:
-        """``[N]`` standard deviation of memory at one allocation, as a share."""
-        return np.sqrt(self._deviation / self._seen)
+        """``[N]`` standard deviation of memory at one allocation, as a share; on the safe side while little was seen."""
+        return np.asarray(np.sqrt(self._deviation / self._seen) * (1.0 + 1.0 / np.sqrt(self._seen)))
 
     def see(self, measured: Measurement) -> None:
         """Remember one interval. Where it says nothing about memory (NaN, nothing delivered) it is passed over."""
@@ -76,7 +76,7 @@ class MemoryRecord:
         base = np.minimum(np.nan_to_num(measured.memory_base), used)
         fresh = self._times[:, 1:].max(axis=1) == 0
         self._used[:, 0] = np.where(fresh, base, np.minimum(self._used[:, 0], base))
-        good = np.isfinite(used) & (used > 0) & ~measured.killed & np.isfinite(slots).all(axis=1)
+        good = np.isfinite(used) & (used > 0) & np.isfinite(slots).all(axis=1)
         # One slot shared by all stages holds the largest working set, and no more. What a larger pool held
         # depends on what happened to run at once, so it says nothing about other allocations.
         single = good & (measured.pool == 1)
@@ -153,16 +153,21 @@ class MemoryRecord:
         # The mean of several looks at one allocation is known better than one look.
         sure = added * noise / np.sqrt(np.maximum(self._times, 1.0))
         spread = np.sqrt(((1.0 - factor) * sure[:, :, None]) ** 2 + (factor * sure[:, None, :]) ** 2)
-        value = np.where(usable, low + factor * np.maximum(high - low, 0.0) + self.certainty * spread, np.inf)
+        # What was seen was off, and what comes will be: two independent errors.
+        at = low + factor * np.maximum(high - low, 0.0)
+        value = np.where(
+            usable, at + self.certainty * np.sqrt(spread**2 + (at * noise[:, :, None]) ** 2), np.inf
+        )
         best: Floats = value.reshape(len(slots), -1).min(axis=1)
         known = np.isfinite(self.largest)
         if known.any():
             # From any record on, each slot more takes the largest working set at worst.
             more = np.maximum(slots[:, None, :] - self._slots, 0.0).sum(axis=2)
             dear = np.where(known, self.largest, 0.0)[:, None] * (1.0 + self.certainty * noise)
-            onward = added + more * dear + self.certainty * sure
+            at_one = added + more * dear
+            onward = at_one + self.certainty * np.sqrt(sure**2 + (at_one * noise) ** 2)
             best = np.minimum(best, np.where(exists & known[:, None], onward, np.inf).min(axis=1))
-        return base[:, 0] + best * (1.0 + self.certainty * noise[:, 0])
+        return base[:, 0] + best
 
 
 def queues_at_worst(measured: Measurement, slots: Floats, pool: Floats) -> Floats:
