@@ -200,6 +200,7 @@ class Simulator:
         delivered = flow.rows[:, -1] / jobs.interval
         cpus_used = np.add.reduce(cpu, axis=1)
         if share is not None:
+            delivered = delivered * (share > 0)
             rate, busy, cpu, cpus_used = (
                 rate * share[:, None],
                 busy * share[:, None],

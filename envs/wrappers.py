@@ -53,5 +53,5 @@ class DiscreteMoves(gym.ActionWrapper[Any, Any, Any]):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """``[4 S + 1]`` which choices would be made in full."""
-        of_stages = self.get_wrapper_attr("action_masks")().reshape(self._stages, len(MOVES))
+        of_stages = self.env.get_wrapper_attr("action_masks")().reshape(self._stages, len(MOVES))
         return np.concatenate([[True], of_stages[:, list(CHANGES)].reshape(-1)])
