@@ -49,6 +49,9 @@ ENTRIES: dict[str, Entry] = {
         "the same, its workers in one pool where slots are too few",
     ),
     "ds2": Entry("intune.agents.ds2:DS2", "true rates give all slots at once (OSDI'18)"),
+    "planner": Entry("intune.agents.planner:Planner", "learns on line, then solves for the best that fits"),
+    "dqn": Entry("intune.agents.dqn:DQN", "deep Q-learning over rehearsed allocations; the default"),
+    "qlearning": Entry("intune.agents.qlearning:QLearning", "tabular Q-learning over coarse bins"),
     "oracle": Entry("intune.agents.oracle:Oracle", "the best there is; for simulated jobs only"),
 }
 
