@@ -150,6 +150,6 @@ def _short(number: float) -> str:
     """1234567 as 1.23M."""
     number = float(np.nan_to_num(number))
     for unit, size in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
-        if number >= size:
+        if number >= size * 0.9995:  # what would be rounded to 1000 of the smaller unit
             return f"{number / size:.3g}{unit}"
     return f"{number:.3g}"
