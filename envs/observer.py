@@ -100,6 +100,10 @@ class Observer:
         self._before, self._resources = stats, resources
         return measured
 
+    def resident(self) -> float:
+        """Bytes resident now."""
+        return float(self._stats().memory_resident or self._read_resources().resident)
+
     def resize(self, allocation: Allocation | Mapping[str, int]) -> None:
         """Give slots through the pipeline's own `resize`, and note when.
 

@@ -1,0 +1,283 @@
+"""How true simulated twins of real pipelines are: ``python -m benchmarks.fidelity --json FILE``.
+
+Every pipeline runs in a process of its own under some allocations that a twin is fitted to and others that it is
+asked to predict, in random order. A file that exists already is gone on with: pipelines in it are not run again.
+Storage is an S3 server on this machine behind a proxy that delays every request (extra ``s3``).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import data, environment
+from benchmarks.fidelity_cases import CASES, Case, allocations
+from benchmarks.fidelity_report import Bar, bars, draw, summarise
+
+BATCH = 8192
+DATA = data.DataSpec(rows=524_288, files=8)
+REPEATS = 16
+"""How often an epoch lists the files: an epoch that ends within a measurement would be part of what is measured."""
+BUCKET = "fidelity"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Calibrate on some allocations of real pipelines, predict others.
+
+    Attributes:
+        json: Where to write the results; what is in it already is kept.
+        plot: Where to draw them (PNG, SVG or PDF; needs matplotlib).
+        only: Run the pipelines whose names contain one of these.
+        seconds: Measured under each allocation.
+        settle: Seconds before that.
+        seed: Of the allocations to predict, and of the order in which all are measured.
+        quick: Short measurements: does everything work? Its numbers mean little.
+        again: Run also what is in the file already.
+        strict: End with status 1 if a bar does not hold.
+        one: Run one pipeline in this process and print what was measured (used by itself).
+        port: Of the proxy before the S3 server, for `one`.
+    """
+
+    json: Path | None = None
+    plot: Path | None = None
+    only: tuple[str, ...] = ()
+    seconds: float = 1.3
+    settle: float = 0.4
+    seed: int = 0
+    quick: bool = False
+    again: bool = False
+    strict: bool = False
+    one: str | None = None
+    port: int = 0
+
+
+def main(options: Options) -> int:
+    """Run, print, write; the exit status."""
+    if options.one is not None:
+        print(json.dumps(run_case(options.one, options)), flush=True)
+        return 0
+    console = Console()
+    document = _load(options)
+    names = [name for name in CASES if not options.only or any(part in name for part in options.only)]
+    left = [name for name in names if options.again or name not in document["cases"]]
+    began = time.monotonic()
+    with _storage(any(CASES[name].delay_ms is not None for name in left)) as storage:
+        for number, name in enumerate(left, start=1):
+            console.print(f"{number}/{len(left)} {name} ({time.monotonic() - began:.0f} s)", highlight=False)
+            found = _in_process(name, options, storage)
+            document["cases"][name] = found
+            if options.json is not None:
+                options.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    document["summary"] = summarise(document["cases"])
+    document["seconds"] = document.get("seconds", 0.0) + time.monotonic() - began
+    verdicts = bars(document["cases"])
+    show(document, verdicts, console)
+    if options.json is not None:
+        options.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    if options.plot is not None:
+        draw(document, options.plot)
+    return int(options.strict and not all(bar.passed for bar in verdicts))
+
+
+def _load(options: Options) -> dict[str, Any]:
+    if options.json is not None and options.json.exists():
+        document: dict[str, Any] = json.loads(options.json.read_text(encoding="utf-8"))
+        return document
+    return {"environment": environment.describe(), "cases": {}}
+
+
+@contextmanager
+def _storage(needed: bool) -> Iterator[Any]:
+    """The proxy, with the data behind it; None where nobody needs it."""
+    files = data.ensure(DATA)
+    if not needed:
+        yield None
+        return
+    from benchmarks import s3_server
+    from benchmarks.delay_proxy import DelayProxy
+
+    with s3_server.S3Server() as server, DelayProxy(server.port) as proxy:
+        s3_server.upload(files, BUCKET, server.port)
+        yield proxy
+
+
+def _in_process(name: str, options: Options, storage: Any) -> dict[str, Any]:
+    """What a pipeline's own process says; its error, in place of that, if it failed."""
+    case = CASES[name]
+    port = 0
+    if case.delay_ms is not None:
+        storage.delay(case.delay_ms / 1000)
+        port = storage.port
+    command = [sys.executable, "-m", "benchmarks.fidelity", "--one", name, "--port", str(port)]
+    command += [
+        "--seconds",
+        str(options.seconds),
+        "--settle",
+        str(options.settle),
+        "--seed",
+        str(options.seed),
+    ]
+    command += ["--quick"] if options.quick else []
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    except subprocess.TimeoutExpired:
+        return {"error": "not done within 180 s"}
+    if done.returncode != 0:
+        return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1]}
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+# ---- one pipeline --------------------------------------------------------------------------------------------
+
+
+def run_case(name: str, options: Options) -> dict[str, Any]:
+    """Measure a pipeline under all its allocations, fit, predict; ready for JSON."""
+    from intune.envs.calibrate import calibrate
+    from intune.envs.measurement import Measurement
+    from intune.envs.observer import Observer
+    from intune.envs.probe import ProbeSettings, probe
+
+    case = CASES[name]
+    settings = ProbeSettings(
+        seconds=0.25 if options.quick else options.seconds,
+        settle=0.1 if options.quick else options.settle,
+        step=case.step,
+    )
+    with _loader(case, options.port) as loader:
+        known, unknown = allocations(case, loader.stages, options.seed)
+        everything = [*known, *unknown]
+        order = np.random.default_rng(options.seed).permutation(len(everything))
+        _warm(loader)
+        observer = Observer(loader)
+        found = probe(loader, [everything[at] for at in order], settings, observer=observer)
+    by_place = {int(at): found.measured[place] for place, at in enumerate(order)}
+    measured = Measurement.joined([by_place[at] for at in range(len(everything))])
+    count = len(known)
+    began = time.perf_counter()
+    fitted = calibrate(measured.take(slice(0, count)), loader.stages, block_rows=found.block_rows)
+    seconds = time.perf_counter() - began
+    predicted = fitted.predict(measured.slots, measured.pool)
+    rows = [
+        {
+            "allocation": allocation.as_dict(),
+            "held_out": at >= count,
+            "rate": float(measured.delivered[at]),
+            "predicted_rate": float(predicted.delivered[at]),
+            "memory": float(measured.memory_used[at]),
+            "predicted_memory": float(predicted.memory_used[at]),
+            "cpus_used": float(measured.cpus_used[at]),
+            "busy_per_row": (measured.busy / np.maximum(measured.rate, 1e-9))[at].tolist(),
+            "cpu_per_row": (measured.cpu / np.maximum(measured.rate, 1e-9))[at].tolist(),
+        }
+        for at, allocation in enumerate(everything)
+    ]
+    jobs = fitted.jobs
+    names = ("cpu", "wait", "contention", "coherence", "slot_bytes", "row_bytes", "block_rows")
+    return {
+        "case": asdict(case),
+        "stages": list(loader.stages),
+        "base_bytes": float(measured.memory_base[0]),
+        "fit_s": seconds,
+        "misfit": fitted.misfit,
+        "uncertainty": dict(fitted.uncertainty),
+        "job": {
+            **{field: getattr(jobs, field)[0].tolist() for field in names},
+            **{field: float(getattr(jobs, field)[0]) for field in ("step", "step_cpu", "base_bytes")},
+            "memory_bandwidth": _number(jobs.memory_bandwidth[0]),
+            "storage_rate": _number(jobs.storage_rate[0]),
+        },
+        "runs": rows,
+    }
+
+
+@contextmanager
+def _loader(case: Case, port: int) -> Iterator[Any]:
+    from benchmarks import fidelity_cases, s3_server
+    from intune.pipelines import Budget, Pipeline
+
+    files = data.ensure(DATA)
+    filesystem = None
+    paths = [str(file.resolve()) for file in files]
+    if case.delay_ms is not None:
+        filesystem = s3_server.filesystem(port)
+        paths = [f"{BUCKET}/{file.name}" for file in files]
+    pipeline = Pipeline.from_parquet(paths * REPEATS, filesystem=filesystem)
+    if case.shuffle:
+        pipeline = pipeline.shuffle(row_groups=case.shuffle, seed=0)
+    work = getattr(fidelity_cases, case.work)
+    pipeline = pipeline.batch(BATCH).map(work).to("cpu")
+    if case.executor == "ray":
+        import ray
+
+        ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
+    with pipeline.loader(executor=case.executor, budget=Budget.detect(memory="3GiB")) as loader:
+        yield loader
+
+
+def _warm(loader: Any) -> None:
+    """Open files, connections, threads; lazy imports."""
+    for number, _ in enumerate(loader):
+        if number == 16:
+            return
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+# ---- what a person reads -------------------------------------------------------------------------------------
+
+
+def show(document: Mapping[str, Any], verdicts: Sequence[Bar], console: Console) -> None:
+    """A table of the pipelines, one of the bars."""
+    table = Table(title="Predictions of allocations that were held out", title_justify="left")
+    table.add_column("pipeline")
+    for heading in (
+        "rows/s",
+        "rate error, median",
+        "90th percentile",
+        "rank correlation",
+        "memory error, worst",
+        "fitted rate error",
+    ):
+        table.add_column(heading, justify="right")
+    for name, each in document["summary"].items():
+        if "error" in each:
+            table.add_row(name, f"[red]{each['error']}[/red]")
+            continue
+        table.add_row(
+            name,
+            f"{each['slowest'] / 1e6:.2f}–{each['fastest'] / 1e6:.2f}M",
+            f"{each['rate_error_median']:.1%}",
+            f"{each['rate_error_p90']:.1%}",
+            "–" if each["rank"] is None else f"{each['rank']:.2f}",
+            f"{each['memory_error_worst']:.1%}",
+            f"{each['fitted_rate_error_median']:.1%}",
+        )
+    console.print(table)
+    found = Table(title="Bars", title_justify="left")
+    for heading in ("what", "must be", "measured", ""):
+        found.add_column(heading)
+    for bar in verdicts:
+        sign = "≥" if bar.at_least else "≤"
+        verdict = "[green]pass[/green]" if bar.passed else "[red]FAIL[/red]"
+        found.add_row(bar.name, f"{sign} {bar.limit:g}", f"{bar.measured:.3f}", verdict)
+    console.print(found)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(tyro.cli(Options)))

@@ -1,0 +1,181 @@
+"""What follows from the runs of `fidelity.py`: errors, rank correlations, bars, the picture. Nothing runs here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SPREAD = 1.3
+"""Fastest / slowest allocation from which on their order means something: a trainer-bound pipeline is as fast with any,
+and the order of equal rates is noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """What must hold of all pipelines together."""
+
+    name: str
+    limit: float
+    measured: float
+    at_least: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Whether it does; not if nothing was measured."""
+        return self.measured >= self.limit if self.at_least else self.measured <= self.limit
+
+
+def summarise(cases: Mapping[str, Any]) -> dict[str, Any]:
+    """Of every pipeline: errors on held-out allocations, rank correlation, and the fit's own error."""
+    return {
+        name: {"error": case["error"]} if "error" in case else _summary(case) for name, case in cases.items()
+    }
+
+
+def bars(cases: Mapping[str, Any]) -> list[Bar]:
+    """The bars, over the held-out allocations of all pipelines; one that failed counts as wholly wrong."""
+    rate, memory, ranks = [], [], []
+    places_true: list[float] = []
+    places_predicted: list[float] = []
+    for case in cases.values():
+        if "error" in case:
+            rate.append(1.0)
+            memory.append(1.0)
+            continue
+        runs = held_out(case)
+        rate += rate_errors(runs)
+        memory += memory_errors(runs)
+        each = _summary(case)
+        if each["rank"] is not None:
+            ranks.append(each["rank"])
+        # Of all pipelines together: each allocation's rate as a share of the pipeline's mean rate.
+        mean = float(np.mean([run["rate"] for run in runs]))
+        places_true += [run["rate"] / mean for run in runs]
+        places_predicted += [run["predicted_rate"] / mean for run in runs]
+    nothing = float("nan")
+    return [
+        Bar(name="rate error, median", limit=0.10, measured=_quantile(rate, 0.5)),
+        Bar(name="rate error, 90th percentile", limit=0.25, measured=_quantile(rate, 0.9)),
+        Bar(
+            name="rank correlation over allocations, median pipeline whose rates differ",
+            limit=0.95,
+            measured=float(np.median(ranks)) if ranks else nothing,
+            at_least=True,
+        ),
+        Bar(
+            name="rank correlation over allocations of all pipelines",
+            limit=0.95,
+            measured=rank_correlation(places_true, places_predicted) if places_true else nothing,
+            at_least=True,
+        ),
+        Bar(name="memory error, 90th percentile", limit=0.15, measured=_quantile(memory, 0.9)),
+    ]
+
+
+def held_out(case: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Runs that the twin was not fitted to."""
+    return [run for run in case["runs"] if run["held_out"]]
+
+
+def rate_errors(runs: Sequence[Mapping[str, Any]]) -> list[float]:
+    """``|predicted / measured - 1|``."""
+    return [abs(run["predicted_rate"] / run["rate"] - 1.0) for run in runs]
+
+
+def memory_errors(runs: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The same of resident memory."""
+    return [abs(run["predicted_memory"] / run["memory"] - 1.0) for run in runs]
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's: Pearson's correlation of the ranks, equal values at their mean rank."""
+    first, second = _ranks(one), _ranks(other)
+    if first.std() == 0 or second.std() == 0:
+        return float("nan")
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    array = np.asarray(values, dtype=np.float64)
+    below = (array[:, None] > array[None, :]).sum(axis=1)
+    equal = (array[:, None] == array[None, :]).sum(axis=1)
+    return np.asarray(below + (equal + 1) / 2.0)
+
+
+def _summary(case: Mapping[str, Any]) -> dict[str, Any]:
+    runs = held_out(case)
+    known = [run for run in case["runs"] if not run["held_out"]]
+    rates = [run["rate"] for run in runs]
+    differ = max(rates) >= SPREAD * min(rates)
+    rank = rank_correlation(rates, [run["predicted_rate"] for run in runs]) if differ else None
+    if rank is not None and not np.isfinite(rank):
+        rank = 0.0
+    above = [run["memory"] - case["base_bytes"] for run in runs]
+    predicted = [run["predicted_memory"] - case["base_bytes"] for run in runs]
+    return {
+        "slowest": min(rates),
+        "fastest": max(rates),
+        "rate_error_median": _quantile(rate_errors(runs), 0.5),
+        "rate_error_p90": _quantile(rate_errors(runs), 0.9),
+        "rank": rank,
+        "memory_error_worst": max(memory_errors(runs)),
+        "memory_above_base_error_median": float(
+            np.median([abs(p / max(m, 1.0) - 1.0) for p, m in zip(predicted, above, strict=True)])
+        ),
+        "fitted_rate_error_median": _quantile(rate_errors(known), 0.5),
+    }
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    return float(np.quantile(values, share)) if values else float("nan")
+
+
+def draw(document: Mapping[str, Any], path: Path) -> None:
+    """Predicted against measured rates and memory, every held-out allocation of every pipeline a point."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(12.5, 5.6), layout="constrained")
+    markers = {"cpu": "o", "lock": "s", "memory": "P", "wait": "v", "storage": "^", "trainer": "D"}
+    colours = pyplot.get_cmap("tab20").colors
+    good = [(name, case) for name, case in document["cases"].items() if "error" not in case]
+    for number, (name, case) in enumerate(good):
+        runs = held_out(case)
+        marker, colour = markers[case["case"]["kind"]], colours[number % len(colours)]
+        for axis, field, unit in ((axes[0], "rate", 1e6), (axes[1], "memory", 2.0**30)):
+            axis.scatter(
+                [run[field] / unit for run in runs],
+                [run[f"predicted_{field}"] / unit for run in runs],
+                s=26,
+                marker=marker,
+                color=colour,
+                alpha=0.85,
+                linewidths=0,
+                label=name if field == "rate" else None,
+            )
+    for axis, title, band in ((axes[0], "million rows/s", 0.25), (axes[1], "resident memory, GiB", 0.15)):
+        low, high = axis.get_xlim()[0], max(axis.get_xlim()[1], axis.get_ylim()[1])
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        low = max(low, min(min(each.get_offsets()[:, 0]) for each in axis.collections) * 0.8)
+        line = np.geomspace(low, high, 50)
+        axis.plot(line, line, color="#444444", lw=1)
+        axis.fill_between(line, line * (1 - band), line * (1 + band), color="#44444418", lw=0)
+        axis.set_xlabel(f"measured, {title}")
+        axis.set_ylabel("predicted by the twin")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(fontsize=7, frameon=False, loc="upper left")
+    system = document["environment"]
+    axes[0].set_title(
+        f"held-out allocations; {system['cores_usable']} cores ({system['cpu']}), {system['date'][:10]}",
+        loc="left",
+        fontsize=9,
+    )
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
