@@ -1,0 +1,114 @@
+"""`dqn`: learns which of the rehearsed allocations to choose. Pre-trained in the simulator, learns on on the job.
+
+At every decision the job's twin rehearses a handful of allocations (the planner's with several margins, shared
+pools, half steps, probes; see `candidates.py`), and a duelling Q-network shared by all stages and candidates
+says what each is worth in the long run. So the network decides what a formula cannot: how much slack noise
+needs, when a probe pays, when to wait. Works for any number of stages and CPUs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from intune.agents.base import Agent, Proposal, where_sound
+from intune.agents.candidates import NAMES, Candidates, propose
+from intune.agents.memory import MemoryRecord
+from intune.agents.online import Online
+from intune.agents.rehearsal import Rehearsal, rehearsal
+from intune.agents.twin import Twin
+from intune.agents.qweights import Weights, load
+from intune.envs.jobs import Floats
+from intune.envs.measurement import Measurement
+
+SETTLED = 0.004
+"""Worth, as a share of the best rate, below which another allocation is not better than staying."""
+
+
+class DQN(Agent):
+    """See the module.
+
+    Args:
+        weights: parameters, or a file of them; by default those shipped with the package.
+        learning: whether to go on learning on the job (one small gradient step a decision).
+        seed: of what learning on the job draws from its memory.
+    """
+
+    name = "dqn"
+
+    def __init__(
+        self, *, weights: Weights | str | Path | None = None, learning: bool = False, seed: int = 0
+    ) -> None:
+        self.weights = weights if isinstance(weights, Weights) else load(weights)
+        self._learning = learning
+        self._seed = seed
+        self.start(0, 1)
+
+    def start(self, jobs: int, stages: int) -> None:
+        """Forget everything but what was learnt in the simulator."""
+        self._twin = Twin(jobs, stages)
+        self._record = MemoryRecord(jobs, stages)
+        self._before: Measurement | None = None
+        self._age: Floats = np.zeros(jobs)
+        self._online = Online(self.weights, seed=self._seed) if self._learning else None
+
+    def forget(self, rows: Any) -> None:
+        """New jobs at `rows`."""
+        self._twin.forget(rows)
+        self._record.forget(rows)
+        self._age[rows] = 0.0
+        self._before = None
+
+    def look(self, measured: Measurement) -> tuple[Candidates, Rehearsal]:
+        """Learn from an interval; the candidates, and what the network sees of them."""
+        self._twin.see(measured, measured.sound())
+        self._record.see(measured)
+        options = propose(self._twin, self._record, measured)
+        seen = rehearsal(self._twin, measured, self._before, options, self._age)
+        self._before = measured
+        self._age = self._age + 1.0
+        return options, seen
+
+    def values(self, seen: Rehearsal) -> Any:
+        """``[N, K]`` worth of each candidate; minus infinity where it may not fit into memory."""
+        worth = self._online.values(seen) if self._online is not None else self.weights.values(seen)
+        return np.where(seen.allowed, worth, -np.inf)
+
+    def propose(self, measured: Measurement) -> Proposal:
+        """The candidate that is worth most; what is in force where none is worth noticeably more."""
+        sound = measured.sound()
+        options, seen = self.look(measured)
+        worth = self.values(seen)
+        choice = worth.argmax(axis=1)
+        rows = np.arange(len(measured))
+        gain = worth[rows, choice] - worth[:, 0]
+        # Staying may be impossible: what is in force no longer fits into memory.
+        stay = (gain < SETTLED) & (options.memory[:, 0] <= measured.memory_limit)
+        choice = np.where(stay, 0, choice)
+        if self._online is not None:
+            self._online.decided(seen, choice, measured, options.target)
+        slots = options.slots[rows, choice]
+        pool = options.pool[rows, choice]
+
+        def explain(i: int) -> str:
+            return _reason(options, measured, i, int(choice[i]), float(gain[i]))
+
+        return where_sound(measured, Proposal(slots=slots, pool=pool, explain=explain), sound)
+
+
+def _reason(options: Candidates, measured: Measurement, i: int, choice: int, gain: float) -> str:
+    now = measured.delivered[i]
+    if choice == 0:
+        return f"keep: {now:,.0f} rows/s; of {len(NAMES) - 1} rehearsed allocations none is worth noticeably more"
+    expected = options.rate[i, choice]
+    memory = options.memory[i, choice] / max(measured.memory_limit[i], 1.0)
+    if options.pool[i, choice] > 0:
+        given = f"a pool of {options.pool[i, choice]:.0f} slots"
+    else:
+        given = "slots " + "/".join(f"{n:.0f}" for n in options.slots[i, choice][measured.present[i]])
+    return (
+        f"{NAMES[choice]}: {given}; the twin expects {expected:,.0f} rows/s (now {now:,.0f}) "
+        f"with at most {memory:.0%} of the memory limit, worth {gain:+.3f} more than staying"
+    )

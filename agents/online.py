@@ -1,0 +1,81 @@
+"""Learning on the job: what the running job teaches a pre-trained Q-network, a small step at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from intune.agents.network import QNetwork, tensors
+from intune.agents.qlearner import Batch, QLearner, QLearning
+from intune.agents.rehearsal import Rehearsal
+from intune.agents.qweights import Weights
+from intune.envs.jobs import Floats
+from intune.envs.measurement import Measurement
+
+CAPACITY = 512
+"""Decisions remembered; at one in five seconds, those of the last 40 minutes."""
+
+BATCH = 16
+LEARNING_RATE = 1e-4
+"""A fifth of the pre-training's: the job corrects what was learnt, it does not replace it."""
+
+
+class Online:
+    """A Q-network that goes on learning from one running job (or a few side by side).
+
+    The reward of a decision is what was delivered in the interval after it, as a share of the most that the
+    twin thought possible: the live counterpart of the pre-training's share of the oracle's rate.
+
+    Args:
+        weights: to begin with.
+        seed: of what is drawn from memory.
+    """
+
+    def __init__(self, weights: Weights, *, seed: int = 0) -> None:
+        network = QNetwork()
+        network.load(weights.arrays)
+        self._learner = QLearner(network, QLearning(learning_rate=LEARNING_RATE, gamma=weights.gamma))
+        self._rng = np.random.default_rng(seed)
+        self._last: tuple[Rehearsal, np.ndarray, Floats] | None = None
+        self._memory: list[tuple[Rehearsal, np.ndarray, np.ndarray, Rehearsal]] = []
+        self._next = 0
+
+    def values(self, seen: Rehearsal) -> np.ndarray:
+        """``[N, K]`` values by what is known now."""
+        with torch.inference_mode():
+            return np.asarray(self._learner.network(*tensors(seen)).numpy())
+
+    def decided(self, seen: Rehearsal, choice: np.ndarray, measured: Measurement, target: Floats) -> None:
+        """Remember a decision, reward the one before it with what was measured since, and learn a little."""
+        if self._last is not None and len(self._last[1]) == len(choice):
+            before, chosen, hoped = self._last
+            reward = np.clip(measured.delivered / np.maximum(hoped, 1e-12), 0.0, 1.2) - measured.killed
+            if np.isfinite(reward).all():
+                self._remember((before, chosen, reward.astype(np.float32), seen))
+                self._learn()
+        self._last = (seen, choice, target)
+
+    def _remember(self, entry: tuple[Rehearsal, np.ndarray, np.ndarray, Rehearsal]) -> None:
+        if len(self._memory) < CAPACITY:
+            self._memory.append(entry)
+        else:
+            self._memory[self._next % CAPACITY] = entry
+        self._next += 1
+
+    def _learn(self) -> None:
+        if len(self._memory) < BATCH:
+            return
+        picked = [self._memory[i] for i in self._rng.integers(0, len(self._memory), BATCH)]
+        states = [tensors(entry[0]) for entry in picked]
+        following = [tensors(entry[3]) for entry in picked]
+        gamma = self._learner.config.gamma
+        self._learner.learn(
+            Batch(
+                state=tuple(torch.cat(part) for part in zip(*states, strict=True)),
+                following=tuple(torch.cat(part) for part in zip(*following, strict=True)),
+                action=torch.cat([torch.as_tensor(entry[1], dtype=torch.int64) for entry in picked]),
+                reward=torch.cat([torch.as_tensor(entry[2]) for entry in picked]),
+                discount=torch.full((sum(len(entry[1]) for entry in picked),), gamma),
+                allowed=torch.cat([torch.as_tensor(entry[3].allowed) for entry in picked]),
+            )
+        )

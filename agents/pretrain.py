@@ -1,0 +1,209 @@
+"""Pre-training of the `dqn` in the simulator: many jobs side by side, drawn anew for every episode.
+
+Domain randomisation over all families; the reward is the rate as a share of the best there is (the simulator
+knows it; a live job does not), less a little for slots, and a penalty for running out of memory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from intune.agents.dqn import DQN
+from intune.agents.guard import fit
+from intune.agents.memory import MemoryRecord
+from intune.agents.network import QNetwork
+from intune.agents.oracle_plan import plan
+from intune.agents.qlearner import QLearner, QLearning
+from intune.agents.replay import Replay
+from intune.agents.qweights import Weights
+from intune.envs.conditions import record
+from intune.envs.jobs import Jobs
+from intune.envs.scenario import Scenario
+from intune.envs.simulator import Simulator
+from intune.envs.source import JobSource
+from intune.pipelines.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to pre-train.
+
+    Attributes:
+        families: scenarios to draw jobs from; all by default.
+        episodes: how many.
+        jobs: side by side in an episode.
+        steps: decisions in an episode; jobs are cut off then, not ended.
+        seed: of everything.
+        learning: of the Q-learner.
+        n_step: rewards folded into one.
+        batch_size: transitions per gradient step; gradient_steps: per decision of all jobs.
+        exploration: share of random choices at first; final_exploration: after half of the episodes.
+        slot_cost: taken off for slots per CPU; memory_cost: for the share of memory in use.
+        killed_cost: for running out of memory.
+        buffer: decisions of all jobs remembered.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    families: tuple[str, ...] = field(default_factory=Scenario.names)
+    episodes: int = 60
+    jobs: int = 256
+    steps: int = 20
+    seed: int = 0
+    learning: QLearning = field(default_factory=lambda: QLearning(learning_rate=5e-4))
+    n_step: int = 2
+    batch_size: int = 512
+    gradient_steps: int = 6
+    exploration: float = 0.5
+    final_exploration: float = 0.05
+    slot_cost: float = 0.01
+    memory_cost: float = 0.01
+    killed_cost: float = 3.0
+    buffer: int = 400
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "jobs", "steps", "n_step", "batch_size", "gradient_steps", "buffer"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"`{name}`={value!r} must be a whole number of 1 or more")
+        if not self.families:
+            raise ConfigError("`families` is empty; name at least one scenario")
+
+
+Watch = Callable[[int, dict[str, float]], None]
+"""Told of each episode: its number, and loss, share of the best rate, kills."""
+
+
+def pretrain(recipe: Recipe, *, watch: Watch | None = None) -> Weights:
+    """Train a Q-network from nothing.
+
+    Args:
+        recipe: how.
+        watch: is told of the progress.
+    """
+    began = time.monotonic()
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng([recipe.seed, 7])
+    network = QNetwork()
+    learner = QLearner(network, recipe.learning)
+    sources = [JobSource(Scenario.load(name), split="train", seed=recipe.seed) for name in recipe.families]
+    replay = Replay(
+        decisions=recipe.buffer, jobs=recipe.jobs, gamma=recipe.learning.gamma, n_step=recipe.n_step
+    )
+    scores: list[dict[str, float]] = []
+    for episode in range(recipe.episodes):
+        part = min(1.0, episode / max(1.0, 0.5 * recipe.episodes))
+        explore = recipe.exploration + part * (recipe.final_exploration - recipe.exploration)
+        score = _episode(recipe, episode, learner, replay, sources, rng, explore)
+        scores.append(score)
+        if watch is not None:
+            watch(episode, score)
+    last = scores[-max(1, len(scores) // 10) :]
+    told = {key: value for key, value in asdict(recipe).items() if key != "learning"}
+    return Weights(
+        arrays=network.arrays(),
+        gamma=recipe.learning.gamma,
+        recipe={
+            **told,
+            "learning": asdict(recipe.learning),
+            "score": float(np.mean([score["rate"] for score in last])),
+            "seconds": round(time.monotonic() - began, 1),
+        },
+    )
+
+
+def draw(sources: Sequence[JobSource], episode: int, jobs: int, steps: int) -> tuple[Jobs, np.ndarray]:
+    """Jobs of all families in turn, as wide as the widest, and their random numbers ``[N, T, channels]``."""
+    parts, numbers = [], []
+    each = -(-jobs // len(sources))
+    for source in sources:
+        ids = np.arange(episode * each, (episode + 1) * each)
+        drawn, normals = source.take(ids, steps)
+        parts.append(drawn)
+        numbers.append(normals)
+    joined = Jobs.joined(parts).take(np.arange(jobs))
+    width = joined.stages
+    wide = np.zeros((len(sources) * each, steps, 4 * width + 4), dtype=np.float32)
+    at = 0
+    for drawn, normals in zip(parts, numbers, strict=True):
+        own = drawn.stages
+        rows = slice(at, at + each)
+        # Channels come stage by stage within a kind; those of absent stages stay 0.
+        for kind in range(4):
+            wide[rows, :, kind * width : kind * width + own] = normals[:, :, kind * own : (kind + 1) * own]
+        wide[rows, :, 4 * width :] = normals[:, :, 4 * own :]
+        at += each
+    return joined, wide[:jobs]
+
+
+def _episode(
+    recipe: Recipe,
+    episode: int,
+    learner: QLearner,
+    replay: Replay,
+    sources: Sequence[JobSource],
+    rng: np.random.Generator,
+    explore: float,
+) -> dict[str, float]:
+    jobs, normals = draw(sources, episode, recipe.jobs, recipe.steps + 2)
+    tape = record(jobs, normals)
+    best = plan(jobs, recipe.steps + 2)
+    simulator = Simulator(jobs, tape)
+    agent = DQN(weights=Weights(arrays=learner.network.arrays(), gamma=recipe.learning.gamma))  # type: ignore[operator]
+    agent.start(len(jobs), jobs.stages)
+    guard = MemoryRecord(len(jobs), jobs.stages)
+    measured = simulator.run()
+    rates, losses, kills = [], [], 0
+    rows = np.arange(len(jobs))
+    # Some jobs explore more than others throughout.
+    chance = explore * rng.random(len(jobs)) * 2.0
+    for step in range(recipe.steps + 1):
+        guard.see(measured)
+        options, seen = agent.look(measured)
+        if step == recipe.steps:
+            replay.end(seen)
+            break
+        agent.weights = Weights(arrays=learner.network.arrays(), gamma=recipe.learning.gamma)  # type: ignore[operator]
+        choice = agent.values(seen).argmax(axis=1)
+        noise = np.where(seen.allowed, rng.random(seen.allowed.shape), -1.0).argmax(axis=1)
+        choice = np.where(rng.random(len(jobs)) < chance, noise, choice)
+        sound = measured.sound()
+        choice = np.where(sound, choice, 0)
+        slots, pool, _ = fit(guard, measured, options.slots[rows, choice], options.pool[rows, choice])
+        simulator.allocate(slots, pool)
+        used = np.where(pool > 0, pool, (slots * jobs.present).sum(axis=1))
+        measured = simulator.run()
+        share = measured.delivered / np.maximum(best.rate[:, step + 1], 1e-30)
+        reward = (
+            np.minimum(share, 1.2)
+            - recipe.slot_cost * used / measured.cpus
+            - recipe.memory_cost * measured.memory_used / measured.memory_limit
+            - recipe.killed_cost * measured.killed
+        )
+        replay.add(seen, choice, reward)
+        rates.append(float(share.mean()))
+        kills += int(measured.killed.sum())
+        if len(replay) * recipe.jobs >= 4 * recipe.batch_size:
+            for _ in range(recipe.gradient_steps):
+                losses.append(learner.learn(replay.sample(recipe.batch_size, rng)))
+    return {
+        "rate": float(np.mean(rates[5:])) if len(rates) > 5 else float(np.mean(rates)),
+        "loss": float(np.mean(losses)) if losses else 0.0,
+        "killed": float(kills),
+        "explored": explore,
+    }
+
+
+def describe(recipe: dict[str, Any]) -> str:
+    """One line on how weights were made."""
+    return (
+        f"{recipe.get('episodes')} episodes of {recipe.get('jobs')} jobs, seed {recipe.get('seed')}, "
+        f"score {recipe.get('score', float('nan')):.3f}, {recipe.get('seconds')} s"
+    )
