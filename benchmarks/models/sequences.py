@@ -6,7 +6,10 @@
 Every contender may try the same number of settings; with the first seed, validation's NDCG@20 chooses among them (for
 LLMSeqPrompt the loss). Test's sessions are ranked once for every seed. A session's items and items never trained on
 are not recommended, to nobody's advantage. The file is written after every contender, so that a run that is broken off
-leaves what it has measured.
+leaves what it has measured, and what was measured in several runs can be joined:
+
+    python -m benchmarks.models.sequences --folder ml-100k-sessions --only BERT4Rec --out one.json
+    python -m benchmarks.models.sequences --folder ml-100k-sessions --join one.json two.json --out sequences.json
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ METRICS = ("ndcg@20", "hit_rate@20", "mrr@20", "coverage@20", "serendipity@20", 
 RESAMPLES = 2000
 """Of the sessions, for the interval of a ratio."""
 
-FIT = FitOptions(metric="ndcg@20", epochs=100, evaluate_epochs=10, patience=2)
+FIT = FitOptions(metric="ndcg@20", epochs=80, evaluate_epochs=10, patience=2)
 """Sessions of MovieLens are few and long, and an epoch is one window of each: a look after every tenth will do."""
 
 
@@ -258,11 +261,21 @@ def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     """A row for each contender: mean and half of the 95 % interval over seeds, for every metric."""
     made = []
     for result in results:
-        row = {name: value for name, value in vars(result).items() if name != "sessions"}
+        row = dict(vars(result))
         row["settings"] = dict(result.settings)
+        row["sessions"] = [round(value, 6) for value in result.sessions.tolist()]
         row["mean"] = {name: float(np.mean(values)) for name, values in result.metrics.items()}
         row["half_width"] = {name: half_width(values) for name, values in result.metrics.items()}
         made.append(row)
+    return made
+
+
+def read(path: Path) -> list[Result]:
+    """The results that `main` wrote to a file."""
+    made = []
+    for row in json.loads(path.read_text(encoding="utf-8"))["results"]:
+        known = {name: value for name, value in row.items() if name not in ("mean", "half_width")}
+        made.append(Result(**{**known, "sessions": np.asarray(row["sessions"])}))
     return made
 
 
@@ -277,7 +290,14 @@ def report(results: Sequence[Result], folder: str, seeds: int) -> dict[str, Any]
     }
 
 
-def main(*, folder: str, out: Path | None = None, seeds: int = 3, only: tuple[str, ...] = ()) -> None:
+def main(
+    *,
+    folder: str,
+    out: Path | None = None,
+    seeds: int = 3,
+    only: tuple[str, ...] = (),
+    join: tuple[Path, ...] = (),
+) -> None:
     """Measure, print, and write JSON.
 
     Args:
@@ -285,18 +305,18 @@ def main(*, folder: str, out: Path | None = None, seeds: int = 3, only: tuple[st
         out: Where the JSON goes.
         seeds: How often each contender is trained.
         only: Names of the contenders that take part; all where none is given.
+        join: Files of earlier runs, to be put together; nothing is measured then.
     """
     import torch
 
     torch.set_num_threads(1)
-    results: list[Result] = []
-    for contender in contenders():
+    results = [result for path in join for result in read(path)]
+    for contender in () if join else contenders():
         if only and contender.name not in only:
             continue
         results.append(measure(contender, folder, range(seeds)))
-        if out is not None:
-            text = json.dumps(report(results, Path(folder).name, seeds), indent=2)
-            out.write_text(text + "\n", encoding="utf-8")
+        _write(out, results, folder, seeds)
+    _write(out, results, folder, seeds)
     for row in rows(results):
         shown = "  ".join(
             f"{name} {row['mean'][name]:.4f}"
@@ -308,6 +328,13 @@ def main(*, folder: str, out: Path | None = None, seeds: int = 3, only: tuple[st
         interval = "" if bar.low is None else f" [{bar.low:.3f}, {bar.high:.3f}]"
         verdict = "holds" if bar.holds else "DOES NOT HOLD"
         print(f"{bar.claim}: {bar.value:.3f}{interval}, at least {bar.limit}: {verdict}")
+
+
+def _write(out: Path | None, results: Sequence[Result], folder: str, seeds: int) -> None:
+    if out is not None:
+        # A line for each contender: the values of all sessions would otherwise take thousands of lines.
+        text = json.dumps(report(results, Path(folder).name, seeds)).replace('{"name"', '\n{"name"')
+        out.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

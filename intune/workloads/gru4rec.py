@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from intune.pipelines import Pipeline
 from intune.workloads.attention import at_least, share
-from intune.workloads.sequence_stages import IGNORED, DrawEnd, ShiftTargets, Window
+from intune.workloads.sequence_draws import DrawEnd
+from intune.workloads.sequence_stages import IGNORED, ShiftTargets, Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,7 @@ class GRU4Rec(nn.Module):
         return self.logits(states[torch.arange(len(states), device=states.device), last])
 
     def training_stages(self, pipeline: Pipeline, *, seed: int) -> Pipeline:
-        """The stages from batches of sessions to what `loss` takes; see `sequence_stages`."""
+        """The stages from batches of sessions to what `loss` takes; see `sequence_draws`."""
         config = self.config
         window = Window(length=config.length + 1, items=config.items, column="drawn", side="right")
         return (

@@ -22,7 +22,8 @@ from intune.pipelines.transforms.base import Transform
 from intune.workloads.attention import at_least
 from intune.workloads.language_model import LanguageModel, Tokenizer, pad_tokens
 from intune.workloads.llm_embeddings import Encoder
-from intune.workloads.sequence_stages import IGNORED, DrawEnd, Window, sessions_of
+from intune.workloads.sequence_draws import DrawEnd
+from intune.workloads.sequence_stages import IGNORED, Window, sessions_of
 
 
 @dataclass(frozen=True, kw_only=True)

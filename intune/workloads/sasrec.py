@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from intune.pipelines import Pipeline
 from intune.pipelines.errors import ConfigError
 from intune.workloads.attention import Block, BlockConfig, at_least, attend_to, initialise, share
-from intune.workloads.sequence_stages import IGNORED, DrawEnd, DrawNegatives, ShiftTargets, Window
+from intune.workloads.sequence_draws import DrawEnd, DrawNegatives
+from intune.workloads.sequence_stages import IGNORED, ShiftTargets, Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +119,7 @@ class SASRec(nn.Module):
         return F.linear(self.encode(batch["sequence"])[:, -1], self.items.weight[: self.config.items])
 
     def training_stages(self, pipeline: Pipeline, *, seed: int) -> Pipeline:
-        """The stages from batches of sessions to what `loss` takes; see `sequence_stages`."""
+        """The stages from batches of sessions to what `loss` takes; see `sequence_draws`."""
         config = self.config
         pipeline = (
             pipeline.map(DrawEnd(length=config.length + 1, seed=seed), name="draw")

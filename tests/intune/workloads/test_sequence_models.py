@@ -16,7 +16,8 @@ from intune.pipelines.schema import Ragged
 from intune.workloads.bert4rec import BERT4Rec, BERT4RecConfig
 from intune.workloads.gru4rec import GRU4Rec, GRU4RecConfig
 from intune.workloads.sasrec import SASRec, SASRecConfig
-from intune.workloads.sequence_stages import IGNORED, Cloze, DrawNegatives, MaskNext, ShiftTargets, Window
+from intune.workloads.sequence_draws import Cloze, DrawNegatives
+from intune.workloads.sequence_stages import IGNORED, MaskNext, ShiftTargets, Window
 from tests.intune.workloads.test_attention import reference
 
 ITEMS = 11

@@ -11,17 +11,8 @@ from hypothesis import strategies as st
 
 from intune.errors import ConfigError, DataError, SchemaError
 from intune.pipelines.schema import Ragged
-from intune.workloads.sequence_stages import (
-    IGNORED,
-    AppendTargets,
-    Cloze,
-    DrawEnd,
-    DrawNegatives,
-    MaskNext,
-    ShiftTargets,
-    Window,
-    generator_of,
-)
+from intune.workloads.sequence_draws import Cloze, DrawEnd, DrawNegatives, generator_of
+from intune.workloads.sequence_stages import IGNORED, AppendTargets, MaskNext, ShiftTargets, Window
 
 ITEMS = 9
 sessions_strategy = st.lists(
