@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +88,7 @@ def run_vector(settings: Settings, make: dict[str, Any]) -> Speed:
 
 def main(settings: Settings) -> None:
     """Run all, print a report as JSON."""
-    cases = {
+    cases: dict[str, tuple[Callable[[Settings, dict[str, Any]], Speed], dict[str, Any]]] = {
         "single": (run_single, {}),
         "single, restarted when out of memory": (run_single, {"on_kill": "restart"}),
         "vectorised, 1 thread": (run_vector, {}),

@@ -60,7 +60,7 @@ class Episodes:
         return len(self.ids)
 
     @property
-    def limit(self) -> Ints:
+    def limit(self) -> Floats:
         """``[N]`` slots that may be given out in the next interval."""
         return self._simulator.limit
 
