@@ -77,10 +77,10 @@ class MemoryRecord:
         fresh = self._times[:, 1:].max(axis=1) == 0
         self._used[:, 0] = np.where(fresh, base, np.minimum(self._used[:, 0], base))
         good = np.isfinite(used) & (used > 0) & np.isfinite(slots).all(axis=1)
-        # One slot shared by all stages holds the largest working set, and no more. What a larger pool held
-        # depends on what happened to run at once, so it says nothing about other allocations.
-        single = good & (measured.pool == 1)
-        self.largest = np.where(single, np.minimum(self.largest, used - base), self.largest)
+        # A pool has run every stage at some moment, so what it took at most is no less than the largest working
+        # set; one slot shared by all is exactly that. More it does not say: who ran beside whom is chance.
+        shared = good & (measured.pool > 0)
+        self.largest = np.where(shared, np.minimum(self.largest, used - base), self.largest)
         good &= measured.pool == 0
         same = (np.abs(self._slots - slots[:, None, :]) < 0.25).all(axis=2) & (self._times > 0)
         same[:, 0] = False

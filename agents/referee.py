@@ -1,0 +1,129 @@
+"""`Referee`: every change is on trial. What does not deliver more than what it replaced is taken back.
+
+Wraps any agent. A twin may be wrong about a real machine; measured rates are not. So a change is kept if it
+delivers more, or as much with fewer slots; otherwise the allocation before it returns and the agent has to wait
+twice as long before its next try. What tuning can cost is bounded that way, whatever the agent believes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from intune.agents.base import Agent, Proposal
+from intune.envs.jobs import Bools, Floats
+from intune.envs.measurement import Measurement
+
+CLEAR = 0.03
+"""Gain or loss that one interval shows clearly; less is looked at twice."""
+
+SAME = 0.01
+"""Loss that noise makes: with fewer slots, as good."""
+
+LONGEST = 6
+"""Doublings of the time between tries after failures: 64 intervals at most."""
+
+WARM = 2
+"""Decisions at the beginning that are not judged: queues fill, and an agent that knows nothing has to look."""
+
+
+class Referee(Agent):
+    """See the module.
+
+    Args:
+        agent: decides.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self.name = agent.name
+        self.start(0, 1)
+
+    def start(self, jobs: int, stages: int) -> None:
+        """Forget everything."""
+        self.agent.start(jobs, stages)
+        self._slots: Floats = np.zeros((jobs, stages))
+        self._pool: Floats = np.zeros(jobs)
+        self._rate: Floats = np.zeros(jobs)
+        self._tried: Floats = np.zeros(jobs)
+        self._trial: Floats = np.zeros(jobs)
+        self._hold: Floats = np.zeros(jobs)
+        self._failures: Floats = np.zeros(jobs)
+        self._age: Floats = np.zeros(jobs)
+        self._cpus: Floats = np.zeros(jobs)
+        self._limit: Floats = np.zeros(jobs)
+
+    def forget(self, rows: Any) -> None:
+        """New jobs at `rows`."""
+        self.agent.forget(rows)
+        for array in (
+            self._slots, self._pool, self._rate, self._tried, self._trial, self._hold, self._failures,
+            self._age, self._cpus, self._limit,
+        ):  # fmt: skip
+            array[rows] = 0.0
+
+    def propose(self, measured: Measurement) -> Proposal:
+        """The agent's proposal, unless a trial is under way, has failed, or the agent has to wait."""
+        asked = self.agent.propose(measured)
+        sound = measured.sound()
+        self._age += 1.0
+        resized = (measured.cpus != self._cpus) | (
+            np.abs(measured.memory_limit / np.maximum(self._limit, 1.0) - 1) > 0.1
+        )
+        self._cpus, self._limit = measured.cpus.copy(), measured.memory_limit.copy()
+        rate = measured.delivered
+        # After a resize, or before anything is known, what is in force is what to compare with.
+        fresh = sound & (resized | (self._rate == 0) | (self._age <= WARM) | measured.killed)
+        same = self._in_force(measured)
+        on_trial = sound & ~fresh & ~same
+        count = np.where(on_trial, self._tried + 1.0, 0.0)
+        mean = np.where(self._tried > 0, (self._trial * self._tried + rate) / np.maximum(count, 1.0), rate)
+        gain = np.where(on_trial, mean / np.maximum(self._rate, 1e-12) - 1.0, 0.0)
+        fewer = self._total(measured.slots, measured.pool, measured) < 0.95 * self._total(
+            self._slots, self._pool, measured
+        )
+        clear = (np.abs(gain) > CLEAR) | (count >= 2)
+        better = on_trial & clear & ((gain > SAME) | (fewer & (gain > -SAME)))
+        worse = on_trial & clear & ~better
+        undecided = on_trial & ~clear
+        self._tried = np.where(undecided, count, 0.0)
+        self._trial = np.where(undecided, mean, 0.0)
+        taken = fresh | better
+        self._slots = np.where(taken[:, None], measured.slots, self._slots)
+        self._pool = np.where(taken, measured.pool, self._pool)
+        kept = np.where(same & sound & ~fresh, 0.5 * self._rate + 0.5 * rate, self._rate)
+        self._rate = np.where(fresh, rate, np.where(better, mean, kept))
+        self._failures = np.where(taken, 0.0, self._failures + worse)
+        self._hold = np.where(
+            worse, 2.0 ** np.minimum(self._failures, LONGEST), np.maximum(self._hold - 1.0, 0.0)
+        )
+        self._hold = np.where(taken, 0.0, self._hold)
+        waits = (self._hold > 0) & sound & ~worse
+        slots = np.where(
+            worse[:, None], self._slots, np.where((undecided | waits)[:, None], measured.slots, asked.slots)
+        )
+        pool = np.where(worse, self._pool, np.where(undecided | waits, measured.pool, asked.pool))
+
+        def explain(i: int) -> str:
+            if worse[i]:
+                return (
+                    f"back to what was before: the change brought {gain[i]:+.1%}; next try in "
+                    f"{self._hold[i]:.0f} intervals"
+                )
+            if undecided[i]:
+                return (
+                    f"keep: the change brought {gain[i]:+.1%} so far, which one more interval has to confirm"
+                )
+            if waits[i]:
+                return f"keep: the last change did not help; next try in {self._hold[i]:.0f} intervals"
+            return asked.explain(i)
+
+        return Proposal(slots=slots, pool=pool, explain=explain)
+
+    def _in_force(self, measured: Measurement) -> Bools:
+        slots = np.abs(measured.slots - self._slots).max(axis=1, initial=0.0, where=measured.present) < 0.5
+        return np.asarray((measured.pool == self._pool) & ((self._pool > 0) | slots))
+
+    def _total(self, slots: Floats, pool: Floats, measured: Measurement) -> Floats:
+        return np.where(pool > 0, pool, (slots * measured.present).sum(axis=1))
