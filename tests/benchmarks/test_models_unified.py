@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -11,18 +14,25 @@ from benchmarks.models.unified import (
     STUDENT,
     Result,
     bars,
+    collision_free_parameters,
     contenders,
     half_width,
+    joined,
+    read,
     rows,
     shrunk,
 )
-from intune.workloads.click_job import ClickJob
+from intune.workloads.click_job import ClickJob, ready
 from intune.workloads.click_tables import TableChoice
+from intune.workloads.data.synthetic import SyntheticConfig, write_synthetic
 
 
-def result(name: str, *aucs: float, best: float | None = None, every: int = 100) -> Result:
+def result(
+    name: str, *aucs: float, best: float | None = None, every: int = 100, seeds: tuple[int, ...] = ()
+) -> Result:
     return Result(
         name=name,
+        seeds=seeds or tuple(range(len(aucs))),
         aucs=aucs,
         best_auc=best,
         parameters=50,
@@ -89,12 +99,45 @@ def test_parts_have_equal_parameters() -> None:
     assert [contender.settings["embedding"].parameters for contender in made] == [400, 400, 100, 100]
 
 
-def test_every_contender_is_a_job_and_hashing_has_the_demonstrations_parameters() -> None:
+def test_every_contender_is_a_job_and_hashing_has_the_demonstrations_parameters(tmp_path: Path) -> None:
+    write_synthetic(SyntheticConfig(rows=300, test_rows=100, scale=1e-4), tmp_path / "criteo")
     for data in ("movielens", "criteo", "teacher"):
-        for contender in contenders(data):
+        for contender in contenders(data, str(tmp_path / "criteo")):
             ClickJob(data="somewhere", **contender.settings)
-    hashed = [c for c in contenders("movielens") if c.name.startswith("hashed")]
+    hashed = [c for c in contenders("movielens", "") if c.name.startswith("hashed")]
     assert {c.settings["embedding"] for c in hashed} == {TableChoice(parameters=DEMONSTRATION)}
+
+
+def test_collision_free_parameters_are_those_of_the_model(tmp_path: Path) -> None:
+    write_synthetic(SyntheticConfig(rows=300, test_rows=100, scale=1e-4), tmp_path / "criteo")
+    counted = collision_free_parameters(str(tmp_path / "criteo"))
+    job = ClickJob(data=str(tmp_path / "criteo"), embedding=TableChoice(kind="full"), batch_size=100)
+    with ready(job) as made:
+        assert made.config.embedding_parameters == counted
+
+
+def test_runs_are_joined_by_seed() -> None:
+    parts = [result("a", 0.7, 0.8), result("b", 0.6), result("a", 0.9, seeds=(2,))]
+    first, second = joined(parts)
+    assert (first.name, first.seeds, first.aucs, first.seconds) == ("a", (0, 1, 2), (0.7, 0.8, 0.9), 2.0)
+    assert second == parts[1]
+    with pytest.raises(ValueError, match="seeds in common"):
+        joined([parts[0], parts[0]])
+
+
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    results = [result("a", 0.7, 0.8, best=0.81)]
+    (tmp_path / "a.json").write_text(json.dumps({"results": rows(results)}))
+    assert read(tmp_path / "a.json") == results
+
+
+def test_seeds_that_only_one_has_do_not_count() -> None:
+    left = result("dlrm", 0.7, best=0.8)
+    assert bars("teacher", [left])[0].difference == pytest.approx(-0.1)
+    unified, full = result("unified 1/4", 0.8, 0.1, seeds=(0, 5)), result("collision-free", 0.8, 0.9)
+    assert bars("criteo", [unified, full])[0].difference == pytest.approx(0)
+    with pytest.raises(ValueError, match="no seed in common"):
+        bars("criteo", [result("unified 1/4", 0.8, seeds=(7,)), full])
 
 
 def test_a_row_has_the_mean_and_its_interval() -> None:
