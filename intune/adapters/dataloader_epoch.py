@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from intune.adapters.dataloader_indices import Item
+from intune.adapters.dataloader_settings import current_device
 from intune.adapters.dataloader_tasks import SEGMENT, Fetcher, Made, Tasks, chain_plan
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.errors import IntuneError, LoaderError, StageTimeout
@@ -215,7 +216,12 @@ class Epoch(Iterator[Any]):
         if self.fetcher is None:
             self.fetcher = self._workshop.fetcher(self.reading)
         plan = chain_plan(loader.stages, SEGMENT, max(1, rows), self._workshop.sizes.row_bytes)
-        self._tasks = Tasks(plan=plan, settings=self._settings, fetcher=self.fetcher)
+        self._tasks = Tasks(
+            plan=plan,
+            settings=self._settings,
+            fetcher=self.fetcher,
+            device=current_device() if self._settings.pin else None,
+        )
         scheduler = Scheduler(
             plan,
             loader.stages,

@@ -47,17 +47,24 @@ class Processes:
     def __init__(self) -> None:
         self.pool = ProcessPool(())
         self.sources: list[SourceProcess] = []
+        self._idle: list[list[SourceProcess]] = []
         self._used = threading.local()
 
     def __call__(self, stage: Map, block: Any, where: Callable[[], str] | None = None) -> Any:
         """Have the pool make something."""
         return self.pool(stage, block, where)
 
-    def source(self, number: int) -> SourceProcess:
-        """The process of an iterator, one for each number."""
-        while len(self.sources) <= number:
-            self.sources.append(SourceProcess())
-        return self.sources[number]
+    def borrow_sources(self, count: int) -> list[SourceProcess]:
+        """Processes for the iterators of one loop, one each."""
+        if self._idle:
+            return self._idle.pop()
+        made = [SourceProcess() for _ in range(count)]
+        self.sources.extend(made)
+        return made
+
+    def give_back_sources(self, sources: list[SourceProcess]) -> None:
+        """The loop is over; each process ends the batch it is at first."""
+        self._idle.append(sources)
 
     def ask(self, source: SourceProcess, request: Any, worker: bytes) -> Any:
         """Have an iterator's process answer, and book its processor time to the calling thread."""
@@ -169,16 +176,24 @@ class SourceLink:
     """One iterator in its process, for one epoch: begun at its first request.
 
     Args:
-        settings, worker: what `pickled_worker` made of these settings.
+        process: one of `processes`, for nobody else meanwhile.
+        worker: what `pickled_worker` made of the settings.
         number: of the iterator.
         skip: batches at its start that were handed over before.
     """
 
     def __init__(
-        self, processes: Processes, worker: bytes, number: int, *, base_seed: int, skip: int = 0
+        self,
+        processes: Processes,
+        process: SourceProcess,
+        worker: bytes,
+        number: int,
+        *,
+        base_seed: int,
+        skip: int = 0,
     ) -> None:
         self._processes = processes
-        self._process = processes.source(number)
+        self._process = process
         self._worker = worker
         self._begin: BeginRequest | None = BeginRequest(number, base_seed, skip)
         self._over = False
@@ -199,6 +214,3 @@ class SourceLink:
         if taken is None:
             return Made(item, 0, None, collated=True, ended=True)
         return Made(item, taken[0], taken[1], collated=True)
-
-    def settle(self) -> None:
-        """Nothing to wait for: the process answers one request at a time."""

@@ -110,3 +110,18 @@ def pinning_device() -> str | None:
         return None
     device = accelerator.current_accelerator()
     return None if device is None or device.type == "mps" else str(device.type)
+
+
+def current_device() -> int:
+    """Which device the calling thread uses."""
+    accelerator = getattr(torch, "accelerator", None)
+    return int(torch.cuda.current_device() if accelerator is None else accelerator.current_device_index())
+
+
+def use_device(index: int) -> None:
+    """Have the calling thread use a device: a new thread uses the first, where it then takes memory."""
+    accelerator = getattr(torch, "accelerator", None)
+    if accelerator is None:
+        torch.cuda.set_device(index)
+    else:
+        accelerator.set_device_index(index)

@@ -8,7 +8,7 @@ there are iterators would only wait.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from intune.adapters.dataloader_indices import Item
@@ -24,22 +24,22 @@ class Link(Protocol):
     def take(self, item: Item) -> Made:
         """Its next batch, or that there is none."""
 
-    def settle(self) -> None:
-        """Wait until nobody is in it."""
-
 
 class ThreadLink:
     """An iterator over the dataset itself, in this process; made in the trainer's thread as the DataLoader does.
 
     Args:
+        lock: held while the dataset's code runs, which otherwise another iterator over it may meet: that of a
+            loop around this one, or of one that was left while a batch was being made.
         skip: batches at its start that were handed over before.
     """
 
-    def __init__(self, settings: LoaderSettings, *, skip: int = 0) -> None:
+    def __init__(self, settings: LoaderSettings, lock: threading.Lock, *, skip: int = 0) -> None:
         size = settings.batch_size if settings.batched else None
-        self._reader = SampleReader(iter(settings.dataset), size, settings.drop_last)
+        self._lock = lock
+        with lock:
+            self._reader = SampleReader(iter(settings.dataset), size, settings.drop_last)
         self._skip = skip
-        self._lock = threading.Lock()
 
     def take(self, item: Item) -> Made:
         """As `Link.take`; the samples, not yet a batch."""
@@ -52,23 +52,26 @@ class ThreadLink:
             return Made(item, 0, None, collated=True, ended=True)
         return Made(item, taken[0], taken[1])
 
-    def settle(self) -> None:
-        """As `Link.settle`."""
-        with self._lock:
-            pass
-
 
 class Sources:
     """One epoch of all iterators: whose turn it is, for the trainer's thread; their batches, for the workers'.
 
     Args:
         links: the iterators.
+        rows: samples of a batch.
         counts: batches that were handed over before, of each.
         turn: whose batch is next.
+        on_leave: called once, when nobody wants more.
     """
 
     def __init__(
-        self, links: Sequence[Link], rows: int, *, counts: Sequence[int] | None = None, turn: int = 0
+        self,
+        links: Sequence[Link],
+        rows: int,
+        *,
+        counts: Sequence[int],
+        turn: int = 0,
+        on_leave: Callable[[], None] | None = None,
     ) -> None:
         self._links = links
         self._rows = rows
@@ -76,10 +79,11 @@ class Sources:
         self._served = [0] * len(links)
         self._ended = [False] * len(links)
         self._turn = turn
-        self._ordinal = sum(counts or ())
+        self._ordinal = sum(counts)
         self._changed = threading.Condition()
         self._left = False
-        self.delivered = list(counts) if counts else [0] * len(links)
+        self._on_leave = on_leave
+        self.delivered = list(counts)
         self.next_turn = turn
 
     # ---- the trainer's thread --------------------------------------------------------------------------------
@@ -112,13 +116,10 @@ class Sources:
     def leave(self) -> None:
         """Nobody wants more: let those go that wait for their turn."""
         with self._changed:
-            self._left = True
+            left, self._left = self._left, True
             self._changed.notify_all()
-
-    def settle(self) -> None:
-        """Wait until nobody is in an iterator any more, so that another may be made over the same dataset."""
-        for link in self._links:
-            link.settle()
+        if not left and self._on_leave is not None:
+            self._on_leave()
 
     # ---- workers' threads ------------------------------------------------------------------------------------
 

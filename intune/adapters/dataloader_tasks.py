@@ -15,7 +15,7 @@ import numpy as np
 
 from intune.adapters.batch_bytes import visible_bytes
 from intune.adapters.dataloader_indices import Item
-from intune.adapters.dataloader_settings import LoaderSettings
+from intune.adapters.dataloader_settings import LoaderSettings, use_device
 from intune.adapters.dataloader_worker import fetch_samples
 from intune.pipelines.errors import IntuneError, StageError
 from intune.pipelines.operations import Result
@@ -114,12 +114,14 @@ class Tasks:
 
     Attributes:
         items: what task number ``i`` is about; filled by the trainer's thread before the task is offered.
+        device: of the trainer's thread, which pinning must not leave for another; None without pinning.
     """
 
     plan: Plan
     settings: LoaderSettings
     fetcher: Fetcher
     skip: bool = False
+    device: int | None = None
     items: dict[int, Item] = field(default_factory=dict)
 
     def where(self, level: int, index: int) -> str:
@@ -144,7 +146,7 @@ class Tasks:
             return made
         if stage == "collate":
             return made if made.collated else collated(made, self.settings)
-        return Made(item, made.rows, pinned(made.data), collated=True)
+        return Made(item, made.rows, pinned(made.data, self.device), collated=True)
 
 
 def collated(made: Made, settings: LoaderSettings) -> Made:
@@ -152,10 +154,12 @@ def collated(made: Made, settings: LoaderSettings) -> Made:
     return Made(made.item, made.rows, settings.collate_fn(made.data), collated=True)
 
 
-def pinned(batch: Any) -> Any:
+def pinned(batch: Any, device: int | None) -> Any:
     """A copy of a batch in pinned memory, as the DataLoader makes it."""
     from torch.utils.data._utils.pin_memory import pin_memory
 
+    if device is not None:
+        use_device(device)
     return pin_memory(batch)  # type: ignore[no-untyped-call]
 
 

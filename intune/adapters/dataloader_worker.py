@@ -57,7 +57,7 @@ class Worker:
         self._collate: Callable[[Any], Any] = settings.collate_fn
         self._init = settings.worker_init_fn
         self._num_workers = settings.num_workers
-        self._seeded: int | None = None
+        self._seeded: tuple[int, int] | None = None
         self._samples: SampleReader | None = None
 
     def __call__(self, request: Any) -> Any:
@@ -80,7 +80,7 @@ class Worker:
 
     def _become(self, number: int, base_seed: int) -> None:
         """Be the worker `number` of torch's: seeds, `get_worker_info` and `worker_init_fn`, once for a seed."""
-        if self._seeded == base_seed:
+        if self._seeded == (base_seed, number):
             return
         torch.set_num_threads(1)
         seed_batch(base_seed, number)
@@ -92,7 +92,7 @@ class Worker:
         )
         if self._init is not None:
             self._init(number)
-        self._seeded = base_seed
+        self._seeded = (base_seed, number)
 
 
 def seed_batch(base_seed: int, number: int) -> None:

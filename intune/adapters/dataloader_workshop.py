@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from intune.adapters.dataloader_choice import (
@@ -69,7 +71,7 @@ class Workshop:
         self._fleets: list[ThreadFleet] = []
         self._idle: list[ThreadFleet] = []
         self._worker: bytes | None = None
-        self._sources: Sources | None = None
+        self._open: weakref.WeakSet[Sources] = weakref.WeakSet()
         if self.choice is not None:
             self._settle(self.choice)
 
@@ -111,22 +113,32 @@ class Workshop:
 
     def _sources_of(self, state: Mapping[str, Any] | None) -> Sources:
         settings = self.settings
-        if self._sources is not None:
-            self._sources.settle()  # the last loop may have been left while a batch was being made
         seed = draw_seed(settings) if self.base_seed is None else self.base_seed
         self._keep(seed)
         counts = [0] * settings.sources if state is None else list(state["counts"])
         self._send()
-        links: list[Link] = []
-        for number, skip in enumerate(counts):
-            if self.choice is not None and self.choice.kind == "process":
-                assert self._worker is not None
-                links.append(SourceLink(self.processes, self._worker, number, base_seed=seed, skip=skip))
-            else:
-                links.append(ThreadLink(settings, skip=skip))
-        rows = settings.batch_size if settings.batched else 1
-        self._sources = Sources(links, rows, counts=counts, turn=0 if state is None else state["turn"])
-        return self._sources
+        links: list[Link]
+        give_back: Callable[[], None] | None
+        if self.choice is not None and self.choice.kind == "process":
+            assert self._worker is not None
+            owned = self.processes.borrow_sources(settings.sources)
+            give_back = partial(self.processes.give_back_sources, owned)
+            links = [
+                SourceLink(self.processes, process, self._worker, number, base_seed=seed, skip=counts[number])
+                for number, process in enumerate(owned)
+            ]
+        else:
+            give_back = None
+            links = [ThreadLink(settings, self._serial, skip=counts[0])]
+        sources = Sources(
+            links,
+            settings.batch_size if settings.batched else 1,
+            counts=counts,
+            turn=0 if state is None else state["turn"],
+            on_leave=give_back,
+        )
+        self._open.add(sources)
+        return sources
 
     def _keep(self, base_seed: int) -> None:
         if self.settings.persistent:
@@ -196,6 +208,8 @@ class Workshop:
 
     def close(self) -> None:
         """End all workers."""
+        for sources in list(self._open):
+            sources.leave()  # lest threads go on waiting for their turn
         for fleet in self._fleets:
             for name in fleet.close():
                 logger.warning("%s did not end: user code hangs in it; it ends with this process", name)

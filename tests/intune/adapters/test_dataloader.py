@@ -275,6 +275,12 @@ def test_loops_over_one_loader_may_be_nested_and_share_the_budget():
         assert len(list(outer)) == 3
 
 
+def test_loops_over_one_iterable_may_be_nested():
+    with wrap(DataLoader(Stream((6,)), 2), allocation=Allocation.shared(2)) as loader:
+        pairs = [(outer[0, 0].item(), inner[0, 0].item()) for outer in loader for inner in loader]
+        assert pairs == [(a, b) for a in (0, 2, 4) for b in (0, 2, 4)]
+
+
 def test_two_loaders_in_one_process_do_not_meet():
     with (
         wrap(DataLoader(Samples(40), 3, shuffle=True, generator=torch.Generator().manual_seed(1))) as one,
@@ -326,6 +332,27 @@ def test_it_looks_like_the_dataloader_it_was_made_of():
         assert (loader.drop_last, loader.pin_memory, len(loader)) == (True, False, 2)
         assert not hasattr(loader, "nothing")
         assert loader.stages == ("fetch", "collate")
+
+
+def test_batches_are_pinned_on_the_trainers_device_where_the_dataloader_pins(monkeypatch):
+    from intune.adapters import dataloader_epoch, dataloader_settings, dataloader_tasks
+
+    pinned, lock = [], threading.Lock()
+
+    def pin(batch, device):
+        with lock:
+            pinned.append(device)
+        return batch + 1000
+
+    monkeypatch.setattr(dataloader_settings, "pinning_device", lambda: "cuda")
+    monkeypatch.setattr(dataloader_epoch, "current_device", lambda: 3)
+    monkeypatch.setattr(dataloader_tasks, "pinned", pin)
+    with wrap(DataLoader(Samples(20), 4, pin_memory=True), workers="thread") as loader:
+        assert loader.stages == ("fetch", "collate", "transfer")
+        loader.resize({"transfer": 1})
+        assert torch.cat(list(loader))[:, 0].tolist() == list(range(1000, 1020))
+        assert pinned == [3] * 5
+        assert loader.stats().stage("transfer").tasks == 5
 
 
 def test_an_empty_dataset_gives_no_batch():
