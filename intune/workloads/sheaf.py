@@ -72,11 +72,12 @@ class SheafLaplacian(nn.Module):
             root = (diagonal + 1).rsqrt()
             y = root * y
             y = root * (diagonal * y + self._off_diagonal(off, y))
-            return y.flatten(1)
-        lower = torch.linalg.cholesky(diagonal + identity)
-        y = torch.linalg.solve_triangular(lower.mT, y, upper=True)
-        y = diagonal @ y + self._off_diagonal(off, y)
-        return torch.linalg.solve_triangular(lower, y, upper=False).flatten(1)
+        else:
+            lower = torch.linalg.cholesky(diagonal + identity)
+            y = torch.linalg.solve_triangular(lower.mT, y, upper=True)
+            y = diagonal @ y + self._off_diagonal(off, y)
+            y = torch.linalg.solve_triangular(lower, y, upper=False)
+        return y.flatten(1)
 
     def _off_diagonal(self, off: Tensor, y: Tensor) -> Tensor:
         """The entries' blocks times `y`, ``(nodes, stalk, channels)``: a sparse product for each pair of places."""
