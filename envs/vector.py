@@ -27,8 +27,9 @@ CHUNK = 512
 """Jobs computed together. Chosen by `benchmarks/envs.py`: their arrays stay in a core's cache, and the calls of NumPy
 are still few for each job."""
 
-RESERVE = 64
-"""Episodes begun at once, of which those that end are replaced: beginning one alone costs nearly as much as many."""
+RESERVE = 128
+"""Episodes begun at once, by which those that end are replaced: beginning one alone costs nearly as much as many, and
+the conditions of more do not fit a core's cache."""
 
 AUTORESET = {"next_step": AutoresetMode.NEXT_STEP, "same_step": AutoresetMode.SAME_STEP}
 
@@ -228,7 +229,7 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         while rows.size:
             if self._reserve is None or self._used == len(self._reserve):
                 self._reserve = None
-                self._reserve, self._used = self._begin(self._numbers(max(RESERVE, rows.size))), 0
+                self._reserve, self._used = self._begin(self._numbers(RESERVE)), 0
             count = min(rows.size, len(self._reserve) - self._used)
             self._adopt(rows[:count], self._reserve, np.arange(self._used, self._used + count))
             self._used += count
