@@ -224,6 +224,8 @@ def _trained(
     )
     made = stack.enter_context(ready(job))
     fitted = made.train()
+    if fitted is not None and fitted.train.stopped_by is not None:
+        raise SystemExit(128 + fitted.train.stopped_by)
     metrics = made.validate() if fitted is None or fitted.best is None else fitted.best.metrics
     value = float(metrics["loss" if contender.model == "llm-seq-prompt" else "ndcg@20"])
     print(f"{contender.name}, seed {seed}, {dict(settings)}: validation {value:.4f}", flush=True)

@@ -6,6 +6,7 @@ Needs the extra `text`.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,10 @@ from intune.pipelines.errors import ConfigError
 from intune.workloads.sequence_stages import IGNORED
 
 
+_tokenizing = threading.Lock()
+"""Tokenizers refuse to be changed while another thread uses them. Not a field, since a lock cannot be sent."""
+
+
 @dataclass(frozen=True)
 class HubTokenizer:
     """A tokenizer of transformers, as `language_model.Tokenizer`."""
@@ -25,7 +30,8 @@ class HubTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a text, no special ones added."""
-        return list(self.inner.encode(text, add_special_tokens=False))
+        with _tokenizing:
+            return list(self.inner.encode(text, add_special_tokens=False))
 
 
 class HubLanguageModel(nn.Module):

@@ -115,8 +115,11 @@ def _load(model: str) -> Encoder:
             f"{DEFAULT_MODEL!r} after installing intune[text]; or give embeddings in a file"
         ) from error
 
+    encoding = threading.Lock()
+
     def encode(texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        with torch.inference_mode():
+        # One thread at a time: tokenizers refuse to be changed while in use, and Torch has threads of its own.
+        with encoding, torch.inference_mode():
             made = loaded.encode(list(texts), convert_to_numpy=True, show_progress_bar=False)
         return np.ascontiguousarray(made, dtype=np.float32)
 
