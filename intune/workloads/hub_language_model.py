@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from intune.pipelines.errors import ConfigError
 from intune.workloads.sequence_stages import IGNORED
 
-
 _tokenizing = threading.Lock()
 """Tokenizers refuse to be changed while another thread uses them. Not a field, since a lock cannot be sent."""
 
