@@ -113,22 +113,15 @@ class UnifiedEmbedding(FeatureEmbedding):
             )
         self.config = config
         self.weight = nn.Parameter(torch.empty(config.tables * config.rows, config.chunk_dim, device=device))
-        chunks = [
-            (feature, chunk)
-            for feature, count in enumerate(config.chunks_of(len(features)))
-            for chunk in range(count)
-        ]
+        counts = config.chunks_of(len(features))
+        chunks = [(feature, chunk) for feature, count in enumerate(counts) for chunk in range(count)]
         keys = [signed(key_of(config.seed, f"{self.names[feature]}/{chunk}")) for feature, chunk in chunks]
         starts = [number % config.tables * config.rows for number in range(len(chunks))]
+        self._chunk_features = [feature for feature, _ in chunks]
         # Derived from the configuration, so not part of a checkpoint.
-        for name, values in (
-            ("keys", keys),
-            ("starts", starts),
-            ("feature_of", [feature for feature, _ in chunks]),
-        ):
-            self.register_buffer(
-                name, torch.tensor(values, dtype=torch.int64, device=device), persistent=False
-            )
+        for name, values in (("keys", keys), ("starts", starts), ("feature_of", self._chunk_features)):
+            column = torch.tensor(values, dtype=torch.int64, device=device)
+            self.register_buffer(name, column, persistent=False)
 
     def initialise(self, rng: np.random.Generator) -> None:
         """Draw each table from U(−1/√B, 1/√B), as `StackedEmbedding` does a table of B rows."""
@@ -146,7 +139,7 @@ class UnifiedEmbedding(FeatureEmbedding):
         return F.embedding(self.rows_of(ids.long()), self.weight, sparse=self.sparse).flatten(1)
 
     def _bags(self, columns: Sequence[Ragged]) -> Tensor:
-        chosen = [columns[feature] for feature in self.feature_of.tolist()]
+        chosen = [columns[feature] for feature in self._chunk_features]
         values = [
             self._hash(column.values.long(), key).add_(start)
             for column, key, start in zip(chosen, self.keys.unbind(), self.starts.unbind(), strict=True)
