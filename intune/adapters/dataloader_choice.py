@@ -33,6 +33,10 @@ well as processes do."""
 WORTH_SENDING_S = 0.003
 """Seconds of a batch below which processes are not worth it: a call of one costs some 0.3 ms besides the copy."""
 
+LONG_S = 0.1
+"""Seconds of a batch from which on the first one tells by itself that it waits: a second would cost as much, while
+what is only needed the first time is mostly computing."""
+
 SPEED_UP = 1.5
 """Of two threads over one: halfway between code that holds the lock (1) and code that does not (2). Seen on
 two processors with some five busy processes beside: 1.2 to 1.4 and 1.7 to 2."""
@@ -81,6 +85,11 @@ class Measurement:
     random: bool = False
     speed_up: float | None = None
 
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for most of its time."""
+        return self.active_s <= (1.0 - WAITING_SHARE) * self.wall_s
+
 
 def choose_before(settings: LoaderSettings) -> Choice | None:
     """What needs no measurement; None if it does."""
@@ -125,7 +134,7 @@ def choose(measured: Measurement, size: int, budget: Budget) -> Choice:
         )
     if budget.cpus == 1:
         return Choice(kind="thread", reason="there is one CPU, of which processes make no more")
-    if waited >= WAITING_SHARE:
+    if measured.waits:
         return Choice(
             kind="thread", reason=f"a batch takes {wall_ms:.3g} ms, of which it waits {100 * waited:.0f} %"
         )
@@ -192,10 +201,9 @@ class Probe:
             active_s = self._watched(item)
             drew = _random_states() != before
             measured = Measurement(wall_s=self._clock() - began, active_s=active_s, random=drew)
-            if drew:
+            if drew or (measured.waits and measured.wall_s >= LONG_S):
                 return measured
-        waits = measured.active_s <= (1.0 - WAITING_SHARE) * measured.wall_s
-        if waits or measured.wall_s < WORTH_SENDING_S:
+        if measured.waits or measured.wall_s < WORTH_SENDING_S:
             return measured
         last = list(islice(items, self.TOGETHER))
         if len(last) < self.TOGETHER:

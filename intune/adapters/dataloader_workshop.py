@@ -39,6 +39,7 @@ from intune.adapters.dataloader_sources import Link, Sources, ThreadLink
 from intune.adapters.dataloader_tasks import Fetcher, MapFetcher, Sizes, make_here, where
 from intune.pipelines.budget import Budget
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.executors.packing import pack
 from intune.pipelines.executors.threads import ThreadFleet
 
 logger = logging.getLogger("intune")
@@ -172,10 +173,19 @@ class Workshop:
         """Choose between threads and processes, making the first batches in this thread."""
         size = structure_bytes(self.settings.dataset)
         worker = pickled_worker(self.settings) if size is not None and size <= MOST_COPIED else None
-        measured = Probe(lambda item: make_here(item, self.settings)).measure(items)
+        made: list[Item] = []
+
+        def make(item: Item) -> None:
+            make_here(item, self.settings)
+            made.append(item)
+
+        measured = Probe(make).measure(items)
         choice = choose_after(self.settings, worker)
         if choice is None:
             choice = choose(measured, size or 0, self.budget)
+        if choice.kind == "process" and (problem := _unsendable(made[0])):
+            kind: Kind = "thread" if choice.worker is None else "serial"
+            choice = Choice(kind=kind, reason=f"a batch cannot be sent from a process to another: {problem}")
         self._settle(choice)
         self._worker = choice.worker
         self._send()
@@ -214,6 +224,16 @@ class Workshop:
             for name in fleet.close():
                 logger.warning("%s did not end: user code hangs in it; it ends with this process", name)
         self.processes.close()
+
+
+def _unsendable(item: Item) -> str:
+    """Why a batch, or what it is made of, cannot go from a process to another; nothing if it can."""
+    for value in (item.index, item.made.data):
+        try:
+            pack(value)
+        except Exception as error:  # the classes of what is in it may do anything
+            return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def _asked_for(workers: str, settings: LoaderSettings) -> Choice | None:

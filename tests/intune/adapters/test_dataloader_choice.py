@@ -98,7 +98,8 @@ def test_the_probe_makes_few_batches_and_two_at_once_only_where_they_tell_more()
         watched = Probe(make, clock=lambda: clock.now, active_clock=lambda: clock.active)
         return watched.measure(iter(range(count))), len(made)
 
-    assert probe(0.1, 0.01, 9) == (Measurement(wall_s=pytest.approx(0.1), active_s=pytest.approx(0.01)), 2)
+    assert probe(0.09, 0.01, 9) == (Measurement(wall_s=pytest.approx(0.09), active_s=pytest.approx(0.01)), 2)
+    assert probe(2.0, 0.1, 9)[1] == 1  # long enough to tell
     assert probe(0.001, 0.001, 9)[1] == 2
     measured, made = probe(0.1, 0.1, 9)
     assert (measured.speed_up is not None, made) == (True, 4)
@@ -175,6 +176,18 @@ def test_the_first_batches_are_made_once_and_the_reason_is_logged(caplog):
         assert loader.workshop.choice.kind == "thread"
     assert len([record for record in caplog.records if "batches are made in threads" in record.message]) == 1
     assert "of which it waits" in caplog.text
+
+
+def test_batches_that_cannot_be_sent_are_made_in_threads():
+    def collate(samples):
+        return torch.rand(()), threading.Lock()
+
+    with wrap(DataLoader(Samples(8), 2, collate_fn=collate)) as loader:
+        assert len(list(loader)) == 4
+        assert loader.workshop.choice.kind == "thread"
+        assert "a batch cannot be sent from a process to another: TypeError: cannot pickle" in (
+            loader.workshop.choice.reason
+        )
 
 
 def test_code_that_draws_random_numbers_goes_to_processes_and_so_does_one_that_opens_files(tmp_path):
