@@ -6,6 +6,7 @@ Acts: it consumes the loader itself, with a trainer that only waits, or that the
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,16 @@ SAMPLES = 6
 """Looks at the resident memory in one measurement: the most of them counts."""
 
 
+END_S = 0.05
+"""Seconds for tasks under way to end: most take less."""
+
+PATIENCE = 4.0
+"""Multiples of the time to settle after which it is measured anyway, whether queues still fill or not."""
+
+FILLING = 1.1
+"""Growth of what waits in queues, from one look to the next, from which on they still fill."""
+
+
 class Readable(Tunable, Protocol):
     """What is probed: a `Loader`, for one."""
 
@@ -41,7 +52,7 @@ class ProbeSettings:
 
     Attributes:
         seconds: measured under each allocation.
-        settle: seconds before that, in which queues fill.
+        settle: seconds before that, in which queues fill; up to `PATIENCE` times as many while they still do.
         step: seconds per batch that the trainer takes, without using a processor (a device computes).
         train: called with every batch instead, if given.
 
@@ -97,8 +108,10 @@ def probe(
     observer = Observer(loader) if observer is None else observer
     measured = []
     for number, allocation in enumerate(allocations):
-        _release_memory()
         loader.resize(allocation)
+        # The tasks of the loop before end for nobody; only then is their memory free.
+        sleep(END_S)
+        _release_memory()
         run = _Run(loader, observer, settings, number, clock, sleep)
         measured.append(run.measure())
         progress(loader.stats().rows, (number + 1) / len(allocations))
@@ -125,6 +138,7 @@ class _Run:
         self._began: float | None = None
         self._arrivals: list[tuple[float, int]] = []
         self._resident: list[float] = []
+        self._looked, self._waited = settings.settle / 2.0, math.inf
 
     def measure(self) -> Measurement:
         """Read until the time is over, epoch after epoch if need be."""
@@ -133,13 +147,24 @@ class _Run:
             self._loader.set_epoch(self._epoch)
             for batch in self._loader:
                 now = self._clock()
-                if self._began is None and now - start >= self._settings.settle:
+                if self._began is None and self._settled(now - start):
                     self._began = now
                     self._observer.skip()
                 if self._began is not None and self._take(now, batch):
                     return self._result()
                 self._train(batch)
             self._epoch += 1
+
+    def _settled(self, gone: float) -> bool:
+        """Whether queues have filled, as far as can be seen in passing."""
+        if gone < self._looked:
+            return False
+        settle = self._settings.settle
+        self._looked = gone + settle / 4.0
+        waits = sum(stage.queue for stage in self._loader.stats().stages)
+        fills = waits > FILLING * self._waited
+        self._waited = float(waits)
+        return gone >= settle and (not fills or gone >= PATIENCE * settle)
 
     def _train(self, batch: Any) -> None:
         if self._settings.train is not None:
