@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from intune.envs.conditions import record
+from intune.envs.conditions import Tape, record
 from intune.envs.job_sources import Jobbing
-from intune.envs.jobs import Bools, Floats, Ints
+from intune.envs.jobs import Bools, Floats, Ints, Jobs
 from intune.envs.measurement import Measurement
 from intune.envs.settings import EnvSettings
 from intune.envs.simulator import Simulator
@@ -111,22 +111,35 @@ class Episodes:
     def _begin(self, ids: Ints, slots: Floats | None) -> tuple[Simulator, Measurement, Floats]:
         """Jobs at the end of their first interval, which they run with the slots to begin with."""
         settings = self.settings
-        jobs, normals = self._source.take(ids, settings.episode_steps + 1)
-        tape = record(jobs, normals)
-        if self._stages > jobs.stages:
-            nodes, events = jobs.cpus.shape[1], jobs.event_time.shape[1]
-            jobs = jobs.widened(stages=self._stages, nodes=nodes, events=events)
-            tape = tape.widened(self._stages)
+        jobs, tape = drawn_jobs(self._source, settings, ids, self._stages)
         simulator = Simulator(jobs, tape, restart_seconds=settings.restart_seconds)
         if slots is not None:
             simulator.begin_with(slots)
         now = simulator.run()
-        if settings.reference == "first":
-            first = now.delivered
-        elif settings.reference == "trainer":
-            first = 1.0 / jobs.step
-        elif settings.reference == "none":
-            first = np.ones(len(jobs))
-        else:
-            first = np.full(len(jobs), float(settings.reference))
+        first = reference_of(settings, jobs, now.delivered)
         return simulator, now, np.where(first > LEAST_REFERENCE, first, 1.0 / jobs.step)
+
+
+def drawn_jobs(source: Jobbing, settings: EnvSettings, ids: Ints, stages: int) -> tuple[Jobs, Tape]:
+    """The jobs `ids` in arrays of `stages` stages, and the world around them."""
+    jobs, normals = source.take(ids, settings.episode_steps + 1)
+    tape = record(jobs, normals)
+    if stages > jobs.stages:
+        nodes, events = jobs.cpus.shape[1], jobs.event_time.shape[1]
+        jobs, tape = jobs.widened(stages=stages, nodes=nodes, events=events), tape.widened(stages)
+    return jobs, tape
+
+
+def reference_of(settings: EnvSettings, jobs: Jobs, first: Floats) -> Floats:
+    """``[N]`` rows/s that count as 1 in the reward.
+
+    Args:
+        settings: of the environment.
+        jobs: N jobs.
+        first: ``[N]`` rows/s delivered in the first interval.
+    """
+    if settings.reference == "first":
+        return first
+    if settings.reference == "trainer":
+        return 1.0 / jobs.step
+    return np.full(len(jobs), 1.0 if settings.reference == "none" else float(settings.reference))

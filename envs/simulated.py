@@ -12,7 +12,7 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from numpy.typing import NDArray
 
 from intune.envs import render, spaces
-from intune.envs.episodes import Episodes
+from intune.envs.episode import Episode, EpisodeOfArrays, Running
 from intune.envs.job_sources import MOST_JOBS, first_job, source_of
 from intune.envs.jobs import Floats
 from intune.envs.measurement import Measurement
@@ -53,7 +53,8 @@ class SimulatedPipelineEnv(gym.Env[Any, Any]):
         self.render_mode = render_mode
         self.observation_space = spaces.observation_space(self.settings.observation, self.stages)
         self.action_space = spaces.action_space(self.settings.action, self.stages, pool=self.settings.pool)
-        self._episodes: Episodes | None = None
+        self._episode: Running | None = None
+        self._job = 0
         self._over = self._closed = False
         self._next: int | None = None
         self._rates: deque[float] = deque(maxlen=HISTORY)
@@ -86,11 +87,13 @@ class SimulatedPipelineEnv(gym.Env[Any, Any]):
             self._next = first_job(int(self.np_random.integers(2**32)) if seed is None else seed)
         ids, slots = reset_options(options, np.array([self._next]), self.stages)
         self._next += 1
-        self._episodes = Episodes(self._source, self.settings, ids, stages=self.stages, slots=slots)
+        kind = EpisodeOfArrays if self.settings.pool else Episode
+        self._episode = kind(self._source, self.settings, ids, stages=self.stages, slots=slots)
+        self._job = int(ids[0])
         self._over = False
         self._rates.clear()
-        self._rates.append(float(self._episodes.now.delivered[0]))
-        return self._observation(), self._info()
+        self._rates.append(self._episode.summary()[0])
+        return self._episode.observe(), self._info()
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Give slots and run one interval.
@@ -100,15 +103,14 @@ class SimulatedPipelineEnv(gym.Env[Any, Any]):
             ResetNeeded: before `reset`, or when the episode is over.
             ClosedEnvironmentError: after `close`.
         """
-        episodes = self._running()
+        episode = self._running()
         if self._over:
             raise ResetNeeded("`step` after the episode ended; call `reset` to begin another")
-        episodes.step(np.asarray(action)[None])
-        terminated, truncated = bool(episodes.terminated[0]), bool(episodes.truncated[0])
-        self._over = terminated or truncated
+        episode.step(action)
+        self._over = episode.terminated or episode.truncated
         if self.render_mode is not None:
-            self._rates.append(float(episodes.now.delivered[0]))
-        return self._observation(), float(episodes.reward[0]), terminated, truncated, self._info()
+            self._rates.append(episode.summary()[0])
+        return episode.observe(), episode.reward, episode.terminated, episode.truncated, self._info()
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which moves would be made in full: ``[S x 5]``, stage by stage (see `spaces.action_masks`).
@@ -121,8 +123,9 @@ class SimulatedPipelineEnv(gym.Env[Any, Any]):
         """
         if self.settings.action != "moves":
             raise ConfigError('`action_masks` needs `action`="moves"')
-        episodes = self._running()
-        return spaces.action_masks(episodes.now.present, episodes.now.slots, episodes.limit).reshape(-1)
+        episode = self._running()
+        now = episode.now
+        return spaces.action_masks(now.present, now.slots, [episode.limit]).reshape(-1)
 
     def render(self) -> Any:
         """A picture ``[height, width, 3]`` or a text of the pipeline, as `render_mode` says.
@@ -145,32 +148,22 @@ class SimulatedPipelineEnv(gym.Env[Any, Any]):
     def close(self) -> None:
         """Nothing is held; `reset` and `step` raise from now on."""
         self._closed = True
-        self._episodes = None
-
-    def _observation(self) -> Any:
-        given = self._running().observe()
-        return {key: value[0] for key, value in given.items()} if isinstance(given, dict) else given[0]
+        self._episode = None
 
     def _info(self) -> dict[str, Any]:
-        episodes = self._running()
-        now = episodes.now
-        return {
-            "job": int(episodes.ids[0]),
-            "rate": float(now.delivered[0]),
-            "memory": float(now.memory_used[0] / now.memory_limit[0]),
-            "moved": float(episodes.moved[0]),
-            "killed": bool(now.killed[0]),
-        }
+        episode = self._running()
+        rate, memory, killed = episode.summary()
+        return {"job": self._job, "rate": rate, "memory": memory, "moved": episode.moved, "killed": killed}
 
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedEnvironmentError("the environment is closed; make another")
 
-    def _running(self) -> Episodes:
+    def _running(self) -> Running:
         self._check_open()
-        if self._episodes is None:
+        if self._episode is None:
             raise ResetNeeded("call `reset` first")
-        return self._episodes
+        return self._episode
 
 
 def check_render_mode(mode: str | None) -> None:
