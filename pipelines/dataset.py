@@ -33,6 +33,7 @@ from intune.pipelines.errors import (
     SchemaError,
     StorageError,
 )
+from intune.pipelines.files import OpenFiles
 from intune.pipelines.plan import LoadBlock, RowGroups
 from intune.pipelines.remote import fetch
 from intune.pipelines.retries import retry_delay
@@ -232,6 +233,7 @@ def open_dataset(
     on_error: str = "raise",
     retries: int = 0,
     sleep: Callable[[float], None] = time.sleep,
+    files: OpenFiles | None = None,
 ) -> Dataset:
     """Find the files, read every footer (in parallel, cached in this process) and check that they agree.
 
@@ -240,6 +242,7 @@ def open_dataset(
         on_error: ``raise``, or ``skip`` to leave out files that cannot be read or do not agree.
         retries: how often storage that fails is asked again, waiting longer each time.
         sleep: waits for so many seconds.
+        files: keeps what was opened for a `Reader`, where opening costs a request.
 
     Raises:
         NotFoundError, CorruptError, StorageError, SchemaError: the first file that cannot be used.
@@ -248,7 +251,7 @@ def open_dataset(
     with ThreadPoolExecutor(
         max(1, min(FOOTER_THREADS, len(paths))), thread_name_prefix="intune-footer"
     ) as pool:
-        footers = list(pool.map(lambda path: _footer(filesystem, path, retries, sleep), paths))
+        footers = list(pool.map(lambda path: _footer(filesystem, path, retries, sleep, files), paths))
     good: list[tuple[str, _Footer]] = []
     wanted: tuple[pa.Schema, tuple[str, ...]] | None = None
     for path, footer in zip(paths, footers, strict=True):
@@ -263,21 +266,25 @@ def open_dataset(
             if on_error != "skip":
                 raise
             skipped.append((path, error))
+            if files is not None:
+                files.forget(path)
             continue
         good.append((path, footer))
     if wanted is None:
         raise DataError(f"none of the {len(skipped)} file(s) can be used; the first: {skipped[0][1]}")
     keep = sum(footer.bytes for _, footer in good) <= KEPT_FOOTER_BYTES
-    files = tuple(
+    if files is not None and not keep:
+        files.close()  # each keeps its footer
+    entries = tuple(
         FileEntry(path=path, rows=footer.rows, footer=footer.metadata if keep else None)
         for path, footer in good
     )
-    if not any(sum(file.rows) for file in files):
-        raise DataError(f"{files[0].path}: the data set has no rows ({len(files)} file(s) looked at)")
+    if not any(sum(file.rows) for file in entries):
+        raise DataError(f"{entries[0].path}: the data set has no rows ({len(entries)} file(s) looked at)")
     schema, columns = wanted
     return Dataset(
         filesystem=filesystem,
-        files=files,
+        files=entries,
         columns=columns,
         fills=tuple(_fill_for(name, schema.field(name).type, source.fill) for name in columns),
         schema=schema,
@@ -300,15 +307,17 @@ _footers: OrderedDict[tuple[Any, ...], _Footer] = OrderedDict()
 _footers_lock = threading.Lock()
 
 
-def _footer(filesystem: Any, path: str, retries: int, sleep: Callable[[float], None]) -> _Footer | DataError:
+def _footer(
+    filesystem: Any, path: str, retries: int, sleep: Callable[[float], None], files: OpenFiles | None
+) -> _Footer | DataError:
     """The footer of one file, or what is wrong with it (so that threads need not be cancelled)."""
     try:
-        return _patiently(partial(_read_footer, filesystem, path), path, retries, sleep)
+        return _patiently(partial(_read_footer, filesystem, path, files), path, retries, sleep)
     except DataError as error:
         return error
 
 
-def _read_footer(filesystem: Any, path: str) -> _Footer:
+def _read_footer(filesystem: Any, path: str, files: OpenFiles | None) -> _Footer:
     info = filesystem.get_file_info(path)
     key = (filesystem.type_name, path, info.size, info.mtime_ns)
     with _footers_lock:
@@ -316,8 +325,16 @@ def _read_footer(filesystem: Any, path: str) -> _Footer:
             return _footers[key]
     if info.size is not None and info.size < 12:
         raise CorruptError(f"{path}: {info.size} bytes are too few for a Parquet file; remove or rewrite it")
-    with filesystem.open_input_file(path) as handle:
+    handle = filesystem.open_input_file(path)
+    stays_open = False
+    try:
         metadata = _parse_footer(handle, path)
+        # A local file costs nothing to open; one written in Python has one position, which threads cannot share.
+        if files is not None and not isinstance(filesystem, fs.LocalFileSystem | fs.PyFileSystem):
+            stays_open = files.keep_early(path, handle, metadata)
+    finally:
+        if not stays_open:
+            handle.close()
     try:
         schema = metadata.schema.to_arrow_schema()
         counts = Counter(schema.names)
@@ -434,14 +451,16 @@ def _row_bytes(schema: pa.Schema, footers: Sequence[_Footer]) -> float:
 
 
 class Reader:
-    """Reads load blocks; keeps files open, shared by all threads of a process (Arrow's reads are positioned)."""
+    """Reads load blocks; keeps files open, shared by all threads of a process (Arrow's reads are positioned).
 
-    MOST_OPEN = 256
+    Args:
+        dataset: the files.
+        files: those open already.
+    """
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, files: OpenFiles | None = None) -> None:
         self.dataset = dataset
-        self._open: OrderedDict[int, tuple[Any, Any]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._files = OpenFiles() if files is None else files
         self._fills = dict(zip(dataset.columns, dataset.fills, strict=True))
         # Slots that wait for storage may be many more than processors, but what they fetched is decoded by as many
         # threads as there are: more would only take turns, each with a block half done.
@@ -502,13 +521,11 @@ class Reader:
 
     def forget(self, file: int) -> None:
         """Close a file, so that the next read opens it anew (its connection may be what failed)."""
-        with self._lock:
-            self._open.pop(file, None)
+        self._files.forget(self.dataset.files[file].path)
 
     def close(self) -> None:
         """Let go of every file; a read in progress keeps its own."""
-        with self._lock:
-            self._open.clear()
+        self._files.close()
 
     def _source(self, block: LoadBlock) -> tuple[Any, Any]:
         """What a block can be decoded from, and the file's footer."""
@@ -525,18 +542,13 @@ class Reader:
         return handle, footer
 
     def _handle(self, file: int) -> tuple[Any, Any]:
-        with self._lock:
-            if file in self._open:
-                self._open.move_to_end(file)
-                return self._open[file]
         entry = self.dataset.files[file]
+        found = self._files.find(entry.path)
+        if found is not None:
+            return found
         handle = self.dataset.filesystem.open_input_file(entry.path)
         footer = entry.footer if entry.footer is not None else _parse_footer(handle, entry.path)
-        with self._lock:
-            kept = self._open.setdefault(file, (handle, footer))
-            while len(self._open) > self.MOST_OPEN:
-                self._open.popitem(last=False)
-        return kept
+        return self._files.keep(entry.path, handle, footer)
 
 
 def describe_groups(groups: Sequence[int]) -> str:

@@ -16,6 +16,7 @@ from intune.pipelines.allocation import Allocation
 from intune.pipelines.budget import Budget, Usable, format_bytes
 from intune.pipelines.dataset import Dataset, open_dataset
 from intune.pipelines.errors import ConfigError, LoaderError, SkipLimitError
+from intune.pipelines.files import OpenFiles
 from intune.pipelines.memory import MemoryLedger, resident_bytes
 from intune.pipelines.metrics import PipelineStats, StageMeter
 from intune.pipelines.operations import Job
@@ -113,8 +114,9 @@ class Loader:
         self._skip = on_error == "skip"
         self._max_skipped = max_skipped
         self._clock = clock
+        files = OpenFiles() if self.executor == "threads" else None  # Ray's workers open their own
         self.dataset: Dataset = open_dataset(
-            pipeline.load.source, on_error=on_error, retries=pipeline.load.retries
+            pipeline.load.source, on_error=on_error, retries=pipeline.load.retries, files=files
         )
         if len(self.dataset.skipped) > max_skipped:
             raise SkipLimitError(
@@ -130,7 +132,7 @@ class Loader:
         self._pid = os.getpid()
         if allocation is not None:
             Allocation.shared(1).merged(allocation, self.stages)  # nonsense is refused before workers start
-        self._fleet = self._make_fleet()
+        self._fleet = self._make_fleet(files)
         base = Allocation.shared(max(1, self._fleet.default_slots(self.budget)))
         self.allocation = base if allocation is None else base.merged(allocation, self.stages)
         self._finalizer = weakref.finalize(self, _close_fleet, self._fleet, self._pid)
@@ -309,7 +311,7 @@ class Loader:
             "world_size": self._world_size,
         }
 
-    def _make_fleet(self) -> Fleet:
+    def _make_fleet(self, files: OpenFiles | None) -> Fleet:
         if self.executor == "ray":
             from intune.pipelines.executors.ray import RayFleet
 
@@ -317,7 +319,7 @@ class Loader:
         from intune.pipelines.executors.processes import process_pool
         from intune.pipelines.executors.threads import ThreadFleet
 
-        return ThreadFleet(processes=process_pool(self.pipeline.maps))
+        return ThreadFleet(processes=process_pool(self.pipeline.maps), files=files)
 
     def _make_plan(self, epoch: int) -> Plan:
         if getattr(self, "_planned", None) != epoch:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from intune.pipelines.budget import Budget
 from intune.pipelines.dataset import Reader
+from intune.pipelines.files import OpenFiles
 from intune.pipelines.operations import CallMap, Operations, call_here
 from intune.pipelines.run import Run, Runner
 from intune.pipelines.schema import Block
@@ -46,6 +47,7 @@ class ThreadFleet:
     Args:
         call: runs the user's function.
         processes: where functions of stages with ``workers="process"`` run; None if there are none.
+        files: of the data set, those open already; closed with the fleet.
     """
 
     chunk_rows = 32_768
@@ -56,15 +58,17 @@ class ThreadFleet:
         call: CallMap = call_here,
         *,
         processes: Elsewhere | None = None,
+        files: OpenFiles | None = None,
     ) -> None:
         self._call = call
         self._processes = processes
+        self._files = OpenFiles() if files is None else files  # they stay open from epoch to epoch
         self._threads: list[threading.Thread] = []
         self._wanted = 0
         self._idle = threading.Condition()
         self._run: Run | None = None
         self._operations: Runner | None = None
-        self._reader: Reader | None = None  # kept from epoch to epoch, and its files open with it
+        self._reader: Reader | None = None
         self._closed = False
         self._current = threading.local()
 
@@ -112,8 +116,7 @@ class ThreadFleet:
         deadline = time.monotonic() + patience
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        if self._reader is not None:
-            self._reader.close()  # after the threads: one in the middle of a read may have opened a file
+        self._files.close()  # after the threads: one in the middle of a read may have opened a file
         return [thread.name for thread in threads if thread.is_alive()]
 
     def pids(self) -> list[int]:
@@ -127,7 +130,7 @@ class ThreadFleet:
 
     def _of_pipeline(self, run: Run) -> Operations:
         if self._reader is None or self._reader.dataset is not run.job.dataset:
-            self._reader = Reader(run.job.dataset)
+            self._reader = Reader(run.job.dataset, self._files)
         return Operations(run.job, self._watched, reader=self._reader)
 
     def _spawn(self) -> None:

@@ -1,0 +1,117 @@
+"""Files of a data set stay open from their footers on, and close with their owner."""
+
+import gc
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import fs
+
+from intune.pipelines import Pipeline
+from intune.pipelines import dataset as dataset_module
+from intune.pipelines.dataset import Reader, make_source, open_dataset
+from intune.pipelines.errors import NotFoundError
+from intune.pipelines.files import OpenFiles
+from intune.pipelines.plan import LoadBlock
+
+
+class Storage(fs.SubTreeFileSystem):  # type: ignore[misc]
+    """Local files as if they were remote; every opening is counted."""
+
+    def __init__(self) -> None:
+        super().__init__("/", fs.LocalFileSystem())
+        self.opened: Counter[str] = Counter()
+
+    def open_input_file(self, path: str) -> Any:
+        self.opened[Path(path).name] += 1
+        return super().open_input_file(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    dataset_module._footers.clear()
+    for part in range(4):
+        table = pa.table({"id": np.arange(part * 100, part * 100 + 100)})
+        pq.write_table(table, tmp_path / f"{part}.parquet", row_group_size=25)
+    return tmp_path
+
+
+def test_the_first_epoch_opens_no_file_that_its_footer_was_read_from(folder: Path) -> None:
+    storage = Storage()
+    pipe = Pipeline.from_parquet(str(folder), filesystem=storage).batch(30)
+    with pipe.loader(executor="threads") as loader:
+        for _ in range(2):
+            rows = [row for batch in loader for row in batch["id"].tolist()]
+            assert rows == list(range(400))
+    assert storage.opened == {f"{part}.parquet": 1 for part in range(4)}
+
+
+def test_a_read_that_failed_opens_the_file_anew(folder: Path) -> None:
+    storage, files = Storage(), OpenFiles()
+    data = open_dataset(make_source(str(folder), filesystem=storage), files=files)
+    reader = Reader(data, files)
+    block = LoadBlock(file=2, groups=(0, 1), skip=0, rows=50)
+    assert reader.read(block)["id"].tolist() == list(range(200, 250))
+    assert storage.opened["2.parquet"] == 1
+    reader.forget(2)
+    reader.read(block)
+    assert storage.opened["2.parquet"] == 2
+    (folder / "2.parquet").unlink()
+    reader.forget(2)
+    with pytest.raises(NotFoundError, match=r"2\.parquet, row groups 0 to 1"):
+        reader.read(block)
+
+
+def test_files_close_with_a_loader_that_was_never_read(folder: Path) -> None:
+    storage = Storage()
+    before = open_here(folder)
+    loader = Pipeline.from_parquet(str(folder), filesystem=storage).batch(30).loader(executor="threads")
+    assert open_here(folder) == before + 4
+    loader.close()
+    gc.collect()
+    assert open_here(folder) == before
+
+
+def test_local_files_and_those_left_out_do_not_stay_open(folder: Path) -> None:
+    files = OpenFiles()
+    open_dataset(make_source(str(folder)), files=files)
+    assert open_here(folder) == 0
+    pq.write_table(pa.table({"other": [1]}), folder / "9.parquet")
+    data = open_dataset(make_source(str(folder), filesystem=Storage()), on_error="skip", files=files)
+    assert [files.find(file.path) is not None for file in data.files] == [True] * 4
+    assert files.find(data.skipped[0][0]) is None
+    assert open_here(folder) == 4
+    files.close()
+    assert open_here(folder) == 0
+
+
+def test_of_too_many_files_those_used_last_stay_open_and_footers_push_none_out() -> None:
+    files = OpenFiles(2)
+    assert files.keep("a", "A", 1) == ("A", 1)
+    assert files.keep("b", "B", 2) == ("B", 2)
+    assert files.find("a") == ("A", 1)
+    assert not files.keep_early("c", "C", 3)
+    assert files.keep("c", "C", 3) == ("C", 3)
+    assert [files.find(path) for path in "abc"] == [("A", 1), None, ("C", 3)]
+    assert files.keep("c", "another", 4) == ("C", 3)  # who was first
+    files.forget("c")
+    files.forget("nosuch")
+    assert files.find("c") is None
+    assert files.keep_early("d", "D", 4)
+
+
+def open_here(folder: Path) -> int:
+    """Descriptors of this process in `folder`."""
+    import os
+
+    links = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.readlink(f"/proc/self/fd/{name}"))
+        except OSError:
+            continue
+    return sum(link.startswith(str(folder)) for link in links)
