@@ -165,5 +165,4 @@ class Autotune(Agent):
         if self._algorithm == "stage_based":
             # The last 100 gaps between the trainer's requests lie within the interval: their mean is its step time.
             return stage_based(tuned, np.nan_to_num(measured.step) * self._element_rows)
-        found = hill_climb(tuned, cpu_stop=self._algorithm == "hill_climb")
-        return found, np.ones(len(found), dtype=bool)
+        return hill_climb(tuned, cpu_stop=self._algorithm == "hill_climb")

@@ -82,33 +82,33 @@ def output_time(self_time: Floats, parallelism: Floats, present: Bools) -> Float
     return out
 
 
-def hill_climb(tuned: Tuned, *, cpu_stop: bool) -> Floats:
-    """``[N, S]`` parallelism: from one worker a stage, the step that helps most, again and again.
+def hill_climb(tuned: Tuned, *, cpu_stop: bool) -> tuple[Floats, Bools]:
+    """``[N, S]`` parallelism, and ``[N]`` whether it stands.
 
-    Stops when every stage has its most, when the buffers exceed the RAM budget (the step that exceeded it stays),
-    when no step is better than to lose a nanosecond, and, with `cpu_stop`, when elements come faster than all
-    processors together can make them.
+    From one worker a stage, the step that helps most is taken, again and again.
+
+    Stops when every stage has its most, when the buffers exceed the RAM budget (the last step is then taken back; a
+    round that exceeds it with one worker a stage is dropped), when no step is better than to lose a nanosecond, and,
+    with `cpu_stop`, when elements come faster than all processors together can make them.
     """
     found = np.where(tuned.present, 1.0, 0.0)
-    active = np.ones(len(found), dtype=bool)
-    if not cpu_stop:
-        # Without the stop by processors all stages end at their most, unless memory or a worse step is in the way.
-        full = np.where(tuned.present, tuned.most[:, None], 0.0)
-        active = (full * tuned.element_bytes).sum(axis=1) > tuned.ram_budget
-        found = np.where(active[:, None], found, full)
-    rows = np.flatnonzero(active)
+    rows = np.arange(len(found))
+    last = np.full(len(found), -1)
     while len(rows):
         now = found[rows]
         part = tuned.rows(rows)
         nothing, best = _best_step(part, now)
-        stop = nothing | ((now * part.element_bytes).sum(axis=1) > part.ram_budget)
+        full_up = (now * part.element_bytes).sum(axis=1) > part.ram_budget
+        stop = nothing | full_up
         if cpu_stop:
             work = np.where(part.present, part.self_time, 0.0).sum(axis=1)
             stop |= output_time(part.self_time, now, part.present) < work / part.cpu_budget
-        go = ~stop
-        found[rows[go], best[go]] += 1.0
-        rows = rows[go]
-    return found
+        back = rows[full_up & (last[rows] >= 0)]
+        found[back, last[back]] -= 1.0
+        rows, best = rows[~stop], best[~stop]
+        found[rows, best] += 1.0
+        last[rows] = best
+    return found, np.asarray((found * tuned.element_bytes).sum(axis=1) <= tuned.ram_budget)
 
 
 def _best_step(tuned: Tuned, now: Floats) -> tuple[Bools, Ints]:
