@@ -138,6 +138,7 @@ def sheaf(
     data: str,
     depth: int = 5,
     stalk: int = 1,
+    step: float = 1.0,
     model: _Model = _MODEL,
     run: Run = _RUN,
 ) -> None:
@@ -147,10 +148,11 @@ def sheaf(
         data: Folder of interactions.
         depth: Layers.
         stalk: Dimension of the stalks, a divisor of the width.
+        step: How far a layer goes against the Laplacian; with less than 1, MovieLens 100k was learnt better.
         model: The model and its optimiser.
         run: How it is run.
     """
-    _train(data, model, run, "sheaf network", encoder="sheaf", depth=depth, stalk=stalk)
+    _train(data, model, run, "sheaf network", encoder="sheaf", depth=depth, stalk=stalk, step=step)
 
 
 def ans(

@@ -67,30 +67,20 @@ class ANS(nn.Module):
         """The loss of a batch."""
         final: Tensor = encoder()
         triples = look_up(final, nodes)
-        side, share = self.gates(final, encoder.users, nodes).losses(triples)
+        tables = self.user_gate(final[: encoder.users]), self.item_gate(final[encoder.users :])
+        side, share = gates_of(tables, nodes).losses(triples)
         random = torch.rand(triples.negative.shape, device=final.device, dtype=final.dtype)
         chosen = self.choose(triples, share, random)
         # Looked up anew: only the chosen candidates have a gradient from here on, not all of them zeros but one.
         kept = nodes.keep(chosen)
         triples = look_up(final, kept)
-        share = self.gates(final, encoder.users, kept).share()
+        share = gates_of(tables, kept).share()
         augmented = triples.negative + self.push(triples, share, pick(random, chosen))
         trained = triples if final is encoder.weight else look_up(encoder.weight, kept)
         return (
             bpr(triples.user, triples.positive, augmented[0])
             + self.gamma * side
             + self.l2 * half_squares(trained)
-        )
-
-    def gates(self, final: Tensor, users: int, nodes: Nodes) -> Gates:
-        """What the gates see of a batch.
-
-        The two linear maps are of the whole tables, looked up afterwards: a batch has more candidates than most
-        catalogues have items.
-        """
-        return Gates(
-            F.embedding(nodes.user, self.user_gate(final[:users])),
-            F.embedding(nodes.negative - users, self.item_gate(final[users:])),
         )
 
     def push(self, triples: Triples, share: Tensor, random: Tensor) -> Tensor:
@@ -144,6 +134,18 @@ class Gates:
             self._item, self._user, triples.user, triples.positive, triples.negative
         )
         return losses
+
+
+def gates_of(tables: tuple[Tensor, Tensor], nodes: Nodes) -> Gates:
+    """What the gates see of a batch.
+
+    Args:
+        tables: the linear map of all users and that of all items: a batch has more candidates than most catalogues
+            have items, so they are mapped once and looked up.
+        nodes: of the batch.
+    """
+    user, item = tables
+    return Gates(F.embedding(nodes.user, user), F.embedding(nodes.negative - len(user), item))
 
 
 class _GateLosses(torch.autograd.Function):
