@@ -266,6 +266,9 @@ class TunableDataLoader:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a TunableDataLoader belongs to its process; send the DataLoader and wrap it there")
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or "dataloader" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

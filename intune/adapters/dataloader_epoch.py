@@ -205,6 +205,9 @@ class Epoch(Iterator[Any]):
                 continue
             item = self._items.popleft()
             self._tasks.items[self._offered] = item
+            self._tasks.plan.levels[0].rows[self._offered] = (
+                item.rows
+            )  # batches may differ; all levels share this
             self._offered += 1
             self._out += 1
             with self.run.lock:

@@ -6,6 +6,7 @@ would see another one.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -56,7 +57,7 @@ class Processes:
 
     def borrow_sources(self, count: int) -> list[SourceProcess]:
         """Processes for the iterators of one loop, one each."""
-        if self._idle:
+        with contextlib.suppress(IndexError):  # a loop may end, or begin, in another thread
             return self._idle.pop()
         made = [SourceProcess() for _ in range(count)]
         self.sources.extend(made)

@@ -60,7 +60,7 @@ def chain_plan(stages: Sequence[str], count: int, rows: int, row_bytes: float) -
     """A plan of `count` batches, each by itself through all stages.
 
     Args:
-        rows: samples a batch.
+        rows: samples a batch, until its own number is written into the levels' one array of them.
         row_bytes: bytes that a sample adds at every stage, as far as is known.
     """
     index = np.arange(count, dtype=np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import weakref
@@ -206,7 +207,7 @@ class Workshop:
 
     def borrow_fleet(self) -> ThreadFleet:
         """Threads for one loop."""
-        if self._idle:
+        with contextlib.suppress(IndexError):  # a loop may end, or begin, in another thread
             return self._idle.pop()
         fleet = ThreadFleet(processes=self.processes)
         self._fleets.append(fleet)

@@ -16,6 +16,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from intune.envs.tunable import check_tunable, reads_resident
 from intune.pipelines import Allocation
 from intune.pipelines.errors import ConfigError
 from tests.intune.adapters.common import BUDGET, assert_same, wrap
@@ -353,6 +354,37 @@ def test_batches_are_pinned_on_the_trainers_device_where_the_dataloader_pins(mon
         assert torch.cat(list(loader))[:, 0].tolist() == list(range(1000, 1020))
         assert pinned == [3] * 5
         assert loader.stats().stage("transfer").tasks == 5
+
+
+def test_it_is_what_a_tuner_can_drive():
+    with wrap(DataLoader(Samples(60), 4), workers="thread") as loader:
+        assert check_tunable(loader) is loader
+        assert reads_resident(loader)
+        before = loader.stats()
+        loop = iter(loader)
+        for _ in range(10):
+            next(loop)
+        loader.resize(Allocation.per_stage({"fetch": 3, "collate": 2}, memory=1 << 20))
+        next(loop)
+        now = loader.stats(resident=True)
+        assert now.allocation.as_dict() == {"fetch": 3, "collate": 2}
+        assert now.memory_limit <= 1 << 20
+        assert now.memory_resident > 1 << 20
+        difference = now.since(before)
+        assert (now.epoch, now.batch, difference.batches, difference.rows) == (0, 11, 11, 44)
+        assert difference.stage("fetch").tasks >= difference.stage("collate").tasks >= 11
+        assert difference.stage("collate").busy_s > 0
+        assert difference.elapsed_s >= difference.wait_s + difference.step_s - 1e-6
+        assert len(list(loop)) == 4
+        assert loader.stats().stage("fetch").rows == 60
+
+
+def test_rows_are_counted_of_batches_that_differ():
+    batches = [[0], [1, 2, 3], list(range(4, 30)), [30]]
+    with wrap(DataLoader(Samples(31), batch_sampler=batches), workers="thread") as loader:
+        assert [len(batch) for batch in loader] == [1, 3, 26, 1]
+        stats = loader.stats()
+        assert (stats.rows, stats.stage("fetch").rows, stats.stage("collate").rows) == (31, 31, 31)
 
 
 def test_an_empty_dataset_gives_no_batch():

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -193,6 +194,14 @@ def test_a_fork_is_told_to_make_its_own():
         assert os.read(read, 100) == b"[True, True, True, True]"
         os.close(read)
         assert len(list(loop)) == 19
+
+
+def test_a_loader_cannot_be_sent_to_another_process():
+    with (
+        wrap(DataLoader(Samples(4))) as loader,
+        pytest.raises(TypeError, match="send the DataLoader and wrap it there"),
+    ):
+        pickle.dumps(loader)
 
 
 # ---- nothing is left -----------------------------------------------------------------------------------------
