@@ -143,7 +143,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(12.5, 5.6), layout="constrained")
     markers = {"cpu": "o", "lock": "s", "memory": "P", "wait": "v", "storage": "^", "trainer": "D"}
-    colours = pyplot.get_cmap("tab20").colors
+    colours = [pyplot.get_cmap("tab20")(number) for number in range(20)]
     good = [(name, case) for name, case in document["cases"].items() if "error" not in case]
     for number, (name, case) in enumerate(good):
         runs = held_out(case)

@@ -1,0 +1,126 @@
+"""`intune profile` as a user calls it, in a process of its own, and what it decides to measure."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from intune.envs.calibrate_model import predict
+from intune.envs.jobs import Jobs
+from intune.envs.probe_plan import first_allocations, more_allocations
+from intune.envs.scenario import Scenario
+from intune.errors import ConfigError, NotFoundError
+from intune.pipelines import Allocation
+from intune.profiling import ProfileConfig, find_transform, make_pipeline
+
+MODULE = """
+import time
+
+def slow(columns):
+    time.sleep(0.002)
+    return columns
+
+number = 3
+"""
+
+
+def _intune(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "intune.cli.main", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=150, cwd=folder)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder: data, and a module with the transform."""
+    table = pa.table({"x": np.arange(60_000), "y": np.ones(60_000, np.float32)})
+    (tmp_path / "data").mkdir()
+    pq.write_table(table, tmp_path / "data" / "a.parquet", row_group_size=2_000)
+    (tmp_path / "mine.py").write_text(MODULE)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    return tmp_path
+
+
+def test_a_pipeline_is_measured_and_becomes_a_scenario(folder: Path) -> None:
+    arguments = ["profile", "data", "--transform", "mine:slow", "--batch-size", 1_000, "--seconds", 1.5]
+    done = _intune(*arguments, "--out", "job.toml", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert "job.toml: fitted in" in done.stdout
+    assert "Measured, and fitted" in done.stdout
+    scenario = Scenario.load(folder / "job.toml")
+    assert scenario.name == "job"
+    assert scenario.stage_names == ("load", "batch", "transform", "transfer")
+    job = scenario.draw(np.random.default_rng(0), 1)
+    assert (job.cpu > 0).all()
+    assert job.base_bytes[0] > 5e7
+    assert scenario.spec.uncertainty["transform.wait"] > 0
+    again = _intune(*arguments, "--out", "job.toml", folder=folder)
+    assert again.returncode == 2
+    assert "`out`='job.toml' is there already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing", "--out", "job.toml"], "missing"),
+        (["data", "--out", "job.json"], "must end in .toml"),
+        (["data", "--out", "no/job.toml"], "no folder 'no'"),
+        (["data", "--out", "job.toml", "--seconds", "0"], "`seconds`=0.0"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], message: str, folder: Path) -> None:
+    done = _intune("profile", *arguments, folder=folder)
+    assert done.returncode == 2
+    assert done.stderr.startswith("intune: error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (folder / "job.toml").exists()
+
+
+def test_a_transform_is_a_preset_nothing_or_the_users_function(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert find_transform("none") is None
+    assert callable(find_transform("criteo"))
+    found = find_transform("mine:slow")
+    assert found is not None
+    assert found({"x": 1}) == {"x": 1}
+    for name in ("mine", "mine:", "mine:absent", "absent:slow", "mine:number"):
+        with pytest.raises(ConfigError, match="transform"):
+            find_transform(name)
+    del sys.modules["mine"]
+
+
+def test_small_data_is_read_several_times_over_in_one_epoch(folder: Path) -> None:
+    pipeline = make_pipeline(ProfileConfig(data=str(folder / "data"), transform="none", shuffle=4))
+    assert len(pipeline.load.source.paths) == 64
+    assert pipeline.stage_names == ("load", "shuffle", "batch", "transfer")
+    with pytest.raises(NotFoundError, match="nothing"):
+        make_pipeline(ProfileConfig(data=str(folder / "nothing"), transform="none"))
+
+
+def test_what_costs_is_tried_with_more_slots_and_what_waits_with_many() -> None:
+    stages = ("load", "batch", "transform")
+    first = first_allocations(stages, 2)
+    assert first[1:] == [Allocation.shared(1), Allocation.shared(2)]
+    job = Jobs.of(
+        stages=3, cpu=[[0.3e-6, 0.001e-6, 0.5e-6]], wait=[[3e-6, 0, 0]], step=1e-9, cpus=2.0, slot_bytes=1e6
+    )
+    slots = np.array([[1.0] * 3, [1.0] * 3, [2.0] * 3])
+    measured = predict(job, slots, np.array([0.0, 1.0, 2.0]))
+    parts = [measured.take(slice(at, at + 1)) for at in range(3)]
+    more = more_allocations(parts, stages, 2)
+    assert len(more) == len(set(more)) <= 9
+    assert not set(more) & set(first)
+    slots_of = [each.as_dict() for each in more if not each.is_shared]
+    assert {"load": 12, "batch": 1, "transform": 1} in slots_of  # six slots a CPU: it waits
+    assert {"load": 1, "batch": 1, "transform": 4} in slots_of
+    assert all(each["batch"] == 1 for each in slots_of)  # costs next to nothing
+    only = [replace(each, busy=each.busy * np.array([[0.0, 0.0, 1.0]])) for each in parts]
+    assert more_allocations(only, stages, 2)
