@@ -111,7 +111,10 @@ class Bar:
 
 def contenders() -> tuple[Contender, ...]:
     """Who takes part, two candidates each; models are small enough for one core."""
-    bert: dict[str, Any] = {"width": 64, "learning_rate": 3e-3, "dropout": 0.2, "batch_size": 128}
+    bert: dict[str, Any] = {
+        **{"width": 64, "layers": 2, "heads": 2, "dropout": 0.2},
+        **{"learning_rate": 3e-3, "weight_decay": 4e-3, "batch_size": 128},
+    }
     masks = tuple({**bert, "mask_share": share} for share in (0.2, 0.4))
     return (
         Contender(name="popularity", model="popularity", candidates=({},), random=False),

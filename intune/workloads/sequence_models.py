@@ -6,7 +6,7 @@ What is done with them is `sequence_job.py`'s.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -137,7 +137,12 @@ def _bert4rec(material: Material) -> SequenceRecommender:
 
 
 def _llm2bert4rec(material: Material) -> SequenceRecommender:
-    config = material.config(BERT4RecConfig, items=material.data.items)
+    items = material.data.items
+    # Its own defaults are those tuned for it; BERT4Rec's width is more than the usual encoder has dimensions.
+    own = asdict(BERT4RecConfig.beauty_from_text(items=items))
+    own.pop("items")
+    tuned = replace(material, settings={**own, **material.settings})
+    config = tuned.config(BERT4RecConfig, items=items)
     return llm2bert4rec(config, material.embeddings, seed=material.seed, spread=material.text.spread)
 
 

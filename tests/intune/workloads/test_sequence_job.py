@@ -16,6 +16,7 @@ from intune.errors import ConfigError, DataError, IntuneError, NotFoundError
 from intune.pipelines import Pipeline
 from intune.pipelines.schema import Ragged
 from intune.workloads import llm_embeddings
+from intune.workloads.bert4rec import BERT4RecConfig
 from intune.workloads.data.movielens import read_movielens
 from intune.workloads.data.ratings import RatingsOptions, write_ratings
 from intune.workloads.data.splits import SplitOptions
@@ -257,6 +258,15 @@ def test_embeddings_from_a_file_do_as_well(folder: Path, tmp_path: Path) -> None
         ready(job_of("llm-seq-sim", folder, text=TextOptions(embeddings=tmp_path / "few.npy"))),
     ):
         pass
+
+
+def test_llm2bert4rec_has_defaults_of_its_own(folder: Path, tmp_path: Path) -> None:
+    items = pq.read_table(folder / "items").num_rows
+    np.save(tmp_path / "e.npy", np.random.default_rng(0).normal(size=(items, 300)))
+    text = TextOptions(embeddings=tmp_path / "e.npy")
+    with ready(job_of("llm2bert4rec", folder, text=text, settings={"width": 8})) as run:
+        config = run.recommender.config  # type: ignore[attr-defined]
+    assert config == replace(BERT4RecConfig.beauty_from_text(items=items), width=8)
 
 
 def test_made_embeddings_are_kept_beside_the_data(folder: Path) -> None:
