@@ -101,8 +101,8 @@ class ANS(nn.Module):
         divisor = torch.where(
             divisor < 0, divisor.clamp(max=-LEAST_DIVISOR), divisor.clamp(min=LEAST_DIVISOR)
         )
-        length: Tensor = PUSH * torch.sigmoid(1 / divisor)
-        return length / torch.linalg.vector_norm(random, dim=-1, keepdim=True)
+        norm: Tensor = torch.linalg.vector_norm(random, dim=-1, keepdim=True)
+        return PUSH * torch.sigmoid(1 / divisor) / norm
 
     def choose(self, triples: Triples, share: Tensor, random: Tensor) -> Tensor:
         """Which candidate of each row is learnt from, shape ``(rows,)``; without gradient."""

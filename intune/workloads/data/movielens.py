@@ -28,6 +28,9 @@ GENRES_100K = (
 # fmt: on
 """The flags at the end of a line of `u.item`, in order (its README)."""
 
+NO_TITLE = ("", "unknown", "unkonwn")
+"""Item 267 of MovieLens 100k has no title: the second is what its authors wrote, the third what RecBole's copy has."""
+
 _YEAR = re.compile(r"^(?P<title>.*?)\s*\((?P<year>\d{4})\)\s*$")
 
 OpenText = Callable[[str], "str | None"]
@@ -252,10 +255,10 @@ class _Reader:
 
 
 def _title_and_year(text: str) -> tuple[str | None, int | None]:
-    """``"Heat (1995)"`` as ("Heat", 1995); None for a title that is empty or "unknown"."""
+    """``"Heat (1995)"`` as ("Heat", 1995); None for a title that is empty or in `NO_TITLE`."""
     match = _YEAR.match(text)
     title, year = (match["title"], int(match["year"])) if match else (text.strip(), None)
-    return (None if title.lower() in ("", "unknown") else title), year
+    return (None if title.lower() in NO_TITLE else title), year
 
 
 def _natural(token: str) -> tuple[int, int, str]:
