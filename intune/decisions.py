@@ -1,0 +1,148 @@
+"""The decision log: one JSON object a line for every interval, with what was measured, what was decided and why.
+
+Bounded: a log that would grow past its limit keeps its beginning and goes on in a second file that starts over.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from intune.envs.measurement import Measurement
+from intune.pipelines.allocation import Allocation
+
+logger = logging.getLogger("intune")
+
+MOST_BYTES = 32 << 20
+"""Of a log: some 30,000 decisions, days of a job, and small enough to open in an editor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One interval and the decision after it.
+
+    Attributes:
+        time: seconds since tuning began.
+        stages: names.
+        measured: what was measured.
+        allocation: that was in force.
+        decided: that is in force from now on; None: the same.
+        reason: why, in words.
+    """
+
+    time: float
+    stages: tuple[str, ...]
+    measured: Measurement
+    allocation: Allocation
+    decided: Allocation | None
+    reason: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; what was not measured is null."""
+        measured = self.measured
+        stages = [
+            {
+                "name": name,
+                **{
+                    field: _number(getattr(measured, field)[0, i])
+                    for field in (
+                        "slots",
+                        "rate",
+                        "busy",
+                        "cpu",
+                        "starved",
+                        "blocked",
+                        "queued_bytes",
+                        "queue_fill",
+                    )
+                },
+            }
+            for i, name in enumerate(self.stages)
+        ]
+        job = {
+            field: _number(getattr(measured, field)[0])
+            for field in (
+                "delivered", "step", "waiting", "cpus", "cpus_used", "memory_used", "memory_base",
+                "memory_queued", "memory_limit", "slot_limit", "clock", "bandwidth", "interval",
+            )
+        }  # fmt: skip
+        return {
+            "time": round(self.time, 3),
+            **job,
+            "stages": stages,
+            "allocation": self.allocation.as_dict(),
+            "decided": None if self.decided is None else self.decided.as_dict(),
+            "reason": self.reason,
+        }
+
+
+class DecisionLog:
+    """Writes entries to a file.
+
+    Args:
+        path: of the log; ``PATH.1`` follows when it is full.
+        most_bytes: of each of the two.
+        header: written first: what is tuned, where and how.
+    """
+
+    def __init__(self, path: Path, *, header: dict[str, Any], most_bytes: int = MOST_BYTES) -> None:
+        self._path = path
+        self._most = most_bytes
+        self._broken = False
+        self._second = False
+        self._file: Any = None
+        self._header = header
+        self._open(path)
+
+    def add(self, entry: Entry) -> None:
+        """Write one entry; an error is logged once, and the job goes on without a log."""
+        self._write(entry.as_dict())
+
+    def close(self) -> None:
+        """Close the file; twice does no harm."""
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except OSError as error:
+                self._fail(error)
+
+    def _open(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("w", encoding="utf-8")
+        except OSError as error:
+            self._fail(error)
+            return
+        self._write({"intune": 1, **self._header})
+
+    def _write(self, value: dict[str, Any]) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n")
+            self._file.flush()
+            full = self._file.tell() >= self._most
+        except OSError as error:
+            self._fail(error)
+            self.close()
+            return
+        if full:
+            self.close()
+            self._second = True
+            self._open(self._path.with_name(self._path.name + ".1"))
+
+    def _fail(self, error: OSError) -> None:
+        if not self._broken:
+            self._broken = True
+            logger.warning("decisions are not logged any more (%s): %s", self._path, error)
+        self._file = None
+
+
+def _number(value: Any) -> float | None:
+    number = float(value)
+    return float(f"{number:.6g}") if math.isfinite(number) else None

@@ -1,0 +1,97 @@
+"""What a job learnt, kept for its next run: the allocation that delivered most. A JSON file per pipeline and machine.
+
+Nothing is executed on reading; a file that cannot be read or does not fit is passed over with one line in the log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from intune.pipelines.allocation import Allocation
+from intune.pipelines.errors import ConfigError
+
+logger = logging.getLogger("intune")
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knowledge:
+    """What was learnt.
+
+    Attributes:
+        allocation: that delivered most.
+        rate: rows/s that it delivered.
+        memory: resident bytes at most.
+    """
+
+    allocation: Allocation
+    rate: float
+    memory: float
+
+
+def default_folder() -> Path:
+    """``$INTUNE_CACHE``, else ``$XDG_CACHE_HOME/intune``, else ``~/.cache/intune``."""
+    if own := os.environ.get("INTUNE_CACHE"):
+        return Path(own)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "intune"
+
+
+def key_of(pipeline: str, stages: Sequence[str], cpus: int, memory: int) -> str:
+    """Name of a job on a machine: what it runs, and the machine's size (memory to the next power of two)."""
+    text = json.dumps([VERSION, pipeline, list(stages), cpus, memory.bit_length()])
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def recall(folder: Path, key: str, stages: Sequence[str]) -> Knowledge | None:
+    """What is known of a job; None if nothing is."""
+    path = folder / f"{key}.json"
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text())
+        if stored.get("version") != VERSION:
+            return None
+        slots = stored["slots"]
+        if stored["pool"]:
+            allocation = Allocation.shared(stored["pool"])
+        elif isinstance(slots, dict) and set(slots) == set(stages):
+            allocation = Allocation.per_stage(slots)
+        else:
+            return None
+        return Knowledge(allocation=allocation, rate=float(stored["rate"]), memory=float(stored["memory"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+        logger.warning("what an earlier run learnt cannot be read (%s: %s); starting without it", path, error)
+        return None
+
+
+def keep(folder: Path, key: str, known: Knowledge) -> None:
+    """Write what was learnt, whole or not at all. A full disk or a read-only home is worth a line in the log."""
+    stored = {
+        "version": VERSION,
+        "pool": known.allocation.pool if known.allocation.is_shared else 0,
+        "slots": dict(known.allocation.slots),
+        "rate": known.rate,
+        "memory": known.memory,
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump(stored, file)
+            os.replace(name, folder / f"{key}.json")
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        logger.warning("what this run learnt cannot be kept in %s: %s", folder, error)
