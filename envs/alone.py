@@ -15,7 +15,7 @@ import numpy as np
 from intune.envs.conditions import Tape
 from intune.envs.jobs import STAGE_FIELDS, Jobs
 from intune.envs.measurement import Measurement
-from intune.envs.model import TINY, prepare
+from intune.envs.prepared import TINY, prepare
 
 Row = list[float]
 

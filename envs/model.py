@@ -22,14 +22,12 @@ known in closed form. Symbols: N jobs, S stages, M nodes; the trainer is column 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from intune.envs.jobs import Bools, Floats, Jobs
-
-TINY = 1e-30
+from intune.envs.prepared import TINY, Prepared, Shortage, ratio, shortage
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,94 +103,6 @@ class Flow:
     traffic: Floats | None
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Which parts of the physics some job needs; the others are not computed.
-
-    Attributes:
-        scaling: contention or coherence.
-        delay: added slots that come late.
-        queue_limit: a limit on the bytes of all queues.
-        storage_bandwidth, storage_rate, memory_bandwidth, network: the limits shared by all stages.
-        nodes: more than one node.
-        trainer_cpu: processor time that the trainer takes.
-    """
-
-    scaling: bool
-    delay: bool
-    queue_limit: bool
-    storage_bandwidth: bool
-    storage_rate: bool
-    memory_bandwidth: bool
-    network: bool
-    nodes: bool
-    trainer_cpu: bool
-
-    def __or__(self, other: Parts) -> Parts:
-        """What either needs."""
-        return Parts(*(getattr(self, each.name) or getattr(other, each.name) for each in fields(self)))
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What can be computed from `Jobs` once: see `prepare`.
-
-    Attributes:
-        parts: of the physics that are needed.
-        remote: ``[N]`` bytes of a row delivered that come over the network of the first node, on average.
-        uses_storage, uses_traffic: ``[N, S]`` whether the stage stretches where storage, or memory, is short.
-        share: ``[N, M]`` part of the slots that each node carries.
-        step_rate: ``[N]`` rows/s of the trainer at most.
-        queue_rows: ``[N, S]`` rows per slot that may wait behind the stage.
-    """
-
-    jobs: Jobs
-    parts: Parts
-    remote: Floats
-    uses_storage: Bools
-    uses_traffic: Bools
-    share: Floats
-    step_rate: Floats
-    queue_rows: Floats
-
-    def put(self, rows: Any, other: Prepared, chosen: Any = slice(None)) -> Prepared:
-        """Overwrite `rows` in place by those of `other` at `chosen`; its own jobs have been overwritten already."""
-        for field in fields(self):
-            if field.name not in ("jobs", "parts"):
-                getattr(self, field.name)[rows] = getattr(other, field.name)[chosen]
-        return replace(self, parts=self.parts | other.parts)
-
-
-def prepare(jobs: Jobs) -> Prepared:
-    """Constants of `jobs` that every interval needs."""
-    share = jobs.cpus / jobs.cpus.sum(axis=1, keepdims=True)
-    # Slots are spread over the nodes by their CPUs; what is made elsewhere reaches the trainer by node 0's network.
-    last = np.take_along_axis(jobs.row_bytes, jobs.present.sum(axis=1, keepdims=True) - 1, axis=1)[:, 0]
-    remote = (1.0 - share[:, 0]) * last
-    limited = np.isfinite
-    parts = Parts(
-        scaling=bool(jobs.contention.any() or jobs.coherence.any()),
-        delay=bool(jobs.resize_delay.any()),
-        queue_limit=bool(limited(jobs.queue_bytes).any()),
-        storage_bandwidth=bool((limited(jobs.storage_bandwidth) & jobs.storage_bytes.any(axis=1)).any()),
-        storage_rate=bool((limited(jobs.storage_rate) & jobs.storage_requests.any(axis=1)).any()),
-        memory_bandwidth=bool(limited(jobs.memory_bandwidth).any()),
-        network=bool((limited(jobs.nic[:, 0]) & (remote > 0)).any()),
-        nodes=jobs.cpus.shape[1] > 1,
-        trainer_cpu=bool(jobs.step_cpu.any()),
-    )
-    return Prepared(
-        jobs=jobs,
-        parts=parts,
-        remote=remote,
-        uses_storage=(jobs.storage_bytes > 0) | (jobs.storage_requests > 0),
-        uses_traffic=jobs.traffic > 0,
-        share=share,
-        step_rate=1.0 / jobs.step,
-        queue_rows=jobs.queue_blocks * jobs.block_rows,
-    )
-
-
 def service(
     cpu: Floats, wait: Floats, slots: Floats, contention: Floats, coherence: Floats
 ) -> tuple[Floats, Floats]:
@@ -259,7 +169,7 @@ def pooled_flows(rows: Floats, queue: Floats, took: Floats, work: Floats) -> Flo
     needed = np.maximum(delivered[:, None] - waiting, 0.0)
     more = rows[:, :-1] - needed
     left = np.maximum(work - np.add.reduce(needed * took, axis=1), 0.0)
-    filling = _ratio(left, np.add.reduce(more * took, axis=1))
+    filling = ratio(left, np.add.reduce(more * took, axis=1))
     filling = np.where(delivered < rows[:, -1], 0.0, filling)
     passing = np.empty_like(rows)
     passing[:, :-1] = needed + more * filling[:, None]
@@ -281,45 +191,6 @@ def pooled_peak(busy: Floats, pool: Floats, slot_bytes: Floats) -> Floats:
     return held
 
 
-@dataclass(frozen=True, slots=True)
-class Shortage:
-    """How short the shared limits are: what there is / what all flows together would take, 1 where enough.
-
-    Attributes:
-        flows: ``[N]`` the shortest of all: what flows are slowed down to; 1.0 where nothing is limited.
-        storage, memory: ``[N]`` of storage, of memory bandwidth; None where not limited.
-        traffic: ``[N]`` bytes/s of memory traffic that flows would take; None where not limited.
-    """
-
-    flows: Floats | float
-    storage: Floats | None
-    memory: Floats | None
-    traffic: Floats | None
-
-
-def shortage(prepared: Prepared, through: Floats, delivered: Floats) -> Shortage:
-    """What `through` rows/s of the stages, ``[N, S]``, and `delivered` rows/s would take of the shared limits."""
-    jobs, parts = prepared.jobs, prepared.parts
-    flows: Floats | float = 1.0
-    storage = memory = traffic = None
-    for used, each, limit in (
-        (parts.storage_bandwidth, jobs.storage_bytes, jobs.storage_bandwidth),
-        (parts.storage_rate, jobs.storage_requests, jobs.storage_rate),
-    ):
-        if used:
-            short = _ratio(limit, np.add.reduce(through * each, axis=1))
-            storage = short if storage is None else np.minimum(storage, short)
-    if storage is not None:
-        flows = storage
-    if parts.memory_bandwidth:
-        traffic = np.add.reduce(through * jobs.traffic, axis=1)
-        memory = _ratio(jobs.memory_bandwidth, traffic)
-        flows = np.minimum(flows, memory)
-    if parts.network:
-        flows = np.minimum(flows, _ratio(jobs.nic[:, 0], delivered * prepared.remote))
-    return Shortage(flows=flows, storage=storage, memory=memory, traffic=traffic)
-
-
 def advance(
     prepared: Prepared, state: State, now: Conditions, slots: Floats, pool: Floats, seconds: Floats
 ) -> tuple[State, Flow]:
@@ -336,110 +207,145 @@ def advance(
     Returns:
         Where the jobs stand then, and what happened.
     """
-    jobs, parts = prepared.jobs, prepared.parts
+    jobs = prepared.jobs
     width = jobs.stages
     seconds = np.maximum(seconds, TINY)
     pooling = bool(pool.any())
-    pooled = pool[:, None] > 0
-
-    capacity = np.minimum(_working(prepared, state, now, slots, seconds), jobs.most_slots)
-    np.maximum(capacity, TINY, out=capacity)
-    at_once = np.maximum(capacity, 1.0)
-    if pooling:
-        at_once = np.where(pooled, np.minimum(state.running, at_once), at_once)
-    cpu, wait = now.cpu, now.wait
-    if parts.scaling:
-        cpu, wait = service(cpu, wait, at_once, jobs.contention, jobs.coherence)
-    took = cpu + wait
-
-    rate = np.empty((len(jobs), width + 1), order="F")
-    np.divide(capacity, took, out=rate[:, :width])
-    rate[:, width] = prepared.step_rate
-    room = prepared.queue_rows * at_once
-    if parts.queue_limit:
-        asked = np.add.reduce(room * jobs.row_bytes, axis=1)
-        room *= np.minimum(1.0, jobs.queue_bytes / np.maximum(asked, TINY))[:, None]
-    rows, held_up = passed(rate, state.queue, room, seconds)
-
-    if pooling:
-        rows = np.where(pooled, pooled_flows(rows, state.queue, took, pool * seconds), rows)
+    pooled = pool[:, None] > 0 if pooling else None
+    able = _able(prepared, state, now, slots, pooled, seconds)
+    rows, held_up = passed(able.rate, state.queue, able.room, seconds)
+    if pooled is not None:
+        rows = np.where(pooled, pooled_flows(rows, state.queue, able.took, pool * seconds), rows)
 
     # Shared limits: one factor for all flows.
-    through = rows[:, :width] / seconds[:, None]
-    delivered = rows[:, width] / seconds
+    through, delivered = rows[:, :width] / seconds[:, None], rows[:, width] / seconds
     short = shortage(prepared, through, delivered)
-    slower = short.flows
-    demand = np.add.reduce(through * cpu, axis=1)
-    if parts.trainer_cpu:
+    demand = np.add.reduce(through * able.cpu, axis=1)
+    if prepared.parts.trainer_cpu:
         demand += delivered * jobs.step_cpu
-    load = slower * demand / now.cpus
+    load = short.flows * demand / now.cpus
     # Of the time that a slot would work, it has a processor for this share.
     processor = 1.0 / (np.maximum(load, 1.0) * (1.0 + jobs.oversubscription * np.maximum(load - 1.0, 0.0)))
-    factor = slower * processor
+    factor = short.flows * processor
     rows *= factor[:, None]
     through *= factor[:, None]
     queue = np.maximum(state.queue + rows[:, :width] - rows[:, 1:], 0.0)
 
-    # What a slot's time looks like to one who measures: work is stretched where processors or memory are short,
-    # waiting where storage is.
-    if parts.scaling:
-        running = np.minimum(np.maximum(through * took, 1.0), at_once)
-        cpu, wait = service(now.cpu, now.wait, running, jobs.contention, jobs.coherence)
-    cpu_used = through * cpu
-    waited = through * wait
-    if short.memory is not None:
-        cpu_used /= np.where(prepared.uses_traffic, short.memory[:, None], 1.0)
-        # Stages stall on processors, of which there are no more than there are.
-        rest = np.maximum(now.cpus - delivered * factor * jobs.step_cpu, 0.0)
-        cpu_used *= _ratio(rest, np.add.reduce(cpu_used, axis=1))[:, None]
-    if short.storage is not None:
-        waited /= np.where(prepared.uses_storage, short.storage[:, None], 1.0)
-    busy = np.minimum(cpu_used / processor[:, None] + waited, capacity)
-    idle = 1.0 - busy / capacity
+    cpu, busy = _at_work(prepared, now, able, short, through, delivered * factor, processor)
+    idle = 1.0 - busy / able.capacity
     blocked = idle * held_up[:, :width]
-
-    # Memory: with slots of its own a stage keeps a working set per slot; of a pool, no more than its slots run at
-    # once, and at the worst moment those that hold most.
-    held = np.where(pooled, pooled_peak(busy, pool, now.slot_bytes), slots) if pooling else slots
+    held = slots if pooled is None else np.where(pooled, pooled_peak(busy, pool, now.slot_bytes), slots)
     waiting_bytes = queue * jobs.row_bytes
-    queued = np.maximum(
-        np.add.reduce(waiting_bytes, axis=1), np.add.reduce(state.queue * jobs.row_bytes, axis=1)
-    )
-    memory = (np.add.reduce(held * now.slot_bytes, axis=1) + queued)[:, None]
-    if parts.nodes:
-        memory = prepared.share * memory
-    memory[:, 0] += jobs.base_bytes
-    limit = jobs.memory * now.memory[:, None]
-    over = memory > limit
+    before = np.add.reduce(state.queue * jobs.row_bytes, axis=1)
+    queued = np.maximum(np.add.reduce(waiting_bytes, axis=1), before)
+    memory, limit, killed = _memory(prepared, now, held, queued)
     flow = Flow(
         rows=rows,
         rate=through,
         busy=busy,
-        cpu=cpu_used,
+        cpu=cpu,
         starved=idle - blocked,
         blocked=blocked,
-        room=room,
+        room=able.room,
         waiting_bytes=waiting_bytes,
         queued_bytes=queued,
         memory=memory,
         memory_limit=limit,
-        killed=(over & (jobs.cpus > 0)).any(axis=1) if parts.nodes else over[:, 0],
+        killed=killed,
         traffic=None if short.traffic is None else short.traffic * factor / jobs.memory_bandwidth,
     )
     return State(queue=queue, slots=slots, running=np.maximum(busy, 1.0)), flow
 
 
-def _working(prepared: Prepared, state: State, now: Conditions, slots: Floats, seconds: Floats) -> Floats:
-    """``[N, S]`` slots that work, on average over the interval.
+@dataclass(frozen=True, slots=True)
+class _Able:
+    """What stages could do if nothing but their slots limited them.
 
-    Added slots join after the delay; slots taken away stop with their task; some may be lost.
+    Attributes:
+        capacity: ``[N, S]`` slots that work; at_once: those that contend with each other, 1 or more.
+        cpu: ``[N, S]`` processor seconds per row; took: with waiting.
+        rate: ``[N, S + 1]`` rows/s, the trainer's as well.
+        room: ``[N, S]`` rows that the queue behind the stage may hold.
     """
-    if prepared.parts.delay:
-        late = np.minimum(prepared.jobs.resize_delay / seconds, 1.0)
+
+    capacity: Floats
+    at_once: Floats
+    cpu: Floats
+    took: Floats
+    rate: Floats
+    room: Floats
+
+
+def _able(
+    prepared: Prepared, state: State, now: Conditions, slots: Floats, pooled: Bools | None, seconds: Floats
+) -> _Able:
+    jobs, parts = prepared.jobs, prepared.parts
+    if parts.delay:
+        # Added slots join after the delay; slots taken away stop with their task.
+        late = np.minimum(jobs.resize_delay / seconds, 1.0)
         slots = slots - np.maximum(slots - state.slots, 0.0) * late[:, None]
-    return slots * (1.0 - now.lost)[:, None] if now.lost.any() else slots
+    if now.lost.any():
+        slots = slots * (1.0 - now.lost)[:, None]
+    capacity = np.minimum(slots, jobs.most_slots)
+    np.maximum(capacity, TINY, out=capacity)
+    at_once = np.maximum(capacity, 1.0)
+    if pooled is not None:
+        at_once = np.where(pooled, np.minimum(state.running, at_once), at_once)
+    cpu, wait = now.cpu, now.wait
+    if parts.scaling:
+        cpu, wait = service(cpu, wait, at_once, jobs.contention, jobs.coherence)
+    took = cpu + wait
+    rate = np.empty((len(jobs), jobs.stages + 1), order="F")
+    np.divide(capacity, took, out=rate[:, :-1])
+    rate[:, -1] = prepared.step_rate
+    room = prepared.queue_rows * at_once
+    if parts.queue_limit:
+        asked = np.add.reduce(room * jobs.row_bytes, axis=1)
+        room *= np.minimum(1.0, jobs.queue_bytes / np.maximum(asked, TINY))[:, None]
+    return _Able(capacity=capacity, at_once=at_once, cpu=cpu, took=took, rate=rate, room=room)
 
 
-def _ratio(there: Floats, wanted: Floats) -> Floats:
-    """``there / wanted``, at most 1."""
-    return np.asarray(np.minimum(there / np.maximum(wanted, TINY), 1.0))
+def _at_work(
+    prepared: Prepared,
+    now: Conditions,
+    able: _Able,
+    short: Shortage,
+    through: Floats,
+    delivered: Floats,
+    processor: Floats,
+) -> tuple[Floats, Floats]:
+    """Processors used and slots at work on average, ``[N, S]``: what a slot's time looks like to one who measures.
+
+    Work is stretched where processors or memory are short, waiting where storage is.
+    """
+    jobs, cpu, wait = prepared.jobs, now.cpu, now.wait
+    if prepared.parts.scaling:
+        running = np.minimum(np.maximum(through * able.took, 1.0), able.at_once)
+        cpu, wait = service(cpu, wait, running, jobs.contention, jobs.coherence)
+    used, waited = through * cpu, through * wait
+    if short.memory is not None:
+        used /= np.where(prepared.uses_traffic, short.memory[:, None], 1.0)
+        # Stages stall on processors, of which there are no more than there are.
+        rest = np.maximum(now.cpus - delivered * jobs.step_cpu, 0.0)
+        used *= ratio(rest, np.add.reduce(used, axis=1))[:, None]
+    if short.storage is not None:
+        waited /= np.where(prepared.uses_storage, short.storage[:, None], 1.0)
+    return used, np.minimum(used / processor[:, None] + waited, able.capacity)
+
+
+def _memory(
+    prepared: Prepared, now: Conditions, held: Floats, queued: Floats
+) -> tuple[Floats, Floats, Bools]:
+    """The most resident bytes of each node and what it may hold, ``[N, M]``, and whether one ran out, ``[N]``.
+
+    With slots of its own a stage keeps a working set per slot; of a pool, no more than its slots run at once, and at
+    the worst moment those that hold most.
+    """
+    jobs = prepared.jobs
+    memory = (np.add.reduce(held * now.slot_bytes, axis=1) + queued)[:, None]
+    if prepared.parts.nodes:
+        memory = prepared.share * memory
+    memory[:, 0] += jobs.base_bytes
+    limit = jobs.memory * now.memory[:, None]
+    over = memory > limit
+    return memory, limit, (over & (jobs.cpus > 0)).any(axis=1) if prepared.parts.nodes else over[:, 0]

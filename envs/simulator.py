@@ -15,7 +15,8 @@ from intune.envs.actions import feasible
 from intune.envs.conditions import Coming, Tape, quiet
 from intune.envs.jobs import Bools, Floats, Ints, Jobs
 from intune.envs.measurement import Measurement
-from intune.envs.model import Flow, Prepared, State, advance, prepare
+from intune.envs.model import Flow, State, advance
+from intune.envs.prepared import Prepared, prepare
 from intune.pipelines.errors import ConfigError
 
 

@@ -17,9 +17,9 @@ from intune.envs.model import (
     passed,
     pooled_flows,
     pooled_peak,
-    prepare,
     service,
 )
+from intune.envs.prepared import prepare
 from tests.envs.generated import eventful_jobs, plain_jobs, seeds
 
 few = settings(max_examples=30, deadline=None)
