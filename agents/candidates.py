@@ -126,8 +126,7 @@ def propose(twin: Twin, record: MemoryRecord, measured: Measurement) -> Candidat
         )
         options.append((wanted, none))
     need = np.minimum((target[:, None] * twin.time(base)), base) * present
-    for margin in POOL_MARGINS:
-        options.append((base, np.clip(np.ceil(need.sum(axis=1) * margin), 1.0, limit)))
+    options += [(base, np.clip(np.ceil(need.sum(axis=1) * margin), 1.0, limit)) for margin in POOL_MARGINS]
     options.append(
         (np.where(base > slots_now, np.ceil((base + slots_now) / 2), np.floor((base + slots_now) / 2)), none)
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from intune.envs.jobs import Bools, Floats
+from intune.envs.jobs import Floats
 from intune.envs.measurement import Measurement
 
 RECORDS = 7
@@ -65,7 +65,7 @@ class MemoryRecord:
 
     @property
     def noise(self) -> Floats:
-        """``[N]`` standard deviation of memory at one allocation, as a share; on the safe side while little was seen."""
+        """``[N]`` standard deviation of memory at one allocation, as a share; more while little was seen."""
         return np.asarray(np.sqrt(self._deviation / self._seen) * (1.0 + 1.0 / np.sqrt(self._seen)))
 
     def see(self, measured: Measurement) -> None:

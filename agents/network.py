@@ -53,7 +53,8 @@ class QNetwork(nn.Module):
         hidden = torch.relu(self.head_hidden(hidden))
         advantage = self.advantage(hidden)[..., 0]
         value = self.value(hidden).mean(dim=1)
-        return value + advantage - advantage.mean(dim=1, keepdim=True)
+        worth: Tensor = value + advantage - advantage.mean(dim=1, keepdim=True)
+        return worth
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Parameters by name, as NumPy arrays."""
@@ -77,7 +78,7 @@ def tensors(seen: Rehearsal) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 def forward(arrays: Mapping[str, NDArray[np.float32]], seen: Rehearsal) -> NDArray[np.float32]:
     """``[N, K]`` values of `QNetwork` with the parameters `arrays`, in NumPy."""
-    count, candidates, stages, _ = seen.moves.shape
+    count, candidates = seen.moves.shape[:2]
     present = seen.present.astype(np.float32)
     # The stage's own part of the first layer is the same for all candidates.
     weight, bias = arrays["stage_in.weight"], arrays["stage_in.bias"]

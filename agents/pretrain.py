@@ -20,8 +20,8 @@ from intune.agents.memory import MemoryRecord
 from intune.agents.network import QNetwork
 from intune.agents.oracle_plan import plan
 from intune.agents.qlearner import QLearner, QLearning
-from intune.agents.replay import Replay
 from intune.agents.qweights import Weights
+from intune.agents.replay import Replay
 from intune.envs.conditions import record
 from intune.envs.jobs import Jobs
 from intune.envs.scenario import Scenario
@@ -54,13 +54,13 @@ class Recipe:
 
     families: tuple[str, ...] = field(default_factory=Scenario.names)
     episodes: int = 60
-    jobs: int = 256
-    steps: int = 20
+    jobs: int = 200
+    steps: int = 16
     seed: int = 0
     learning: QLearning = field(default_factory=lambda: QLearning(learning_rate=5e-4))
     n_step: int = 2
-    batch_size: int = 512
-    gradient_steps: int = 6
+    batch_size: int = 128
+    gradient_steps: int = 5
     exploration: float = 0.5
     final_exploration: float = 0.05
     slot_cost: float = 0.01
@@ -191,8 +191,8 @@ def _episode(
         rates.append(float(share.mean()))
         kills += int(measured.killed.sum())
         if len(replay) * recipe.jobs >= 4 * recipe.batch_size:
-            for _ in range(recipe.gradient_steps):
-                losses.append(learner.learn(replay.sample(recipe.batch_size, rng)))
+            batches = (replay.sample(recipe.batch_size, rng) for _ in range(recipe.gradient_steps))
+            losses += [learner.learn(batch) for batch in batches]
     return {
         "rate": float(np.mean(rates[5:])) if len(rates) > 5 else float(np.mean(rates)),
         "loss": float(np.mean(losses)) if losses else 0.0,

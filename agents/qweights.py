@@ -1,4 +1,4 @@
-"""Parameters of the pre-trained Q-network, with the recipe, seed and score that made them. A safe format: arrays only."""
+"""Parameters of the pre-trained Q-network, with recipe, seed and score. A safe format: arrays only."""
 
 from __future__ import annotations
 

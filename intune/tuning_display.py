@@ -1,0 +1,165 @@
+"""What a tuner does, shown while it does it: a panel on a terminal, a line a decision elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from typing import Literal, TextIO
+
+import numpy as np
+from rich.bar import Bar
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from intune.decisions import Entry
+from intune.pipelines.budget import format_bytes
+
+SHOWN = 5
+"""Decisions in the panel: the last minute of a job that is being tuned."""
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def line(entry: Entry) -> str:
+    """One line for a log."""
+    measured = entry.measured
+    slots = " ".join(
+        f"{name}={count}" for name, count in (entry.decided or entry.allocation).as_dict().items()
+    )
+    return (
+        f"intune {entry.time:7.1f} s  {_count(measured.delivered[0])} rows/s  "
+        f"waiting {_percent(measured.waiting[0])}  memory {_memory(entry)}  [{slots}]  {entry.reason}"
+    )
+
+
+def panel(entry: Entry, past: deque[Entry]) -> RenderableType:
+    """One frame for a terminal."""
+    measured = entry.measured
+    head = Table.grid(padding=(0, 3))
+    head.add_row(
+        f"[bold]{_count(measured.delivered[0])}[/] rows/s",
+        spark([float(np.nan_to_num(one.measured.delivered[0])) for one in past]),
+        f"[bold]waiting for data[/] {_percent(measured.waiting[0])}",
+        f"[bold]CPUs[/] {measured.cpus_used[0]:.1f} of {measured.cpus[0]:.0f}",
+    )
+    share = float(np.nan_to_num(measured.memory_used[0] / max(measured.memory_limit[0], 1.0)))
+    memory = Table.grid(padding=(0, 1))
+    memory.add_row(
+        Text("memory"),
+        Bar(1.0, 0, min(1.0, share), width=24, color="red" if share > 0.95 else "cyan"),
+        _memory(entry),
+    )
+    reasons = Table(box=None, pad_edge=False, show_header=False)
+    for one in list(past)[-SHOWN:]:
+        style = "" if one.decided is not None else "dim"
+        reasons.add_row(Text(f"{one.time:.0f} s", style="dim"), Text(one.reason, style=style))
+    return Panel(
+        Group(head, memory, _stages(entry), reasons), title="intune", title_align="left", border_style="dim"
+    )
+
+
+def _stages(entry: Entry) -> Table:
+    measured = entry.measured
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("stage")
+    for name in ("slots", "busy", "rows/s", "starved", "blocked", "queue"):
+        table.add_column(name, justify="right")
+    table.add_column("occupancy", width=18)
+    for i, name in enumerate(entry.stages):
+        slots = measured.slots[0, i]
+        table.add_row(
+            name,
+            f"of {slots:.0f}" if measured.pool[0] > 0 else f"{slots:.0f}",
+            f"{measured.busy[0, i]:.1f}",
+            _count(measured.rate[0, i]),
+            _percent(measured.starved[0, i]),
+            _percent(measured.blocked[0, i]),
+            _percent(measured.queue_fill[0, i]),
+            Bar(
+                1.0,
+                0,
+                float(np.clip(np.nan_to_num(measured.busy[0, i] / max(slots, 1.0)), 0, 1)),
+                width=18,
+                color="magenta",
+            ),
+        )
+    return table
+
+
+def spark(values: list[float], width: int = 32) -> str:
+    """The last values as a line of blocks, from nothing to the largest."""
+    values = values[-width:]
+    top = max(values, default=0.0)
+    if top <= 0:
+        return ""
+    return "".join(
+        BLOCKS[min(len(BLOCKS) - 1, int(value / top * (len(BLOCKS) - 1) + 0.5))] for value in values
+    )
+
+
+class TuningDisplay:
+    """Shows entries as they come; called by the control loop.
+
+    Args:
+        mode: ``"auto"`` draws on a terminal and prints lines elsewhere.
+        stream: where to; standard error by default.
+    """
+
+    def __init__(
+        self, *, mode: Literal["auto", "live", "lines", "quiet"] = "auto", stream: TextIO | None = None
+    ) -> None:
+        self._console = Console(file=stream if stream is not None else sys.stderr)
+        if mode == "auto":
+            mode = "live" if self._console.is_terminal else "lines"
+        self._mode = mode
+        self._past: deque[Entry] = deque(maxlen=64)
+        self._live: Live | None = None
+
+    def __call__(self, entry: Entry) -> None:
+        """Show one entry. A terminal that is gone does not stop tuning."""
+        self._past.append(entry)
+        try:
+            self._show(entry)
+        except (OSError, ValueError):  # closed terminal or stream
+            self._mode = "quiet"
+            self._live = None
+
+    def _show(self, entry: Entry) -> None:
+        if self._mode == "lines":
+            # What is kept is only worth a line now and then.
+            if entry.decided is not None or len(self._past) % 6 == 1:
+                self._console.print(line(entry), markup=False, highlight=False, soft_wrap=True)
+        elif self._mode == "live":
+            if self._live is None:
+                self._live = Live(console=self._console, auto_refresh=False, transient=False)
+                self._live.start()
+            self._live.update(panel(entry, self._past), refresh=True)
+
+    def close(self) -> None:
+        """Leave the last frame; twice does no harm."""
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+
+def _memory(entry: Entry) -> str:
+    measured = entry.measured
+    used = format_bytes(float(np.nan_to_num(measured.memory_used[0])))
+    return f"{used} of {format_bytes(float(measured.memory_limit[0]))}"
+
+
+def _percent(value: float) -> str:
+    return "-" if not np.isfinite(value) else f"{value:.0%}"
+
+
+def _count(number: float) -> str:
+    """A number with three digits that matter."""
+    if not np.isfinite(number):
+        return "-"
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.3g}{unit}"
+    return f"{number:.0f}"
