@@ -30,6 +30,12 @@ that is measured badly, and does not matter."""
 LEAST_TIME = 1e-10
 """Seconds per row of a stage that costs nothing: below what a clock tells."""
 
+POWERS = (0.5, 0.65, 0.8, 0.92, 1.1)
+"""Shares of the processors' nominal power with which the search begins; the last one is no limit."""
+
+STORAGES = (3.0, 1.1, 1.0)
+"""Limits of the storage with which it begins, in multiples of the best rate seen; the first one is no limit."""
+
 INTERVALS = 24
 """Latest intervals that a twin of a running job is made of."""
 
@@ -76,6 +82,7 @@ def calibrate(
     slots_per_cpu: float | None = None,
     interval: float = 5.0,
     iterations: int = 25,
+    starts: int = 3,
 ) -> Calibration:
     """Fit a job.
 
@@ -86,7 +93,7 @@ def calibrate(
         block_rows: rows of a task of each stage.
         slots_per_cpu: slots that may be given out, for the scenario; by default as measured.
         interval: seconds between two decisions, for the scenario.
-        iterations: of the fit, at most.
+        iterations: of the fit, at most, from each of the `starts`.
 
     Raises:
         ConfigError: no sound measurement, or not as many names as stages.
@@ -102,17 +109,7 @@ def calibrate(
             "other allocations"
         )
     layout = _layout(sound, block_rows)
-    start, deviation = _prior(sound, layout)
-    low, high = _bounds(layout)
-    found = least_squares.fit(
-        _residuals(sound, layout),
-        _start(start, layout),
-        prior=start,
-        prior_deviation=deviation,
-        low=low,
-        high=high,
-        iterations=iterations,
-    )
+    found = _search(sound, layout, iterations, starts)
     jobs = layout.jobs(found.values[None])
     predicted = calibrate_model.predict(jobs, sound.slots, sound.pool)
     memory = calibrate_memory.fit(sound, predicted)
@@ -153,7 +150,7 @@ def twin_of(history: Sequence[Measurement], *, stages: Sequence[str] | None = No
         raise ConfigError("`history` has no interval in which every stage worked and rows were delivered")
     count = int(kept[0].present[0].sum())
     names = tuple(f"stage {at + 1}" for at in range(count)) if stages is None else stages
-    return calibrate(_merged(kept), names, iterations=6).jobs
+    return calibrate(_merged(kept), names, iterations=6, starts=1).jobs
 
 
 # ---- what is fitted ------------------------------------------------------------------------------------------
@@ -238,12 +235,36 @@ def _prior(measured: Measurement, layout: Layout) -> tuple[Floats, Floats]:
     return centre, spread
 
 
-def _start(prior: Floats, layout: Layout) -> Floats:
-    """Where the search begins: a touch inside of the limits, since a limit that is not reached has no slope."""
-    start = prior.copy()
-    start[-2] = -0.1
-    start[-1] -= np.log(2.5)
-    return start
+def _search(measured: Measurement, layout: Layout, iterations: int, starts: int) -> least_squares.Fitted:
+    """The best of fits from several beginnings.
+
+    Whether a shared limit binds is a matter of yes or no, with no slope that leads from one to the other: beginnings
+    with either are looked at first, all in one call, and the most promising are gone on from.
+    """
+    prior, deviation = _prior(measured, layout)
+    low, high = _bounds(layout)
+    residuals = _residuals(measured, layout)
+    candidates = np.repeat(prior[None], len(POWERS) * len(STORAGES), axis=0)
+    power, storage = np.meshgrid(np.log(POWERS), np.log(STORAGES), indexing="ij")
+    candidates[:, -2] = power.ravel()
+    candidates[:, -1] = np.log(measured.delivered.max()) + storage.ravel()
+    misfits = np.square(least_squares.robust(np.nan_to_num(residuals(candidates), nan=1e3))).sum(axis=1)
+    order = list(np.argsort(misfits, kind="stable"))
+    # One beginning without any limit is always among them: it is what most jobs are.
+    chosen = [*order[:starts], len(STORAGES) * (len(POWERS) - 1)] if starts > 1 else order[:1]
+    fits = [
+        least_squares.fit(
+            residuals,
+            candidates[at],
+            prior=prior,
+            prior_deviation=deviation,
+            low=low,
+            high=high,
+            iterations=iterations,
+        )
+        for at in dict.fromkeys(chosen)
+    ]
+    return min(fits, key=lambda each: each.cost)
 
 
 def _bounds(layout: Layout) -> tuple[Floats, Floats]:

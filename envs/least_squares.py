@@ -31,11 +31,13 @@ class Fitted:
         values: ``[P]``.
         deviation: ``[P]`` standard deviation of each, by the curvature there.
         misfit: mean square of the residuals' robust form, priors left out; 1: as good as the noise allows.
+        cost: sum of squares of all, priors included: what was minimised.
     """
 
     values: Floats
     deviation: Floats
     misfit: float
+    cost: float
 
 
 def fit(
@@ -94,7 +96,7 @@ def fit(
     misfit = float(own @ own) / used
     covariance = np.linalg.inv(jacobian.T @ jacobian + 1e-12 * np.eye(count))
     deviation = np.sqrt(np.maximum(np.diag(covariance), 0.0) * max(misfit, 1.0))
-    return Fitted(values=x, deviation=deviation, misfit=misfit)
+    return Fitted(values=x, deviation=deviation, misfit=misfit, cost=cost)
 
 
 def robust(residuals: Floats) -> Floats:
