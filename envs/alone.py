@@ -10,40 +10,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import exp, floor, isfinite, nan, sqrt
 
-import numpy as np
-
 from intune.envs.conditions import Tape
 from intune.envs.jobs import STAGE_FIELDS, Jobs
 from intune.envs.measurement import Measurement
 from intune.envs.prepared import TINY, prepare
-
-Row = list[float]
+from intune.envs.reading import Reading, Row, measurement_of
 
 
 @dataclass(slots=True)
-class Reading:
-    """What was measured of the interval: see `Measurement`; of the stages that the job has."""
+class Able:
+    """What stages could do if nothing but their slots limited them: see the class of that kind in `model.py`."""
 
-    slots: Row
-    rate: Row
-    busy: Row
+    capacity: Row
+    at_once: Row
     cpu: Row
-    starved: Row
-    blocked: Row
-    queued_bytes: Row
-    queue_fill: Row
-    delivered: float
-    waiting: float
-    cpus: float
-    cpus_used: float
-    memory_used: float
-    memory_base: float
-    memory_queued: float
-    memory_limit: float
-    slot_limit: float
-    bandwidth: float
-    since_change: float
-    killed: bool
+    took: Row
+    room: Row
 
 
 class JobAlone:
@@ -64,6 +46,8 @@ class JobAlone:
         self._remote, self._share = float(prepared.remote[0]), prepared.share[0].tolist()
         self._stage = {name: getattr(jobs, name)[0, : self.count].tolist() for name in STAGE_FIELDS}
         self._queue_rows = prepared.queue_rows[0, : self.count].tolist()
+        self._uses_storage = prepared.uses_storage[0, : self.count].tolist()
+        self._uses_traffic = prepared.uses_traffic[0, : self.count].tolist()
         self._scaling, self._delay = prepared.parts.scaling, float(jobs.resize_delay[0])
         self.interval, self.step_seconds = float(jobs.interval[0]), float(jobs.step[0])
         self._step_rate, self._step_cpu = float(prepared.step_rate[0]), float(jobs.step_cpu[0])
@@ -91,6 +75,10 @@ class JobAlone:
         self._queue: Row = [0.0] * self.count
         self._queued = 0.0
         self._step, self._since_change, self._down = 0, 0.0, 0.0
+
+    def measurement(self, reading: Reading) -> Measurement:
+        """What `run` returned as arrays, N = 1."""
+        return measurement_of(reading, self.jobs, self.block_bytes)
 
     @property
     def limit(self) -> float:
@@ -129,107 +117,51 @@ class JobAlone:
         return reading
 
     def _advance(self, now: Row, seconds: float, share: float) -> Reading:
-        """`model.advance` and what is measured of it."""
-        stage, width, stages = self._stage, self._width, range(self.count)
-        sigma, kappa, traffic = stage["contention"], stage["coherence"], stage["traffic"]
-        storage_bytes, storage_requests = stage["storage_bytes"], stage["storage_requests"]
-        row_bytes, most_slots, queue = stage["row_bytes"], stage["most_slots"], self._queue
-        cpus = now[4 * width + 1]
-        works = 1.0 - now[4 * width]
-        late = min(self._delay / seconds, 1.0)
-
-        capacity, at_once, cpu, took, room = [], [], [], [], []
-        for i in stages:
-            slots = self.slots[i]
-            slots = (slots - max(slots - self._working[i], 0.0) * late) * works
-            most = max(min(slots, most_slots[i]), TINY)
-            once = max(most, 1.0)
-            work, wait = now[i], now[width + i]
-            if self._scaling:
-                alone = work + wait
-                work += alone * (kappa[i] * once * (once - 1.0))
-                wait += alone * (sigma[i] * (once - 1.0))
-            capacity.append(most)
-            at_once.append(once)
-            cpu.append(work)
-            took.append(work + wait)
-            room.append(self._queue_rows[i] * once)
-        if isfinite(self._queue_bytes):
-            asked = sum([room[i] * row_bytes[i] for i in stages])
-            share_of_room = min(1.0, self._queue_bytes / max(asked, TINY))
-            room = [each * share_of_room for each in room]
-        rows, held_up = _passed(capacity, took, queue, room, self._step_rate, seconds)
-
+        """`model.advance`, and what is measured of it; the job ran for `share` of the interval."""
+        stages, width = range(self.count), self._width
+        able = self._able(now, seconds)
+        rows, held_up = _passed(able, self._queue, self._step_rate, seconds)
         through = [rows[i] / seconds for i in stages]
         delivered = rows[-1] / seconds
-        storage = memory = 1.0
-        bandwidth, requests, memory_bandwidth, nic = self._limits
-        if isfinite(bandwidth):
-            storage = _ratio(bandwidth, sum([through[i] * storage_bytes[i] for i in stages]))
-        if isfinite(requests):
-            storage = min(storage, _ratio(requests, sum([through[i] * storage_requests[i] for i in stages])))
-        moved = 0.0
-        if isfinite(memory_bandwidth):
-            moved = sum([through[i] * traffic[i] for i in stages])
-            memory = _ratio(memory_bandwidth, moved)
-        slower = min(storage, memory, _ratio(nic, delivered * self._remote))
-        demand = sum([through[i] * cpu[i] for i in stages]) + delivered * self._step_cpu
+        storage, memory, slower, moved = self._shortage(through, delivered)
+        cpus = now[4 * width + 1]
+        demand = sum([through[i] * able.cpu[i] for i in stages]) + delivered * self._step_cpu
         load = slower * demand / cpus
         processor = 1.0 / (max(load, 1.0) * (1.0 + self._oversubscription * max(load - 1.0, 0.0)))
         factor = slower * processor
         rows = [each * factor for each in rows]
         through = [each * factor for each in through]
-        queue = [max(queue[i] + rows[i] - rows[i + 1], 0.0) for i in stages]
+        queue = [max(self._queue[i] + rows[i] - rows[i + 1], 0.0) for i in stages]
+        cpu, waited = self._at_work(now, able, through, storage, memory)
+        if isfinite(self._limits[2]):
+            rest = ratio(max(cpus - delivered * factor * self._step_cpu, 0.0), sum(cpu))
+            cpu = [each * rest for each in cpu]
+        busy = [min(cpu[i] / processor + waited[i], able.capacity[i]) for i in stages]
+        idle = [1.0 - busy[i] / able.capacity[i] for i in stages]
 
-        cpu_used, waited = [], []
-        for i in stages:
-            work, wait = now[i], now[width + i]
-            if self._scaling:
-                running = min(max(through[i] * took[i], 1.0), at_once[i])
-                alone = work + wait
-                work += alone * (kappa[i] * running * (running - 1.0))
-                wait += alone * (sigma[i] * (running - 1.0))
-            cpu_used.append(through[i] * work / (memory if traffic[i] > 0 else 1.0))
-            uses_storage = storage_bytes[i] > 0 or storage_requests[i] > 0
-            waited.append(through[i] * wait / (storage if uses_storage else 1.0))
-        if isfinite(memory_bandwidth):
-            rest = _ratio(max(cpus - delivered * factor * self._step_cpu, 0.0), sum(cpu_used))
-            cpu_used = [each * rest for each in cpu_used]
-        busy = [min(cpu_used[i] / processor + waited[i], capacity[i]) for i in stages]
-        idle = [1.0 - busy[i] / capacity[i] for i in stages]
-        blocked = [idle[i] if held_up[i] else 0.0 for i in stages]
-        starved = [0.0 if held_up[i] else idle[i] for i in stages]
-
+        row_bytes = self._stage["row_bytes"]
         waiting_bytes = [queue[i] * row_bytes[i] for i in stages]
         total = sum(waiting_bytes)
-        queued, self._queued = max(total, self._queued), total
+        queued = max(total, self._queued)
         held = sum([self.slots[i] * now[2 * width + i] for i in stages]) + queued
-        self._queue, self._working = queue, self.slots
+        self._queue, self._queued, self._working = queue, total, self.slots
         self._step += 1
         self._since_change += self.interval
         ahead = self._tape[min(self._step, len(self._tape) - 1)]
         used, allowed, base, killed = self._memory(held, now[4 * width + 2], ahead[4 * width + 2])
         killed = killed and share > 0
-
-        cpus_used = sum(cpu_used) * share
-        if self._misjudges:
-            for i in stages:
-                tasks = max(rows[i] / max(stage["block_rows"][i], 1.0), 1.0)
-                misjudge = exp(now[3 * width + i] / sqrt(tasks))
-                busy[i] = min(busy[i] * share * misjudge, self.slots[i])
-                cpu_used[i] *= share * misjudge
-        elif share < 1.0:
-            busy, cpu_used = [each * share for each in busy], [each * share for each in cpu_used]
+        cpus_used = sum(cpu) * share
+        busy, cpu = self._misjudged(now, rows, busy, cpu, share)
         delivered = 0.0 if killed or share <= 0 else rows[-1] / self.interval
         return Reading(
             slots=self.slots,
             rate=through if share == 1.0 else [each * share for each in through],
             busy=busy,
-            cpu=cpu_used,
-            starved=starved,
-            blocked=blocked,
+            cpu=cpu,
+            starved=[0.0 if held_up[i] else idle[i] for i in stages],
+            blocked=[idle[i] if held_up[i] else 0.0 for i in stages],
             queued_bytes=waiting_bytes,
-            queue_fill=[min(queue[i] / max(room[i], 1e-9), 1.0) for i in stages],
+            queue_fill=[min(queue[i] / max(able.room[i], 1e-9), 1.0) for i in stages],
             delivered=delivered,
             waiting=max(1.0 - delivered * self.step_seconds, 0.0),
             cpus=ahead[4 * width + 1],
@@ -239,10 +171,88 @@ class JobAlone:
             memory_queued=queued,
             memory_limit=allowed,
             slot_limit=ahead[4 * width + 3],
-            bandwidth=moved * factor / memory_bandwidth if isfinite(memory_bandwidth) else nan,
+            bandwidth=moved * factor / self._limits[2] if isfinite(self._limits[2]) else nan,
             since_change=self._since_change,
             killed=killed,
         )
+
+    def _able(self, now: Row, seconds: float) -> Able:
+        stage, width = self._stage, self._width
+        sigma, kappa, most_slots, row_bytes = (
+            stage["contention"],
+            stage["coherence"],
+            stage["most_slots"],
+            stage["row_bytes"],
+        )
+        works, late = 1.0 - now[4 * width], min(self._delay / seconds, 1.0)
+        able = Able([], [], [], [], [])
+        for i, slots in enumerate(self.slots):
+            slots = (slots - max(slots - self._working[i], 0.0) * late) * works
+            capacity = max(min(slots, most_slots[i]), TINY)
+            once = max(capacity, 1.0)
+            work, wait = now[i], now[width + i]
+            if self._scaling:
+                alone = work + wait
+                work += alone * (kappa[i] * once * (once - 1.0))
+                wait += alone * (sigma[i] * (once - 1.0))
+            able.capacity.append(capacity)
+            able.at_once.append(once)
+            able.cpu.append(work)
+            able.took.append(work + wait)
+            able.room.append(self._queue_rows[i] * once)
+        if isfinite(self._queue_bytes):
+            asked = sum([room * each for room, each in zip(able.room, row_bytes, strict=True)])
+            part = min(1.0, self._queue_bytes / max(asked, TINY))
+            able.room = [room * part for room in able.room]
+        return able
+
+    def _shortage(self, through: Row, delivered: float) -> tuple[float, float, float, float]:
+        """`prepared.shortage`: of storage, of memory, the shortest of all; and bytes/s of memory traffic."""
+        stage, stages = self._stage, range(self.count)
+        bandwidth, requests, memory_bandwidth, nic = self._limits
+        storage = memory = 1.0
+        moved = 0.0
+        if isfinite(bandwidth):
+            storage = ratio(bandwidth, sum([through[i] * stage["storage_bytes"][i] for i in stages]))
+        if isfinite(requests):
+            asked = sum([through[i] * stage["storage_requests"][i] for i in stages])
+            storage = min(storage, ratio(requests, asked))
+        if isfinite(memory_bandwidth):
+            moved = sum([through[i] * stage["traffic"][i] for i in stages])
+            memory = ratio(memory_bandwidth, moved)
+        return storage, memory, min(storage, memory, ratio(nic, delivered * self._remote)), moved
+
+    def _at_work(self, now: Row, able: Able, through: Row, storage: float, memory: float) -> tuple[Row, Row]:
+        """Processors used, and slots that wait, on average."""
+        sigma, kappa = self._stage["contention"], self._stage["coherence"]
+        used, waited = [], []
+        for i in range(self.count):
+            work, wait = now[i], now[self._width + i]
+            if self._scaling:
+                running = min(max(through[i] * able.took[i], 1.0), able.at_once[i])
+                alone = work + wait
+                work += alone * (kappa[i] * running * (running - 1.0))
+                wait += alone * (sigma[i] * (running - 1.0))
+            used.append(through[i] * work / (memory if self._uses_traffic[i] else 1.0))
+            waited.append(through[i] * wait / (storage if self._uses_storage[i] else 1.0))
+        return used, waited
+
+    def _misjudged(self, now: Row, rows: Row, busy: Row, cpu: Row, share: float) -> tuple[Row, Row]:
+        """Slots at work and processors used as they are measured; see `Simulator`."""
+        if not self._misjudges:
+            return (
+                (busy, cpu)
+                if share == 1.0
+                else ([each * share for each in busy], [each * share for each in cpu])
+            )
+        block_rows, first = self._stage["block_rows"], 3 * self._width
+        seen_busy, seen_cpu = [], []
+        for i in range(self.count):
+            tasks = max(rows[i] / max(block_rows[i], 1.0), 1.0)
+            misjudge = exp(now[first + i] / sqrt(tasks)) * share
+            seen_busy.append(min(busy[i] * misjudge, self.slots[i]))
+            seen_cpu.append(cpu[i] * misjudge)
+        return seen_busy, seen_cpu
 
     def _memory(self, held: float, now: float, ahead: float) -> tuple[float, float, float, bool]:
         """Bytes in use and allowed on the tightest node, the base there, and whether a node ran out of memory."""
@@ -257,39 +267,10 @@ class JobAlone:
         return (*found, killed)
 
 
-def measurement_of(job: JobAlone, reading: Reading) -> Measurement:
-    """The same as arrays, N = 1."""
-    width, jobs = job.jobs.stages, job.jobs
-
-    def wide(values: Row) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        return np.array([values + [0.0] * (width - len(values))])
-
-    def one(value: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        return np.array([value])
-
-    stages = ("slots", "rate", "busy", "cpu", "starved", "blocked", "queued_bytes", "queue_fill")
-    single = (
-        "delivered", "waiting", "cpus", "cpus_used", "memory_used", "memory_base", "memory_queued", "memory_limit",
-        "slot_limit", "bandwidth", "since_change",
-    )  # fmt: skip
-    return Measurement(
-        present=jobs.present.copy(),
-        pool=np.zeros(1),
-        block_bytes=wide(job.block_bytes),
-        step=jobs.step.copy(),
-        clock=one(nan),
-        interval=jobs.interval.copy(),
-        killed=np.array([reading.killed]),
-        **{name: wide(getattr(reading, name)) for name in stages},
-        **{name: one(getattr(reading, name)) for name in single},
-    )
-
-
-def _passed(
-    capacity: Row, took: Row, queue: Row, room: Row, step_rate: float, seconds: float
-) -> tuple[Row, list[bool]]:
+def _passed(able: Able, queue: Row, step_rate: float, seconds: float) -> tuple[Row, list[bool]]:
     """`model.passed`."""
-    rows = [most / each * seconds for most, each in zip(capacity, took, strict=True)]
+    room = able.room
+    rows = [capacity / took * seconds for capacity, took in zip(able.capacity, able.took, strict=True)]
     rows.append(step_rate * seconds)
     allowed = list(rows)
     count = len(queue)
@@ -314,5 +295,6 @@ def _cut(slots: Row, wanted: Row, limit: float) -> Row:
     return given
 
 
-def _ratio(there: float, wanted: float) -> float:
+def ratio(there: float, wanted: float) -> float:
+    """``there / wanted``, at most 1."""
     return min(there / max(wanted, TINY), 1.0)

@@ -11,9 +11,10 @@ from math import isnan, log, log2, log10
 import numpy as np
 from numpy.typing import NDArray
 
-from intune.envs.alone import JobAlone, Reading
+from intune.envs.alone import JobAlone
 from intune.envs.observation import SMALL
 from intune.envs.observation import STAGE_FIELDS as FIELDS
+from intune.envs.reading import Reading
 
 
 def stage_numbers(job: JobAlone, now: Reading, before: Reading) -> list[float]:

@@ -8,12 +8,13 @@ import numpy as np
 
 from intune.envs import spaces
 from intune.envs.actions import MOVES
-from intune.envs.alone import JobAlone, Reading, measurement_of
+from intune.envs.alone import JobAlone
 from intune.envs.alone_observation import as_array, job_numbers, paper_numbers, stage_numbers
 from intune.envs.episodes import LEAST_REFERENCE, Episodes, drawn_jobs, reference_of
 from intune.envs.job_sources import Jobbing
 from intune.envs.jobs import Floats, Ints
 from intune.envs.measurement import Measurement
+from intune.envs.reading import Reading
 from intune.envs.settings import EnvSettings
 
 
@@ -72,7 +73,7 @@ class Episode:
     @property
     def now(self) -> Measurement:
         """See `Running`."""
-        return measurement_of(self._job, self._read)
+        return self._job.measurement(self._read)
 
     @property
     def limit(self) -> float:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intune.envs.alone import JobAlone, measurement_of
+from intune.envs.alone import JobAlone
 from intune.envs.alone_observation import job_numbers, paper_numbers, stage_numbers
 from intune.envs.conditions import channels, record
 from intune.envs.episode import Episode, EpisodeOfArrays
@@ -21,7 +21,7 @@ from intune.envs.settings import EnvSettings
 from intune.envs.simulator import Simulator
 from tests.envs.generated import eventful_jobs, plain_jobs, seeds
 
-many = settings(max_examples=60, deadline=None)
+many = settings(max_examples=25, deadline=None)
 
 
 @many
@@ -46,7 +46,7 @@ def test_a_job_alone_runs_as_one_of_many(seed: int, eventful: bool) -> None:
         moved = many_jobs.allocate(wanted)[row[0]]
         assert alone.allocate(wanted[row[0], : alone.count].tolist()) == moved
         measured, reading = many_jobs.run().take(row), alone.run()
-        found = measurement_of(alone, reading)
+        found = alone.measurement(reading)
         for field in fields(Measurement):
             np.testing.assert_allclose(
                 np.asarray(getattr(found, field.name), dtype=float),

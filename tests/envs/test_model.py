@@ -218,7 +218,7 @@ def test_short_of_processors_they_are_shared_and_all_in_use(seed: int) -> None:
     np.testing.assert_allclose(flow.cpu.sum(axis=1), 2.0, rtol=1e-9)
 
 
-@few
+@settings(max_examples=12, deadline=None)
 @given(seeds)
 def test_one_more_slot_never_harms_where_nothing_contends(seed: int) -> None:
     rng = np.random.default_rng(seed)
