@@ -15,11 +15,12 @@ import numpy as np
 
 from intune.agents.base import Agent, Proposal, where_sound
 from intune.agents.candidates import NAMES, Candidates, propose
+from intune.agents.measures import without_absent
 from intune.agents.memory import MemoryRecord
 from intune.agents.online import Online
+from intune.agents.qweights import Weights, load
 from intune.agents.rehearsal import Rehearsal, rehearsal
 from intune.agents.twin import Twin
-from intune.agents.qweights import Weights, load
 from intune.envs.jobs import Floats
 from intune.envs.measurement import Measurement
 
@@ -78,6 +79,7 @@ class DQN(Agent):
 
     def propose(self, measured: Measurement) -> Proposal:
         """The candidate that is worth most; what is in force where none is worth noticeably more."""
+        measured = without_absent(measured)
         sound = measured.sound()
         options, seen = self.look(measured)
         worth = self.values(seen)

@@ -5,14 +5,24 @@ Nothing here raises or warns on a bad number: what cannot be known is 0, and `kn
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from intune.envs.jobs import Bools, Floats
-from intune.envs.measurement import Measurement
+from intune.envs.measurement import STAGE_FIELDS, Measurement
 
 LARGE = 1e30
+
+
+def without_absent(measured: Measurement) -> Measurement:
+    """The same with 0 measured in the columns of stages that a job does not have, whatever stands there."""
+    if measured.present.all():
+        return measured
+    return replace(
+        measured, **{name: np.where(measured.present, getattr(measured, name), 0.0) for name in _MEASURED}
+    )
 
 
 def own_slots(measured: Measurement) -> Floats:
@@ -114,6 +124,8 @@ def largest_rate(cost: Floats, present: Bools, limit: Any) -> Floats:
         low, high = np.where(fits, middle, low), np.where(fits, high, middle)
     return np.asarray(low)
 
+
+_MEASURED = tuple(name for name in STAGE_FIELDS if name != "slots")
 
 _HALVINGS = 24
 """A thousandfold range to within 1e-6 of its logarithm: far below what a whole slot changes."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from intune.agents.base import Agent, Proposal, where_sound
 from intune.agents.candidates import NAMES, propose, worth_probing
+from intune.agents.measures import without_absent
 from intune.agents.memory import MemoryRecord
 from intune.agents.twin import Twin
 from intune.envs.measurement import Measurement
@@ -44,6 +45,7 @@ class Planner(Agent):
 
     def propose(self, measured: Measurement) -> Proposal:
         """The plan, or what is in force where the plan promises no more than noise and takes no less."""
+        measured = without_absent(measured)
         sound = measured.sound()
         self._twin.see(measured, sound)
         self._record.see(measured)
