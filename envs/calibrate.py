@@ -27,6 +27,10 @@ IMPORTANT = 0.1
 """Share of the time per row of all stages from which on a stage's own time counts fully: what takes a hundredth of
 that is measured badly, and does not matter."""
 
+CROWDED, CROWDED_TRUST = 0.9, 0.2
+"""Share of the processors in use from which on a stage's time tells little of it: much of that is queueing for one of
+them, by rules (who decodes first, whom the system prefers) that are none of its own."""
+
 LEAST_TIME = 1e-10
 """Seconds per row of a stage that costs nothing: below what a clock tells."""
 
@@ -289,7 +293,9 @@ def _residuals(measured: Measurement, layout: Layout) -> Callable[[Floats], Floa
     rate = measured.rate[:, :count]
     times = np.maximum(measured.busy[:, :count] / rate, LEAST_TIME)
     work = np.maximum(measured.cpu[:, :count] / rate, LEAST_TIME)
-    matters = np.minimum(times / times.sum(axis=1, keepdims=True) / IMPORTANT, 1.0) / TIME_NOISE
+    used = np.fmax(measured.cpus_used, measured.cpu[:, :count].sum(axis=1)) / measured.cpus
+    trust = np.where(used > CROWDED, CROWDED_TRUST, 1.0)[:, None] / TIME_NOISE
+    matters = np.minimum(times / times.sum(axis=1, keepdims=True) / IMPORTANT, 1.0) * trust
     matters_cpu = np.minimum(work / work.sum(axis=1, keepdims=True) / IMPORTANT, 1.0) / TIME_NOISE
     log_rate, log_times, log_work = np.log(measured.delivered), np.log(times), np.log(work)
     # Where slots are shared, the search starts from where they were seen to be.

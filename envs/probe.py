@@ -26,6 +26,10 @@ SAMPLES = 6
 """Looks at the resident memory in one measurement: the most of them counts."""
 
 
+LONGER, GAP = 4.0, 0.15
+"""A measurement goes on while the longest gap between two batches is more than this part of it: a window of a shuffle
+is delivered at once, and two such bursts tell no rate."""
+
 END_S = 0.05
 """Seconds for tasks under way to end: most take less."""
 
@@ -51,7 +55,7 @@ class ProbeSettings:
     """How long, and what the trainer does.
 
     Attributes:
-        seconds: measured under each allocation.
+        seconds: measured under each allocation; up to `LONGER` times as long where batches come in few large bursts.
         settle: seconds before that, in which queues fill; up to `PATIENCE` times as many while they still do.
         step: seconds per batch that the trainer takes, without using a processor (a device computes).
         train: called with every batch instead, if given.
@@ -137,6 +141,7 @@ class _Run:
         self._clock, self._sleep = clock, sleep
         self._began: float | None = None
         self._arrivals: list[tuple[float, int]] = []
+        self._gap = 0.0
         self._resident: list[float] = []
         self._looked, self._waited = settings.settle / 2.0, math.inf
 
@@ -176,10 +181,13 @@ class _Run:
         """Note a batch; whether it was the last."""
         assert self._began is not None
         gone = now - self._began
+        if self._arrivals:
+            self._gap = max(self._gap, now - self._arrivals[-1][0])
         self._arrivals.append((now, rows_of(batch)))
         if gone >= self._settings.seconds * len(self._resident) / SAMPLES:
             self._resident.append(self._observer.resident())
-        return gone >= self._settings.seconds
+        least = self._settings.seconds
+        return gone >= least and (self._gap <= GAP * gone or gone >= LONGER * least)
 
     def _result(self) -> Measurement:
         measured = self._observer.measure()
