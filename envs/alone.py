@@ -8,7 +8,7 @@ Nothing is decided here: formulas, names and their order are those of `model.adv
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp, floor, isfinite, nan, sqrt
+from math import exp, floor, inf, isfinite, nan, sqrt
 
 from intune.envs.conditions import Tape
 from intune.envs.jobs import STAGE_FIELDS, Jobs
@@ -255,16 +255,13 @@ class JobAlone:
         return seen_busy, seen_cpu
 
     def _memory(self, held: float, now: float, ahead: float) -> tuple[float, float, float, bool]:
-        """Bytes in use and allowed on the tightest node, the base there, and whether a node ran out of memory."""
-        tightest, found, killed = -1.0, (0.0, 0.0, 0.0), False
+        """Bytes in use and allowed, the base, and whether a node ran out of memory; see `Simulator._as_one_node`."""
+        allowed, killed = inf, False
         for at, (memory, share) in enumerate(self._nodes):
             base = self._base if at == 0 else 0.0
-            used = share * held + base
-            killed = killed or used > memory * now
-            tightness = used / max(memory * ahead, 1.0)
-            if tightness > tightest:
-                tightest, found = tightness, (used, memory * ahead, base)
-        return (*found, killed)
+            killed = killed or share * held + base > memory * now
+            allowed = min(allowed, (memory * ahead - base) / max(share, 1e-30))
+        return held + self._base, max(allowed, 0.0) + self._base, self._base, killed
 
 
 def _passed(able: Able, queue: Row, step_rate: float, seconds: float) -> tuple[Row, list[bool]]:

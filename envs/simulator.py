@@ -223,9 +223,7 @@ class Simulator:
             cpus_used = cpus_used + delivered * jobs.step_cpu
         used, there, base = flow.memory[:, 0], limit[:, 0], jobs.base_bytes
         if self._prepared.parts.nodes:
-            tightest = (flow.memory / np.maximum(limit, 1.0)).argmax(axis=1)
-            used, there = flow.memory[self._all, tightest], limit[self._all, tightest]
-            base = np.where(tightest == 0, base, 0.0)
+            used, there = self._as_one_node(flow, limit)
         return Measurement(
             present=present,
             slots=self.slots,
@@ -256,6 +254,20 @@ class Simulator:
             interval=jobs.interval,
             killed=killed,
         )
+
+
+    def _as_one_node(self, flow: Flow, limit: Floats) -> tuple[Floats, Floats]:
+        """Bytes in use and allowed, ``[N]`` each, as if all of it were on the trainer's node.
+
+        What the pipeline takes is spread over the nodes in fixed proportions; the node that would be full first as
+        it grows says how much it may take altogether. So use stays linear in the slots, which a bound needs.
+        """
+        share, base = self._prepared.share, self.jobs.base_bytes
+        total = (flow.memory[:, 0] - base) / share[:, 0]
+        room = np.where(share > 0, limit, np.inf)
+        room[:, 0] -= base
+        allowed = (room / np.maximum(share, 1e-30)).min(axis=1)
+        return total + base, np.maximum(allowed, 0.0) + base
 
 
 def rate_of(jobs: Jobs, slots: Any, *, steps: int = 24, pool: Any = None) -> Floats:

@@ -267,9 +267,9 @@ def _agent(agent: str | Agent | None, *, guard: bool) -> Agent | None:
         )
     if made.name == "oracle":
         raise ConfigError("`agent`='oracle' knows a simulator's own parameters; a real job has none")
-    if guard and not isinstance(made, Guard | Referee):
-        made = Guard(made)
-    return Referee(made) if isinstance(agent, str) and agent in LEARNT else made
+    if isinstance(agent, str) and agent in LEARNT:
+        made = Referee(made)
+    return Guard(made) if guard and not isinstance(made, Guard) else made
 
 
 def _loader(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from intune.adapters.dataloader_indices import Item
 from intune.adapters.dataloader_settings import current_device
+from intune.adapters.dataloader_sources import Sources
 from intune.adapters.dataloader_tasks import SEGMENT, Fetcher, Made, Tasks, chain_plan
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.errors import IntuneError, LoaderError, StageTimeout
@@ -25,8 +26,21 @@ if TYPE_CHECKING:
 class Reading(Protocol):
     """What an epoch is read from: `Indices` of a sampler, or `Sources` of an iterable-style dataset."""
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether its end was seen."""
+
     def pull(self) -> Item | None:
         """What the next batch is made of; None at the end."""
+
+    def handed_over(self, item: Item, delivered: int) -> None:
+        """A batch has gone to the trainer, which has `delivered` in all."""
+
+    def state(self) -> dict[str, Any]:
+        """What a saved state must keep beside the number of batches handed over."""
+
+    def leave(self, delivered: int, *, finished: bool) -> None:
+        """The loop is over."""
 
 
 class Epoch(Iterator[Any]):
@@ -43,7 +57,7 @@ class Epoch(Iterator[Any]):
     def __init__(
         self,
         loader: TunableDataLoader,
-        reading: Any,
+        reading: Reading,
         fleet: ThreadFleet,
         *,
         began: Mapping[str, Any],
@@ -145,21 +159,21 @@ class Epoch(Iterator[Any]):
         self._out -= 1
         self._workshop.sized = True
         if made.ended:
+            assert isinstance(self.reading, Sources)
             self.reading.ended(made.item.source)
             return None
         taken: Made = made
         return taken
 
     def _advance(self, made: Made) -> None:
-        if self._settings.iterable:
-            self.reading.handed_over(made.item.source)
+        if self._settings.in_order:
             self._next += 1
-            return
-        self._ahead.add(made.item.ordinal)
-        while self._next in self._ahead:
-            self._ahead.discard(self._next)
-            self._next += 1
-        self.reading.keep_from(self._next)
+        else:
+            self._ahead.add(made.item.ordinal)
+            while self._next in self._ahead:
+                self._ahead.discard(self._next)
+                self._next += 1
+        self.reading.handed_over(made.item, self._next + len(self._ahead))
 
     # ---- from the sampler to tasks ---------------------------------------------------------------------------
 
@@ -205,9 +219,7 @@ class Epoch(Iterator[Any]):
                 continue
             item = self._items.popleft()
             self._tasks.items[self._offered] = item
-            self._tasks.plan.levels[0].rows[self._offered] = (
-                item.rows
-            )  # batches may differ; all levels share this
+            self._tasks.plan.levels[0].rows[self._offered] = item.rows  # which all levels share
             self._offered += 1
             self._out += 1
             with self.run.lock:
@@ -278,10 +290,8 @@ class Epoch(Iterator[Any]):
         """Where the loop is, and how it began."""
         if self.complete:
             return {"epoch": self.epoch + 1, "batch": 0}
-        state = {**self._before, "epoch": self.epoch, "batch": self._next}
-        if self._settings.iterable:
-            return {**state, "counts": list(self.reading.delivered), "turn": self.reading.next_turn}
-        return {**state, "ahead": sorted(self._ahead)}
+        here = {"epoch": self.epoch, "batch": self._next, "ahead": sorted(self._ahead)}
+        return {**self._before, **here, **self.reading.state()}
 
     def resize(self, allocation: Allocation) -> None:
         """Other slots for the run under way."""
@@ -315,10 +325,7 @@ class Epoch(Iterator[Any]):
         if self.closed or os.getpid() != self._loader.pid:
             return  # in a fork the workers' locks may be held for ever
         self.closed = True
-        if self._settings.iterable:
-            self.reading.leave()
-        elif not self._over:
-            self.reading.leave(self._next + len(self._ahead))
+        self.reading.leave(self._next + len(self._ahead), finished=self._over)
         self._items.clear()
         self.fleet.stop()
         self._loader.leave(self)

@@ -97,20 +97,25 @@ class Indices:
                 rows = len(index) if self._settings.batched and hasattr(index, "__len__") else 1
                 return Item(ordinal=ordinal, rows=rows, index=index)
 
-    def leave(self, delivered: int) -> None:
-        """The loop is over after so many batches: set the generators back to where the DataLoader would leave
-        them, which reads `prefetch` index batches ahead with workers, and none without."""
+    def handed_over(self, item: Item, delivered: int) -> None:
+        """A batch has gone to the trainer, which has `delivered` in all: what the generators were before that is
+        of no use any more."""
+        while self._states and self._states[0][0] < min(delivered + self._settings.prefetch, self._attempts):
+            self._states.popleft()
+
+    def leave(self, delivered: int, *, finished: bool) -> None:
+        """The loop is over after so many batches. If it was left early, set the generators back to where the
+        DataLoader would leave them, which reads `prefetch` index batches ahead with workers and none without."""
         attempts = min(delivered + self._settings.prefetch, self._attempts)
         for attempt, states in self._states:
-            if attempt == attempts:
+            if attempt == attempts and not finished:
                 for generator, state in zip(self._generators, states, strict=True):
                     generator.set_state(state)
         self._states.clear()
 
-    def keep_from(self, delivered: int) -> None:
-        """So many batches were handed over: what the generators were before is of no use any more."""
-        while self._states and self._states[0][0] < min(delivered + self._settings.prefetch, self._attempts):
-            self._states.popleft()
+    def state(self) -> dict[str, Any]:
+        """Nothing: what a loop has handed over says where it is."""
+        return {}
 
     def _read(self) -> Any:
         """What the sampler gives; a `StopIteration` from its end on."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from intune.adapters.dataloader_indices import Item
 from intune.adapters.dataloader_settings import LoaderSettings
@@ -83,8 +83,8 @@ class Sources:
         self._changed = threading.Condition()
         self._left = False
         self._on_leave = on_leave
-        self.delivered = list(counts)
-        self.next_turn = turn
+        self._delivered = list(counts)
+        self._next_turn = turn
 
     # ---- the trainer's thread --------------------------------------------------------------------------------
 
@@ -108,12 +108,16 @@ class Sources:
         """An iterator was seen to have come to its end."""
         self._ended[source] = True
 
-    def handed_over(self, source: int) -> None:
-        """A batch of an iterator has gone to the trainer."""
-        self.delivered[source] += 1
-        self.next_turn = (source + 1) % len(self._links)
+    def handed_over(self, item: Item, delivered: int) -> None:
+        """A batch has gone to the trainer."""
+        self._delivered[item.source] += 1
+        self._next_turn = (item.source + 1) % len(self._links)
 
-    def leave(self) -> None:
+    def state(self) -> dict[str, Any]:
+        """How many batches of each iterator have gone to the trainer, and whose is next."""
+        return {"counts": list(self._delivered), "turn": self._next_turn}
+
+    def leave(self, delivered: int = 0, *, finished: bool = False) -> None:
         """Nobody wants more: let those go that wait for their turn."""
         with self._changed:
             left, self._left = self._left, True

@@ -150,11 +150,12 @@ class Workshop:
         """Have processes get the dataset as it is now: in another epoch, the DataLoader's workers would be new."""
         if self.choice is None or self.choice.kind != "process":
             return
-        if self._worker is None or not self.settings.persistent:
-            # What the first batches opened in this process cannot be sent; processes have it as it was before.
-            if self._worker is None or structure_bytes(self.settings.dataset) is not None:
-                self._worker = pickled_worker(self.settings)
-            self.processes.pool.replace(STAGE.name, self._worker)
+        # What the first batches opened in this process cannot be sent; processes have it as it was before.
+        if self._worker is None or not (
+            self.settings.persistent or structure_bytes(self.settings.dataset) is None
+        ):
+            self._worker = pickled_worker(self.settings)
+        self.processes.pool.replace(STAGE.name, self._worker)
 
     # ---- making ----------------------------------------------------------------------------------------------
 
@@ -184,12 +185,13 @@ class Workshop:
         choice = choose_after(self.settings, worker)
         if choice is None:
             choice = choose(measured, size or 0, self.budget)
-        if choice.kind == "process" and (problem := _unsendable(made[0])):
+        if choice.kind == "process" and made and (problem := _unsendable(made[0])):
             kind: Kind = "thread" if choice.worker is None else "serial"
             choice = Choice(kind=kind, reason=f"a batch cannot be sent from a process to another: {problem}")
         self._settle(choice)
-        self._worker = choice.worker
-        self._send()
+        if choice.kind == "process":
+            self._worker = worker if worker is not None else pickled_worker(self.settings)
+            self.processes.pool.replace(STAGE.name, self._worker)
 
     def _settle(self, choice: Choice) -> None:
         self.choice = choice

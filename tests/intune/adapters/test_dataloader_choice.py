@@ -198,7 +198,8 @@ def test_code_that_draws_random_numbers_goes_to_processes_and_so_does_one_that_o
     path.write_bytes(np.arange(50, dtype="<i8").tobytes())
     dataset = OpensLate(50, str(path))
     try:
-        with wrap(DataLoader(dataset, 5), budget=BUDGET) as loader:
+        dataloader = DataLoader(dataset, 5, num_workers=1, persistent_workers=True)
+        with wrap(dataloader, budget=BUDGET) as loader:
             assert torch.cat(list(loader)).tolist() == list(range(50))
             assert loader.workshop.choice.kind == "process"
             assert torch.cat(list(loader)).tolist() == list(range(50))
