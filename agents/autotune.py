@@ -9,7 +9,7 @@ import numpy as np
 from intune.agents.autotune_model import Tuned, hill_climb, stage_based
 from intune.agents.base import Agent, Proposal, where_sound
 from intune.agents.measures import known
-from intune.envs.jobs import Bools, Floats
+from intune.envs.jobs import Bools, Floats, Ints
 from intune.envs.measurement import Measurement
 from intune.pipelines.errors import ConfigError
 
@@ -100,8 +100,9 @@ class Autotune(Agent):
         tunable = sound & known(measured) & ((self._rows > 0) | ~measured.present).all(axis=1)
         due = self._rounds(tunable)
         if due.any():
-            found, stands = self._search(measured)
-            self._chosen = np.where((due & stands)[:, None], found, self._chosen)
+            rows = np.flatnonzero(due)
+            found, stands = self._search(measured, rows)
+            self._chosen[rows[stands]] = found[stands]
         first = np.minimum(INITIAL_PARALLELISM, np.nan_to_num(self._cpus, nan=1.0))
         never: Bools = np.asarray(~self._chosen.any(axis=1))
         slots: Floats = np.where(never[:, None], first[:, None], self._chosen)
@@ -150,7 +151,8 @@ class Autotune(Agent):
             self._due = np.where(due, self._due + self._period, self._due)
         return any_due
 
-    def _search(self, measured: Measurement) -> tuple[Floats, Bools]:
+    def _search(self, measured: Measurement, rows: Ints) -> tuple[Floats, Bools]:
+        """Parallelism for the jobs at `rows`, and whether it stands."""
         cpus = np.maximum(np.nan_to_num(self._cpus, nan=1.0), 1.0)
         mean = self._busy / np.maximum(self._rows, 1e-300)
         time = self._latest if self._algorithm == "stage_based" else mean
@@ -161,8 +163,8 @@ class Autotune(Agent):
             most=cpus,
             ram_budget=self._ram,
             cpu_budget=cpus,
-        )
+        ).rows(rows)
         if self._algorithm == "stage_based":
             # The last 100 gaps between the trainer's requests lie within the interval: their mean is its step time.
-            return stage_based(tuned, np.nan_to_num(measured.step) * self._element_rows)
+            return stage_based(tuned, np.nan_to_num(measured.step[rows]) * self._element_rows)
         return hill_climb(tuned, cpu_stop=self._algorithm == "hill_climb")
