@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
@@ -58,6 +60,16 @@ def test_stable_baselines_checks_pass(observation: str) -> None:
         checker.check_env(gym.make(ID, scenario="paper", observation=observation).unwrapped)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Networks this small are slower with more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_stable_baselines_ppo_trains() -> None:
     sb3 = pytest.importorskip("stable_baselines3")
     from stable_baselines3.common.env_util import make_vec_env
@@ -70,6 +82,7 @@ def test_stable_baselines_ppo_trains() -> None:
     assert any((old != new).any() for old, new in zip(before, model.policy.parameters(), strict=True))
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_stable_baselines_dqn_trains_on_discrete_moves() -> None:
     sb3 = pytest.importorskip("stable_baselines3")
     env = DiscreteMoves(gym.make(ID, scenario="paper", observation="flat", episode_steps=16))
