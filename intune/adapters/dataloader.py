@@ -6,8 +6,8 @@ The batches and their order are the DataLoader's. What differs:
   this with threads: then nothing says which batch gets which numbers. One with workers gives every worker its
   own, so that they depend on the number of workers. Here, in processes, every batch gets its own, of `random`,
   `numpy.random` and torch, seeded from the epoch's base seed and the batch's number as torch seeds a worker from
-  the base seed and the worker's: the same whatever the slots. (Iterators of an iterable-style dataset are seeded
-  exactly as torch's workers.)
+  the base seed and the worker's: the same whatever the slots, and the same as with a worker for every batch.
+  (Iterators of an iterable-style dataset are seeded exactly as torch's workers.)
 - *The sampler* is read in the trainer's thread, further ahead than the DataLoader would.
 - *Worker processes* are fresh interpreters, whatever `multiprocessing_context` says; as many as slots are used.
 """
@@ -139,7 +139,7 @@ class TunableDataLoader:
         with self._changed:
             self._active.append(weakref.ref(epoch))
             self._divide()
-        epoch.resize(self.allocation)  # it may have been resized before it was known to be there
+        epoch.feed.resize(self.allocation)  # it may have been resized before it was known to be there
         return epoch
 
     def __len__(self) -> int:
@@ -222,7 +222,7 @@ class TunableDataLoader:
     def stats(self, *, resident: bool = False) -> PipelineStats:
         """What was measured so far; `resident` also adds up the resident memory of all workers (a few ms)."""
         self.check_process()
-        readings = [loop.read() for loop in self._loops()]
+        readings = [loop.feed.read() for loop in self._loops()]
         with self._changed:
             loops = self._loops()
             counts = self.counts
@@ -239,8 +239,8 @@ class TunableDataLoader:
                 rows=counts.rows,
                 step_s=counts.step_s,
                 wait_s=counts.wait_s,
-                memory_held=sum(loop.ledger.held for loop in loops),
-                memory_peak=max([counts.peak, *(loop.ledger.peak for loop in loops)]),
+                memory_held=sum(loop.feed.ledger.held for loop in loops),
+                memory_peak=max([counts.peak, *(loop.feed.ledger.peak for loop in loops)]),
                 memory_resident=resident_bytes([os.getpid(), *self.workshop.processes.pids()])
                 if resident
                 else 0,
@@ -297,13 +297,13 @@ class TunableDataLoader:
         with self._changed:
             self._active = [ref for ref in self._active if ref() not in (None, epoch)]
             for name, meter in self._meters.items():
-                meter.add(epoch.meters[name])
+                meter.add(epoch.feed.meters[name])
             self.counts.elapsed_s += self.clock() - epoch.began
-            self.counts.peak = max(self.counts.peak, epoch.ledger.peak)
+            self.counts.peak = max(self.counts.peak, epoch.feed.ledger.peak)
             self._last = epoch.state()
             if epoch.complete and self.epoch == epoch.epoch:  # else `set_epoch` was called meanwhile
                 self.epoch += 1
-            self.workshop.give_back_fleet(epoch.fleet)
+            self.workshop.give_back_fleet(epoch.feed.fleet)
             self._divide()
 
     # ---- inside ----------------------------------------------------------------------------------------------
@@ -316,7 +316,7 @@ class TunableDataLoader:
     def _stage(self, name: str, loops: Sequence[Epoch], now: Sequence[StageStats]) -> StageStats:
         """A stage over all loops, those under way included."""
         meter = StageMeter(name)
-        for meters in (self._meters, *(loop.meters for loop in loops)):
+        for meters in (self._meters, *(loop.feed.meters for loop in loops)):
             meter.add(meters[name])
         return meter.read(
             slots=self.allocation.of(name),
@@ -329,7 +329,7 @@ class TunableDataLoader:
 
     def _divide(self) -> None:
         for loop in self._loops():
-            loop.set_memory(self.share())
+            loop.feed.set_memory(self.share())
 
     def _tell(self, epoch: int) -> None:
         """Tell the epoch to whatever of the DataLoader wants to know."""
@@ -346,7 +346,7 @@ class TunableDataLoader:
     def _set(self, allocation: Allocation) -> None:
         self.allocation = self._capped(allocation)
         for loop in self._loops():
-            loop.resize(self.allocation)
+            loop.feed.resize(self.allocation)
 
     def _capped(self, allocation: Allocation) -> Allocation:
         most = self.workshop.most_fetches

@@ -14,11 +14,9 @@ from intune.adapters.dataloader_choice import (
     MOST_COPIED,
     Choice,
     Kind,
-    Probe,
     choose,
     choose_after,
     choose_before,
-    structure_bytes,
 )
 from intune.adapters.dataloader_indices import (
     Indices,
@@ -28,6 +26,7 @@ from intune.adapters.dataloader_indices import (
     generators_of,
     global_states,
 )
+from intune.adapters.dataloader_probe import Probe
 from intune.adapters.dataloader_processes import (
     STAGE,
     Processes,
@@ -38,6 +37,7 @@ from intune.adapters.dataloader_processes import (
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.adapters.dataloader_sources import Link, Sources, ThreadLink
 from intune.adapters.dataloader_tasks import Fetcher, MapFetcher, Sizes, make_here, where
+from intune.adapters.pickled_size import structure_bytes
 from intune.pipelines.budget import Budget
 from intune.pipelines.errors import ConfigError
 from intune.pipelines.executors.packing import pack

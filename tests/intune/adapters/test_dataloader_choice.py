@@ -12,15 +12,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from intune.adapters.dataloader_choice import (
-    Measurement,
-    Probe,
-    choose,
-    choose_before,
-    speed_up_of,
-    structure_bytes,
-)
+from intune.adapters.dataloader_choice import choose, choose_before
+from intune.adapters.dataloader_probe import Measurement, Probe, speed_up_of
 from intune.adapters.dataloader_settings import read_settings
+from intune.adapters.pickled_size import structure_bytes
 from intune.pipelines import Budget
 from tests.intune.adapters.common import BUDGET, wrap
 from tests.intune.adapters.datasets import (

@@ -150,6 +150,17 @@ def test_after_its_last_batch_an_epoch_is_over_though_nobody_asked_for_more():
         assert_same(other, following)
 
 
+def test_a_loop_left_before_its_first_batch_is_no_epoch():
+    for workers in (0, 1):
+        with wrap(DataLoader(Samples(8), 4, num_workers=workers)) as loader:
+            loop = iter(loader)
+            assert (loader.state_dict()["epoch"], loader.state_dict()["batch"]) == (0, 0)
+            del loop
+            assert loader.epoch == 0
+            assert len(list(loader)) == 2
+            assert loader.epoch == 1
+
+
 def test_batches_handed_over_out_of_order_are_not_given_again():
     make = lambda: DataLoader(Samples(40), 2, num_workers=2, in_order=False)  # noqa: E731
     with wrap(make(), workers="thread", allocation=Allocation.shared(4)) as loader:

@@ -1,0 +1,223 @@
+"""From what a loop is read from to tasks under way: reads ahead, offers tasks, takes their outputs in turn."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from intune.adapters.dataloader_indices import Item
+from intune.adapters.dataloader_settings import current_device
+from intune.adapters.dataloader_tasks import SEGMENT, Fetcher, Made, Tasks, chain_plan
+from intune.pipelines.allocation import Allocation
+from intune.pipelines.errors import IntuneError
+from intune.pipelines.executors.threads import ThreadFleet
+from intune.pipelines.memory import MemoryLedger
+from intune.pipelines.metrics import StageMeter, StageStats
+from intune.pipelines.run import Run
+from intune.pipelines.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from intune.adapters.dataloader import TunableDataLoader
+
+
+class Reading(Protocol):
+    """What an epoch is read from: `Indices` of a sampler, or `Sources` of an iterable-style dataset."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether its end was seen."""
+
+    def pull(self) -> Item | None:
+        """What the next batch is made of; None at the end."""
+
+    def handed_over(self, item: Item, delivered: int) -> None:
+        """A batch has gone to the trainer, which has `delivered` in all."""
+
+    def state(self) -> dict[str, Any]:
+        """What a saved state must keep beside the number of batches handed over."""
+
+    def leave(self, delivered: int, *, finished: bool) -> None:
+        """The loop is over."""
+
+
+class Feed:
+    """What one loop has under way. Its methods are for the trainer's thread, but those that ask or resize.
+
+    Args:
+        loader: whose loop it is.
+        reading: where items come from.
+        fleet: the threads that work on it.
+    """
+
+    def __init__(self, loader: TunableDataLoader, reading: Reading, fleet: ThreadFleet) -> None:
+        self._loader = loader
+        self._workshop = loader.workshop
+        self._settings = loader.settings
+        self._clock = loader.clock
+        self.reading = reading
+        self.fleet = fleet
+        self.meters = {name: StageMeter(name) for name in loader.stages}
+        self.ledger = MemoryLedger()
+        self._fetcher: Fetcher | None = None
+        self._run: Run | None = None
+        self._tasks: Tasks | None = None
+        self._items: deque[Item] = deque()
+        self._offered = 0
+        self._held: int | None = None
+        self.out = 0
+
+    @property
+    def spent(self) -> bool:
+        """Whether everything that was read has been taken, and there is no more to read."""
+        return self.reading.exhausted and not self._items and not self.out
+
+    # ---- reading and offering --------------------------------------------------------------------------------
+
+    def _lookahead(self) -> int:
+        """Batches to have read beyond those handed over: two for every slot, as the scheduler may want."""
+        allocation = self._loader.allocation
+        slots = sum(allocation.of(stage) + 1 for stage in self._loader.stages)
+        return max(2 * slots, self._settings.prefetch)
+
+    def _pull(self) -> bool:
+        """Read one item more; False at the end."""
+        item = self.reading.pull()
+        if item is not None:
+            self._items.append(item)
+        return item is not None
+
+    def first_items(self) -> Iterator[Item]:
+        """The items to come, to be looked at; they stay to be offered."""
+        number = 0
+        while number < len(self._items) or self._pull():
+            yield self._items[number]
+            number += 1
+
+    def read_ahead(self) -> None:
+        """Read as far as the slots may want; as the DataLoader does without workers, one item at first."""
+        wanted = self._lookahead() if self._settings.num_workers or self._workshop.sized else 1
+        while len(self._items) + self.out < wanted and self._pull():
+            pass
+
+    def offer(self) -> None:
+        """Make tasks of the items at hand. Until the first batch has told how large one is, only one at a time,
+        beside those that are made already."""
+        while self._items:
+            if not self._workshop.sized and self.out and self._items[0].made is None:
+                return
+            if self._run is None:
+                self._begin_run(self._items[0].rows)
+            assert self._tasks is not None
+            assert self._run is not None
+            if self._offered == len(self._tasks.plan.levels[0]):
+                if self.out:
+                    return  # the next run begins when this one has been read to its end
+                self.stop()
+                continue
+            item = self._items.popleft()
+            self._tasks.items[self._offered] = item
+            self._tasks.plan.levels[0].rows[self._offered] = item.rows  # which all levels share
+            self._offered += 1
+            self.out += 1
+            with self._run.lock:
+                self._run.scheduler.offer(self._offered)
+                self._run.work.notify()
+
+    def _begin_run(self, rows: int) -> None:
+        loader = self._loader
+        if self._fetcher is None:
+            self._fetcher = self._workshop.fetcher(self.reading)
+        plan = chain_plan(loader.stages, SEGMENT, max(1, rows), self._workshop.sizes.row_bytes)
+        self._tasks = Tasks(
+            plan=plan,
+            settings=self._settings,
+            fetcher=self._fetcher,
+            device=current_device() if self._settings.pin else None,
+        )
+        scheduler = Scheduler(
+            plan,
+            loader.stages,
+            allocation=loader.allocation,
+            memory=loader.share(),
+            offered=0,
+            in_order=self._settings.in_order,
+            ledger=self.ledger,
+            meters=self.meters,
+            now=self._clock(),
+        )
+        self._run = Run(
+            self._tasks,
+            scheduler,
+            retries=0,
+            max_skipped=0,
+            on_skip=_no_skips,
+            clock=self._clock,
+            measure=self._workshop.sizes.measure,
+            deliver=_as_it_is,
+        )
+        self._offered = 0
+        self.fleet.start(self._run, loader.allocation.total, self._tasks)
+        if loader.allocation is not scheduler.allocation:  # resized meanwhile
+            self.resize(loader.allocation)
+
+    # ---- taking ----------------------------------------------------------------------------------------------
+
+    def take(self, timeout: float | None) -> Made | None:
+        """The next output, waiting for it; None if the loop was closed meanwhile.
+
+        Raises:
+            TimeoutError: it did not come within `timeout` seconds.
+        """
+        assert self._run is not None
+        found = self._run.next_output(timeout)
+        if found is None:
+            return None
+        self._held, (made,) = found
+        self.out -= 1
+        self._workshop.sized = True
+        taken: Made = made
+        return taken
+
+    def let_go(self) -> None:
+        """The trainer is done with what was taken last."""
+        if self._held is not None and self._run is not None and self._tasks is not None:
+            self._run.consumed(self._held)
+            self._tasks.items.pop(self._held, None)
+        self._held = None
+
+    def stop(self) -> None:
+        """Leave what is under way."""
+        self.fleet.stop()
+        self._run = self._tasks = None
+
+    # ---- for the loader --------------------------------------------------------------------------------------
+
+    def resize(self, allocation: Allocation) -> None:
+        """Other slots for the run under way."""
+        if (run := self._run) is not None:
+            with run.lock:
+                run.scheduler.resize(allocation, self._clock())
+                run.work.notify_all()
+            self.fleet.resize(allocation.total)
+
+    def read(self) -> tuple[tuple[StageStats, ...], int]:
+        """Stages as they are now, and bytes that may be held; nothing where no task has been offered yet."""
+        if (run := self._run) is None:
+            return (), 0
+        with run.lock:
+            run.scheduler.tick(self._clock())
+            return run.scheduler.read(), run.scheduler.limit
+
+    def set_memory(self, memory: int) -> None:
+        """Bytes that this loop may hold, where several share the budget."""
+        if (run := self._run) is not None:
+            run.scheduler.memory = memory
+
+
+def _as_it_is(payload: Any) -> list[Any]:
+    return [payload]
+
+
+def _no_skips(message: str) -> None:
+    raise IntuneError(f"nothing may be skipped here, but it was: {message}")
