@@ -3,6 +3,9 @@
 Every pipeline runs in a process of its own under some allocations that a twin is fitted to and others that it is
 asked to predict, in random order. A file that exists already is gone on with: pipelines in it are not run again.
 Storage is an S3 server on this machine behind a proxy that delays every request (extra ``s3``).
+
+Beside them stand pipelines in virtual time (`virtual.py`): the real scheduler without a machine's noise. What twins
+of those get wrong is the physics' own doing.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import data, environment
+from benchmarks import data, environment, virtual
 from benchmarks.fidelity_cases import CASES, Case, allocations
 from benchmarks.fidelity_report import Bar, bars, draw, summarise
 
@@ -46,6 +49,7 @@ class Options:
         seed: Of the allocations to predict, and of the order in which all are measured.
         quick: Short measurements: does everything work? Its numbers mean little.
         again: Run also what is in the file already.
+        virtual_only: Only pipelines in virtual time.
         strict: End with status 1 if a bar does not hold.
         one: Run one pipeline in this process and print what was measured (used by itself).
         port: Of the proxy before the S3 server, for `one`.
@@ -54,11 +58,12 @@ class Options:
     json: Path | None = None
     plot: Path | None = None
     only: tuple[str, ...] = ()
-    seconds: float = 1.3
-    settle: float = 0.4
+    seconds: float = 1.1
+    settle: float = 0.3
     seed: int = 0
     quick: bool = False
     again: bool = False
+    virtual_only: bool = False
     strict: bool = False
     one: str | None = None
     port: int = 0
@@ -73,7 +78,10 @@ def main(options: Options) -> int:
     document = _load(options)
     names = [name for name in CASES if not options.only or any(part in name for part in options.only)]
     left = [name for name in names if options.again or name not in document["cases"]]
+    left = [] if options.virtual_only else left
     began = time.monotonic()
+    document["virtual"] = {name: run_virtual(name, options) for name in virtual.SPECS}
+    document["virtual_summary"] = summarise(document["virtual"])
     with _storage(any(CASES[name].delay_ms is not None for name in left)) as storage:
         for number, name in enumerate(left, start=1):
             console.print(f"{number}/{len(left)} {name} ({time.monotonic() - began:.0f} s)", highlight=False)
@@ -84,7 +92,16 @@ def main(options: Options) -> int:
     document["summary"] = summarise(document["cases"])
     document["seconds"] = document.get("seconds", 0.0) + time.monotonic() - began
     verdicts = bars(document["cases"])
-    show(document, verdicts, console)
+    document["bars"] = [asdict(bar) | {"passed": bar.passed} for bar in verdicts]
+    document["virtual_bars"] = [asdict(bar) | {"passed": bar.passed} for bar in bars(document["virtual"])]
+    show(
+        "Real pipelines: predictions of allocations that were held out",
+        document["summary"],
+        verdicts,
+        console,
+    )
+    title = "The same in virtual time, without a machine's noise"
+    show(title, document["virtual_summary"], bars(document["virtual"]), console)
     if options.json is not None:
         options.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
     if options.plot is not None:
@@ -146,7 +163,6 @@ def _in_process(name: str, options: Options, storage: Any) -> dict[str, Any]:
 
 def run_case(name: str, options: Options) -> dict[str, Any]:
     """Measure a pipeline under all its allocations, fit, predict; ready for JSON."""
-    from intune.envs.calibrate import calibrate
     from intune.envs.measurement import Measurement
     from intune.envs.observer import Observer
     from intune.envs.probe import ProbeSettings, probe
@@ -158,7 +174,7 @@ def run_case(name: str, options: Options) -> dict[str, Any]:
         step=case.step,
     )
     with _loader(case, options.port) as loader:
-        known, unknown = allocations(case, loader.stages, options.seed)
+        known, unknown = allocations(case.most, loader.stages, options.seed)
         everything = [*known, *unknown]
         order = np.random.default_rng(options.seed).permutation(len(everything))
         _warm(loader)
@@ -166,9 +182,31 @@ def run_case(name: str, options: Options) -> dict[str, Any]:
         found = probe(loader, [everything[at] for at in order], settings, observer=observer)
     by_place = {int(at): found.measured[place] for place, at in enumerate(order)}
     measured = Measurement.joined([by_place[at] for at in range(len(everything))])
-    count = len(known)
+    result = evaluate(loader.stages, everything, len(known), measured, found.block_rows)
+    return {"case": asdict(case), **result}
+
+
+def run_virtual(name: str, options: Options) -> dict[str, Any]:
+    """The same of a pipeline in virtual time."""
+    from intune.envs.measurement import Measurement
+
+    spec = virtual.SPECS[name]
+    _, stages = virtual.plan_of(spec)
+    known, unknown = allocations(spec.most, stages, options.seed)
+    runs = [virtual.run(spec, each, seed=at) for at, each in enumerate([*known, *unknown])]
+    measured = Measurement.joined([each for each, _ in runs])
+    result = evaluate(stages, [*known, *unknown], len(known), measured, runs[0][1])
+    return {"case": {"kind": "virtual"}, **result}
+
+
+def evaluate(
+    stages: Sequence[str], everything: Sequence[Any], count: int, measured: Any, block_rows: Sequence[float]
+) -> dict[str, Any]:
+    """Fit to the first `count` allocations, predict all; ready for JSON."""
+    from intune.envs.calibrate import calibrate
+
     began = time.perf_counter()
-    fitted = calibrate(measured.take(slice(0, count)), loader.stages, block_rows=found.block_rows)
+    fitted = calibrate(measured.take(slice(0, count)), stages, block_rows=block_rows)
     seconds = time.perf_counter() - began
     predicted = fitted.predict(measured.slots, measured.pool)
     rows = [
@@ -188,8 +226,7 @@ def run_case(name: str, options: Options) -> dict[str, Any]:
     jobs = fitted.jobs
     names = ("cpu", "wait", "contention", "coherence", "slot_bytes", "row_bytes", "block_rows")
     return {
-        "case": asdict(case),
-        "stages": list(loader.stages),
+        "stages": list(stages),
         "base_bytes": float(measured.memory_base[0]),
         "fit_s": seconds,
         "misfit": fitted.misfit,
@@ -242,9 +279,11 @@ def _number(value: float) -> float | None:
 # ---- what a person reads -------------------------------------------------------------------------------------
 
 
-def show(document: Mapping[str, Any], verdicts: Sequence[Bar], console: Console) -> None:
+def show(title: str, summary: Mapping[str, Any], verdicts: Sequence[Bar], console: Console) -> None:
     """A table of the pipelines, one of the bars."""
-    table = Table(title="Predictions of allocations that were held out", title_justify="left")
+    if not summary:
+        return
+    table = Table(title=title, title_justify="left")
     table.add_column("pipeline")
     for heading in (
         "rows/s",
@@ -255,7 +294,7 @@ def show(document: Mapping[str, Any], verdicts: Sequence[Bar], console: Console)
         "fitted rate error",
     ):
         table.add_column(heading, justify="right")
-    for name, each in document["summary"].items():
+    for name, each in summary.items():
         if "error" in each:
             table.add_row(name, f"[red]{each['error']}[/red]")
             continue

@@ -23,14 +23,6 @@ def light(columns: Columns) -> Columns:
     return transforms.transform(columns)
 
 
-def heavy(columns: Columns) -> Columns:
-    """The same eight times: NumPy that lets go of Python's lock."""
-    made = transforms.transform(columns)
-    for _ in range(7):
-        transforms.transform(columns)
-    return made
-
-
 def lock_bound(columns: Columns) -> Columns:
     """A Python loop over one column: holds Python's lock all the time."""
     made = dict(columns)
@@ -87,9 +79,7 @@ class Case:
 CASES: Mapping[str, Case] = {
     "arithmetic": Case(kind="cpu"),
     "arithmetic, shuffled": Case(kind="cpu", shuffle=8),
-    "heavy arithmetic": Case(kind="cpu", work="heavy"),
     "Python loop": Case(kind="lock", work="lock_bound"),
-    "Python loop, shuffled": Case(kind="lock", work="half_lock_bound", shuffle=4),
     "large working set": Case(kind="memory", work="memory_heavy"),
     "remote service": Case(kind="wait", work="remote_service", most=16),
     "trainer 12 ms a batch": Case(kind="trainer", step=0.012),
@@ -104,15 +94,19 @@ CASES: Mapping[str, Case] = {
 }
 
 
-def allocations(case: Case, stages: tuple[str, ...], seed: int) -> tuple[list[Any], list[Any]]:
+def allocations(most: int, stages: tuple[str, ...], seed: int) -> tuple[list[Any], list[Any]]:
     """Those to calibrate on, and those to predict.
 
     The former change one thing at a time, from one slot a stage on; the latter are drawn at random, and none is
     among the former.
+
+    Args:
+        most: slots of the main stages at most.
+        stages: names.
+        seed: of the drawn ones.
     """
     from intune.pipelines import Allocation
 
-    most = case.most
     busy = [name for name in stages if name in ("load", "shuffle", "transform")]
 
     def own(**slots: int) -> Allocation:
@@ -121,11 +115,11 @@ def allocations(case: Case, stages: tuple[str, ...], seed: int) -> tuple[list[An
     known = [own(), Allocation.shared(1), Allocation.shared(3)]
     known += [own(load=max(2, most // 4)), own(load=most), own(transform=2), own(transform=most)]
     known += [own(**dict.fromkeys(busy, 2)), own(**dict.fromkeys(busy, most))]
-    if case.most > 4:
+    if most > 4:
         known += [Allocation.shared(most)]
     draw = np.random.default_rng([seed, most])
     unknown: list[Any] = []
-    while len(unknown) < 8:
+    while len(unknown) < 7:
         if len(unknown) in (2, 5):
             drawn = Allocation.shared(int(draw.integers(2, most + 2)))
         else:
