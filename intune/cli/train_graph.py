@@ -43,6 +43,7 @@ Train the sheaf network (arXiv 2304.09097): LightGCN's graph, whose edges learn 
 Examples:
   intune train sheaf --data ml-100k
   intune train sheaf --data ml-100k --stalk 2 --depth 3
+  intune train sheaf --data ml-100k --plain --offset 1 --depth 1 --learning-rate 0.01 --l2 0.01
 """
 
 ANS_HELP = f"""\
@@ -139,6 +140,8 @@ def sheaf(
     depth: int = 5,
     stalk: int = 1,
     step: float = 1.0,
+    plain: bool = False,
+    offset: float = 0.0,
     model: _Model = _MODEL,
     run: Run = _RUN,
 ) -> None:
@@ -148,11 +151,24 @@ def sheaf(
         data: Folder of interactions.
         depth: Layers.
         stalk: Dimension of the stalks, a divisor of the width.
-        step: How far a layer goes against the Laplacian; with less than 1, MovieLens 100k was learnt better.
+        step: How far a layer goes against the Laplacian.
+        plain: Leave out the trained linear map of every layer; MovieLens 100k is learnt better without.
+        offset: Added to the maps inside the tanh; with 1 and --plain, training begins near LightGCN.
         model: The model and its optimiser.
         run: How it is run.
     """
-    _train(data, model, run, "sheaf network", encoder="sheaf", depth=depth, stalk=stalk, step=step)
+    _train(
+        data,
+        model,
+        run,
+        "sheaf network",
+        encoder="sheaf",
+        depth=depth,
+        stalk=stalk,
+        step=step,
+        linear=not plain,
+        offset=offset,
+    )
 
 
 def ans(

@@ -45,7 +45,7 @@ class PairOptions:
         power: see `NegativeOptions`.
         dim: width of the trained embeddings.
         depth: layers of LightGCN (its authors' 3) or the sheaf network (5).
-        stalk, step: of the sheaf network.
+        stalk, step, linear, offset: of the sheaf network.
         gamma, epsilon: of ANS.
         l2: weight of ½ of the squared norms of a row's trained embeddings.
         learning_rate: of Adam.
@@ -64,6 +64,8 @@ class PairOptions:
     depth: int | None = None
     stalk: int = 1
     step: float = 1.0
+    linear: bool = True
+    offset: float = 0.0
     gamma: float = 0.01
     epsilon: float = 1.0
     l2: float = 1e-5
@@ -185,7 +187,16 @@ def make_encoder(data: RatingData, options: PairOptions) -> Encoder:
     if options.encoder == "lightgcn":
         return LightGCN(user, item, **size, depth=3 if options.depth is None else options.depth)
     depth = 5 if options.depth is None else options.depth
-    return SheafNetwork(user, item, **size, depth=depth, stalk=options.stalk, step=options.step)
+    return SheafNetwork(
+        user,
+        item,
+        **size,
+        depth=depth,
+        stalk=options.stalk,
+        step=options.step,
+        linear=options.linear,
+        offset=options.offset,
+    )
 
 
 def make_objective(encoder: Encoder, options: PairOptions) -> nn.Module:

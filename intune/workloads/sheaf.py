@@ -13,6 +13,10 @@ For edges {u, v} with maps ``M_uv`` (of u's end) and ``M_vu``:
 - ``L̂ = C⁻¹ L C⁻ᵀ`` with ``C Cᵀ = L_vv + I`` for each node (Cholesky): for `stalk` 1 this is D^{-½} L D^{-½}; the
   eigenvalues of L̂ lie in [0, 2) for every stalk,
 - a layer: ``x ← x − L̂ (W' x + b)``; the final embedding is all layers side by side.
+
+On MovieLens 100k the trained ``W'`` costs more than the sheaf gains: with it NDCG@10 was below matrix factorisation's,
+without it above. Two options of our own make that easy to see: ``linear=False`` takes ``W' = I, b = 0``, and `offset`
+is added inside the tanh, so that with 1 training begins near LightGCN's propagation.
 """
 
 from __future__ import annotations
@@ -33,13 +37,21 @@ class SheafLaplacian(nn.Module):
         pattern: of the graph, both directions of every edge.
         dim: width of the embeddings.
         stalk: dimension of the stalks, a divisor of `dim`.
+        offset: added to the diagonal of every map, inside the tanh.
         generator: of the maps' initial weights, U(±1/√(2 dim)) as of a linear layer.
     """
 
     def __init__(
-        self, pattern: SymmetricPattern, *, dim: int, stalk: int, generator: torch.Generator
+        self,
+        pattern: SymmetricPattern,
+        *,
+        dim: int,
+        stalk: int,
+        offset: float = 0.0,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
+        self.offset = offset
         self.pattern = pattern
         self.stalk = stalk
         self.maps = nn.Parameter(_uniform((2 * dim, stalk * stalk), 2 * dim, generator))
@@ -49,6 +61,8 @@ class SheafLaplacian(nn.Module):
         # W [x_u ‖ x_v] is a sum of a part of each end: two small products in place of one over all edges.
         own, other = (x @ self.maps.view(2, -1, self.stalk**2)).unbind(0)
         raw = self.pattern.of_row(own) + self.pattern.of_column(other)
+        if self.offset:
+            raw = raw + self.offset * torch.eye(self.stalk, dtype=raw.dtype, device=raw.device).flatten()
         return torch.tanh(raw).view(-1, self.stalk, self.stalk)
 
     def blocks(self, restrictions: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,20 +107,32 @@ class SheafLaplacian(nn.Module):
 
 
 class SheafLayer(nn.Module):
-    """``x − step · L̂ (W x + b)``."""
+    """``x − step · L̂ (W x + b)``, or ``x − step · L̂ x`` where not `linear`."""
+
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
 
     def __init__(
-        self, pattern: SymmetricPattern, *, dim: int, stalk: int, step: float, generator: torch.Generator
+        self,
+        pattern: SymmetricPattern,
+        *,
+        dim: int,
+        stalk: int,
+        step: float,
+        linear: bool = True,
+        offset: float = 0.0,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.step = step
-        self.laplacian = SheafLaplacian(pattern, dim=dim, stalk=stalk, generator=generator)
-        self.weight = nn.Parameter(_uniform((dim, dim), dim, generator))
-        self.bias = nn.Parameter(_uniform((dim,), dim, generator))
+        self.laplacian = SheafLaplacian(pattern, dim=dim, stalk=stalk, offset=offset, generator=generator)
+        self.weight = nn.Parameter(_uniform((dim, dim), dim, generator)) if linear else None
+        self.bias = nn.Parameter(_uniform((dim,), dim, generator)) if linear else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Embeddings after the layer, of the shape of `x`, ``(nodes, dim)``."""
-        moved: Tensor = self.laplacian(x, F.linear(x, self.weight, self.bias))
+        y = x if self.weight is None else F.linear(x, self.weight, self.bias)
+        moved: Tensor = self.laplacian(x, y)
         return x - self.step * moved
 
 
@@ -122,6 +148,8 @@ class SheafNetwork(Encoder):
         depth: layers.
         stalk: dimension of the stalks, a divisor of `dim`.
         step: how far a layer goes against the Laplacian.
+        linear: whether layers have the authors' trained linear map; without, dim² + dim fewer parameters a layer.
+        offset: see `SheafLaplacian`; the authors have none.
         seed: of all initial parameters.
     """
 
@@ -136,6 +164,8 @@ class SheafNetwork(Encoder):
         depth: int = 5,
         stalk: int = 1,
         step: float = 1.0,
+        linear: bool = True,
+        offset: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__(users, items, dim, seed=seed)
@@ -145,10 +175,20 @@ class SheafNetwork(Encoder):
             raise ConfigError(f"`depth` must be at least 1, but {depth} was found")
         if not 0 < step < float("inf"):
             raise ConfigError(f"`step` must be above 0, but {step} was found")
+        if not -float("inf") < offset < float("inf"):
+            raise ConfigError(f"`offset` must be a finite number, but {offset} was found")
         self.depth = depth
         pattern = SymmetricPattern(*bipartite_edges(user, item, users), users + items)
         self.diffusion = nn.ModuleList(
-            SheafLayer(pattern, dim=dim, stalk=stalk, step=step, generator=self.generator)
+            SheafLayer(
+                pattern,
+                dim=dim,
+                stalk=stalk,
+                step=step,
+                linear=linear,
+                offset=offset,
+                generator=self.generator,
+            )
             for _ in range(depth)
         )
 

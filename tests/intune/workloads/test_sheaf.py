@@ -120,6 +120,31 @@ def test_a_layer_steps_against_the_laplacian_of_a_linear_map() -> None:
     np.testing.assert_allclose(layer(x).detach(), expected, atol=1e-12)
 
 
+def test_without_the_linear_map_a_layer_steps_against_the_laplacian_alone() -> None:
+    made = laplacian(2)
+    layer = SheafLayer(
+        made.pattern, dim=DIM, stalk=2, step=0.5, linear=False, generator=torch.Generator()
+    ).double()
+    x = doubles(NODES, DIM)
+    dense = normalised(layer.laplacian, x)
+    expected = x.numpy() - 0.5 * (dense @ x.numpy().reshape(NODES * 2, -1)).reshape(NODES, DIM)
+    np.testing.assert_allclose(layer(x).detach(), expected, atol=1e-12)
+    assert [name for name, _ in layer.named_parameters()] == ["laplacian.maps"]
+
+
+def test_an_offset_with_maps_of_zero_is_the_graphs_own_laplacian() -> None:
+    graph = SymmetricPattern(*bipartite_edges(USER, ITEM, USERS), NODES)
+    made = SheafLaplacian(graph, dim=DIM, stalk=2, offset=20.0, generator=torch.Generator()).double()
+    with torch.no_grad():
+        made.maps.zero_()
+    x = doubles(NODES, DIM)
+    adjacency = graph.dense(torch.ones(len(graph), dtype=torch.float64)).numpy()
+    degree = adjacency.sum(1)
+    root = np.diag((degree + 1) ** -0.5)
+    expected = root @ (np.diag(degree) - adjacency) @ root @ x.numpy()
+    np.testing.assert_allclose(made(x, x).detach(), expected, atol=1e-9)
+
+
 @pytest.mark.parametrize("stalk", STALKS)
 def test_gradients_are_those_of_finite_differences(stalk: int) -> None:
     model = SheafNetwork(USER, ITEM, users=USERS, items=ITEMS, dim=DIM, depth=2, stalk=stalk, seed=4).double()
@@ -156,6 +181,7 @@ def test_the_final_embedding_is_all_layers_side_by_side() -> None:
         ({"stalk": 0}, "`stalk` must divide"),
         ({"depth": 0}, "`depth` must be at least 1"),
         ({"step": 0.0}, "`step` must be above 0"),
+        ({"offset": float("nan")}, "`offset` must be a finite number"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, object], message: str) -> None:
