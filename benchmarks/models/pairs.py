@@ -165,6 +165,20 @@ def claims() -> dict[str, Claim]:
                     ),
                 ),
                 Contender(
+                    name="sheaf, plain",
+                    candidates=tuple(
+                        {
+                            "encoder": "sheaf",
+                            "depth": depth,
+                            "learning_rate": 1e-2,
+                            "l2": 1e-2,
+                            "linear": False,
+                            "offset": 1.0,
+                        }
+                        for depth in (1, 2)
+                    ),
+                ),
+                Contender(
                     name="LightGCN",
                     candidates=tuple(
                         {"encoder": "lightgcn", "depth": depth, "learning_rate": 1e-2, "l2": 1e-4}
@@ -295,15 +309,35 @@ def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     """A row for each contender, ready for JSON: with mean and half of the 95 % interval over seeds."""
     made = []
     for result in results:
-        row = {name: value for name, value in vars(result).items() if name != "users"}
+        row = dict(vars(result))
         row["settings"] = dict(result.settings)
+        row["users"] = {name: [round(value, 6) for value in values] for name, values in result.users.items()}
         row["mean"] = {name: float(np.mean(values)) for name, values in result.metrics.items()}
         row["half_width"] = {name: half_width(values) for name, values in result.metrics.items()}
         made.append(row)
     return made
 
 
-def main(name: ClaimName, /, *, folder: Path, out: Path | None = None, seeds: int = 3) -> None:
+def read(path: Path) -> list[Result]:
+    """The results that `main` wrote to a file."""
+    made = []
+    for row in json.loads(path.read_text(encoding="utf-8"))["results"]:
+        known = {name: value for name, value in row.items() if name not in ("mean", "half_width")}
+        known["users"] = {name: np.asarray(values) for name, values in known["users"].items()}
+        made.append(Result(**known))
+    return made
+
+
+def main(
+    name: ClaimName,
+    /,
+    *,
+    folder: Path,
+    out: Path | None = None,
+    seeds: int = 3,
+    only: tuple[str, ...] = (),
+    join: tuple[Path, ...] = (),
+) -> None:
     """Measure, print, and write JSON.
 
     Args:
@@ -311,6 +345,8 @@ def main(name: ClaimName, /, *, folder: Path, out: Path | None = None, seeds: in
         folder: The data set.
         out: Where the JSON goes.
         seeds: How often each contender is trained.
+        only: Names of the contenders that take part; all where none is given.
+        join: Files of earlier runs, to be put together in the claim's order; nothing is measured then.
     """
     import torch
 
@@ -318,7 +354,11 @@ def main(name: ClaimName, /, *, folder: Path, out: Path | None = None, seeds: in
     claim = claims()[name]
     print(f"each of {len(claim.contenders)} contenders tries {len(claim.contenders[0].candidates)} settings")
     data = find_rating_data(folder)
-    results = [measure(contender, claim, data, range(seeds)) for contender in claim.contenders]
+    taking_part = [contender for contender in claim.contenders if not only or contender.name in only]
+    results = [] if join else [measure(contender, claim, data, range(seeds)) for contender in taking_part]
+    order = [contender.name for contender in claim.contenders]
+    joined = (result for path in join for result in read(path))
+    results += sorted(joined, key=lambda result: order.index(result.name))
     found = bars(claim, results)
     if out is not None:
         report = {
@@ -330,7 +370,9 @@ def main(name: ClaimName, /, *, folder: Path, out: Path | None = None, seeds: in
             "bars": [asdict(bar) for bar in found],
             "environment": describe(),
         }
-        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        # A line for each contender: the values of all users would otherwise take thousands of lines.
+        text = json.dumps(report).replace('{"name"', '\n{"name"')
+        out.write_text(text + "\n", encoding="utf-8")
     for row in rows(results):
         shown = "  ".join(
             f"{metric} {row['mean'][metric]:.4f}"

@@ -116,6 +116,15 @@ def test_a_whole_run_writes_what_it_printed(
     assert [row["name"] for row in report["results"]] == ["ours", "theirs"]
     assert report["results"][0]["half_width"]["ndcg@20"] is not None
     assert len(report["bars"]) == 4
+    for one in ("theirs", "ours"):
+        main("ans", folder=folder, out=tmp_path / f"{one}.json", seeds=2, only=(one,))
+    parts = (tmp_path / "theirs.json", tmp_path / "ours.json")
+    main("ans", folder=folder, out=tmp_path / "joined.json", join=parts)
+    joined = json.loads((tmp_path / "joined.json").read_text())
+    assert [row["metrics"] for row in joined["results"]] == [row["metrics"] for row in report["results"]]
+    assert [bar["value"] for bar in joined["bars"][:2]] == pytest.approx(
+        [bar["value"] for bar in report["bars"][:2]]
+    )
     assert gather({"ans": tmp_path / "ans.json", "none": tmp_path / "none.json"}) == {"ans": report["bars"]}
 
 
