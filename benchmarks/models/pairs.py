@@ -140,7 +140,7 @@ def claims() -> dict[str, Claim]:
                 Contender(
                     name="ANS",
                     candidates=mf(
-                        "ans", {"l2": 1e-2, "candidates": 2}, {"l2": 1e-2, "candidates": 4, "gamma": 0.1}
+                        "ans", *({"l2": 1e-2, "gamma": 0.1, "candidates": count} for count in (2, 4))
                     ),
                 ),
                 Contender(name="RNS", candidates=mf("uniform", *penalties)),
