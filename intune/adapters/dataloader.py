@@ -126,6 +126,9 @@ class TunableDataLoader:
 
     def __iter__(self) -> Iterator[Any]:
         self._check_usable()
+        for loop in self._loops():
+            if loop.complete:
+                loop.close()  # trainers that count the batches do not ask for one more, and may still hold it
         state, self._resume = self._resume, None
         reading, began = self.workshop.read(state)
         epoch = Epoch(

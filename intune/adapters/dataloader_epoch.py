@@ -68,7 +68,7 @@ class Epoch(Iterator[Any]):
             self._asked = None
         self._loader.check_process()
         if self.closed:
-            if self._over:
+            if self.complete:
                 raise StopIteration
             raise LoaderError(_OVER)
         try:

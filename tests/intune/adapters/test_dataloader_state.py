@@ -135,11 +135,12 @@ def test_after_its_last_batch_an_epoch_is_over_though_nobody_asked_for_more():
         for epoch in range(2):
             loop, expected = iter(loader), iter(plain)
             assert_same([next(loop) for _ in range(8)], [next(expected) for _ in range(8)])
+            assert loader.epoch == epoch
             state = loader.state_dict()
             assert (state["epoch"], state["batch"]) == (epoch + 1, 0)
-            del loop
-            assert loader.epoch == epoch + 1
-        loop = iter(loader)
+        former, loop = loop, iter(loader)  # while the one before is still held
+        assert loader.epoch == 2
+        assert list(former) == []
         for _ in range(8):
             next(loop)
         state = loader.state_dict()
