@@ -50,9 +50,11 @@ class Observer:
             raise ConfigError(f"`memory_base`={memory_base!r} must be bytes, 0 or more")
         self.tunable = check_tunable(tunable)
         self.slots_per_cpu = float(slots_per_cpu)
-        self._read_resources = ResourceReader(tunable.budget) if resources is None else resources
         self._resident = reads_resident(tunable)
         self._elsewhere = getattr(tunable, "executor", None) == "ray"
+        if resources is None:
+            resources = ResourceReader(tunable.budget, children=not self._elsewhere)
+        self._read_resources = resources
         self._bandwidth = memory_bandwidth
         self._clock = clock
         self._before = self._stats()
@@ -99,6 +101,15 @@ class Observer:
         )
         self._before, self._resources = stats, resources
         return measured
+
+    def tasks(self) -> int:
+        """Tasks that the stage with the fewest finished since the last reading; stages that never did any, as where
+        their work is part of another's, do not count."""
+        before = {stage.name: stage.tasks for stage in self._before.stages}
+        counts = [
+            stage.tasks - before.get(stage.name, 0) for stage in self._stats().stages if stage.tasks > 0
+        ]
+        return min(counts, default=0)
 
     def resident(self) -> float:
         """Bytes resident now."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -34,7 +35,8 @@ class Pace:
             dozens.
         longest: once nothing changes: a settled job is looked at often enough to follow a machine that changes.
         growth: by which a quiet interval is longer than the one before.
-        tasks: finished tasks that the slowest stage should show before a decision is made.
+        tasks: finished tasks that every stage at work should show before a decision is made; an interval is at
+            most three times as long for it.
 
     Raises:
         ConfigError: numbers out of order.
@@ -59,6 +61,15 @@ class Pace:
         """The next interval."""
         return self.shortest if changed else min(self.longest, seconds * self.growth)
 
+
+COST = 0.01
+"""Share of one processor's time that tuning may take in the long run; the intervals grow where a round costs more."""
+
+CREDIT_S = 2.0
+"""Processor seconds that it may take beyond that: at the beginning, where rounds bring most."""
+
+PATIENCE = 2
+"""Times that a round is put off because a stage has finished too few tasks to be judged."""
 
 KEPT = 256
 """Decisions kept in memory for displays; the log has all."""
@@ -94,24 +105,33 @@ class Controller:
         self.entries: deque[Entry] = deque(maxlen=KEPT)
         self.best: tuple[Allocation, float, float] | None = None
         self.rounds = 0
-        self._watch = tuple(watch)
+        self._watch = list(watch)
         self._clock = clock
         self._began = clock()
         agent.start(1, len(self.stages))
 
     def step(self) -> bool:
-        """One round; whether something changed.
+        """One round; whether something changed. An interval in which no epoch was under way is passed over.
 
         Raises:
             IntuneError: the pipeline is over.
         """
         measured = self.observer.measure()
+        if measured.interval[0] <= 0:
+            return False
         allocation = self.observer.allocation
         decision = self._decide(measured)
         if decision.allocation is not None:
             self.observer.resize(decision.allocation)
         self._note(measured, allocation, decision)
         return decision.allocation is not None
+
+    def retreat(self) -> Allocation | None:
+        """Give the slots that delivered most, after a failure; None where nothing is known to be better."""
+        if self.best is None or self.best[0] == self.observer.allocation:
+            return None
+        self.observer.resize(self.best[0])
+        return self.best[0]
 
     def _decide(self, measured: Measurement) -> Decision:
         decision = self.agent.decide(measured, self.stages)
@@ -136,26 +156,43 @@ class Controller:
             reason=decision.reason,
         )
         self.entries.append(entry)
-        for tell in self._watch:
-            tell(entry)
+        for tell in tuple(self._watch):
+            try:
+                tell(entry)
+            except Exception as error:
+                # Whoever only looks on must not end what it looks at.
+                self._watch.remove(tell)
+                logger.warning(
+                    "%r failed (%s: %s) and is told of no more decisions", tell, type(error).__name__, error
+                )
 
 
 class ControlThread:
-    """Calls a controller until it is stopped. Whatever fails is logged once, and the pipeline stays as it is.
+    """Calls a controller until it is stopped. Whatever fails is logged once, and the pipeline goes on.
 
     Args:
         controller: does the rounds.
         pace: how often.
         active: whether an epoch is under way; rounds wait for one.
+        patience: seconds that `stop` waits for a round that does not end (a pipeline that does not answer).
+
+    Attributes:
+        failure: that ended tuning; None while there was none.
     """
 
     def __init__(
-        self, controller: Controller, *, pace: Pace | None = None, active: Callable[[], bool] = lambda: True
+        self,
+        controller: Controller,
+        *,
+        pace: Pace | None = None,
+        active: Callable[[], bool] = lambda: True,
+        patience: float = 5.0,
     ) -> None:
         self.controller = controller
         self.pace = pace if pace is not None else Pace()
         self.failure: BaseException | None = None
         self._active = active
+        self._patience = patience
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -174,32 +211,68 @@ class ControlThread:
         """End, and wait until it has; twice does no harm."""
         self._stop.set()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout=10.0)
+            self._thread.join(timeout=self._patience)
 
     def _run(self) -> None:
-        seconds = self.pace.shortest
         try:
-            while not self._stop.wait(seconds):
-                if not self._active():
-                    self.controller.observer.skip()
-                    continue
-                changed = self.controller.step()
-                seconds = self.pace.after(seconds, changed=changed)
-        except IntuneError as error:
+            self._rounds()
+        except BaseException as error:
+            # SystemExit too: an agent's `exit()` would end the thread without a word.
             self._failed(error)
-        except Exception as error:
-            self._failed(error)
+
+    def _rounds(self) -> None:
+        seconds = self.pace.shortest
+        put_off = 0
+        thrift = Thrift()
+        while not self._stop.wait(thrift.interval(seconds)):
+            if not self._active():
+                self.controller.observer.skip()
+                continue
+            if put_off < PATIENCE and self.controller.observer.tasks() < self.pace.tasks:
+                put_off += 1
+                continue
+            put_off = 0
+            changed = self.controller.step()
+            seconds = self.pace.after(seconds, changed=changed)
 
     def _failed(self, error: BaseException) -> None:
         if self._stop.is_set():
             return
         self.failure = error
+        with contextlib.suppress(Exception):  # the pipeline itself may be what failed
+            self.controller.retreat()
         logger.warning(
-            "tuning stopped (%s: %s); training goes on with the allocation in force",
+            "tuning stopped (%s: %s); training goes on with the last good allocation",
             type(error).__name__,
             error,
-            exc_info=not isinstance(error, IntuneError),
+            exc_info=None if isinstance(error, IntuneError) else error,
         )
+
+
+class Thrift:
+    """Keeps tuning to `COST` of a processor: a round that costs more is followed by a longer interval.
+
+    Args:
+        clock: seconds, monotonic.
+        spent: processor seconds of this thread so far.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        spent: Callable[[], float] = time.thread_time,
+    ) -> None:
+        self._clock = clock
+        self._spent = spent
+        self._began = clock()
+        self._before = spent()
+
+    def interval(self, seconds: float) -> float:
+        """Seconds to wait where `seconds` are wished for."""
+        allowed = CREDIT_S + COST * (self._clock() - self._began + seconds)
+        beyond = self._spent() - self._before - allowed
+        return seconds + max(0.0, beyond) / COST
 
 
 def describe(controller: Any) -> str:

@@ -5,6 +5,7 @@ Bounded: a log that would grow past its limit keeps its beginning and goes on in
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -93,7 +94,6 @@ class DecisionLog:
         self._path = path
         self._most = most_bytes
         self._broken = False
-        self._second = False
         self._file: Any = None
         self._header = header
         self._open(path)
@@ -127,20 +127,21 @@ class DecisionLog:
             self._file.write(json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n")
             self._file.flush()
             full = self._file.tell() >= self._most
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a reason that is no text
             self._fail(error)
-            self.close()
             return
         if full:
             self.close()
-            self._second = True
             self._open(self._path.with_name(self._path.name + ".1"))
 
-    def _fail(self, error: OSError) -> None:
+    def _fail(self, error: Exception) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # it writes once more what the disk did not take
+                file.close()
         if not self._broken:
             self._broken = True
             logger.warning("decisions are not logged any more (%s): %s", self._path, error)
-        self._file = None
 
 
 def _number(value: Any) -> float | None:

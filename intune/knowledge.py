@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -56,8 +57,8 @@ def recall(folder: Path, key: str, stages: Sequence[str]) -> Knowledge | None:
     """What is known of a job; None if nothing is."""
     path = folder / f"{key}.json"
     try:
-        stored: dict[str, Any] = json.loads(path.read_text())
-        if stored.get("version") != VERSION:
+        stored: Any = json.loads(path.read_text(encoding="utf-8"))
+        if stored["version"] != VERSION:
             return None
         slots = stored["slots"]
         if stored["pool"]:
@@ -66,10 +67,13 @@ def recall(folder: Path, key: str, stages: Sequence[str]) -> Knowledge | None:
             allocation = Allocation.per_stage(slots)
         else:
             return None
-        return Knowledge(allocation=allocation, rate=float(stored["rate"]), memory=float(stored["memory"]))
+        rate, memory = float(stored["rate"]), float(stored["memory"])
+        if not (0 <= rate < math.inf and 0 <= memory < math.inf):
+            raise ValueError(f"rate {rate} and memory {memory} must be 0 or more and finite")
+        return Knowledge(allocation=allocation, rate=rate, memory=memory)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
         logger.warning("what an earlier run learnt cannot be read (%s: %s); starting without it", path, error)
         return None
 

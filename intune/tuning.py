@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from intune.agents.registry import make
 from intune.control import Controller, ControlThread, Pace, describe
 from intune.decisions import DecisionLog, Entry
 from intune.envs.observer import Observer
+from intune.envs.resources import ResourceReader, Resources
 from intune.envs.tunable import Tunable, check_tunable
 from intune.knowledge import Knowledge, default_folder, keep, key_of, recall
 from intune.pipelines.allocation import Allocation
@@ -67,7 +69,8 @@ def tune(
 
     Args:
         source: a `Pipeline`; a `torch.utils.data.DataLoader`; or anything `Tunable` (a loader that runs already,
-            an adapter of your own).
+            an adapter of your own; where it has a method `resources` as `intune.envs.resources.ResourceReader`,
+            that says what the job may use and uses).
         agent: who decides: a name of `intune.agents.registry`, an `Agent`, or None for nobody.
         cpus: CPUs the pipeline may keep busy; by default all that the job may use, divided by the ranks on this
             machine (``LOCAL_WORLD_SIZE``).
@@ -137,21 +140,35 @@ class Tuned:
         self.controller: Controller | None = None
         self._thread: ControlThread | None = None
         self._closers: list[Callable[[], None]] = []
-        self._folder = folder
         self._key = key_of(name, tuple(inner.stages), budget.cpus, budget.memory)
         self._finalizer: Any = None
         if agent is None:
             return
-        known = recall(folder, self._key, inner.stages) if folder is not None and begin else None
-        if known is not None:
-            logger.info("beginning with what an earlier run learnt: %s", known.allocation.as_dict())
-            inner.resize(known.allocation)
+        if folder is not None and begin:
+            self._begin_with(recall(folder, self._key, inner.stages))
+        observer = Observer(inner, resources=_resources(inner))
         listeners = [*watch, *self._sinks(display, log, agent, name, budget)]
-        observer = Observer(inner)
         self.controller = Controller(observer, agent, inner.stages, watch=listeners)
         self._thread = ControlThread(self.controller, pace=pace)
+        if folder is not None:
+            self._closers.append(partial(_remember, self.controller, folder, self._key))
         # The thread must not keep a forgotten loader alive, nor outlive it.
-        self._finalizer = weakref.finalize(self, _end, self._thread, self._closers)
+        self._finalizer = weakref.finalize(self, _end, self._thread, self._closers, os.getpid())
+
+    def _begin_with(self, known: Knowledge | None) -> None:
+        if known is None:
+            return
+        if known.memory > Usable.detect().memory:
+            logger.info(
+                "what an earlier run learnt needs more memory than this job may hold; starting without it"
+            )
+            return
+        try:
+            self.loader.resize(known.allocation)
+        except IntuneError as error:
+            logger.warning("what an earlier run learnt does not fit (%s); starting without it", error)
+        else:
+            logger.info("beginning with what an earlier run learnt: %s", known.allocation.as_dict())
 
     def _sinks(
         self, display: Display, log: Path | None, agent: Agent, name: str, budget: Budget
@@ -180,9 +197,14 @@ class Tuned:
     # ---- what a training loop uses ---------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Any]:
+        batches = iter(self.loader)  # where this fails, there is nothing to tune
+        self.start()
+        return batches
+
+    def start(self) -> None:
+        """Begin to tune now: for what is not iterated over here, as a job on a cluster. A loop does it by itself."""
         if self._thread is not None:
             self._thread.start()
-        return iter(self.loader)
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -221,23 +243,18 @@ class Tuned:
         """End tuning and the loader; keep what was learnt. Twice does no harm."""
         if self._finalizer is not None:
             self._finalizer()
-            self._remember()
         close = getattr(self.loader, "close", None)
         if close is not None:
             close()
 
-    def _remember(self) -> None:
-        best = None if self.controller is None else self.controller.best
-        if best is None or self._folder is None:
-            return
-        allocation, rate, memory = best
-        keep(
-            self._folder,
-            self._key,
-            Knowledge(allocation=replace(allocation, memory=None), rate=rate, memory=memory),
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a tuned loader belongs to its process; send what it was made of, and tune that there"
         )
 
     def __enter__(self) -> Tuned:
+        if not hasattr(self.loader, "__iter__"):
+            self.start()
         return self
 
     def __exit__(
@@ -246,11 +263,19 @@ class Tuned:
         self.close()
 
 
-def _end(thread: ControlThread, closers: list[Callable[[], None]]) -> None:
+def _end(thread: ControlThread, closers: list[Callable[[], None]], pid: int) -> None:
+    if os.getpid() != pid:  # a fork has neither the thread nor a say in the log
+        return
     thread.stop()
     for close in closers:
         with contextlib.suppress(IntuneError, OSError):
             close()
+
+
+def _remember(controller: Controller, folder: Path, key: str) -> None:
+    if controller.best is not None:
+        allocation, rate, memory = controller.best
+        keep(folder, key, Knowledge(allocation=replace(allocation, memory=None), rate=rate, memory=memory))
 
 
 def _agent(agent: str | Agent | None, *, guard: bool) -> Agent | None:
@@ -280,6 +305,8 @@ def _loader(
     options: dict[str, Any],
 ) -> tuple[Any, Budget]:
     """What is to be tuned, and its budget."""
+    if isinstance(source, Tuned):
+        raise ConfigError("`source` is tuned already; two tuners would undo each other's decisions")
     if isinstance(source, Pipeline):
         budget = _budget(cpus, memory)
         return source.loader(budget=budget, allocation=allocation, **options), budget
@@ -311,6 +338,18 @@ def _budget(cpus: int | None, memory: int | str | None) -> Budget:
     if cpus is None and ranks > 1:
         cpus = max(1, usable.cpus // ranks)
     return Budget.detect(cpus=cpus, memory=memory, share=DEFAULT_SHARE / ranks, usable=usable)
+
+
+def _usable_part() -> Usable:
+    """A rank's part of what the machine offers now: what is free may be taken by all of them at once."""
+    ranks = _ranks_here()
+    usable = Usable.detect()
+    return replace(usable, cpus=max(1, usable.cpus // ranks), memory_left=usable.memory_left // ranks)
+
+
+def _resources(inner: Any) -> Callable[[], Resources]:
+    own = getattr(inner, "resources", None)
+    return own if callable(own) else ResourceReader(inner.budget, detect=_usable_part)
 
 
 def _ranks_here() -> int:

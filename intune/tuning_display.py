@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import deque
 from typing import Literal, TextIO
@@ -125,7 +126,7 @@ class TuningDisplay:
             self._show(entry)
         except (OSError, ValueError):  # closed terminal or stream
             self._mode = "quiet"
-            self._live = None
+            self.close()
 
     def _show(self, entry: Entry) -> None:
         if self._mode == "lines":
@@ -142,7 +143,8 @@ class TuningDisplay:
         """Leave the last frame; twice does no harm."""
         live, self._live = self._live, None
         if live is not None:
-            live.stop()
+            with contextlib.suppress(OSError, ValueError):  # a closed terminal
+                live.stop()
 
 
 def _memory(entry: Entry) -> str:

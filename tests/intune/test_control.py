@@ -1,0 +1,281 @@
+"""The control loop: rounds over a simulated job under a clock moved by hand, and the thread around them."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from intune.agents.guard import Guard
+from intune.agents.registry import make
+from intune.control import COST, CREDIT_S, KEPT, Controller, ControlThread, Pace, Thrift, describe
+from intune.decisions import DecisionLog, Entry
+from intune.pipelines.errors import ConfigError, LoaderError
+from tests.intune.tuned import (
+    STAGES,
+    Clock,
+    Scripted,
+    Stubborn,
+    controller,
+    rounds,
+    simulated,
+    slots,
+    tuner_threads,
+    wait_until,
+)
+
+QUICK = Pace(shortest=0.001, longest=0.002, tasks=0)
+MORE = {"load": 3, "batch": 1, "transform": 4}
+
+
+class Ticking(Clock):
+    """A second more at every look: time passes as fast as the thread goes round."""
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+def running(agent: Scripted, **options: Any) -> tuple[ControlThread, Controller, Any]:
+    clock = Ticking()
+    one, tunable = controller(agent, clock)
+    return ControlThread(one, pace=QUICK, **options), one, tunable
+
+
+def test_a_round_measures_applies_and_notes() -> None:
+    clock = Clock()
+    told: list[Entry] = []
+    one, tunable = controller(Scripted(MORE), clock, watch=[told.append])
+    rounds(one, clock, 2)
+    assert tunable.stats().allocation == slots(**MORE)
+    first, second = told
+    assert first.allocation == slots(load=1, batch=1, transform=1)
+    assert first.decided == slots(**MORE)
+    assert first.reason.startswith("script: ")
+    assert (second.allocation, second.decided) == (slots(**MORE), None)
+    assert second.measured.delivered[0] > first.measured.delivered[0]
+    assert [entry.time for entry in told] == [5.0, 10.0]
+    assert one.best is not None
+    assert one.best[0] == slots(**MORE)
+    assert describe(one) == (
+        f"2 decisions; most delivered: {second.measured.delivered[0]:,.0f} rows/s with load 3, batch 1, transform 4"
+    )
+
+
+def test_nothing_is_decided_between_epochs() -> None:
+    clock = Clock()
+    agent = Scripted(MORE)
+    one, _ = controller(agent, clock)
+    assert not one.step()  # the clock stands still: no epoch is under way
+    assert (agent.asked, one.rounds, list(one.entries)) == (0, 0, [])
+    assert "job was over" in describe(one)
+
+
+def test_what_is_no_allocation_is_refused() -> None:
+    clock = Clock()
+    one, tunable = controller(Stubborn(), clock)
+    with pytest.raises(ConfigError, match="must give an Allocation or None"):
+        rounds(one, clock, 1)
+    assert tunable.stats().allocation == slots(load=1, batch=1, transform=1)
+
+
+def test_who_looks_on_and_fails_is_told_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    told: list[Entry] = []
+
+    def fails(entry: Entry) -> None:
+        raise RuntimeError("no screen")
+
+    one, _ = controller(Scripted(), clock, watch=[fails, told.append])
+    rounds(one, clock, 3)
+    assert len(told) == 3
+    assert caplog.text.count("no screen") == 1
+
+
+def test_an_agent_that_raises_is_logged_once_and_the_best_slots_stay(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    thread, one, tunable = running(Scripted(MORE, None, dict.fromkeys(STAGES, 1), ValueError("no idea")))
+    thread.start()
+    wait_until(lambda: not thread.alive)
+    assert str(thread.failure) == "no idea"
+    assert caplog.text.count("tuning stopped (ValueError: no idea)") == 1
+    assert "Traceback" in caplog.text
+    assert tunable.stats().allocation == slots(**MORE)
+    assert one.rounds == 3
+    thread.stop()
+
+
+def test_an_agent_that_exits_ends_tuning_with_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    thread, _, tunable = running(Scripted(None, SystemExit(3)))
+    thread.start()
+    wait_until(lambda: not thread.alive)
+    assert "tuning stopped (SystemExit: 3)" in caplog.text
+    assert tunable.stats().rows > 0
+    thread.stop()
+
+
+def test_a_pipeline_that_is_over_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    thread, _, tunable = running(Scripted())
+    tunable.close()
+    thread.start()
+    wait_until(lambda: not thread.alive)
+    assert isinstance(thread.failure, LoaderError)
+    assert len(caplog.records) == 1
+    assert "Traceback" not in caplog.text
+
+
+def test_counters_that_do_not_answer_hold_nobody_up(caplog: pytest.LogCaptureFixture) -> None:
+    thread, one, tunable = running(Scripted(), patience=0.02)
+    stuck, go = threading.Event(), threading.Event()
+    read = tunable.stats
+
+    def stats() -> Any:
+        stuck.set()
+        go.wait()
+        return read()
+
+    tunable.stats = stats
+    thread.start()
+    assert stuck.wait(20)
+    thread.stop()  # comes back although the round does not
+    assert thread.alive
+    tunable.close()
+    go.set()
+    wait_until(lambda: not thread.alive)
+    assert not caplog.records  # what fails after the end is no news
+    assert one.rounds == 0
+
+
+def test_counters_that_stand_still_change_nothing() -> None:
+    clock = Clock()
+    agent = Scripted(MORE)
+    one, tunable = controller(agent, clock)
+    frozen = tunable.stats()
+    tunable.stats = lambda: frozen
+    rounds(one, clock, 5)
+    assert (agent.asked, len(one.entries)) == (0, 0)
+
+
+def test_the_thread_ends_at_once_and_only_once() -> None:
+    thread, _, _ = running(Scripted())
+    assert not thread.alive
+    thread.stop()
+    thread.start()  # after the end: nothing to do any more
+    wait_until(lambda: not thread.alive)
+    thread.stop()
+    assert not tuner_threads()
+
+
+def test_rounds_wait_for_an_epoch_and_for_tasks() -> None:
+    agent = Scripted()
+    clock = Ticking()
+    one, _ = controller(agent, clock)
+    looked = threading.Event()
+    open_ = threading.Event()
+
+    def active() -> bool:
+        looked.set()
+        return open_.is_set()
+
+    thread = ControlThread(one, pace=QUICK, active=active)
+    thread.start()
+    assert looked.wait(20)
+    assert agent.asked == 0
+    open_.set()
+    wait_until(lambda: agent.asked > 2)
+    thread.stop()
+    assert not thread.alive
+
+
+def test_few_finished_tasks_put_a_round_off_but_not_for_ever() -> None:
+    clock = Clock()
+    one, tunable = controller(Scripted(), clock)
+    clock.now += 5.0
+    assert one.observer.tasks() == min(stage.tasks for stage in tunable.stats().stages)
+    looks: list[int] = []
+    one.observer.tasks = lambda: looks.append(1) or 3  # type: ignore[method-assign,func-returns-value]
+    one.step = lambda: looks.append(0) or False  # type: ignore[method-assign,func-returns-value]
+    thread = ControlThread(one, pace=Pace(shortest=0.001, longest=0.001, tasks=4))
+    thread.start()
+    wait_until(lambda: len(looks) > 6)
+    thread.stop()
+    assert looks[:6] == [1, 1, 0, 1, 1, 0]
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_intervals_grow_while_nothing_changes(changes: list[bool]) -> None:
+    pace = Pace(shortest=0.5, longest=4.0, growth=2.0)
+    seconds = pace.shortest
+    for changed in changes:
+        after = pace.after(seconds, changed=changed)
+        assert after == (0.5 if changed else min(4.0, 2 * seconds))
+        seconds = after
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"shortest": 0}, {"shortest": 3, "longest": 2}, {"longest": float("inf")}, {"growth": 0.9}, {"tasks": -1}],
+)
+def test_a_pace_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="must be"):
+        Pace(**wrong)  # type: ignore[arg-type]
+
+
+@given(st.floats(0.001, 30.0), st.integers(1, 60))
+def test_rounds_cost_a_hundredth_of_a_processor(cost: float, count: int) -> None:
+    now, spent = Clock(), Clock()
+    thrift = Thrift(clock=now, spent=spent)
+    for _ in range(count):
+        now.now += thrift.interval(1.0)
+        assert spent.now <= COST * now.now + CREDIT_S + 1e-6  # before every round
+        spent.now += cost
+
+
+def test_cheap_rounds_come_as_often_as_wished() -> None:
+    now, spent = Clock(), Clock()
+    thrift = Thrift(clock=now, spent=spent)
+    for _ in range(1000):
+        assert thrift.interval(1.0) == 1.0
+        now.now += 1.0
+        spent.now += 0.005
+
+
+def test_ten_hours_leave_nothing_behind(tmp_path: Path) -> None:
+    """3,600 intervals of ten seconds: memory, threads, files and the log are bounded."""
+    clock = Clock()
+    most = 256 << 10
+    log = DecisionLog(tmp_path / "decisions.jsonl", header={"agent": "ds2"}, most_bytes=most)
+    one, _ = controller(Guard(make("ds2")), clock, watch=[log.add], interval=10.0)
+    process = psutil.Process()
+    rounds(one, clock, 600, seconds=10.0)  # until what is kept is full
+    before = process.num_fds(), threading.active_count(), _objects()
+    rounds(one, clock, 3000, seconds=10.0)
+    after = process.num_fds(), threading.active_count(), _objects()
+    assert after[:2] == before[:2]
+    assert after[2] < before[2] + 300  # one object a round would be 3,000
+    assert one.rounds == 3600
+    assert len(one.entries) == KEPT
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == ["decisions.jsonl", "decisions.jsonl.1"]
+    assert all(file.stat().st_size < most + 4096 for file in files)
+    log.close()
+
+
+def _objects() -> int:
+    gc.collect()
+    return len(gc.get_objects())
+
+
+def test_memory_base_is_what_was_resident_before() -> None:
+    clock = Clock()
+    one, tunable = controller(Scripted(), clock)
+    assert simulated(clock).stages == tunable.stages == one.stages
+    assert np.isclose(one.observer.memory_base, 1e9)
