@@ -19,10 +19,10 @@ from intune.envs.measurement import Measurement
 RECORDS = 7
 """Past intervals kept per job: enough for the directions that were tried, few enough for all pairs of them."""
 
-PRIOR_NOISE = 0.08
+PRIOR_NOISE = 0.06
 """Spread of resident memory at one allocation, as a share, before it was seen: allocators and skewed data."""
 
-PRIOR_WEIGHT = 4.0
+PRIOR_WEIGHT = 6.0
 """Observations that the prior spread counts for."""
 
 CERTAINTY = 5.0
