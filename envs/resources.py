@@ -51,6 +51,7 @@ class ResourceReader:
     Args:
         budget: of the pipeline. Where it has fewer CPUs than the job at first, somebody wanted it so and it stays
             an upper limit; otherwise the CPUs follow the job's, up and down.
+        children: whether to count child processes. Not those of Ray, which are counted by its workers' own clocks.
         root: where ``/proc`` and ``/sys`` are found.
         detect: what the job may use.
     """
@@ -59,12 +60,14 @@ class ResourceReader:
         self,
         budget: Budget,
         *,
+        children: bool = True,
         root: Path = Path("/"),
         detect: Callable[[], Usable] = Usable.detect,
     ) -> None:
         self._root = root
         self._detect = detect
         self._most = budget.cpus if budget.cpus < detect().cpus else None
+        self._count_children = children
         self._children: tuple[psutil.Process, ...] = ()
         self._readings = 0
 
@@ -90,7 +93,7 @@ class ResourceReader:
         )
 
     def _find_children(self) -> tuple[psutil.Process, ...]:
-        if self._readings % CHILDREN_EVERY == 0:
+        if self._count_children and self._readings % CHILDREN_EVERY == 0:
             # Only where this process has any at all is the costly look at all processes of the machine needed.
             self._children = tuple(psutil.Process().children(recursive=True)) if _has_children() else ()
         self._readings += 1

@@ -2,6 +2,8 @@
 
 import math
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -205,6 +207,21 @@ def test_cpus_follow_the_machine_unless_the_budget_was_less_from_the_beginning()
     assert read.memory_limit == pytest.approx(read.resident + 6 * GB)
     assert 0 < read.resident < 16 * GB
     assert read.cpu_s <= time.process_time() + 60.0
+
+
+def test_child_processes_count_unless_they_are_rays() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "x = bytearray(1 << 26); print(1, flush=True); input()"],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    try:
+        assert child.stdout is not None
+        child.stdout.readline()
+        budget = Budget(cpus=1, memory=1 << 30)
+        with_it = ResourceReader(budget, detect=lambda: usable(1))()
+        without = ResourceReader(budget, children=False, detect=lambda: usable(1))()
+        assert with_it.resident - without.resident > (1 << 26) * 0.9
+        assert with_it.cpu_s > without.cpu_s - 0.01
+    finally:
+        child.communicate(b"\n")
 
 
 def test_clock_and_memory_traffic_are_read_where_the_system_tells_them(tmp_path: Path) -> None:
