@@ -34,6 +34,8 @@ DATA = data.DataSpec(rows=524_288, files=8)
 REPEATS = 16
 """How often an epoch lists the files: an epoch that ends within a measurement would be part of what is measured."""
 BUCKET = "fidelity"
+PATIENCE_S = 400.0
+"""Seconds for one pipeline, which takes about thirty on a machine that does nothing else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +151,9 @@ def _in_process(name: str, options: Options, storage: Any) -> dict[str, Any]:
     ]
     command += ["--quick"] if options.quick else []
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     except subprocess.TimeoutExpired:
-        return {"error": "not done within 180 s"}
+        return {"error": f"not done within {PATIENCE_S:.0f} s"}
     if done.returncode != 0:
         return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1]}
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
