@@ -222,7 +222,13 @@ def test_intervals_grow_while_nothing_changes(changes: list[bool]) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"shortest": 0}, {"shortest": 3, "longest": 2}, {"longest": float("inf")}, {"growth": 0.9}, {"tasks": -1}],
+    [
+        {"shortest": 0},
+        {"shortest": 3, "longest": 2},
+        {"longest": float("inf")},
+        {"growth": 0.9},
+        {"tasks": -1},
+    ],
 )
 def test_a_pace_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="must be"):

@@ -1,0 +1,116 @@
+"""The decision log: what is in a line, what becomes of a full disk, and how long it gets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from intune.decisions import DecisionLog
+from tests.intune.tuned import STAGES, an_entry
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+class FullDisk:
+    """A file on a disk without room."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+    def close(self) -> None:
+        self.closed = True
+        raise OSError(28, "No space left on device")
+
+
+def test_a_line_has_what_was_measured_decided_and_why(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "decisions.jsonl"
+    entry = an_entry(time=1.23456, reason="a „reason“")
+    log = DecisionLog(path, header={"agent": "planner"})
+    log.add(entry)
+    header, line = lines(path)
+    log.close()
+    log.close()
+    assert header == {"intune": 1, "agent": "planner"}
+    assert (line["time"], line["reason"]) == (1.235, "a „reason“")
+    assert line["allocation"] == dict.fromkeys(STAGES, 1)
+    assert line["decided"] == {"load": 3, "batch": 1, "transform": 4}
+    assert [stage["name"] for stage in line["stages"]] == list(STAGES)
+    assert line["delivered"] == pytest.approx(entry.measured.delivered[0], rel=1e-5)
+    assert line["stages"][2]["busy"] == pytest.approx(entry.measured.busy[0, 2], rel=1e-5)
+
+
+def test_what_was_not_measured_is_null(tmp_path: Path) -> None:
+    entry = an_entry()
+    unknown = replace(entry.measured, clock=np.array([np.nan]), step=np.array([np.inf]))
+    line = replace(entry, measured=unknown, decided=None).as_dict()
+    assert (line["clock"], line["step"], line["decided"]) == (None, None, None)
+    json.dumps(line, allow_nan=False)
+
+
+def test_a_full_disk_is_said_once_and_the_job_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = DecisionLog(tmp_path / "decisions.jsonl", header={})
+    disk = FullDisk()
+    log._file.close()
+    log._file = disk
+    for _ in range(3):
+        log.add(an_entry())
+    log.close()
+    assert caplog.text.count("No space left on device") == 1
+    assert disk.closed
+
+
+def test_a_real_full_disk(caplog: pytest.LogCaptureFixture) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full on this system")
+    log = DecisionLog(full, header={})
+    log.add(an_entry())
+    log.close()
+    assert len(caplog.records) == 1
+    assert "decisions are not logged any more (/dev/full)" in caplog.text
+
+
+def test_a_folder_that_cannot_be_made_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("in the way")
+    log = DecisionLog(tmp_path / "file" / "decisions.jsonl", header={})
+    log.add(an_entry())
+    log.close()
+    assert len(caplog.records) == 1
+
+
+def test_a_reason_that_is_no_text_does_not_end_the_job(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = DecisionLog(tmp_path / "decisions.jsonl", header={})
+    log.add(an_entry(time=float("nan")))
+    log.add(an_entry())
+    log.close()
+    assert len(caplog.records) == 1
+
+
+def test_a_long_job_keeps_its_beginning_and_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.jsonl"
+    most = 8192
+    log = DecisionLog(path, header={"agent": "planner"}, most_bytes=most)
+    entry = an_entry()
+    for number in range(60):
+        log.add(replace(entry, time=float(number)))
+    log.close()
+    first, second = lines(path), lines(tmp_path / "decisions.jsonl.1")
+    assert first[1]["time"] == 0.0
+    assert second[0]["agent"] == "planner"
+    assert second[-1]["time"] == 59.0 or len(second) == 1  # just begun anew
+    for file in tmp_path.iterdir():
+        assert file.stat().st_size < most + 4096

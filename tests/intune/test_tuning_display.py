@@ -1,0 +1,109 @@
+"""What tuning looks like: lines, a panel, and a terminal that is gone."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections import deque
+from dataclasses import replace
+
+import numpy as np
+from rich.console import Console
+
+from intune.pipelines import Allocation
+from intune.tuning_display import TuningDisplay, line, panel, spark
+from tests.intune.tuned import an_entry
+
+
+class Terminal(io.StringIO):
+    """Text that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_line_says_rate_waiting_memory_slots_and_why() -> None:
+    text = line(an_entry(time=12.0, reason="transform is the slowest"))
+    for part in (
+        "12.0 s",
+        "rows/s",
+        "waiting",
+        "7.45 GiB",
+        "[load=3 batch=1 transform=4]",
+        "transform is the slowest",
+    ):
+        assert part in text
+
+
+def test_elsewhere_than_on_a_terminal_changes_are_lines() -> None:
+    stream = io.StringIO()
+    display = TuningDisplay(stream=stream)
+    display(an_entry())
+    for _ in range(6):
+        display(an_entry(decided=None, reason="keep: [all] is well"))
+    display.close()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2  # the change, and one of six that changed nothing
+    assert "keep: [all] is well" in lines[1]  # no markup is read into it
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_a_panel_shows_stages_reasons_and_memory() -> None:
+    console = Console(width=100, file=io.StringIO(), record=True)
+    past = deque([an_entry(time=float(t), reason=f"reason {t}", decided=None) for t in range(8)])
+    console.print(panel(past[-1], past))
+    text = console.export_text()
+    for part in ("load", "batch", "transform", "waiting for data", "memory", "CPUs", "reason 7", "reason 3"):
+        assert part in text
+    assert "reason 2" not in text  # only the last five
+
+
+def test_a_panel_of_a_pool_and_of_nothing_measured() -> None:
+    entry = an_entry(allocation=Allocation.shared(4), decided=None)
+    blank = {name: np.full((1, 3), np.nan) for name in ("busy", "rate", "starved", "blocked", "queue_fill")}
+    unknown = replace(entry.measured, pool=np.array([4.0]), slots=np.full((1, 3), 4.0), **blank,
+                      delivered=np.array([np.nan]), waiting=np.array([np.nan]), memory_used=np.array([np.nan]),
+                      cpus_used=np.array([np.nan]))  # fmt: skip
+    entry = replace(entry, measured=unknown)
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(panel(entry, deque([entry])))
+    assert "of 4" in console.export_text()
+    assert "shared=4" in line(entry)
+
+
+def test_a_terminal_shows_the_panel_and_keeps_the_last_frame() -> None:
+    stream = Terminal()
+    streams = sys.stdout, sys.stderr
+    display = TuningDisplay(stream=stream)
+    display(an_entry())
+    display(an_entry(reason="the second"))
+    display.close()
+    display.close()
+    assert "the second" in stream.getvalue()
+    assert (sys.stdout, sys.stderr) == streams
+
+
+def test_a_closed_terminal_is_silent_and_gives_the_streams_back() -> None:
+    stream = Terminal()
+    streams = sys.stdout, sys.stderr
+    display = TuningDisplay(mode="live", stream=stream)
+    display(an_entry())
+    stream.close()
+    display(an_entry())
+    display(an_entry())
+    display.close()
+    assert (sys.stdout, sys.stderr) == streams
+
+
+def test_quiet_is_quiet() -> None:
+    stream = Terminal()
+    display = TuningDisplay(mode="quiet", stream=stream)
+    display(an_entry())
+    display.close()
+    assert stream.getvalue() == ""
+
+
+def test_a_sparkline_goes_from_nothing_to_the_largest() -> None:
+    assert spark([0.0, 5.0, 10.0]) == "▁▅█"
+    assert spark([]) == spark([0.0]) == ""
+    assert len(spark([1.0] * 100, width=32)) == 32
