@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -367,6 +368,6 @@ def _folder(knowledge: bool | str | Path) -> Path | None:
 def _name(source: Any) -> str:
     """What a pipeline is, for finding what an earlier run of it learnt."""
     if isinstance(source, Pipeline):
-        return repr(source)
+        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(source))  # where functions lie says nothing
     dataset = getattr(source, "dataset", source)
     return f"{type(source).__qualname__}({type(dataset).__qualname__}, {getattr(source, 'batch_size', None)})"

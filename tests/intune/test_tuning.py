@@ -1,0 +1,419 @@
+"""`tune`: the same batches, nothing left behind, and clear words about what makes no sense."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+import intune
+from intune.agents.base import Proposal
+from intune.control import Pace
+from intune.envs.measurement import Measurement
+from intune.envs.resources import ResourceReader
+from intune.errors import ConfigError, LoaderError
+from intune.knowledge import Knowledge, keep
+from intune.pipelines import Allocation, Budget, Pipeline
+from intune.pipelines.budget import Usable
+from intune.tuning import _name
+from tests.intune.tuned import STAGES, Clock, Scripted, simulated, tuner_threads, wait_until
+
+QUICK = Pace(shortest=0.001, longest=0.002, tasks=0)
+OFFER = Usable(cpus=8, memory=32 << 30, memory_left=16 << 30)
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("INTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("INTUNE", raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    yield
+    wait_until(lambda: not tuner_threads())
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Pipeline:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(4):
+        values = np.arange(number * 500, (number + 1) * 500, dtype=np.int64)
+        pq.write_table(pa.table({"x": values}), folder / f"{number}.parquet", row_group_size=100)
+    return Pipeline.from_parquet(str(folder)).shuffle(row_groups=4, seed=1).batch(50).map(_double)
+
+
+def _double(batch: dict[str, Any]) -> dict[str, Any]:
+    return {"x": np.asarray(batch["x"]) * 2}
+
+
+class Restless(Scripted):
+    """Other slots at every round."""
+
+    def propose(self, measured: Measurement) -> Proposal:
+        self.asked += 1
+        slots = np.array([[1.0 + (self.asked + at) % 3 for at in range(measured.stages)]])
+        return Proposal(slots=slots, pool=np.zeros(1), explain=lambda _: f"round {self.asked}")
+
+
+def numbers(batches: Any) -> list[Any]:
+    return [np.asarray(batch["x"]).tolist() for batch in batches]
+
+
+def loop(tuned: Any, change: int) -> list[Any]:
+    """The batches of an epoch, during which the tuner makes at least so many decisions."""
+    taken = []
+    for number, batch in enumerate(tuned):
+        taken.append(batch)
+        if number and number % 5 == 0 and number // 5 <= change:
+            wait_until(lambda wanted=number // 5: tuned.controller.rounds >= wanted or not tuned.tuning)
+    return taken
+
+
+def options(**changes: Any) -> dict[str, Any]:
+    return {"cpus": 2, "memory": "64MiB", "pace": QUICK, **changes}
+
+
+# ---- the same batches ----------------------------------------------------------------------------------------
+
+
+def test_a_tuned_pipeline_gives_the_same_batches(pipeline: Pipeline) -> None:
+    budget = Budget(cpus=2, memory=64 << 20)
+    with pipeline.loader(executor="threads", budget=budget) as plain:
+        expected = numbers(plain)
+    with intune.tune(pipeline, agent=Restless(), executor="threads", **options()) as tuned:
+        assert len(tuned) == len(expected) == 40
+        assert numbers(loop(tuned, 4)) == expected
+        assert tuned.tuning
+        assert tuned.decisions
+        assert "decisions; most delivered" in tuned.summary()
+    assert not tuned.tuning
+
+
+def test_a_tuned_dataloader_gives_the_same_batches() -> None:
+    dataset = TensorDataset(torch.arange(600), torch.rand(600, 3))
+    torch.manual_seed(3)
+    expected = list(DataLoader(dataset, batch_size=10, shuffle=True))
+    torch.manual_seed(3)
+    data = DataLoader(dataset, batch_size=10, shuffle=True)
+    with intune.tune(data, agent=Restless(), workers="thread", **options()) as tuned:
+        taken = loop(tuned, 4)
+        assert tuned.dataset is dataset
+        assert tuned.batch_size == 10
+    assert len(taken) == len(expected) == 60
+    for one, other in zip(taken, expected, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_loop_goes_on_where_it_was_saved(pipeline: Pipeline) -> None:
+    with intune.tune(pipeline, agent=Restless(), executor="threads", **options()) as tuned:
+        expected = numbers(tuned)
+        tuned.set_epoch(0)
+        batches = iter(tuned)
+        begun = [np.asarray(next(batches)["x"]).tolist() for _ in range(7)]
+        state = json.loads(json.dumps(tuned.state_dict()))
+    with intune.tune(pipeline, agent=None, executor="threads", **options()) as again:
+        again.load_state_dict(state)
+        assert begun + numbers(again) == expected
+
+
+# ---- off -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [{"tune": False}, {"agent": None}, "off", "0", " OFF "])
+def test_off_is_off(how: Any, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if isinstance(how, str):
+        monkeypatch.setenv("INTUNE", how)
+    changes = how if isinstance(how, dict) else {}
+    log = tmp_path / "log"
+    with intune.tune(pipeline, **{"agent": "even", **options(log=log), **changes}) as tuned:
+        assert len(numbers(tuned)) == 40
+        assert (tuned.tuning, tuned.controller, tuned.decisions) == (False, None, [])
+        assert tuned.summary() == "tuning is off"
+        assert not tuner_threads()
+    assert not log.exists()
+
+
+# ---- wrong arguments -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"agent": "planer"}, "did you mean 'planner'"),
+        ({"agent": 3}, "must be a name, an Agent or None"),
+        ({"agent": "oracle"}, "a real job has none"),
+        ({"display": "loud"}, "use 'auto', 'live', 'lines' or 'quiet'"),
+        ({"tune": "yes"}, "must be True or False"),
+        ({"memory": "lots"}, "no amount of memory"),
+        ({"cpus": 0}, "`cpus`=0 must be a whole number"),
+        ({"allocation": {"lode": 3}}, "did you mean 'load'"),
+    ],
+)
+def test_wrong_arguments_are_told(wrong: dict[str, Any], said: str, pipeline: Pipeline) -> None:
+    with pytest.raises(ConfigError, match=said):
+        intune.tune(pipeline, **{"agent": "even", **options(), **wrong})
+    assert not tuner_threads()
+
+
+def test_what_cannot_be_tuned_is_told() -> None:
+    with pytest.raises(ConfigError, match="has no `stages`"):
+        intune.tune([1, 2, 3], agent="even")
+    with pytest.raises(ConfigError, match="has its own budget"):
+        intune.tune(simulated(Clock()), agent="even", cpus=3)
+    with pytest.raises(ConfigError, match="has its own budget"):
+        intune.tune(simulated(Clock()), agent="even", executor="ray")
+
+
+def test_what_is_tuned_already_is_told(pipeline: Pipeline) -> None:
+    with (
+        intune.tune(pipeline, agent="even", **options()) as tuned,
+        pytest.raises(ConfigError, match="tuned already"),
+    ):
+        intune.tune(tuned)
+
+
+# ---- nothing left behind, nothing broken ---------------------------------------------------------------------
+
+
+def _loop_that(acts: Callable[[], None], pipeline: Pipeline) -> None:
+    with intune.tune(pipeline, agent="even", executor="threads", **options()) as tuned:
+        for number, _ in enumerate(tuned):
+            if number == 3:
+                assert tuner_threads()
+                acts()
+
+
+def test_an_exception_in_the_loop_leaves_no_thread(pipeline: Pipeline) -> None:
+    def fails() -> None:
+        raise RuntimeError("in the loop")
+
+    with pytest.raises(RuntimeError, match="in the loop"):
+        _loop_that(fails, pipeline)
+    assert not tuner_threads()
+
+
+def test_ctrl_c_in_the_loop_leaves_no_thread(pipeline: Pipeline) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _loop_that(lambda: signal.raise_signal(signal.SIGINT), pipeline)
+    assert not tuner_threads()
+
+
+def test_what_is_closed_is_over(pipeline: Pipeline) -> None:
+    tuned = intune.tune(pipeline, agent="even", executor="threads", **options())
+    tuned.close()
+    tuned.close()
+    with pytest.raises(LoaderError, match="closed"):
+        iter(tuned)
+
+
+def test_a_forgotten_loader_leaves_no_thread_and_keeps_what_it_learnt(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    tuned: Any = intune.tune(pipeline, agent=Restless(), executor="threads", **options())
+    loop(tuned, 4)
+    assert tuner_threads()
+    del tuned
+    wait_until(lambda: not tuner_threads())
+    assert list((tmp_path / "cache").glob("*.json"))
+
+
+def test_an_agent_that_raises_does_not_end_training(
+    pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = Scripted(ZeroDivisionError("in the agent"))
+    with intune.tune(pipeline, agent=agent, executor="threads", **options()) as tuned:
+        batches = iter(tuned)
+        begun = [next(batches) for _ in range(5)]
+        wait_until(lambda: not tuned.tuning)
+        assert len(begun) + len(list(batches)) == 40
+        assert len(list(tuned)) == 40  # the next epoch too
+    assert caplog.text.count("in the agent") == 2  # the line, and the last of the traceback
+    assert agent.asked == 1
+
+
+def test_two_tuned_loaders_one_inside_the_other(pipeline: Pipeline) -> None:
+    data = DataLoader(TensorDataset(torch.arange(80)), batch_size=4)
+    with (
+        intune.tune(pipeline, agent=Restless(), executor="threads", **options()) as outer,
+        intune.tune(data, agent=Restless(), workers="thread", **options()) as inner,
+    ):
+        seen = []
+        for _ in outer:
+            seen.append(sum(len(batch[0]) for batch in inner))
+            if len(seen) == 1:
+                assert len(tuner_threads()) == 2
+    assert seen == [80] * 40
+
+
+def test_a_log_and_watchers_are_told(pipeline: Pipeline, tmp_path: Path) -> None:
+    told: list[Any] = []
+    log = tmp_path / "run"
+    with intune.tune(
+        pipeline, agent=Restless(), executor="threads", log=log, watch=[told.append], **options()
+    ) as tuned:
+        loop(tuned, 4)
+        rounds = tuned.controller.rounds
+    lines = (log / "decisions.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["stages"] == ["load", "shuffle", "batch", "transform"]
+    assert len(lines) - 1 == len(told) >= rounds >= 3
+
+
+def test_a_full_disk_does_not_end_tuning(pipeline: Pipeline, caplog: pytest.LogCaptureFixture) -> None:
+    with intune.tune(
+        pipeline, agent=Restless(), executor="threads", log="/dev/full", knowledge="/dev/full", **options()
+    ) as tuned:
+        assert len(loop(tuned, 4)) == 40
+        assert tuned.tuning
+    assert caplog.text.count("not logged any more") == 1
+    assert caplog.text.count("cannot be kept") == 1
+
+
+def test_what_is_not_iterated_over_is_tuned_from_the_start() -> None:
+    with intune.tune(simulated(Clock()), agent=Scripted(), pace=QUICK, knowledge=False) as tuned:
+        assert tuned.tuning
+        assert tuned.stages == STAGES
+        assert tuned.stats().rows == 0
+
+
+# ---- processes -----------------------------------------------------------------------------------------------
+
+
+def test_a_fork_has_no_say(pipeline: Pipeline, tmp_path: Path) -> None:
+    log = tmp_path / "run"
+    with intune.tune(pipeline, agent=Restless(), executor="threads", log=log, **options()) as tuned:
+        batches = iter(tuned)
+        next(batches)
+        child = multiprocessing.get_context("fork").Process(target=_in_a_fork, args=(tuned,))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("warnings.warn", lambda *a, **k: None)  # of forking with threads: it is the point
+            child.start()
+        child.join(60)
+        assert child.exitcode == 0
+        assert len(list(batches)) == 39
+        assert tuned.tuning
+
+
+def _in_a_fork(tuned: Any) -> None:
+    assert not tuned.tuning
+    with pytest.raises(LoaderError):
+        iter(tuned)
+    tuned.close()
+
+
+def test_it_does_not_go_to_another_process(pipeline: Pipeline) -> None:
+    with (
+        intune.tune(pipeline, agent="even", **options()) as tuned,
+        pytest.raises(TypeError, match="belongs to its process"),
+    ):
+        pickle.dumps(tuned)
+
+
+def test_ctrl_c_ends_a_script_that_forgot_to_close(pipeline: Pipeline, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import itertools, sys
+        import intune
+        from intune.pipelines import Pipeline
+        if __name__ == "__main__":
+            pipe = Pipeline.from_parquet({str(tmp_path / "data")!r}).batch(50)
+            loader = intune.tune(pipe, agent="even", cpus=1, memory="64MiB")
+            for epoch in itertools.count():
+                for batch in loader:
+                    pass
+                print(epoch, flush=True)
+        """)
+    )
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().strip() == "0"
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        said = process.stderr.read()
+    assert process.returncode == -signal.SIGINT
+    assert said.strip().endswith("KeyboardInterrupt")
+    assert said.count("Traceback") == 1
+
+
+# ---- what the machine offers ---------------------------------------------------------------------------------
+
+
+def test_ranks_on_one_machine_share_it(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Usable, "detect", classmethod(lambda cls, **_: OFFER))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with intune.tune(pipeline, agent="even", executor="threads", knowledge=False) as tuned:
+        assert tuned.budget == Budget(cpus=2, memory=1 << 30)  # 8 CPUs and a quarter of 16 GiB, by four
+        read = tuned.controller.observer._read_resources
+        assert isinstance(read, ResourceReader)
+        offered = read()
+        assert offered.cpus == 2
+        assert offered.memory_limit == pytest.approx(offered.resident + (4 << 30))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "nonsense")
+    with intune.tune(pipeline, agent="even", executor="threads", knowledge=False) as tuned:
+        assert tuned.budget == Budget(cpus=8, memory=4 << 30)
+
+
+def test_the_next_run_begins_with_what_was_learnt(
+    pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="intune")
+    with intune.tune(pipeline, agent=Restless(), executor="threads", **options()) as tuned:
+        loop(tuned, 4)
+        best = tuned.controller.best[0]
+    with intune.tune(pipeline, agent="even", executor="threads", **options()) as again:
+        assert again.stats().allocation.as_dict() == best.as_dict()
+        assert "what an earlier run learnt" in caplog.text
+    given = {"load": 1, "shuffle": 1, "batch": 1, "transform": 1}
+    with intune.tune(pipeline, agent="even", executor="threads", allocation=given, **options()) as told:
+        assert told.stats().allocation.as_dict() == given
+    with intune.tune(pipeline, agent="even", executor="threads", knowledge=False, **options()) as fresh:
+        assert fresh.stats().allocation.is_shared
+
+
+def test_a_pipeline_is_known_again_by_what_it_does(pipeline: Pipeline) -> None:
+    """Not by where in memory its functions lie, which every process has otherwise."""
+
+    def made() -> Pipeline:
+        def double(batch: dict[str, Any]) -> dict[str, Any]:
+            return batch
+
+        return pipeline.map(double)
+
+    one, two = made(), made()
+    assert repr(one) != repr(two)
+    assert _name(one) == _name(two) != _name(pipeline)
+
+
+def test_what_was_learnt_where_there_was_more_memory_is_passed_over(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    with intune.tune(pipeline, agent="even", executor="threads", **options()) as tuned:
+        key = tuned._key
+    slots = {"load": 3, "shuffle": 3, "batch": 3, "transform": 3}
+    for memory, allocation in ((1e18, None), (1e6, slots)):
+        keep(
+            tmp_path / "cache",
+            key,
+            Knowledge(allocation=Allocation.per_stage(slots), rate=1.0, memory=memory),
+        )
+        with intune.tune(pipeline, agent="even", executor="threads", **options()) as tuned:
+            found = tuned.stats().allocation
+            assert found.is_shared if allocation is None else found.as_dict() == allocation
