@@ -80,6 +80,13 @@ def test_it_passes_gymnasiums_checks_over_a_simulated_job(kind: str) -> None:
     assert env.get_wrapper_attr("observer").tunable is tunable
 
 
+@pytest.mark.parametrize("kind", ["flat", "paper"])
+def test_it_passes_stable_baselines3s_checks(kind: str) -> None:
+    checker = pytest.importorskip("stable_baselines3.common.env_checker")
+    env, _ = live(observation=kind)
+    checker.check_env(env, skip_render_check=True)
+
+
 def test_it_sees_and_gets_what_the_simulated_environment_does_over_the_same_job() -> None:
     """One place for observation, action and reward: both environments over one job agree, move by move."""
     env, _ = live()
