@@ -88,7 +88,12 @@ class DQN(Agent):
         gain = worth[rows, choice] - worth[:, 0]
         # Staying may be impossible: what is in force no longer fits into memory.
         stay = (gain < SETTLED) & (options.memory[:, 0] <= measured.memory_limit)
-        choice = np.where(stay, 0, choice)
+        # A candidate that comes to what is in force is staying by another name.
+        slots, pool = options.slots[rows, choice], options.pool[rows, choice]
+        same = (pool == measured.pool) & (
+            (pool > 0) | (slots == measured.slots).all(axis=1, where=measured.present)
+        )
+        choice = np.where(stay | same, 0, choice)
         if self._online is not None:
             self._online.decided(seen, choice, measured, options.target)
         slots = options.slots[rows, choice]
