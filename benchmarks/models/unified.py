@@ -244,9 +244,9 @@ def bars(data: Data, results: Sequence[Result]) -> list[Bar]:
             ),
         ]
     compared = [
-        _bar(f"unified ≥ hashed, both 1/{part}", _paired(by_name[f"unified 1/{part}"], hashed), 0.0)
+        _bar(f"unified ≥ hashed, both 1/{part}", _paired(by_name[f"unified 1/{part}"], rival), 0.0)
         for part in PARTS
-        if (hashed := by_name.get(f"hashed 1/{part}")) is not None and f"unified 1/{part}" in by_name
+        if (rival := by_name.get(f"hashed 1/{part}")) is not None and f"unified 1/{part}" in by_name
     ]
     quarter = _paired(by_name["unified 1/4"], full)
     return [_bar("unified 1/4 within 0.002 of collision-free", quarter, -0.002), *compared]
