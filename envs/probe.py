@@ -153,7 +153,9 @@ class _Run:
             for batch in self._loader:
                 now = self._clock()
                 if self._began is None and self._settled(now - start):
-                    self._began = now
+                    # Once more: tasks of the loop before may have ended since (reads from far storage take long).
+                    _release_memory()
+                    self._began = now = self._clock()
                     self._observer.skip()
                 if self._began is not None and self._take(now, batch):
                     return self._result()
