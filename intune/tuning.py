@@ -198,7 +198,7 @@ class Tuned:
     # ---- what a training loop uses ---------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Any]:
-        batches = iter(self.loader)  # where this fails, there is nothing to tune
+        batches: Iterator[Any] = iter(self.loader)  # where this fails, there is nothing to tune
         self.start()
         return batches
 

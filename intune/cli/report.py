@@ -1,0 +1,56 @@
+"""`intune report`: a tuned run as a page and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+REPORT_HELP = """\
+Make a page, and pictures, of what a tuner did: rate, slots and memory over time, what held the job up when, every
+decision with its reason, and what it brought.
+
+RUN is the folder that was given to intune.tune(…, log=RUN) or to intune run --log RUN. The page needs no network.
+
+Examples:
+  intune report runs/monday
+  intune report runs/monday --html monday.html --plots pictures
+"""
+
+
+def report(
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    /,
+    *,
+    html: Path | None = None,
+    plots: Path | None = None,
+) -> None:
+    """Make a page of a tuned run.
+
+    Args:
+        run: Folder with the run's decisions.jsonl, or that file.
+        html: Where to write the page; by default report.html beside the log.
+        plots: Folder for PNG pictures (needs matplotlib); by default none are made.
+    """
+    from intune.report import gain, held_up, read_run
+    from intune.report_page import page
+
+    found = read_run(run)
+    target = (run if run.is_dir() else run.parent) / "report.html" if html is None else html
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page(found), encoding="utf-8")
+    written = [target]
+    if plots is not None:
+        from intune.report_pictures import draw
+
+        written += draw(found, plots)
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in held_up(found).items())
+    print(
+        f"{len(found.intervals):,} intervals, {len(found.changes):,} changes; held up by: {shares or 'unknown'}"
+    )
+    brought = gain(found)
+    if brought is not None:
+        print(f"rate at the end: {brought.last / brought.first:.2f}x that of the slots it began with")
+    for path in written:
+        print(f"wrote {path}")

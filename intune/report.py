@@ -1,0 +1,241 @@
+"""A run's decision log, read back: what was measured, what held the job up when, and what tuning brought.
+
+Draws nothing: `report_page` makes a page of it and `report_pictures` pictures. Reading never fails on a line that a
+killed job left half written.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from intune.pipelines.errors import ConfigError
+
+LOG = "decisions.jsonl"
+
+TRAINER = "trainer"
+
+SATED = 0.05
+"""Share of its time that a trainer waits at most if it is what holds the job up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """One line of the log.
+
+    Attributes:
+        began: seconds since tuning began, when the interval before it ended; time: when it ended itself.
+        seconds: that were measured.
+        delivered: rows/s; waiting: the trainer's share of time without data. NaN where not measured.
+        memory, memory_limit: bytes resident and allowed.
+        busy: slots at work by stage.
+        slots: in force by stage; of a shared pool, ``{"shared": n}``.
+        decided: slots from then on; None where nothing changed.
+        reason: in words.
+    """
+
+    began: float
+    time: float
+    seconds: float
+    delivered: float
+    waiting: float
+    memory: float
+    memory_limit: float
+    busy: dict[str, float]
+    slots: dict[str, int]
+    decided: dict[str, int] | None
+    reason: str
+
+    @property
+    def bottleneck(self) -> str:
+        """What held the job up: the trainer, if it hardly waited, else the stage most of whose slots were at work.
+
+        Slots are what a stage has of its own; of a shared pool, the stage that kept most of it busy.
+        """
+        if self.waiting < SATED:
+            return TRAINER
+        shares = {name: busy / max(self.slots.get(name, 1), 1) for name, busy in self.busy.items()}
+        return max(shares, key=shares.__getitem__) if shares else TRAINER
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a log holds.
+
+    Attributes:
+        agent, pipeline: that were tuned by and tuned.
+        stages: their names.
+        cpus, memory: of the budget.
+        began: seconds since 1970.
+        intervals: in order; never empty.
+        unreadable: lines passed over.
+    """
+
+    agent: str
+    pipeline: str
+    stages: tuple[str, ...]
+    cpus: int
+    memory: int
+    began: float
+    intervals: tuple[Interval, ...]
+    unreadable: int
+
+    @property
+    def measured(self) -> list[Interval]:
+        """Intervals in which rows were delivered."""
+        return [one for one in self.intervals if one.seconds > 0 and one.delivered > 0]
+
+    @property
+    def changes(self) -> list[Interval]:
+        """Intervals after which slots changed."""
+        return [one for one in self.intervals if one.decided is not None]
+
+    @property
+    def rows(self) -> float:
+        """Rows delivered while it was measured."""
+        return sum(one.delivered * one.seconds for one in self.measured)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """What tuning brought against the slots that the run began with, whose rate is that until the first change.
+
+    Attributes:
+        first: rows/s at the beginning; last: in the last quarter of the time.
+        seconds: that were measured; saved: that the same rows would have taken longer at the first rate (negative:
+            less).
+        slots_first, slots_last: that were given out, on average.
+        memory_first, memory_last: resident bytes, on average.
+    """
+
+    first: float
+    last: float
+    seconds: float
+    saved: float
+    slots_first: float
+    slots_last: float
+    memory_first: float
+    memory_last: float
+
+
+def gain(run: Run) -> Gain | None:
+    """None where too little was measured to compare: fewer than four intervals, or no change."""
+    measured = run.measured
+    change = next((one.time for one in run.changes), math.inf)
+    first = [one for one in measured if one.time <= change]
+    if len(measured) < 4 or not first or len(first) == len(measured):
+        return None
+    last = measured[-max(1, len(measured) // 4) :]
+    seconds = sum(one.seconds for one in measured)
+    rate = _mean(first, "delivered")
+    return Gain(
+        first=rate,
+        last=_mean(last, "delivered"),
+        seconds=seconds,
+        saved=run.rows / rate - seconds,
+        slots_first=_mean(first, "total"),
+        slots_last=_mean(last, "total"),
+        memory_first=_mean(first, "memory"),
+        memory_last=_mean(last, "memory"),
+    )
+
+
+def held_up(run: Run) -> dict[str, float]:
+    """Share of the measured time for which each of them held the job up, the largest first."""
+    seconds: dict[str, float] = {}
+    for one in run.measured:
+        seconds[one.bottleneck] = seconds.get(one.bottleneck, 0.0) + one.seconds
+    whole = sum(seconds.values())
+    return {name: part / whole for name, part in sorted(seconds.items(), key=lambda pair: -pair[1])}
+
+
+def read_run(folder: Path) -> Run:
+    """The run whose log is in `folder` (or at that path).
+
+    Raises:
+        ConfigError: there is none, or it has no interval.
+    """
+    path = folder / LOG if folder.is_dir() else folder
+    if not path.is_file():
+        raise ConfigError(
+            f"`run`={str(folder)!r} has no {LOG}; give the folder that was given to intune.tune(log=…)"
+        )
+    lines, broken = _lines(path)
+    more = path.with_name(path.name + ".1")
+    if more.is_file():
+        rest, also = _lines(more)
+        lines, broken = [*lines, *rest[1:]], broken + also
+    if not lines or lines[0].get("intune") != 1:
+        raise ConfigError(f"{path} is not a decision log of this version; give one that intune.tune wrote")
+    intervals: list[Interval] = []
+    for line in lines[1:]:
+        try:
+            intervals.append(_interval(line, intervals[-1].time if intervals else 0.0))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            broken += 1
+    if not intervals:
+        raise ConfigError(f"{path} has no decision yet; wait until the job has run for some seconds")
+    header = lines[0]
+    return Run(
+        agent=str(header.get("agent", "?")),
+        pipeline=str(header.get("pipeline", "?")),
+        stages=tuple(str(name) for name in header.get("stages", ())),
+        cpus=int(header.get("cpus", 0)),
+        memory=int(header.get("memory", 0)),
+        began=float(header.get("began", 0.0)),
+        intervals=tuple(intervals),
+        unreadable=broken,
+    )
+
+
+def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    found: list[dict[str, Any]] = []
+    broken = 0
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for text in file:
+            try:
+                value = json.loads(text)
+            except ValueError:
+                broken += 1
+                continue
+            if isinstance(value, dict):
+                found.append(value)
+            else:
+                broken += 1
+    return found, broken
+
+
+def _interval(line: dict[str, Any], before: float) -> Interval:
+    decided = line["decided"]
+    time = float(line["time"])
+    return Interval(
+        began=min(before, time),
+        time=time,
+        seconds=_number(line.get("interval"), 0.0),
+        delivered=_number(line.get("delivered")),
+        waiting=_number(line.get("waiting")),
+        memory=_number(line.get("memory_used")),
+        memory_limit=_number(line.get("memory_limit")),
+        busy={str(stage["name"]): _number(stage.get("busy"), 0.0) for stage in line["stages"]},
+        slots={str(name): int(count) for name, count in line["allocation"].items()},
+        decided=None if decided is None else {str(name): int(count) for name, count in decided.items()},
+        reason=str(line["reason"]),
+    )
+
+
+def _number(value: Any, unknown: float = math.nan) -> float:
+    return unknown if value is None else float(value)
+
+
+def _mean(intervals: list[Interval], what: str) -> float:
+    """Weighted by time; NaN where nothing was measured."""
+    total = seconds = 0.0
+    for one in intervals:
+        value = float(sum(one.slots.values())) if what == "total" else float(getattr(one, what))
+        if math.isfinite(value):
+            total += value * one.seconds
+            seconds += one.seconds
+    return total / seconds if seconds > 0 else math.nan

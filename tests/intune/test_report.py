@@ -1,0 +1,232 @@
+"""Reports: from logs written by hand to figures, a page and pictures."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from intune.cli.main import main
+from intune.errors import ConfigError
+from intune.report import LOG, TRAINER, gain, held_up, read_run
+from intune.report_charts import Series, Span, joined, shortened, thinned, time_chart, time_unit
+from intune.report_page import MOST_ROWS, page
+from intune.report_pictures import draw
+
+HEADER = {
+    "intune": 1, "agent": "planner", "pipeline": "Pipeline(<x>)", "stages": ["load", "map"], "cpus": 4,
+    "memory": 1 << 30, "began": 1.7e9,
+}  # fmt: skip
+
+
+def line(
+    time: float,
+    rate: float | None,
+    *,
+    slots: dict[str, int] | None = None,
+    decided: dict[str, int] | None = None,
+    waiting: float | None = 0.5,
+    busy: tuple[float, float] = (1.0, 1.0),
+    seconds: float = 10.0,
+    reason: str = "keep",
+) -> dict[str, Any]:
+    stages = [{"name": name, "busy": value} for name, value in zip(("load", "map"), busy, strict=True)]
+    return {
+        "time": time, "interval": seconds, "delivered": rate, "waiting": waiting, "memory_used": 1e9 + time,
+        "memory_limit": 4e9, "stages": stages, "allocation": slots or {"load": 2, "map": 2}, "decided": decided,
+        "reason": reason,
+    }  # fmt: skip
+
+
+def write(folder: Path, *lines: dict[str, Any] | str, name: str = LOG) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = [text if isinstance(text, str) else json.dumps(text) for text in (HEADER, *lines)]
+    (folder / name).write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    more = {"load": 3, "map": 5}
+    return write(
+        tmp_path / "run",
+        line(10, 100.0, decided=more, reason="<map> is the slowest & gets more", busy=(0.5, 2.0)),
+        line(20, 300.0, slots=more, busy=(1.0, 4.5)),
+        line(30, None, slots=more, waiting=None, seconds=0.0),
+        line(40, 400.0, slots=more, waiting=0.01),
+        line(50, 400.0, slots=more, waiting=0.01),
+    )
+
+
+def test_figures_by_hand(run: Path) -> None:
+    found = read_run(run)
+    assert (found.agent, found.stages, len(found.intervals), len(found.changes)) == (
+        "planner",
+        ("load", "map"),
+        5,
+        1,
+    )
+    assert found.rows == 10 * (100 + 300 + 400 + 400)
+    assert [one.bottleneck for one in found.measured] == ["map", "map", TRAINER, TRAINER]
+    assert held_up(found) == {"map": 0.5, TRAINER: 0.5}
+    assert [one.began for one in found.intervals] == [0, 10, 20, 30, 40]
+    brought = gain(found)
+    assert brought is not None
+    assert (brought.first, brought.last, brought.seconds) == (100.0, 400.0, 40.0)
+    assert brought.saved == 12000 / 100 - 40  # the same rows would have taken 80 seconds more
+    assert (brought.slots_first, brought.slots_last) == (4.0, 8.0)
+    assert brought.memory_first == pytest.approx(1e9 + 10)
+
+
+def test_of_a_shared_pool_the_busiest_stage_holds_up(tmp_path: Path) -> None:
+    found = read_run(write(tmp_path, line(10, 5.0, slots={"shared": 4}, busy=(3.0, 1.0))))
+    assert found.intervals[0].bottleneck == "load"
+    assert gain(found) is None  # nothing to compare with
+
+
+def test_what_a_killed_job_left_is_read(tmp_path: Path) -> None:
+    half = json.dumps(line(20, 7.0))[:40]
+    folder = write(tmp_path, line(10, 5.0), "[1]", '{"time": 3}', half)
+    found = read_run(folder)
+    assert (len(found.intervals), found.unreadable) == (1, 3)
+    assert "3 lines of the log could not be read" in page(found)
+
+
+def test_the_second_file_of_a_long_run_is_read_too(tmp_path: Path) -> None:
+    write(tmp_path, line(10, 5.0))
+    write(tmp_path, line(900, 6.0), name=LOG + ".1")
+    assert [one.time for one in read_run(tmp_path).intervals] == [10, 900]
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (None, f"has no {LOG}"),
+        ([], "no decision yet"),
+        (["{}"], "not a decision log"),
+        ([""], "not a decision log"),
+    ],
+)
+def test_what_is_no_run_is_told(texts: list[str] | None, said: str, tmp_path: Path) -> None:
+    if texts == []:
+        write(tmp_path)
+    elif texts is not None:
+        (tmp_path / LOG).write_text("\n".join(texts))
+    with pytest.raises(ConfigError, match=said):
+        read_run(tmp_path)
+
+
+class Checked(HTMLParser):
+    """Counts elements and finds whatever would be fetched; unclosed elements fail."""
+
+    VOID = frozenset({"meta", "br", "link", "img"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.counts: dict[str, int] = {}
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        self.fetched += [
+            str(value) for name, value in attrs if name in ("src", "href") or tag in ("script", "link")
+        ]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_a_page_stands_alone_and_shows_all(run: Path) -> None:
+    text = page(read_run(run))
+    checked = Checked()
+    checked.feed(text)
+    assert checked.open == []
+    assert checked.counts["svg"] == 4
+    assert checked.fetched == []
+    assert "url(" not in text
+    assert "http" not in text
+    assert "prefers-color-scheme:dark" in text
+    assert 'name="viewport"' in text
+    assert "&lt;map&gt; is the slowest &amp; gets more" in text
+    assert "<x>" not in text
+    assert "4.00×" in text
+    assert "80 s less" in text
+    assert "nan" not in re.sub("<style>.*</style>", "", text).lower()
+
+
+def test_a_run_of_days_stays_a_small_page(tmp_path: Path) -> None:
+    lines = [
+        line(
+            10.0 * (i + 1),
+            100.0 + i % 7,
+            decided={"load": 2 + i % 2, "map": 2},
+            slots={"load": 3 - i % 2, "map": 2},
+        )
+        for i in range(5000)
+    ]
+    text = page(read_run(write(tmp_path, *lines)))
+    assert text.count("<tr>") == MOST_ROWS + 1
+    assert len(text) < 500_000
+
+
+def test_nothing_but_a_first_interval_makes_a_page(tmp_path: Path) -> None:
+    text = page(read_run(write(tmp_path, line(3, None, waiting=None, seconds=0.0))))
+    assert "Nothing was changed" in text
+    assert "nan" not in re.sub("<style>.*</style>", "", text).lower().replace("–", "")
+
+
+def test_pictures(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    paths = draw(read_run(run), tmp_path / "pictures")
+    assert [path.name for path in paths] == ["rate.png", "slots.png", "memory.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_from_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "5 intervals, 1 changes; held up by: map 50%, trainer 50%" in out
+    assert "4.00x" in out
+    assert (run / "report.html").read_text().startswith("<!doctype html>")
+    assert main(["report", str(run / "nowhere")]) == 2
+    assert "intune.tune(log=" in capsys.readouterr().err
+
+
+@given(st.lists(st.floats(-1e9, 1e9) | st.just(float("nan")), max_size=3000))
+def test_lines_are_thinned_within_their_bounds(values: list[float]) -> None:
+    points = thinned([float(i) for i in range(len(values))], values, 100)
+    known = [value for value in values if value == value]
+    assert len(points) <= 100
+    for _, value in points:
+        assert value != value or min(known) - 1e-3 <= value <= max(known) + 1e-3
+    if values:
+        assert points[-1][0] == len(values) - 1
+
+
+def test_charts_break_lines_where_nothing_was_measured() -> None:
+    series = Series(name="a", colour="red", times=[0, 1, 2, 3], values=[1.0, float("nan"), 2.0, 3.0])
+    path = re.search(r'class="line"[^>]* d="([^"]*)"', time_chart([series], up="rows/s", until=3.0))
+    assert path is not None
+    assert path[1].count("M") == 2
+
+
+def test_neighbours_are_joined_and_numbers_short() -> None:
+    spans = [Span(start=0, end=1, name="a", colour="r"), Span(start=1, end=2, name="a", colour="r"),
+             Span(start=2, end=3, name="b", colour="g")]  # fmt: skip
+    assert [(span.start, span.end, span.name) for span in joined(spans)] == [(0, 2, "a"), (2, 3, "b")]
+    assert [shortened(value) for value in (1234567, 5100, 12, 0.5)] == ["1.23M", "5.1k", "12", "0.5"]
+    assert time_unit(20000) == ("hours", 3600.0)
+    assert time_unit(300)[0] == "minutes"
+    assert time_unit(30)[0] == "seconds"
