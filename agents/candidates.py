@@ -169,44 +169,32 @@ def rehearse(
         slots: ``[N, K, S]``; pool: ``[N, K]``; target, wished: ``[N]``.
     """
     present = measured.present
-    count, options, width = slots.shape
-    ceiling = twin.ceiling(measured)
-    rate = np.empty((count, options))
-    doubt = np.empty((count, options))
-    memory = np.empty((count, options))
-    slowest = np.empty((count, options), dtype=np.int64)
-    for k in range(options):
-        given = slots[:, k]
-        shared = pool[:, k] > 0
-        alone = np.where(present, twin.capacity(given), np.inf)
-        at = alone.argmin(axis=1)
-        reach = alone.min(axis=1)
-        # Of a pool: every stage takes its part; contention is that of the slots it needs.
-        if shared.any():
-            part = np.minimum(
-                target[:, None] * twin.time(np.maximum(target[:, None] * twin.time(given * 0 + 1), 1.0)),
-                pool[:, k, None],
-            )
-            part = np.maximum(part, 1e-9) * present
-            together = pool[:, k] / np.maximum(part.sum(axis=1) / np.maximum(target, 1e-300), 1e-300)
-            reach = np.where(shared, together, reach)
-            at = np.where(shared, width, at)
-        rate[:, k] = np.minimum(reach, ceiling)
-        slowest[:, k] = np.where(reach > ceiling, width, at)
-        unsure = twin.deviation(given)
-        doubt[:, k] = np.take_along_axis(unsure, np.minimum(at, width - 1)[:, None], axis=1)[:, 0]
-        memory[:, k] = record.bound(given * present, pool[:, k], measured)
-        # A single slot takes less than one slot a stage, which every job begins with.
-        memory[:, k] = np.where(
-            pool[:, k] == 1, np.minimum(memory[:, k], measured.memory_limit), memory[:, k]
-        )
+    width = slots.shape[2]
+    ceiling = twin.ceiling(measured)[:, None]
+    alone = np.where(present[:, None], twin.capacity(slots), np.inf)
+    at = alone.argmin(axis=2)
+    reach = alone.min(axis=2)
+    shared = pool > 0
+    # Of a pool: every stage takes its part; contention is that of the slots it needs.
+    wanted = target[:, None]
+    busy = np.maximum(wanted * twin.time(np.ones_like(wanted) * present), 1.0)
+    part = np.maximum(np.minimum((wanted * twin.time(busy))[:, None], pool[..., None]), 1e-9)
+    per_row = (part * present[:, None]).sum(axis=2) / np.maximum(wanted, 1e-300)
+    reach = np.where(shared, pool / np.maximum(per_row, 1e-300), reach)
+    at = np.where(shared, width, at)
+    unsure = twin.deviation(slots)
+    doubt = np.take_along_axis(unsure, np.minimum(at, width - 1)[..., None], axis=2)[..., 0]
+    memory = record.bounds(slots * present[:, None], pool, measured)
+    # A single slot takes less than one slot a stage, which every job begins with.
+    limit = measured.memory_limit[:, None]
+    memory = np.where(pool == 1, np.minimum(memory, limit), memory)
     return Candidates(
         slots=slots,
         pool=pool,
-        rate=rate,
+        rate=np.minimum(reach, ceiling),
         doubt=doubt,
         memory=memory,
         target=target,
         wished=wished,
-        slowest=slowest,
+        slowest=np.where(reach > ceiling, width, at),
     )

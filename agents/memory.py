@@ -9,11 +9,12 @@ usable: three times the slots of every stage take at most three times all memory
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from intune.envs.jobs import Floats
+from intune.envs.jobs import Bools, Floats
 from intune.envs.measurement import Measurement
 
 RECORDS = 7
@@ -27,6 +28,16 @@ PRIOR_WEIGHT = 6.0
 
 CERTAINTY = 5.0
 """Standard deviations kept clear of the limit: about one in 300,000 for normal noise."""
+
+FAR = 1e15
+"""Steps from one record to another beyond which an allocation is out of their reach."""
+
+TOGETHER = 256
+"""Allocations looked at in one go, of all jobs: more no longer saves calls but falls out of the cache."""
+
+
+SEEN = 3.0
+"""Standard deviations above what was seen of fewer slots that these are reckoned to take at least."""
 
 
 class MemoryRecord:
@@ -51,6 +62,7 @@ class MemoryRecord:
         self._seen: Floats = np.full(jobs, float(PRIOR_WEIGHT))
         self._next = np.zeros(jobs, dtype=np.int64)
         self.largest: Floats = np.full(jobs, np.inf)
+        self._pairs: _Pairs | None = None
 
     def forget(self, rows: Any) -> None:
         """New jobs at `rows`."""
@@ -62,6 +74,7 @@ class MemoryRecord:
         self._seen[rows] = PRIOR_WEIGHT
         self._next[rows] = 0
         self.largest[rows] = np.inf
+        self._pairs = None
 
     @property
     def noise(self) -> Floats:
@@ -69,14 +82,18 @@ class MemoryRecord:
         return np.asarray(np.sqrt(self._deviation / self._seen) * (1.0 + 1.0 / np.sqrt(self._seen)))
 
     def see(self, measured: Measurement) -> None:
-        """Remember one interval. Where it says nothing about memory (NaN, nothing delivered) it is passed over."""
+        """Remember one interval. Where it says nothing about memory it is passed over: NaN, nothing delivered, or
+        killed, when the slots in force are no longer those that took the memory."""
         jobs = np.arange(len(measured))
         slots = in_use(measured)
         used = measured.memory_used - measured.memory_queued
-        base = np.minimum(np.nan_to_num(measured.memory_base), used)
-        fresh = self._times[:, 1:].max(axis=1) == 0
-        self._used[:, 0] = np.where(fresh, base, np.minimum(self._used[:, 0], base))
         good = np.isfinite(used) & (used > 0) & np.isfinite(slots).all(axis=1)
+        good &= (measured.delivered > 0) & ~measured.killed
+        used = np.where(good, used, 1.0)
+        base = np.clip(np.nan_to_num(measured.memory_base), 0.0, used)
+        fresh = self._times[:, 1:].max(axis=1) == 0
+        lowest = np.where(fresh, base, np.minimum(self._used[:, 0], base))
+        self._used[:, 0] = np.where(good, lowest, self._used[:, 0])
         # A pool has run every stage at some moment, so what it took at most is no less than the largest working
         # set; one slot shared by all is exactly that. More it does not say: who ran beside whom is chance.
         shared = good & (measured.pool > 0)
@@ -100,6 +117,7 @@ class MemoryRecord:
         self._used[rows, at[good]] = value[good]
         self._times[rows, at[good]] = times[good] + 1.0
         self._next[good & ~known] += 1
+        self._pairs = None
 
     def bound(self, slots: Floats, pool: Floats, measured: Measurement) -> Floats:
         """Bytes that an allocation takes at worst, ``[N]``; infinity where nothing was seen yet.
@@ -111,79 +129,137 @@ class MemoryRecord:
             pool: ``[N]`` slots shared instead; 0 for slots per stage.
             measured: the interval just measured, for what waits in queues.
         """
-        queued = queues_at_worst(measured, slots, pool)
+        return self.bounds(slots[:, None], pool[:, None], measured)[:, 0]
+
+    def bounds(self, slots: Floats, pool: Floats, measured: Measurement) -> Floats:
+        """The same of K allocations for each job, ``[N, K]``.
+
+        Args:
+            slots: ``[N, K, S]``; pool: ``[N, K]``.
+            measured: the interval just measured.
+        """
         pooled = pool > 0
-        if not pooled.any() and not measured.pool.any():
-            return self._slots_bound(slots) + queued
-        result = self._slots_bound(np.where(pooled[:, None], 0.0, slots))
-        present = measured.present
-        worst = np.zeros(len(slots))
-        for stage in range(slots.shape[1]):
-            alone = np.zeros_like(slots)
-            alone[:, stage] = np.where(present[:, stage], pool, 0.0)
-            worst = np.maximum(worst, self._slots_bound(alone))
-        worst = np.where(pooled, worst, result) + queued
+        queued = queues_at_worst(measured, slots, pool)
+        if not pooled.any():
+            return self._of_slots(slots) + queued
+        worst = self._of_slots(np.where(pooled[..., None], 0.0, slots))
+        columns = np.flatnonzero(pooled.any(axis=0))
+        # All slots of the pool in one stage, for every stage.
+        alone = (
+            pool[:, columns, None, None] * (np.eye(slots.shape[2]) * measured.present[:, None, :])[:, None]
+        )
+        of_pools = self._of_slots(alone.reshape(len(slots), -1, slots.shape[2]))
+        of_pools = of_pools.reshape(len(slots), len(columns), -1).max(axis=2)
+        worst[:, columns] = np.where(pooled[:, columns], of_pools, worst[:, columns])
+        worst += queued
         # A pool that runs already takes what it was seen to take, give or take the noise.
         seen = measured.memory_base + (measured.memory_used - measured.memory_base) * (
             1.0 + 2.0 * self.certainty * self.noise
         )
-        same = pooled & (measured.pool >= pool) & np.isfinite(seen)
-        return np.where(same, np.minimum(worst, seen), worst)
+        same = pooled & (measured.pool[:, None] >= pool) & np.isfinite(seen)[:, None]
+        return np.where(same, np.minimum(worst, seen[:, None]), worst)
 
-    def _slots_bound(self, slots: Floats) -> Floats:
-        exists = self._times > 0
-        wanted = slots[:, None, None, :]
-        a = self._slots[:, :, None, :]
-        b = self._slots[:, None, :, :]
-        step = b - a
-        # How far along a -> b one has to go for every stage to have what is wanted.
-        needed = wanted - a
-        with np.errstate(divide="ignore", invalid="ignore"):
-            along = np.where(step > 0.1, needed / step, np.where(needed <= 1e-9, 0.0, np.inf))
-        # A stage that shrinks from a to b would have to be paid for backwards: not usable.
-        along = np.where(step < -1e-9, np.inf, along)
-        factor = np.maximum(along.max(axis=3), 0.0)
-        usable = exists[:, :, None] & exists[:, None, :] & np.isfinite(factor)
-        factor = np.where(usable, factor, 0.0)
+    def _of_slots(self, slots: Floats) -> Floats:
+        """``[N, K]`` bytes at worst of ``[N, K, S]`` slots, without queues."""
+        many = max(1, TOGETHER // max(len(slots), 1))
+        if slots.shape[1] <= many:
+            return self._some(slots)
+        parts = [self._some(slots[:, at : at + many]) for at in range(0, slots.shape[1], many)]
+        return np.concatenate(parts, axis=1)
+
+    def _some(self, slots: Floats) -> Floats:
+        pairs = self._known_pairs()
         base = self._used[:, :1]
-        added = self._used - base
-        low = added[:, :, None]
-        high = added[:, None, :]
-        noise = self.noise[:, None]
-        # The mean of several looks at one allocation is known better than one look.
-        sure = added * noise / np.sqrt(np.maximum(self._times, 1.0))
-        spread = np.sqrt(((1.0 - factor) * sure[:, :, None]) ** 2 + (factor * sure[:, None, :]) ** 2)
+        # How far along a -> b one has to go for every stage to have what is wanted.
+        along = (slots[:, :, None, :] - pairs.start[:, None]) * pairs.inverse[:, None]
+        factor = np.maximum(along.max(axis=3), 0.0)
+        usable = pairs.usable[:, None] & (factor < FAR)
+        factor = np.where(usable, factor, 0.0)
+        at = pairs.low[:, None] + factor * pairs.rise[:, None]
+        spread = ((1.0 - factor) * pairs.sure_low[:, None]) ** 2 + (factor * pairs.sure_high[:, None]) ** 2
+        noise = self.noise[:, None, None]
         # What was seen was off, and what comes will be: two independent errors.
-        at = low + factor * np.maximum(high - low, 0.0)
-        value = np.where(
-            usable, at + self.certainty * np.sqrt(spread**2 + (at * noise[:, :, None]) ** 2), np.inf
-        )
-        best: Floats = value.reshape(len(slots), -1).min(axis=1)
+        value = np.where(usable, at + self.certainty * np.sqrt(spread + (at * noise) ** 2), np.inf)
+        best: Floats = value.min(axis=2)
         known = np.isfinite(self.largest)
         if known.any():
             # From any record on, each slot more takes the largest working set at worst.
-            more = np.maximum(slots[:, None, :] - self._slots, 0.0).sum(axis=2)
-            dear = np.where(known, self.largest, 0.0)[:, None] * (1.0 + self.certainty * noise)
-            at_one = added + more * dear
-            onward = at_one + self.certainty * np.sqrt(sure**2 + (at_one * noise) ** 2)
-            best = np.minimum(best, np.where(exists & known[:, None], onward, np.inf).min(axis=1))
-        return base[:, 0] + best
+            more = np.maximum(slots[:, :, None, :] - self._slots[:, None], 0.0).sum(axis=3)
+            dear = np.where(known, self.largest, 0.0)[:, None, None] * (1.0 + self.certainty * noise)
+            at = (self._used - base)[:, None] + more * dear
+            onward = at + self.certainty * np.sqrt(self._sure()[:, None] ** 2 + (at * noise) ** 2)
+            there = ((self._times > 0) & known[:, None])[:, None]
+            best = np.minimum(best, np.where(there, onward, np.inf).min(axis=2))
+        # Records may have been lucky, and the least of many bounds comes from the luckiest. What took no more slots
+        # than these and was seen to take much says that these take as much.
+        below = (self._slots[:, None] <= slots[:, :, None, :] + 1e-9).all(axis=3) & (self._times > 0)[:, None]
+        seen = np.where(below, (self._used - base)[:, None], 0.0).max(axis=2)
+        return base + np.maximum(best, seen * (1.0 + SEEN * self.noise[:, None]))
+
+    def _sure(self) -> Floats:
+        """``[N, R]`` by how much records may be off: the mean of several looks is known better than one look."""
+        added = self._used - self._used[:, :1]
+        return np.asarray(added * self.noise[:, None] / np.sqrt(np.maximum(self._times, 1.0)))
+
+    def _known_pairs(self) -> _Pairs:
+        if self._pairs is None:
+            exists = self._times > 0
+            step = self._slots[:, None, :, :] - self._slots[:, :, None, :]
+            # A stage that shrinks from a to b would have to be paid for backwards: not usable.
+            usable = exists[:, :, None] & exists[:, None, :] & (step >= -1e-9).all(axis=3)
+            # Pairs that are of use to no job need not be looked at.
+            first, second = np.nonzero(usable.any(axis=0))
+            step = step[:, first, second]
+            added, sure = self._used - self._used[:, :1], self._sure()
+            self._pairs = _Pairs(
+                start=self._slots[:, first] + 1e-9,
+                inverse=np.where(step > 0.1, 1.0 / np.maximum(step, 0.1), FAR**2),
+                usable=usable[:, first, second],
+                low=added[:, first],
+                rise=np.maximum(added[:, second] - added[:, first], 0.0),
+                sure_low=sure[:, first],
+                sure_high=sure[:, second],
+            )
+        return self._pairs
+
+
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """P pairs (a, b) of records: ``[N, P, S]`` slots of a and 1 / (slots of b - those of a); ``[N, P]`` whether no
+    stage shrinks from a to b, bytes of a, bytes that b takes more, by how much either may be off."""
+
+    start: Floats
+    inverse: Floats
+    usable: Bools
+    low: Floats
+    rise: Floats
+    sure_low: Floats
+    sure_high: Floats
 
 
 def queues_at_worst(measured: Measurement, slots: Floats, pool: Floats) -> Floats:
-    """``[N]`` bytes waiting when every queue is full: room grows with the slots of the stage before it."""
-    now = np.where(
-        (measured.pool > 0)[:, None], np.maximum(measured.busy, 1.0), np.maximum(measured.slots, 1.0)
-    )
-    then = np.where((pool > 0)[:, None], np.minimum(np.maximum(measured.busy, 1.0), pool[:, None]), slots)
+    """``[N, K]`` bytes waiting when every queue is full: room grows with the slots of the stage before it.
+
+    Args:
+        measured: the interval just measured.
+        slots: ``[N, K, S]``; pool: ``[N, K]``.
+    """
+    ran = np.maximum(np.nan_to_num(measured.busy), 1.0)
+    now = np.where((measured.pool > 0)[:, None], ran, np.maximum(measured.slots, 1.0))
+    pooled = pool > 0
+    then = slots
+    if pooled.any():
+        then = np.where(pooled[..., None], np.minimum(ran[:, None], pool[..., None]), slots)
     fill = np.nan_to_num(measured.queue_fill)
     room = np.where(
         fill > 0.02,
         np.nan_to_num(measured.queued_bytes) / np.maximum(fill, 0.02),
         np.nan_to_num(measured.block_bytes) * now,
     )
-    full = (room * then / now * measured.present).sum(axis=1)
-    return np.asarray(np.maximum(full, 0.0))
+    each = np.where(measured.present, room / now, 0.0)
+    full = (each[:, None] * then).sum(axis=2)
+    # What waits already goes on waiting until it is taken, whatever the slots.
+    return np.asarray(np.maximum(full, np.nan_to_num(measured.memory_queued)[:, None]))
 
 
 def in_use(measured: Measurement) -> Floats:

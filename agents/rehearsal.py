@@ -64,11 +64,11 @@ def rehearsal(
     now = np.maximum(options.slots[:, :1, :], 1.0)
     given = np.maximum(options.slots, 1.0)
     ceiling = twin.ceiling(measured)
-    capacity = np.stack([twin.capacity(given[:, k]) for k in range(given.shape[1])], axis=1)
+    capacity = twin.capacity(given)
     moves = np.zeros((*options.slots.shape, PER_STAGE), dtype=np.float32)
     moves[..., 0] = np.log2(given / now) / 4.0
     moves[..., 1] = np.log(np.maximum(capacity / target[:, None, None], 1e-6)) / 2.0
-    moves[..., 2] = np.stack([twin.deviation(given[:, k]) for k in range(given.shape[1])], axis=1)
+    moves[..., 2] = twin.deviation(given)
     moves[..., 3] = given / np.maximum(measured.slot_limit, 1.0)[:, None, None]
     shape = options.rate.shape
     limit = np.maximum(measured.memory_limit, 1.0)

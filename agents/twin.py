@@ -175,15 +175,16 @@ class Twin:
         return mean if not optimism else mean * (1.0 + optimism * np.minimum(spread, 1.0))
 
     def capacity(self, slots: Floats) -> Floats:
-        """``[N, S]`` rows/s that each stage can make with `slots`; very many where nothing is known."""
+        """Rows/s that each stage can make with `slots`, ``[N, S]`` or ``[N, K, S]``; very many where nothing is
+        known."""
         return _between(self._predict()[0], slots)
 
     def deviation(self, slots: Floats) -> Floats:
-        """``[N, S]`` standard deviation of that, as a share."""
+        """Standard deviation of that, as a share; of the same shape."""
         return _between(self._predict()[1], slots)
 
     def time(self, slots: Floats) -> Floats:
-        """``[N, S]`` seconds per row with `slots` at work at once."""
+        """Seconds per row with `slots` at work at once; of the same shape."""
         return np.asarray(np.maximum(slots, 1.0) / np.maximum(self.capacity(slots), 1e-300))
 
     def cpu_per_row(self, present: Bools) -> Floats:
@@ -198,10 +199,12 @@ class Twin:
 
 
 def _between(table: Floats, slots: Floats) -> Floats:
-    """``[N, S]`` the table's value at `slots`, linear between the numbers of `GRID`."""
+    """The table's value, ``[N, S, G]``, at `slots` (``[N, S]`` or ``[N, K, S]``), linear between `GRID`'s numbers."""
     n = np.clip(slots, 1.0, GRID[-1])
     high = np.clip(np.searchsorted(GRID, n), 1, len(GRID) - 1)
-    part = (n - GRID[high - 1]) / (GRID[high] - GRID[high - 1])
-    below = np.take_along_axis(table, (high - 1)[..., None], axis=-1)[..., 0]
-    above = np.take_along_axis(table, high[..., None], axis=-1)[..., 0]
-    return np.asarray(below + part * (above - below))
+    low = GRID[high - 1]
+    part = (n - low) / (GRID[high] - low)
+    rows = np.arange(len(table)).reshape(-1, *(1,) * (slots.ndim - 1))
+    stages = np.arange(table.shape[1])
+    below = table[rows, stages, high - 1]
+    return np.asarray(below + part * (table[rows, stages, high] - below))
