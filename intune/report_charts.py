@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 from intune.simulation.svg import ticks
@@ -79,7 +79,7 @@ def strip(spans: Sequence[Span], *, until: float, label: str) -> str:
         f'<rect style="fill:{span.colour}" x="{plane.x(span.start)}" y="2" height="{STRIP - 4}" '
         f'width="{_short(max((span.end - span.start) / plane.until * (WIDTH - LEFT - RIGHT), 0.5))}">'
         f"<title>{escape(span.name)}, {span.start:.0f} to {span.end:.0f} s</title></rect>"
-        for span in joined(spans)
+        for span in coarser(joined(spans))
     ]
     return _picture(STRIP, label, parts)
 
@@ -94,6 +94,17 @@ def joined(spans: Sequence[Span]) -> list[Span]:
         else:
             found.append(span)
     return found
+
+
+def coarser(spans: Sequence[Span], most: int = MOST_POINTS) -> list[Span]:
+    """At most so many: of neighbours, the one that lasted longest."""
+    group = math.ceil(len(spans) / most) or 1
+    found = []
+    for at in range(0, len(spans), group):
+        some = spans[at : at + group]
+        longest = max(some, key=lambda span: span.end - span.start)
+        found.append(replace(longest, start=some[0].start, end=some[-1].end))
+    return joined(found)
 
 
 def thinned(

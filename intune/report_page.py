@@ -162,8 +162,8 @@ def _decisions(run: Run) -> str:
 def _decision(one: Interval) -> str:
     slots = ", ".join(f"{name} {count}" for name, count in (one.decided or one.slots).items())
     return (
-        f'<tr><td class="n">{_duration(one.time)}</td><td class="n">{shortened(one.delivered)}</td><td>{escape(slots)}</td>'
-        f"<td>{escape(one.reason)}</td></tr>"
+        f'<tr><td class="n">{_duration(one.time)}</td><td class="n">{shortened(one.delivered)}</td>'
+        f"<td>{escape(slots)}</td><td>{escape(one.reason)}</td></tr>"
     )
 
 

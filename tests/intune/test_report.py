@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from intune.cli.main import main
 from intune.errors import ConfigError
 from intune.report import LOG, TRAINER, gain, held_up, read_run
-from intune.report_charts import Series, Span, joined, shortened, thinned, time_chart, time_unit
+from intune.report_charts import Series, Span, coarser, joined, shortened, thinned, time_chart, time_unit
 from intune.report_page import MOST_ROWS, page
 from intune.report_pictures import draw
 
@@ -226,6 +226,7 @@ def test_neighbours_are_joined_and_numbers_short() -> None:
     spans = [Span(start=0, end=1, name="a", colour="r"), Span(start=1, end=2, name="a", colour="r"),
              Span(start=2, end=3, name="b", colour="g")]  # fmt: skip
     assert [(span.start, span.end, span.name) for span in joined(spans)] == [(0, 2, "a"), (2, 3, "b")]
+    assert [(span.start, span.end, span.name) for span in coarser(spans, 1)] == [(0, 3, "a")]
     assert [shortened(value) for value in (1234567, 5100, 12, 0.5)] == ["1.23M", "5.1k", "12", "0.5"]
     assert time_unit(20000) == ("hours", 3600.0)
     assert time_unit(300)[0] == "minutes"
