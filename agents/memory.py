@@ -62,6 +62,8 @@ class MemoryRecord:
         self._seen: Floats = np.full(jobs, float(PRIOR_WEIGHT))
         self._next = np.zeros(jobs, dtype=np.int64)
         self.largest: Floats = np.full(jobs, np.inf)
+        # Whether record 0 is what was measured, not merely less than that.
+        self._based: Bools = np.zeros(jobs, dtype=bool)
         self._pairs: _Pairs | None = None
 
     def forget(self, rows: Any) -> None:
@@ -74,6 +76,7 @@ class MemoryRecord:
         self._seen[rows] = PRIOR_WEIGHT
         self._next[rows] = 0
         self.largest[rows] = np.inf
+        self._based[rows] = False
         self._pairs = None
 
     @property
@@ -94,6 +97,8 @@ class MemoryRecord:
         fresh = self._times[:, 1:].max(axis=1) == 0
         lowest = np.where(fresh, base, np.minimum(self._used[:, 0], base))
         self._used[:, 0] = np.where(good, lowest, self._used[:, 0])
+        told = np.isfinite(measured.memory_base) & (fresh | self._based)
+        self._based = np.where(good, told, self._based)
         # A pool has run every stage at some moment, so what it took at most is no less than the largest working
         # set; one slot shared by all is exactly that. More it does not say: who ran beside whom is chance.
         shared = good & (measured.pool > 0)
@@ -141,7 +146,7 @@ class MemoryRecord:
         pooled = pool > 0
         queued = queues_at_worst(measured, slots, pool)
         if not pooled.any():
-            return self._of_slots(slots) + queued
+            return np.asarray(self._of_slots(slots) + queued)
         worst = self._of_slots(np.where(pooled[..., None], 0.0, slots))
         columns = np.flatnonzero(pooled.any(axis=0))
         # All slots of the pool in one stage, for every stage.
@@ -172,7 +177,7 @@ class MemoryRecord:
         base = self._used[:, :1]
         # How far along a -> b one has to go for every stage to have what is wanted.
         along = (slots[:, :, None, :] - pairs.start[:, None]) * pairs.inverse[:, None]
-        factor = np.maximum(along.max(axis=3), 0.0)
+        factor = np.maximum(along.max(axis=3), pairs.least[:, None])
         usable = pairs.usable[:, None] & (factor < FAR)
         factor = np.where(usable, factor, 0.0)
         at = pairs.low[:, None] + factor * pairs.rise[:, None]
@@ -215,6 +220,8 @@ class MemoryRecord:
                 start=self._slots[:, first] + 1e-9,
                 inverse=np.where(step > 0.1, 1.0 / np.maximum(step, 0.1), FAR**2),
                 usable=usable[:, first, second],
+                # Where the base is not known, nothing says how much going back towards no slots frees.
+                least=((first == 0) & ~self._based[:, None]).astype(np.float64),
                 low=added[:, first],
                 rise=np.maximum(added[:, second] - added[:, first], 0.0),
                 sure_low=sure[:, first],
@@ -226,11 +233,13 @@ class MemoryRecord:
 @dataclass(frozen=True, slots=True)
 class _Pairs:
     """P pairs (a, b) of records: ``[N, P, S]`` slots of a and 1 / (slots of b - those of a); ``[N, P]`` whether no
-    stage shrinks from a to b, bytes of a, bytes that b takes more, by how much either may be off."""
+    stage shrinks from a to b, how far to go at least, bytes of a, bytes that b takes more, by how much either may
+    be off."""
 
     start: Floats
     inverse: Floats
     usable: Bools
+    least: Floats
     low: Floats
     rise: Floats
     sure_low: Floats

@@ -1,0 +1,263 @@
+"""The bound on memory: never below the truth, of use after a few records, blind to what says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from intune.agents.memory import (
+    PRIOR_NOISE,
+    RECORDS,
+    TOGETHER,
+    MemoryRecord,
+    in_use,
+    queues_at_worst,
+)  # fmt: skip
+from intune.envs.measurement import Measurement
+
+Measured = Callable[..., Measurement]
+BASE = 1e9
+
+
+def took(
+    measurement: Measured, slots: Any, sets: Any, *, queued: float = 0.0, base: float = BASE, **more: Any
+) -> Measurement:
+    """One job whose stages take `sets` bytes a slot."""
+    slots = np.asarray(slots, dtype=np.float64)
+    used = base + float(slots @ np.asarray(sets)) + queued
+    return measurement(
+        stages=len(slots), slots=slots, memory_used=used, memory_queued=queued, memory_base=base,
+        busy=slots, block_bytes=0.0, queued_bytes=0.0, **more,
+    )  # fmt: skip
+
+
+def bound_of(record: MemoryRecord, slots: Any, now: Measurement, pool: float = 0.0) -> float:
+    return float(record.bound(np.array([slots], dtype=float), np.array([pool]), now)[0])
+
+
+def taught(
+    measurement: Measured, seen: list[list[int]], sets: list[float]
+) -> tuple[MemoryRecord, Measurement]:
+    record = MemoryRecord(1, len(sets))
+    now = took(measurement, seen[0], sets)
+    for slots in seen:
+        now = took(measurement, slots, sets)
+        record.see(now)
+    return record, now
+
+
+SETS = st.floats(0.0, 1e9)
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> tuple[list[float], list[list[int]], list[int], bool]:
+    stages = draw(st.integers(1, 5))
+    slots = st.lists(st.integers(1, 40), min_size=stages, max_size=stages)
+    sets = draw(st.lists(SETS, min_size=stages, max_size=stages))
+    return sets, draw(st.lists(slots, min_size=1, max_size=12)), draw(slots), draw(st.booleans())
+
+
+@settings(max_examples=150, deadline=None)
+@given(job=jobs(), pool=st.integers(0, 40))
+def test_the_bound_is_never_below_the_truth(
+    measurement: Measured, job: tuple[list[float], list[list[int]], list[int], bool], pool: int
+) -> None:
+    sets, seen, wanted, known = job
+    record = MemoryRecord(1, len(sets))
+    for slots in seen:
+        now = took(measurement, slots, sets)
+        if not known:
+            now = replace(now, memory_base=np.array([np.nan]))
+        record.see(now)
+    truth = BASE + float(np.array(wanted) @ np.array(sets))
+    assert bound_of(record, wanted, now) >= truth * (1 - 1e-9)
+    if pool:
+        # At some moment all slots of a pool may be at work in the stage with the largest working set.
+        assert bound_of(record, wanted, now, pool) >= (BASE + pool * max(sets)) * (1 - 1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(job=jobs())
+def test_nor_once_a_single_slot_was_shared(
+    measurement: Measured, job: tuple[list[float], list[list[int]], list[int], bool]
+) -> None:
+    sets, seen, wanted, _ = job
+    record, now = taught(measurement, seen, sets)
+    alone = took(measurement, [1] * len(sets), [0.0] * len(sets), pool=1.0)
+    alone = replace(alone, memory_used=np.array([BASE + max(sets)]))
+    record.see(alone)
+    assert record.largest[0] == pytest.approx(max(sets), abs=1.0)
+    truth = BASE + float(np.array(wanted) @ np.array(sets))
+    assert bound_of(record, wanted, now) >= truth * (1 - 1e-9)
+
+
+def test_nothing_is_known_of_a_job_that_was_never_seen(measurement: Measured) -> None:
+    record = MemoryRecord(1, 3)
+    assert bound_of(record, [1, 1, 1], measurement()) == np.inf
+
+
+def test_one_record_bounds_multiples_of_it(measurement: Measured) -> None:
+    """Three times the slots of each stage take three times what the slots took, and a little for noise."""
+    record, now = taught(measurement, [[1, 1]], [1e9, 3e9])
+    bound = bound_of(record, [3, 3], now)
+    assert BASE + 12e9 <= bound <= BASE + 12e9 * (1 + 2 * 5 * record.noise[0])
+    # One stage alone may have been all of it.
+    assert bound_of(record, [3, 1], now) == pytest.approx(bound)
+
+
+def test_two_records_tell_what_a_stage_costs(measurement: Measured) -> None:
+    """[2, 1] took 1 GB more than [1, 1], so the first stage's slots are cheap, whatever the second's cost."""
+    sets = [1e9, 30e9]
+    one, now = taught(measurement, [[1, 1]], sets)
+    two, _ = taught(measurement, [[1, 1]] * 6 + [[2, 1]] * 6, sets)
+    truth = BASE + 4e9 + 30e9
+    assert bound_of(one, [4, 1], now) > 3 * truth
+    assert truth < bound_of(two, [4, 1], now) < 1.6 * truth
+
+
+def test_a_shared_slot_bounds_every_further_slot(measurement: Measured) -> None:
+    sets = [1e9, 1.1e9, 0.9e9, 1e9, 1e9]
+    record, now = taught(measurement, [[1] * 5], sets)
+    before = bound_of(record, [2, 1, 1, 1, 1], now)
+    alone = took(measurement, [1] * 5, [0.0] * 5, pool=1.0)
+    alone = replace(alone, memory_used=np.array([BASE + 1.1e9]))
+    record.see(alone)
+    after = bound_of(record, [2, 1, 1, 1, 1], now)
+    assert BASE + 6e9 < after < before
+
+
+def test_noise_is_learnt_and_never_forgotten_at_once(measurement: Measured) -> None:
+    rng = np.random.default_rng(0)
+    quiet, loud = MemoryRecord(1, 2), MemoryRecord(1, 2)
+    first = quiet.noise[0]
+    assert first == pytest.approx(PRIOR_NOISE * (1 + 1 / np.sqrt(6.0)))
+    for _ in range(60):
+        quiet.see(took(measurement, [4, 4], [1e9, 1e9]))
+        loud.see(took(measurement, [4, 4], np.array([1e9, 1e9]) * np.exp(0.3 * rng.standard_normal())))
+    assert quiet.noise[0] < first / 2
+    assert 0.2 < loud.noise[0] < 0.5
+    now = took(measurement, [4, 4], [1e9, 1e9])
+    assert bound_of(loud, [8, 8], now) > 1.5 * bound_of(quiet, [8, 8], now)
+
+
+def test_noise_stays_below_the_bound(measurement: Measured) -> None:
+    """Of 2,000 intervals with 8 % of noise, none takes more than what was bounded from four others."""
+    rng = np.random.default_rng(1)
+    sets = np.array([1e9, 2e9, 0.5e9])
+    exceeded = 0
+    for _ in range(500):
+        record = MemoryRecord(1, 3)
+        for slots in ([1, 1, 1], [2, 2, 2], [2, 4, 2], [3, 5, 4]):
+            now = took(measurement, slots, sets * np.exp(PRIOR_NOISE * rng.standard_normal()))
+            record.see(now)
+        bound = bound_of(record, [5, 9, 7], now)
+        truth = BASE + float(np.array([5, 9, 7]) @ sets) * np.exp(PRIOR_NOISE * rng.standard_normal(4))
+        exceeded += int((truth > bound).sum())
+    assert exceeded == 0
+
+
+def test_more_certainty_is_a_higher_bound(measurement: Measured) -> None:
+    now = took(measurement, [2, 2], [1e9, 1e9])
+    bounds = []
+    for certainty in (0.0, 2.0, 5.0):
+        record = MemoryRecord(1, 2, certainty=certainty)
+        record.see(now)
+        bounds.append(bound_of(record, [4, 4], now))
+    assert bounds[0] == pytest.approx(BASE + 8e9)
+    assert bounds[0] < bounds[1] < bounds[2]
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        {"memory_used": np.nan}, {"memory_queued": np.nan}, {"delivered": 0.0}, {"delivered": np.nan},
+        {"killed": True}, {"memory_used": 0.0}, {"slots": np.nan},
+    ],
+)  # fmt: skip
+def test_intervals_that_say_nothing_change_nothing(measurement: Measured, nothing: dict[str, Any]) -> None:
+    """A job that was killed has one slot a stage in force, which is not what took the memory; one that stands
+    still takes next to none."""
+    record, now = taught(measurement, [[2, 1, 1], [4, 2, 2]], [1e9, 2e9, 3e9])
+    before = bound_of(record, [5, 5, 5], now)
+    for memory in (1e7, 1e12):
+        record.see(measurement(**({"slots": 1.0, "memory_used": memory, "memory_base": 1e6} | nothing)))
+    assert bound_of(record, [5, 5, 5], now) == before
+
+
+def test_the_latest_records_are_kept(measurement: Measured) -> None:
+    """What was seen first is overwritten: of a job whose rows grow, old records would promise too much room."""
+    light, heavy = [1e8, 1e8], [1e9, 1e9]
+    record = MemoryRecord(1, 2)
+    for slots in range(1, RECORDS + 1):
+        record.see(took(measurement, [slots, slots], light))
+    for slots in range(1, RECORDS + 1):
+        record.see(took(measurement, [slots + RECORDS, slots], heavy))
+    now = took(measurement, [2 * RECORDS, RECORDS], heavy)
+    assert bound_of(record, [2 * RECORDS, RECORDS], now) >= BASE + 3 * RECORDS * 1e9
+
+
+def test_forget_is_a_new_job(measurement: Measured) -> None:
+    now = measurement(jobs=2, stages=2, slots=[[1.0, 2.0], [3.0, 1.0]], pool=[0.0, 1.0])
+    record, fresh = MemoryRecord(2, 2), MemoryRecord(2, 2)
+    slots, pool = np.array([[3.0, 3.0]] * 2), np.zeros(2)
+    record.see(now)
+    record.bound(slots, pool, now)
+    record.forget(np.array([0, 1]))
+    np.testing.assert_array_equal(record.bound(slots, pool, now), np.inf)
+    record.see(now)
+    fresh.see(now)
+    np.testing.assert_array_equal(record.bound(slots, pool, now), fresh.bound(slots, pool, now))
+    np.testing.assert_array_equal(record.noise, fresh.noise)
+
+
+def test_a_pool_in_force_takes_what_it_was_seen_to_take(measurement: Measured) -> None:
+    record, now = taught(measurement, [[2, 2]], [1e9, 4e9])
+    pooled = took(measurement, [8, 8], [0.0, 0.0], pool=8.0)
+    pooled = replace(pooled, memory_used=np.array([BASE + 9e9]))
+    record.see(pooled)
+    running = bound_of(record, [8, 8], pooled, 8.0)
+    assert BASE + 9e9 < running < BASE + 9e9 * (1 + 10.1 * record.noise[0])
+    # Fewer slots take no more; one slot more may always be in the largest stage.
+    assert bound_of(record, [4, 4], pooled, 4.0) <= running
+    assert bound_of(record, [9, 9], pooled, 9.0) > bound_of(record, [8, 8], now, 8.0) * 0.99
+
+
+def test_many_allocations_at_once_are_bounded_as_one_by_one(measurement: Measured) -> None:
+    rng = np.random.default_rng(3)
+    jobs, width, many = 40, 4, 3 * TOGETHER // 40
+    record = MemoryRecord(jobs, width)
+    now = measurement(jobs=jobs, stages=width)
+    for _ in range(9):
+        now = measurement(
+            jobs=jobs, stages=width, slots=rng.integers(1, 9, (jobs, width)), memory_used=rng.uniform(1e9, 5e9, jobs),
+            pool=rng.choice([0.0, 1.0, 5.0], jobs), busy=1.0,
+        )  # fmt: skip
+        record.see(now)
+    slots = rng.integers(1, 20, (jobs, many, width)).astype(float)
+    pool = rng.choice([0.0, 0.0, 1.0, 7.0], (jobs, many))
+    together = record.bounds(slots, pool, now)
+    for k in range(many):
+        np.testing.assert_allclose(together[:, k], record.bound(slots[:, k], pool[:, k], now))
+
+
+def test_queues_are_counted_full(measurement: Measured) -> None:
+    """Half full with 3 MB at two slots: 6 MB when full, 12 MB at four slots."""
+    now = measurement(
+        stages=2, slots=2.0, queued_bytes=[[3e6, 0.0]], queue_fill=[[0.5, 0.0]], block_bytes=5e6
+    )
+    slots = np.array([[[4.0, 2.0], [2.0, 2.0]]])
+    # Of the second nothing is seen waiting: a block for every slot.
+    np.testing.assert_allclose(queues_at_worst(now, slots, np.zeros((1, 2))), [[12e6 + 10e6, 6e6 + 10e6]])
+
+
+def test_slots_in_use_of_a_pool_are_those_at_work(measurement: Measured) -> None:
+    now = measurement(
+        stages=2, jobs=2, slots=[[4.0, 4.0], [6.0, 6.0]], pool=[0.0, 6.0], busy=[[1.2, 2.0], [1.2, 9.0]]
+    )
+    np.testing.assert_array_equal(in_use(now), [[4.0, 4.0], [2.0, 6.0]])
