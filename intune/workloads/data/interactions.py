@@ -64,10 +64,13 @@ class CleaningOptions:
     Attributes:
         min_rating: leave out those rated lower; None: all count, whatever the rating.
         core: leave out users and items with fewer interactions than this, again and again until none is left.
+        keep_repeated: count a user's later interactions with the same item, too: where it is consumed again and
+            again, they are what makes it trend.
     """
 
     min_rating: float | None = None
     core: int = 1
+    keep_repeated: bool = False
 
     def __post_init__(self) -> None:
         if self.min_rating is not None and not np.isfinite(self.min_rating):
@@ -108,7 +111,8 @@ def clean(found: Interactions, options: CleaningOptions) -> tuple[Interactions, 
         found = found.take(found.rating >= options.min_rating)
     liked = len(found)
     found = found.take(np.lexsort((found.timestamp, found.user)))
-    found = found.take(first_of_each(found.user * np.int64(found.items.num_rows) + found.item))
+    if not options.keep_repeated:
+        found = found.take(first_of_each(found.user * np.int64(found.items.num_rows) + found.item))
     unique = len(found)
     found = _core(found, options.core)
     left = Left(low_rating=total - liked, repeated=liked - unique, outside_core=unique - len(found))

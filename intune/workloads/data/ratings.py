@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,21 @@ class RatingsOptions:
 
 
 def write_ratings(
-    found: Interactions, options: RatingsOptions, out: Path, *, kind: str, progress: Progress | None = None
+    found: Interactions,
+    options: RatingsOptions,
+    out: Path,
+    *,
+    kind: str,
+    progress: Progress | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write `found` to the folder `out`, which must be new or empty.
+
+    Args:
+        found, options, out: what, how and where to.
+        kind: of data set, for `dataset.json`.
+        progress: told of every table.
+        more: what `dataset.json` shall hold beside, JSON values only.
 
     Returns:
         What has been written to `dataset.json` (see `read_description`).
@@ -96,6 +108,7 @@ def write_ratings(
                 "step_s": options.series.step_s,
                 "steps": len(series.column("velocity")[0]),
             },
+            **(more or {}),
         }
         with storage_errors(folder):
             write_description(folder, description)
