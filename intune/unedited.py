@@ -1,0 +1,200 @@
+"""Tunes the DataLoaders of a script that was not edited: what `intune run` does inside the job's process.
+
+Only `DataLoader.__iter__` is replaced, once torch has been imported: the loaders stay what they are, also those of
+subclasses, and one that cannot be tuned is read as ever. Worker processes of DataLoaders are left alone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib.abc
+import importlib.util
+import json
+import os
+import sys
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+MODULE = "torch.utils.data.dataloader"
+
+ATTRIBUTE = "_intune_tuned"
+"""Of a DataLoader: what tunes it; None where it cannot be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unedited:
+    """How the loaders of a script are tuned; see `intune.tune`.
+
+    Attributes:
+        agent: name of the agent.
+        cpus, memory: of each loader's budget.
+        display: what is shown.
+        log: folder; every loader writes to one of its own in it.
+        knowledge: whether what was learnt is used and kept.
+        workers: where the dataset's code runs.
+    """
+
+    agent: str = "dqn"
+    cpus: int | None = None
+    memory: str | None = None
+    display: str = "quiet"
+    log: str | None = None
+    knowledge: bool = True
+    workers: str = "auto"
+
+    def to_text(self) -> str:
+        """For an environment variable."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> Unedited:
+        """What `to_text` wrote; of anything else, the defaults."""
+        try:
+            values = json.loads(text)
+            return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+        except (ValueError, TypeError):
+            return cls()
+
+
+def watch_for_torch(text: str) -> None:
+    """Replace `DataLoader.__iter__` as soon as torch's module is imported (now, if it was). Imports nothing itself."""
+    if MODULE in sys.modules:
+        patch(sys.modules[MODULE].DataLoader, Unedited.from_text(text))
+    else:
+        sys.meta_path.insert(0, _Finder(text))
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds the one module through the other finders, and patches it once it has been executed."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader, self._text)
+        return spec
+
+
+class _Loader(importlib.abc.Loader):
+    def __init__(self, inner: Any, text: str) -> None:
+        self._inner = inner
+        self._text = text
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        made: ModuleType | None = self._inner.create_module(spec)
+        return made
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._inner.exec_module(module)
+        patch(module.DataLoader, Unedited.from_text(self._text))
+
+    def __getattr__(self, name: str) -> Any:  # get_source and the like, for tracebacks
+        return getattr(self._inner, name)
+
+
+def patch(dataloader: Any, settings: Unedited) -> Any:
+    """Replace `dataloader.__iter__`; returns the original, with which to undo it."""
+    original = dataloader.__iter__
+    patched = _Patch(dataloader, settings)
+
+    def __iter__(self: Any) -> Iterator[Any]:
+        return patched.iterate(self)
+
+    dataloader.__iter__ = __iter__
+    atexit.register(patched.finish)
+    return original
+
+
+class _Patch:
+    def __init__(self, dataloader: Any, settings: Unedited) -> None:
+        self._class = dataloader
+        self._original = dataloader.__iter__
+        self._settings = settings
+        self._tuned: list[tuple[str, weakref.ref[Any]]] = []
+        self._count = 0
+        self._pid = os.getpid()
+
+    def iterate(self, loader: Any) -> Iterator[Any]:
+        """Begin an epoch of `loader`, tuned if that can be."""
+        if os.getpid() != self._pid:  # a fork, as DataLoaders' workers are
+            begun: Iterator[Any] = self._original(loader)
+            return begun
+        tuned = loader.__dict__.get(ATTRIBUTE, self)
+        if tuned is self:
+            tuned = self._make(loader)
+            loader.__dict__[ATTRIBUTE] = tuned
+        begun = self._original(loader) if tuned is None else iter(tuned)
+        return begun
+
+    def _make(self, loader: Any) -> Any:
+        from intune.pipelines.errors import IntuneError
+        from intune.tuning import tune
+
+        self._count += 1
+        name = f"DataLoader {self._count} ({type(loader.dataset).__name__})"
+        settings = self._settings
+        try:
+            tuned = tune(
+                self._plain(loader),
+                agent=settings.agent,
+                cpus=settings.cpus,
+                memory=settings.memory,
+                display=settings.display,  # type: ignore[arg-type]
+                log=self._folder(),
+                knowledge=settings.knowledge,
+                workers=settings.workers,
+            )
+        except IntuneError as error:
+            say(f"{name} is left as it is: {' '.join(str(error).split())}")
+            return None
+        if tuned.controller is None:
+            return None
+        say(f"{name} is tuned by {settings.agent}")
+        self._tuned.append((name, weakref.ref(tuned)))
+        return tuned
+
+    def _plain(self, loader: Any) -> Any:
+        """The DataLoader under a subclass whose own `__iter__` asks for the batches (and may do more to them)."""
+        if type(loader).__iter__ is self._class.__iter__:
+            return loader
+        plain = object.__new__(self._class)
+        plain.__dict__.update({name: value for name, value in vars(loader).items() if name != ATTRIBUTE})
+        return plain
+
+    def _folder(self) -> str | None:
+        if self._settings.log is None:
+            return None
+        rank = os.environ.get("RANK")
+        name = f"loader-{self._count}" if rank is None else f"rank-{rank}-loader-{self._count}"
+        return os.path.join(self._settings.log, name)
+
+    def finish(self) -> None:
+        """Say what tuning came to, and end it."""
+        if os.getpid() != self._pid:
+            return
+        for name, reference in self._tuned:
+            tuned = reference()
+            if tuned is not None:
+                summary = tuned.summary()
+                with contextlib.suppress(Exception):
+                    tuned.close()
+                say(f"{name}: {summary}")
+        self._tuned.clear()
+
+
+def say(text: str) -> None:
+    """A line on standard error; a closed one is no error."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        print(f"intune run: {text}", file=sys.stderr, flush=True)

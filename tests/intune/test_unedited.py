@@ -1,0 +1,159 @@
+"""Scripts that were not edited: their DataLoaders are tuned in place, and the script stays what it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from intune.cli.main import main
+from intune.cli.run import environment
+from intune.unedited import ATTRIBUTE, Unedited, _Patch, patch
+from tests.intune.tuned import tuner_threads, wait_until
+
+SETTINGS = Unedited(agent="even", cpus=2, memory="64MiB", knowledge=False, workers="thread")
+
+
+class Numbers(IterableDataset[int]):
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(30))
+
+
+class Doubled(DataLoader[Any]):
+    """A subclass that has its own way of iterating, as Accelerate's."""
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            yield batch[0] * 2
+
+
+@pytest.fixture
+def patched() -> Iterator[None]:
+    original = patch(DataLoader, SETTINGS)
+    yield
+    DataLoader.__iter__ = original  # type: ignore[method-assign]
+
+
+@pytest.mark.usefixtures("patched")
+def test_loaders_are_tuned_and_stay_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    loader = DataLoader(TensorDataset(torch.arange(40)), batch_size=4)
+    assert isinstance(loader, DataLoader)
+    for _ in range(2):
+        assert [batch[0].tolist() for batch in loader] == [list(range(i, i + 4)) for i in range(0, 40, 4)]
+    tuned = getattr(loader, ATTRIBUTE)
+    assert tuned.controller is not None
+    assert capsys.readouterr().err.count("DataLoader 1 (TensorDataset) is tuned by even") == 1
+    doubled = Doubled(TensorDataset(torch.arange(4)), batch_size=2)
+    assert torch.cat(list(doubled)).tolist() == [0, 2, 4, 6]
+    numbers = DataLoader(Numbers(), batch_size=10)
+    assert [batch.tolist() for batch in numbers] == [list(range(i, i + 10)) for i in (0, 10, 20)]
+    for one in (loader, doubled, numbers):
+        getattr(one, ATTRIBUTE).close()
+    wait_until(lambda: not tuner_threads())
+
+
+def test_what_cannot_be_tuned_is_read_as_ever(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = _Patch(DataLoader, Unedited(agent="even", memory="1B"))
+    loader = DataLoader(TensorDataset(torch.arange(4)), batch_size=2)
+    assert [batch[0].tolist() for batch in one.iterate(loader)] == [[0, 1], [2, 3]]
+    assert "is left as it is: `memory`=1" in capsys.readouterr().err
+    monkeypatch.setenv("INTUNE", "off")
+    off = _Patch(DataLoader, SETTINGS)
+    assert len(list(off.iterate(DataLoader(TensorDataset(torch.arange(4)))))) == 4
+    assert capsys.readouterr().err == ""
+
+
+def test_settings_go_through_the_environment() -> None:
+    settings = Unedited(agent="planner", cpus=3, log="/a b/c", display="lines")
+    assert Unedited.from_text(settings.to_text()) == settings
+    assert Unedited.from_text("{nonsense") == Unedited.from_text("[]") == Unedited()
+    variables = environment(settings, {"PYTHONPATH": "/x", "HOME": "/h"})
+    hook, rest = variables["PYTHONPATH"].split(os.pathsep)
+    assert (rest, variables["HOME"]) == ("/x", "/h")
+    assert (Path(hook) / "sitecustomize.py").is_file()
+    assert environment(settings, variables) == variables
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run"], "`command` is empty"),
+        (["run", "--", "no-such-program"], "write: -- python SCRIPT"),
+        (["run", "--agent", "planer", "--", "python"], "did you mean 'planner'"),
+    ],
+)
+def test_wrong_words_are_told(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = main(words)
+    except SystemExit as left:
+        code = int(left.code or 0)
+    assert code == 2
+    captured = capsys.readouterr()
+    assert said in captured.err + captured.out
+
+
+def start(tmp_path: Path, script: str, *words: str, path: str = "") -> subprocess.Popen[str]:
+    file = tmp_path / "train.py"
+    file.write_text(textwrap.dedent(script))
+    return subprocess.Popen(
+        [sys.executable, "-m", "intune.cli.main", "run", "--agent", "even", "--workers", "thread", *words, "--",
+         "python", str(file), "--lr", "3"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*filter(None, [path]), os.getcwd()]),
+             "INTUNE_CACHE": str(tmp_path / "cache")},
+    )  # fmt: skip
+
+
+def test_a_script_runs_as_ever_with_its_exit_code(tmp_path: Path) -> None:
+    before = tmp_path / "site"
+    before.mkdir()
+    (before / "sitecustomize.py").write_text("print('the other sitecustomize')\n")
+    script = """
+        import sys
+        import torch
+        from torch.utils.data import DataLoader, TensorDataset
+        if __name__ == "__main__":
+            loader = DataLoader(TensorDataset(torch.arange(100)), batch_size=10)
+            print(sum(int(x.sum()) for (x,) in loader), sys.argv[1:])
+            sys.exit(7)
+        """
+    with start(tmp_path, script, "--log", str(tmp_path / "log"), path=str(before)) as process:
+        out, err = process.communicate(timeout=120)
+    assert out.splitlines() == [*2 * ["the other sitecustomize"], "4950 ['--lr', '3']"]
+    assert process.returncode == 7, err
+    assert "DataLoader 1 (TensorDataset) is tuned by even" in err
+    header = json.loads((tmp_path / "log" / "loader-1" / "decisions.jsonl").read_text().splitlines()[0])
+    assert header["agent"] == "even"
+
+
+def test_ctrl_c_ends_the_script_as_ever(tmp_path: Path) -> None:
+    script = """
+        import torch
+        from torch.utils.data import DataLoader, TensorDataset
+        if __name__ == "__main__":
+            loader = DataLoader(TensorDataset(torch.arange(100)), batch_size=10)
+            while True:
+                for _ in loader:
+                    pass
+                print("epoch", flush=True)
+        """
+    with start(tmp_path, script) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "epoch\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGINT
+    assert err.count("Traceback") == 1
+    assert "KeyboardInterrupt" in err
