@@ -199,7 +199,7 @@ class MemoryRecord:
         # than these and was seen to take much says that these take as much.
         below = (self._slots[:, None] <= slots[:, :, None, :] + 1e-9).all(axis=3) & (self._times > 0)[:, None]
         seen = np.where(below, (self._used - base)[:, None], 0.0).max(axis=2)
-        return base + np.maximum(best, seen * (1.0 + SEEN * self.noise[:, None]))
+        return np.asarray(base + np.maximum(best, seen * (1.0 + SEEN * self.noise[:, None])))
 
     def _sure(self) -> Floats:
         """``[N, R]`` by how much records may be off: the mean of several looks is known better than one look."""

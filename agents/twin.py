@@ -110,9 +110,8 @@ class Twin:
         crowded = np.maximum(measured.cpus_used / np.maximum(measured.cpus, 1e-9), 0.0) > 0.97
         weight = np.where(self.cpu == 0, 1.0, 0.4)
         self.cpu = np.where(good, self.cpu + weight * (cpu - self.cpu), self.cpu)
-        slots = np.where(
-            (measured.pool > 0)[:, None], busy, np.minimum(busy, np.maximum(measured.slots, 1.0))
-        )
+        given = np.where(good, np.maximum(measured.slots, 1.0), 1.0)
+        slots = np.where((measured.pool > 0)[:, None], busy, np.minimum(busy, given))
         seen = np.log(busy / rate)[..., None] - np.log(slower(slots))
         counts = np.where(good, np.where(crowded[:, None], 0.1, 1.0), 0.0)
         # One interval far off everything seen before is a stumble (a slow disk, a neighbour) and says little; a
@@ -136,9 +135,11 @@ class Twin:
         )
         self._alone = self._alone + part[..., None] * off
         self._weight = total
-        own = np.maximum(measured.cpus_used - (measured.cpu * measured.present).sum(axis=1), 0.0)
-        per_row = own / np.maximum(measured.delivered, 1e-12)
-        self.trainer_cpu = np.where(sound, per_row, self.trainer_cpu)
+        told = sound & np.isfinite(measured.cpus_used)
+        of_stages = np.where(sound[:, None] & measured.present, measured.cpu, 0.0).sum(axis=1)
+        own = np.maximum(np.where(told, measured.cpus_used - of_stages, 0.0), 0.0)
+        per_row = own / np.where(told, np.maximum(measured.delivered, 1e-12), 1.0)
+        self.trainer_cpu = np.where(told, per_row, self.trainer_cpu)
         self.best = np.where(sound, np.maximum(self.best, measured.delivered), self.best)
         self._table = None
 
@@ -155,7 +156,7 @@ class Twin:
         if self._table is None or self._spread is None:
             belief = self.belief()
             known = (self._weight > 0)[..., None]
-            per_slot = np.where(known, np.exp(np.clip(-self._alone, -700.0, 700.0)), 1e300**0.5)
+            per_slot = np.where(known, np.exp(np.clip(-self._alone, -300.0, 300.0)), 1e300**0.5)
             mean = (belief * per_slot) @ _SPEEDUP
             square = (belief * per_slot**2) @ _SPEEDUP**2
             own = NOISE / np.sqrt(np.maximum(self._weight, 1.0))[..., None]
