@@ -20,7 +20,7 @@ from intune.envs.measurement import Measurement
 RECORDS = 7
 """Past intervals kept per job: enough for the directions that were tried, few enough for all pairs of them."""
 
-PRIOR_NOISE = 0.08
+PRIOR_NOISE = 0.07
 """Spread of resident memory at one allocation, as a share, before it was seen: allocators and skewed data."""
 
 PRIOR_WEIGHT = 6.0
