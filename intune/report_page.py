@@ -38,21 +38,29 @@ td.n{text-align:left;display:inline-block;margin-right:12px}tr{border-bottom:1px
 """
 
 
-def page(run: Run) -> str:
-    """The whole page."""
+def page_of(title: str, said: str, body: str) -> str:
+    """A page of its own, with this module's looks. `said` and `body` are HTML."""
     style = STYLE.replace("LIGHT", _variables(LIGHT)).replace("DARK", _variables(DARK))
-    began = datetime.datetime.fromtimestamp(run.began, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    until = run.intervals[-1].time
-    broken = f" {run.unreadable} lines of the log could not be read." if run.unreadable else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>intune report</title><style>{style}</style></head><body>"
-        f"<h1>Tuning by {escape(run.agent)}</h1><p>{escape(_short_name(run.pipeline))}. Began {began}, "
-        f"{_duration(until)}, {len(run.intervals):,} intervals, {len(run.changes):,} changes; budget {run.cpus} CPUs "
-        f"and {format_bytes(run.memory)}.{broken}</p>{_cards(run)}{_rates(run, until)}{_bottlenecks(run, until)}"
-        f"{_slots(run, until)}{_memory(run, until)}{_decisions(run)}</body></html>\n"
+        f"<title>{escape(title)}</title><style>{style}</style></head><body>"
+        f"<h1>{escape(title)}</h1><p>{said}</p>{body}</body></html>\n"
     )
+
+
+def page(run: Run) -> str:
+    """The whole page."""
+    began = datetime.datetime.fromtimestamp(run.began, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    until = run.intervals[-1].time
+    broken = f" {run.unreadable} lines of the log could not be read." if run.unreadable else ""
+    return page_of(
+        f"Tuning by {run.agent}",
+        f"{escape(_short_name(run.pipeline))}. Began {began}, {_duration(until)}, {len(run.intervals):,} intervals, "
+        f"{len(run.changes):,} changes; budget {run.cpus} CPUs and {format_bytes(run.memory)}.{broken}",
+        _cards(run) + _rates(run, until) + _bottlenecks(run, until) + _slots(run, until) + _memory(run, until)
+        + _decisions(run),
+    )  # fmt: skip
 
 
 def _cards(run: Run) -> str:
@@ -96,13 +104,16 @@ def _bottlenecks(run: Run, until: float) -> str:
         for one in run.measured
     ]
     shares = held_up(run)
-    key = _key((f"{name} {share:.0%}", colours[name]) for name, share in shares.items())
+    legend = key((f"{name} {share:.0%}", colours[name]) for name, share in shares.items())
     said = (
         "The trainer, where it waited for less than a twentieth of its time; else the stage most of whose slots were "
         "at work."
     )
     return _figure(
-        "What held the job up", said, strip(spans, until=until, label="What held the job up, over time"), key
+        "What held the job up",
+        said,
+        strip(spans, until=until, label="What held the job up, over time"),
+        legend,
     )
 
 
@@ -124,8 +135,8 @@ def _slots(run: Run, until: float) -> str:
                 lift=1.6 * number,  # or equal numbers would hide each other
             )
         )
-    key = _key((name, colours[name]) for name in names)
-    return _figure("Slots", "Tasks that may run at once.", time_chart(lines, up="slots", until=until), key)
+    legend = key((name, colours[name]) for name in names)
+    return _figure("Slots", "Tasks that may run at once.", time_chart(lines, up="slots", until=until), legend)
 
 
 def _memory(run: Run, until: float) -> str:
@@ -137,10 +148,10 @@ def _memory(run: Run, until: float) -> str:
         Series(name="resident", colour=_colour(0), times=times, values=used),
         Series(name="limit", colour=_colour(1), times=times, values=limit, dashed=True),
     ]
-    key = _key([("resident", _colour(0)), ("limit", _colour(1))])
+    legend = key([("resident", _colour(0)), ("limit", _colour(1))])
     return _figure(
         "Memory", "Resident bytes of trainer and pipeline, and what the job may hold.",
-        time_chart(lines, up="GiB", until=until), key,
+        time_chart(lines, up="GiB", until=until), legend,
     )  # fmt: skip
 
 
@@ -167,11 +178,12 @@ def _decision(one: Interval) -> str:
     )
 
 
-def _figure(title: str, said: str, chart: str, key: str = "") -> str:
-    return f'<h2>{title}</h2><p>{said}</p>{key}<div class="chart">{chart}</div>'
+def _figure(title: str, said: str, chart: str, legend: str = "") -> str:
+    return f'<h2>{title}</h2><p>{said}</p>{legend}<div class="chart">{chart}</div>'
 
 
-def _key(entries: Iterable[tuple[str, str]]) -> str:
+def key(entries: Iterable[tuple[str, str]]) -> str:
+    """Names beside their colours."""
     inner = "".join(
         f'<span><i class="dot" style="background:{colour}"></i>{escape(name)}</span>'
         for name, colour in entries

@@ -232,6 +232,11 @@ class Tuned:
         return self._thread is not None and self._thread.alive
 
     @property
+    def failure(self) -> BaseException | None:
+        """What ended tuning early; None where nothing did."""
+        return None if self._thread is None else self._thread.failure
+
+    @property
     def decisions(self) -> list[Entry]:
         """The last decisions, each with its reason."""
         return [] if self.controller is None else list(self.controller.entries)

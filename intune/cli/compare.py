@@ -1,0 +1,134 @@
+"""`intune compare`: agents on this machine and this data. What is done lives in `intune.comparing`."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from intune.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from intune.comparing import Outcome
+
+COMPARE_HELP = """\
+Run a real pipeline under one agent after another, each from a cold start, and compare what they delivered.
+
+--data is a file, folder, glob or URI (s3://…) of Parquet files; the trainer is one that takes --step-ms for a batch.
+The agent shared is the untuned default, and what the ratios are to.
+
+Examples:
+  intune compare --data data/train
+  intune compare --data data/train --transform my_project.features:transform --agents shared autotune dqn --seconds 60
+  intune compare --data 's3://bucket/day_*.parquet' --step-ms 12 --html compare.html --plot compare.png
+"""
+
+DEFAULT_AGENTS = ("static", "even", "shared", "autotune", "planner", "dqn")
+
+REFERENCE = "shared"
+
+WIDE = 140
+"""Columns where output is no terminal, so that nothing is folded."""
+
+
+def compare(
+    *,
+    data: str,
+    agents: tuple[str, ...] = DEFAULT_AGENTS,
+    seconds: float = 30.0,
+    transform: str = "criteo",
+    batch_size: int = 8192,
+    shuffle: int = 0,
+    executor: Literal["auto", "threads", "ray"] = "threads",
+    cpus: int | None = None,
+    memory: str | None = None,
+    step_ms: float = 0.0,
+    json: Path | None = None,
+    html: Path | None = None,
+    plot: Path | None = None,
+    log: Path | None = None,
+) -> None:
+    """Compare agents on a real pipeline.
+
+    Args:
+        data: Parquet files to read.
+        agents: Their names, after blanks or commas; shared is the untuned default.
+        seconds: For each of them.
+        transform: What is done to every batch: criteo (the preset for Criteo's columns), none, or module:function.
+        batch_size: Rows of a batch.
+        shuffle: Row groups of the shuffle's window; 0 for none.
+        executor: Where workers run: threads of this process, or a Ray cluster.
+        cpus: CPUs that the pipeline may use; by default all that this job may.
+        memory: Bytes that its blocks may hold, as in 2GiB; by default a quarter of what is free.
+        step_ms: Milliseconds that the trainer takes for a batch.
+        json: Write all figures there.
+        html: Write a page there.
+        plot: Write a picture there (needs matplotlib).
+        log: Folder for the agents' decisions, for intune report.
+    """
+    from rich.console import Console
+
+    from intune.compare_page import draw, page
+    from intune.comparing import compare as run
+    from intune.profiling import ProfileConfig
+
+    config = ProfileConfig(
+        data=data, transform=transform, batch_size=batch_size, shuffle=shuffle, executor=executor, cpus=cpus,
+        memory=memory, step_ms=step_ms, seconds=seconds,
+    )  # fmt: skip
+    names = tuple(name for words in agents for name in words.split(",") if name)
+    done: dict[str, int] = {}
+    with Progress("comparing agents") as progress:
+
+        def told(agent: str, rows: int, share: float) -> None:
+            done[agent] = rows
+            progress(sum(done.values()), share)
+
+        found = run(config, names, told=told, log=log)
+    console = Console()
+    (console if console.is_terminal else Console(width=WIDE)).print(table(found))
+    if json is not None:
+        json.parent.mkdir(parents=True, exist_ok=True)
+        document = {"data": data, "agents": [one.as_dict() for one in found]}
+        json.write_text(json_module.dumps(document, indent=1) + "\n", encoding="utf-8")
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(page(found, data=data, reference=REFERENCE), encoding="utf-8")
+    if plot is not None:
+        draw(found, plot)
+    for path in (json, html, plot):
+        if path is not None:
+            print(f"wrote {path}")
+
+
+def table(outcomes: Sequence[Outcome]) -> Any:
+    """The best first."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from intune.compare_page import best_first, words
+    from intune.comparing import ratio
+    from intune.pipelines.budget import format_bytes
+    from intune.report_charts import shortened
+
+    title = f"Each for {outcomes[0].seconds:.0f} s from a cold start"
+    made = Table(title=title, title_justify="left")
+    made.add_column("agent")
+    for heading in ("rows/s", f"/ {REFERENCE}", "last third", "waiting", "memory", "changes"):
+        made.add_column(heading, justify="right")
+    made.add_column("slots at the end", overflow="fold")
+    for one in best_first(outcomes):
+        times = ratio(one, outcomes, REFERENCE)
+        made.add_row(
+            one.agent,
+            shortened(one.rate),
+            f"{times:.2f}x" if times == times else "-",
+            shortened(one.settled),
+            f"{one.waiting:.0%}",
+            format_bytes(one.memory),
+            str(one.changes),
+            escape(words(one)),
+        )
+    return made

@@ -1,0 +1,79 @@
+"""Agents one after another on a small real pipeline, from the command line to the files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from intune.cli.main import main
+from intune.compare_page import best_first, words
+from intune.comparing import Outcome, _settled, ratio
+from tests.intune.test_report import Checked
+
+
+def outcome(agent: str, rows: int, *, failure: str = "") -> Outcome:
+    return Outcome(
+        agent=agent, rows=rows, seconds=10.0, settled=1.0, waiting=0.5, memory=1 << 20, slots={"load": 2},
+        changes=1, failure=failure, times=(5.0, 10.0), rates=(1.0, 2.0),
+    )  # fmt: skip
+
+
+def test_figures_by_hand() -> None:
+    found = [outcome("shared", 100), outcome("planner", 250, failure="ValueError: [x]")]
+    assert [one.agent for one in best_first(found)] == ["planner", "shared"]
+    assert ratio(found[1], found, "shared") == 2.5
+    assert np.isnan(ratio(found[1], found, "dqn"))
+    assert words(found[1]) == "load 2; tuning stopped: ValueError: [x]"
+    assert _settled([0, 3, 6, 9], [0, 30, 90, 180]) == 30.0  # from 6 s, the first in the last third
+    assert _settled([0, 9], [0, 90]) == 10.0
+
+
+def test_from_the_command_line_to_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    data = tmp_path / "data"
+    data.mkdir()
+    pq.write_table(pa.table({"x": np.arange(40_000)}), data / "a.parquet", row_group_size=4000)
+    files = [tmp_path / name for name in ("figures.json", "page.html", "plot.png")]
+    code = main(
+        ["compare", "--data", str(data), "--agents", "shared,even", "--seconds", "1", "--transform", "none",
+         "--batch-size", "500", "--cpus", "2", "--memory", "64MiB", "--log", str(tmp_path / "log"),
+         "--step-ms", "1", "--json", str(files[0]), "--html", str(files[1]), "--plot", str(files[2])]
+    )  # fmt: skip
+    out = capsys.readouterr().out
+    assert code == 0
+    assert "1.00x" in out
+    shared, even = json.loads(files[0].read_text())["agents"]
+    assert (shared["agent"], shared["slots"], shared["changes"]) == ("shared", {"shared": 2}, 0)
+    assert (even["agent"], sorted(even["slots"])) == ("even", ["batch", "load", "transfer"])
+    for one in (shared, even):
+        assert one["rows"] % 500 == 0
+        assert one["rows"] > 0
+        assert one["rate"] == one["rows"] / one["seconds"]
+        assert one["seconds"] >= 1.0
+        assert one["failure"] == ""
+        spans = np.diff([0.0, *one["times"]])
+        assert np.dot(spans, one["rates"]) == pytest.approx(one["rows"])
+    checked = Checked()
+    checked.feed(files[1].read_text())
+    assert checked.open == []
+    assert checked.fetched == []
+    assert files[2].read_bytes().startswith(b"\x89PNG")
+    assert main(["report", str(tmp_path / "log" / "even")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("agents", "said"),
+    [
+        ("shared,shared", "none twice"),
+        ("oracle", "a real job has none"),
+        ("planer", "did you mean 'planner'"),
+    ],
+)
+def test_wrong_agents_are_told(agents: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--data", "nowhere", "--agents", agents]) == 2
+    assert said in capsys.readouterr().err
