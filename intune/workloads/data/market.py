@@ -18,7 +18,7 @@ from intune.pipelines.errors import ConfigError, DataError
 from intune.workloads.data.interactions import CleaningOptions, Interactions
 from intune.workloads.data.ratings import RatingsOptions, write_ratings
 from intune.workloads.data.splits import SplitOptions
-from intune.workloads.data.tables import DAY_S, SeriesOptions
+from intune.workloads.data.tables import SeriesOptions
 from intune.workloads.data.text import item_table
 from intune.workloads.data.writer import Progress
 

@@ -1,0 +1,324 @@
+"""From a folder of interactions to forecasts of what will trend: TrendRec and what it is compared with, judged alike.
+
+Next items are learnt first, from sessions, then acceleration, from series; both are read through pipelines. No event of
+a step is used to forecast it, and none of a held-out step to train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from intune.pipelines import Pipeline
+from intune.pipelines.errors import ConfigError
+from intune.workloads import trend_baselines as baselines
+from intune.workloads.fitting import FitOptions, FitSummary, fit
+from intune.workloads.recommender_job import FeedOptions, feeding
+from intune.workloads.training import OnStep
+from intune.workloads.trend_data import CutOptions, TrendData, find_trend_data
+from intune.workloads.trend_metrics import mean_metrics, trend_metrics
+from intune.workloads.trend_stages import NextItemsBefore, SeriesBefore
+from intune.workloads.trendrec import TrendRec, TrendRecConfig
+
+ForecasterName: TypeAlias = Literal[
+    "trendrec", "deepar-item", "deepar", "gru4rec", "markov", "exponential-average", "last-velocity"
+]
+FORECASTERS = (
+    "trendrec",
+    "deepar-item",
+    "deepar",
+    "gru4rec",
+    "markov",
+    "exponential-average",
+    "last-velocity",
+)
+LEARNS_ITEMS, LEARNS_TRENDS = ("trendrec", "gru4rec"), ("trendrec", "deepar-item", "deepar")
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrendOptions:
+    """What forecasts, and how it is trained.
+
+    Attributes:
+        forecaster: ``"trendrec"``; ``"deepar-item"``, the same without pre-training on next items, or ``"deepar"``,
+            without an item embedding at all; ``"gru4rec"``, the next-item model alone; or one of the rules that
+            learn nothing.
+        width, hidden, layers, dropout, season, harmonics, likelihood, length: see `TrendRecConfig`.
+        tune_items: whether the item embedding goes on learning with acceleration; else it stays as next items made it.
+        weight: of the latest acceleration, of ``"exponential-average"``.
+        growth: whether ``"gru4rec"`` gives predicted less present velocity rather than predicted popularity.
+        learning_rate, batch_size: of Adam on acceleration; a row is an item's series.
+        item_learning_rate, item_batch_size: of Adam on next items; a row is a user.
+        weight_decay: of both.
+        seed: of everything random.
+        device: where the model is.
+        cutoffs: values of k of the metrics.
+    """
+
+    forecaster: ForecasterName = "trendrec"
+    width: int = 32
+    hidden: int = 32
+    layers: int = 1
+    dropout: float = 0.1
+    season: int = 0
+    harmonics: int = 3
+    likelihood: Literal["gaussian", "student-t"] = "gaussian"
+    length: int = 50
+    tune_items: bool = True
+    weight: float = 0.5
+    growth: bool = False
+    learning_rate: float = 3e-3
+    batch_size: int = 64
+    item_learning_rate: float = 3e-3
+    item_batch_size: int = 64
+    weight_decay: float = 1e-4
+    seed: int = 0
+    device: str = "cpu"
+    cutoffs: tuple[int, ...] = (10, 20)
+
+    def __post_init__(self) -> None:
+        if self.forecaster not in FORECASTERS:
+            raise ConfigError(f"`forecaster`={self.forecaster!r} is unknown; use {', '.join(FORECASTERS)}")
+        if not 0 < self.weight <= 1:
+            raise ConfigError(f"`weight` must be above 0 and at most 1, but {self.weight} was found")
+        for name in ("learning_rate", "item_learning_rate"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"`{name}` must be above 0, but {getattr(self, name)} was found")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ConfigError(f"`weight_decay` must be at least 0, but {self.weight_decay} was found")
+        for name, least in (("batch_size", 1), ("item_batch_size", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"`{name}` must be at least {least}, but {getattr(self, name)} was found")
+        self.config(1)
+
+    def config(self, items: int) -> TrendRecConfig:
+        """The model's shape for so many items."""
+        names = (
+            "width",
+            "hidden",
+            "layers",
+            "dropout",
+            "season",
+            "harmonics",
+            "likelihood",
+            "length",
+        )
+        return TrendRecConfig(
+            items=items,
+            embedding="none" if self.forecaster == "deepar" else "shared",
+            **{name: getattr(self, name) for name in names},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrendFit:
+    """How long each of the two trainings lasts, and within what.
+
+    Attributes:
+        items: on next items, whose validation loss decides; its metric is ``"loss"``.
+        trends: on acceleration; ``"loss"`` or one of the trend metrics decides.
+        feed: how the pipelines run.
+    """
+
+    items: FitOptions = field(
+        default_factory=lambda: FitOptions(metric="loss", higher_is_better=False, epochs=100, patience=5)
+    )
+    trends: FitOptions = field(
+        default_factory=lambda: FitOptions(metric="loss", higher_is_better=False, epochs=200, patience=20)
+    )
+    feed: FeedOptions = field(default_factory=FeedOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrendResult:
+    """What came out.
+
+    Attributes:
+        items, trends: how the trainings went; None where there was none.
+        valid, test: mean metrics over the held-out steps; empty if a signal ended training.
+    """
+
+    items: FitSummary | None
+    trends: FitSummary | None
+    valid: Mapping[str, float]
+    test: Mapping[str, float]
+
+    @property
+    def stopped(self) -> FitSummary | None:
+        """The training that a signal ended."""
+        return next((each for each in (self.items, self.trends) if each and each.train.stopped_by), None)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrendForecaster:
+    """One forecaster on one data set."""
+
+    data: TrendData
+    options: TrendOptions = field(default_factory=TrendOptions)
+
+    @cached_property
+    def model(self) -> TrendRec:
+        """Made anew from the seed."""
+        model = TrendRec(self.options.config(self.data.items), seed=self.options.seed)
+        return model.to(self.options.device)
+
+    @property
+    def sessions(self) -> Pipeline:
+        """Sessions up to validation's first step, as windows with targets."""
+        options, data = self.options, self.data
+        stage = NextItemsBefore(
+            items=data.items,
+            length=options.length,
+            moment=data.moment(data.valid_from),
+            seed=options.seed,
+        )
+        pipeline = data.ratings.pipeline("sessions/train", ["items", "timestamps"])
+        pipeline = pipeline.shuffle(seed=options.seed).batch(options.item_batch_size)
+        return pipeline.map(stage, name="windows").to(options.device)
+
+    @property
+    def series(self) -> Pipeline:
+        """Series up to validation's first step, a row an item."""
+        options = self.options
+        pipeline = self.data.ratings.pipeline("series", ["item", "velocity"])
+        pipeline = pipeline.shuffle(seed=options.seed).batch(options.batch_size)
+        return pipeline.map(SeriesBefore(steps=self.data.valid_from), name="series").to(options.device)
+
+    @torch.no_grad()
+    def forecast(self, steps: range) -> Floats:
+        """A score of every item, the higher the more it is expected to accelerate, shape ``(len(steps), items)``."""
+        options, data = self.options, self.data
+        if options.forecaster == "markov":
+            return baselines.markov(data.velocity, steps)
+        if options.forecaster == "exponential-average":
+            return baselines.exponential_average(data.velocity, steps, weight=options.weight)
+        if options.forecaster == "last-velocity":
+            return baselines.last_velocity(data.velocity, steps)
+        if options.forecaster == "gru4rec":
+            return np.stack([self._next_popularity(step) for step in steps])
+        known = self.model.forecaster(*self._series_before(steps.stop - 1))
+        # Its first column is the forecast of A(2).
+        mean: Floats = known.mean[:, steps.start - 2 :].T.double().cpu().numpy()
+        return mean
+
+    def _series_before(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        device = self.options.device
+        velocity = torch.from_numpy(self.data.velocity[:, :step].astype(np.float32))
+        return torch.arange(self.data.items, device=device), velocity.to(device)
+
+    def _next_popularity(self, step: int) -> Floats:
+        data, options = self.data, self.options
+        active = data.sessions_before(step, length=options.length, active=1)
+        popularity = baselines.predicted_popularity(
+            self.model.next_item, active, items=data.items, device=options.device
+        )
+        if not options.growth:
+            return popularity
+        now = data.velocity[:, step - 1]
+        return popularity * (now.sum() / max(popularity.sum(), 1e-12)) - now
+
+    def metrics(self, split: Literal["valid", "test"]) -> dict[str, float]:
+        """Mean metrics over the steps of `split`."""
+        steps = self.data.held_out(split)
+        self.model.eval()
+        return mean_metrics(
+            trend_metrics(self.forecast(steps), self.data.truth(steps), cutoffs=self.options.cutoffs)
+        )
+
+    @torch.no_grad()
+    def loss_of_trends(self) -> float:
+        """The forecaster's loss on validation's steps."""
+        steps = self.data.held_out("valid")
+        item, velocity = self._series_before(steps.stop)
+        loss = self.model.forecaster.losses(item, velocity)
+        # Its first column is that of A(2).
+        return float(loss[:, steps.start - 2 :].mean())
+
+    @torch.no_grad()
+    def loss_of_items(self) -> float:
+        """The next-item model's loss on validation's steps."""
+        pair = self.data.next_items(self.data.held_out("valid"), length=self.options.length)
+        sequence, target = (torch.from_numpy(matrix).to(self.options.device) for matrix in pair)
+        return float(self.model.next_item.loss({"sequence": sequence, "target": target}))
+
+    def fit_items(self, fitting: TrendFit, *, on_step: OnStep | None = None) -> FitSummary:
+        """Learn next items."""
+        module = self.model.next_item
+        with feeding(self.sessions, fitting.feed) as loader:
+            return fit(
+                module,
+                self._adam(module, self.options.item_learning_rate),
+                loader,
+                loss=module.loss,
+                evaluate=lambda: {"loss": self.loss_of_items()},
+                options=self._inside(fitting.items, "items"),
+                config=self._config("items"),
+                on_step=on_step,
+            )
+
+    def fit_trends(self, fitting: TrendFit, *, on_step: OnStep | None = None) -> FitSummary:
+        """Learn acceleration."""
+        module = self.model.forecaster
+        self.model.items.weight.requires_grad_(self.options.tune_items)
+        with feeding(self.series, fitting.feed) as loader:
+            return fit(
+                module,
+                self._adam(module, self.options.learning_rate),
+                loader,
+                loss=module.loss,
+                evaluate=lambda: {"loss": self.loss_of_trends(), **self.metrics("valid")},
+                options=self._inside(fitting.trends, "trends"),
+                config=self._config("trends"),
+                on_step=on_step,
+            )
+
+    def _adam(self, module: torch.nn.Module, rate: float) -> torch.optim.Optimizer:
+        wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        return torch.optim.AdamW(wanted, lr=rate, weight_decay=self.options.weight_decay)
+
+    def _inside(self, options: FitOptions, name: str) -> FitOptions:
+        """The same with a folder of its own for what each of the two trainings writes."""
+        folders = {
+            each: None if getattr(options, each) is None else getattr(options, each) / name
+            for each in ("checkpoints", "tensorboard")
+        }
+        return replace(options, seed=self.options.seed, **folders)
+
+    def _config(self, phase: str) -> dict[str, Any]:
+        return {**asdict(self.options), **asdict(self.data.cut), "items": self.data.items, "phase": phase}
+
+    def fit(self, fitting: TrendFit | None = None, *, on_step: OnStep | None = None) -> TrendResult:
+        """Train what is to be trained; then validation's metrics, and the test's, once.
+
+        Raises:
+            IntuneError: data, checkpoint or an option cannot be used, or a loss is no number.
+        """
+        fitting = TrendFit() if fitting is None else fitting
+        items = trends = None
+        if self.options.forecaster in LEARNS_ITEMS:
+            items = self.fit_items(fitting, on_step=on_step)
+        stopped = items is not None and items.train.stopped_by is not None
+        if self.options.forecaster in LEARNS_TRENDS and not stopped:
+            trends = self.fit_trends(fitting, on_step=on_step)
+            stopped = trends.train.stopped_by is not None
+        valid = {} if stopped else self.metrics("valid")
+        return TrendResult(
+            items=items, trends=trends, valid=valid, test={} if stopped else self.metrics("test")
+        )
+
+
+def trend_forecaster(
+    folder: str, options: TrendOptions | None = None, cut: CutOptions | None = None
+) -> TrendForecaster:
+    """A forecaster on the data set in `folder`; errors as of `find_trend_data`."""
+    return TrendForecaster(
+        data=find_trend_data(folder, cut), options=TrendOptions() if options is None else options
+    )
