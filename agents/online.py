@@ -7,8 +7,8 @@ import torch
 
 from intune.agents.network import QNetwork, tensors
 from intune.agents.qlearner import Batch, QLearner, QLearning
-from intune.agents.rehearsal import Rehearsal
 from intune.agents.qweights import Weights
+from intune.agents.rehearsal import Rehearsal
 from intune.envs.jobs import Floats
 from intune.envs.measurement import Measurement
 
@@ -32,9 +32,10 @@ class Online:
     """
 
     def __init__(self, weights: Weights, *, seed: int = 0) -> None:
-        network = QNetwork()
-        network.load(weights.arrays)
-        self._learner = QLearner(network, QLearning(learning_rate=LEARNING_RATE, gamma=weights.gamma))
+        self._weights = weights
+        # Made when there is something to learn from: torch's optimisers take a second of processor time to import
+        # where nothing else has done so, which a job should not wait for before its first batch.
+        self._learner: QLearner | None = None
         self._rng = np.random.default_rng(seed)
         self._last: tuple[Rehearsal, np.ndarray, Floats] | None = None
         self._memory: list[tuple[Rehearsal, np.ndarray, np.ndarray, Rehearsal]] = []
@@ -42,6 +43,8 @@ class Online:
 
     def values(self, seen: Rehearsal) -> np.ndarray:
         """``[N, K]`` values by what is known now."""
+        if self._learner is None:
+            return np.asarray(self._weights.values(seen))
         with torch.inference_mode():
             return np.asarray(self._learner.network(*tensors(seen)).numpy())
 
@@ -68,6 +71,11 @@ class Online:
         picked = [self._memory[i] for i in self._rng.integers(0, len(self._memory), BATCH)]
         states = [tensors(entry[0]) for entry in picked]
         following = [tensors(entry[3]) for entry in picked]
+        if self._learner is None:
+            network = QNetwork()
+            network.load(self._weights.arrays)
+            config = QLearning(learning_rate=LEARNING_RATE, gamma=self._weights.gamma)
+            self._learner = QLearner(network, config)
         gamma = self._learner.config.gamma
         self._learner.learn(
             Batch(

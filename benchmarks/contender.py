@@ -1,5 +1,7 @@
 """What runs inside a contender's own fresh process: a warm-up epoch, a timed epoch, one JSON line.
 
+With ``--live`` instead: as many epochs as fit into some seconds, from a cold start, for a job that `live` describes.
+
 A contender is a module that calls `main(build)`. Only NumPy, Arrow and torch are imported here, since rivals
 run in an environment without this package.
 """
@@ -18,6 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from benchmarks import transform as transforms
+from benchmarks import user_code
 
 Batch: TypeAlias = "Mapping[str, Any]"
 """Column name -> `torch.Tensor` (NumPy array from TensorFlow), all of the same length."""
@@ -25,23 +28,35 @@ Batch: TypeAlias = "Mapping[str, Any]"
 Epoch: TypeAlias = "Callable[[], Iterable[Batch]]"
 """Every call starts one more epoch over the data."""
 
+MARK_S = 0.2
+"""Seconds between two notes of how far a live run has come."""
+
 WARM = "warm"
 """Printed alone on a line between the two epochs: the harness stops sampling memory there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What every contender is asked to do."""
+    """What every contender is asked to do.
+
+    Attributes:
+        files: paths, or URIs of Arrow's S3 filesystem.
+        batch: rows of a batch.
+        empty: without the transform.
+        config: settings of the contender.
+        function: of `user_code.FUNCTIONS`, to run instead of the usual transform.
+    """
 
     files: list[str]
     batch: int
     empty: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
+    function: str = "transform"
 
     @property
     def transform(self) -> Callable[[Any], dict[str, Any]]:
         """The function to apply to a dict of NumPy columns."""
-        return transforms.identity if self.empty else transforms.transform
+        return transforms.identity if self.empty else user_code.FUNCTIONS[self.function]
 
 
 def main(build: Callable[[Job], Epoch], *, start: Callable[[Job], None] = lambda job: None) -> None:
@@ -51,17 +66,25 @@ def main(build: Callable[[Job], Epoch], *, start: Callable[[Job], None] = lambda
     the time to the first batch.
     """
     parser = argparse.ArgumentParser()
-    parser.add_argument("--data", type=Path, required=True, help="folder of Parquet files")
+    parser.add_argument("--data", type=Path, help="folder of Parquet files")
     parser.add_argument("--batch", type=int, default=8192)
     parser.add_argument("--config", type=json.loads, default={}, help="settings of the contender, as JSON")
     parser.add_argument("--empty", action="store_true", help="without the transform")
     parser.add_argument("--check", action="store_true", help="add sums of every column over the epoch")
+    parser.add_argument(
+        "--live", type=json.loads, help="a job of `live`, as JSON: files, function, seconds, step_s"
+    )
     options = parser.parse_args()
+    # Arrow's arrays cannot be written to, and torch says so for each; nobody here writes to a batch.
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    if options.live is not None:
+        _live(options, build, start)
+        return
+    if options.data is None:
+        parser.error("--data or --live is needed")
     files = sorted(str(path.resolve()) for path in options.data.glob("*.parquet"))
     if not files:
         parser.error(f"no *.parquet in {options.data}")
-    # Arrow's arrays cannot be written to, and torch says so for each; nobody here writes to a batch.
-    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     job = Job(files=files, batch=options.batch, empty=options.empty, config=options.config)
     start(job)
     began = time.perf_counter()
@@ -74,6 +97,68 @@ def main(build: Callable[[Job], Epoch], *, start: Callable[[Job], None] = lambda
     if options.check:
         result["checksum"] = checksum(epoch())
     print(json.dumps(result), flush=True)
+
+
+def _live(options: argparse.Namespace, build: Callable[[Job], Epoch], start: Callable[[Job], None]) -> None:
+    live = options.live
+    job = Job(
+        files=live["files"],
+        batch=options.batch,
+        config=options.config,
+        function=live.get("function", "transform"),
+    )
+    start(job)
+    began = time.perf_counter()
+    epoch = build(job)
+    result = keep_on(epoch, began, seconds=float(live["seconds"]), step_s=float(live.get("step_s", 0.0)))
+    report = getattr(epoch, "report", None)
+    if report is not None:
+        result.update(report())
+    print(json.dumps(result), flush=True)
+
+
+def keep_on(epoch: Epoch, began: float, *, seconds: float, step_s: float = 0.0) -> dict[str, Any]:
+    """Take epochs until `seconds` since `began` are over; a trainer that waits `step_s` for its GPU at every batch.
+
+    Returns:
+        ``rows`` and ``seconds`` of the whole run, ``first_batch_s``, and ``marks``: pairs of seconds since `began` and
+        rows so far, about five a second.
+    """
+    rows = batches = epochs = 0
+    first: float | None = None
+    now = 0.0
+    marks: list[tuple[float, int]] = [(0.0, 0)]
+    touched = 0.0
+    cpu = time.process_time()
+    while now < seconds:
+        before = rows
+        for batch in epoch():
+            touched += touch(batch)
+            rows += len(next(iter(batch.values())))
+            batches += 1
+            if step_s:
+                time.sleep(step_s)
+            now = time.perf_counter() - began
+            first = now if first is None else first
+            if now - marks[-1][0] >= MARK_S:
+                marks.append((now, rows))
+            if now >= seconds:
+                break
+        else:
+            epochs += 1
+        if rows == before:
+            raise RuntimeError("the loader delivered no batch")
+    marks.append((now, rows))
+    return {
+        "rows": rows,
+        "batches": batches,
+        "epochs": epochs,
+        "seconds": now,
+        "first_batch_s": first,
+        "own_cpu_s": time.process_time() - cpu,
+        "marks": marks,
+        "touched": touched,
+    }
 
 
 def consume(epoch: Epoch, began: float) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import psutil
 
 from benchmarks import stats
 from benchmarks.contender import WARM
-from benchmarks.memory import PeakSampler
+from benchmarks.memory import INTERVAL_S, PeakSampler
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PYTHONS = {"main": Path(sys.executable), "peers": REPOSITORY / ".peers/bin/python"}
@@ -71,8 +71,22 @@ def run(
     return run_command(contender.command(data, batch, flags), name=contender.name, timeout=timeout)
 
 
-def run_command(command: Sequence[str], *, name: str, timeout: float = TIMEOUT_S) -> dict[str, Any]:
-    """Run `command` to its end, sampling memory until it says `WARM`; its last line of JSON is what it reports."""
+def run_command(
+    command: Sequence[str],
+    *,
+    name: str,
+    timeout: float = TIMEOUT_S,
+    interval: float = INTERVAL_S,
+    leave: bool = False,
+) -> dict[str, Any]:
+    """Run `command` to its end, sampling memory until it says `WARM`; its last line of JSON is what it reports.
+
+    Args:
+        command: arguments vector; name: for messages.
+        timeout: seconds after which it is ended.
+        interval: seconds between two looks at its memory.
+        leave: end it as soon as it has reported.
+    """
     environment = dict(os.environ, PYTHONPATH=str(REPOSITORY), PYTHONWARNINGS="ignore")
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
@@ -82,13 +96,15 @@ def run_command(command: Sequence[str], *, name: str, timeout: float = TIMEOUT_S
         timer.start()
         lines: list[str] = []
         try:
-            with PeakSampler(process.pid) as sampler:
+            with PeakSampler(process.pid, interval) as sampler:
                 assert process.stdout is not None
                 for line in process.stdout:
                     if line.strip() == WARM:
                         sampler.stop()
                     lines.append(line)
-            code = process.wait()
+                    if leave and line.startswith("{"):
+                        _end_tree(process.pid)  # it has said all; some libraries take their time to end
+            code = process.wait() if not (leave and lines and lines[-1].startswith("{")) else 0
         except BaseException:
             _end_tree(process.pid)
             raise

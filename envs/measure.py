@@ -27,6 +27,9 @@ SATED = 0.05
 VIEW = 1.0
 """Bytes newly made per row below which a stage only shows its input's memory."""
 
+MOST_CROWDED = 10.0
+"""Others that leave less than a tenth of its processors to a job are taken to leave it that."""
+
 OUT_OF_MEMORY = 0.9
 """Share of the memory limit above which a worker that died is taken to have died of it."""
 
@@ -73,14 +76,16 @@ def measure(
     per = 1.0 / seconds
     slots = _row([stage.slots for stage in stages])
     busy = _row([stage.busy_s * per for stage in stages])
-    cpu = _row([stage.cpu_s * per for stage in stages])
+    used = resources.cpu_s - resources_before.cpu_s if resources_before is not None else math.nan
+    used = used * per if math.isfinite(used) and used >= 0 else 0.0
+    dearer = 1.0 if elsewhere else _dearer(used, resources, resources_before, per)
+    cpu = np.minimum(_row([stage.cpu_s * per * dearer for stage in stages]), busy)
+    used *= dearer
     waiting = change.wait_share if change.step_s + change.wait_s > 0 else math.nan
     starved, blocked = _idle(stages, slots, busy, pool, waiting)
     block_bytes = _row(_block_bytes(now.stages))
     queue = _row([stage.queue for stage in now.stages])
     of_stages = float(cpu.sum())
-    used = resources.cpu_s - resources_before.cpu_s if resources_before is not None else math.nan
-    used = used * per if math.isfinite(used) and used >= 0 else 0.0
     memory = float(now.memory_resident) if now.memory_resident > 0 else resources.resident
     traffic = resources.traffic - (resources_before.traffic if resources_before is not None else math.nan)
     killed = change.workers_lost > 0 and memory > OUT_OF_MEMORY * resources.memory_limit
@@ -113,6 +118,18 @@ def measure(
         interval=_one(seconds),
         killed=np.array([killed]),
     )
+
+
+def _dearer(used: float, now: Resources, before: Resources | None, per: float) -> float:
+    """Factor by which processor time is scarcer than the job's own use of it shows.
+
+    Where others keep processors busy, what waits for one of them is no waiting that more slots could fill. The job
+    has what it used and what was left idle; in units of that, as of the CPUs it may use, it used this much more.
+    """
+    idle = (now.idle_s - before.idle_s) * per if before is not None else math.nan
+    if not math.isfinite(idle) or idle < 0 or used <= 0:
+        return 1.0
+    return float(max(1.0, min(now.cpus / (used + idle), MOST_CROWDED)))
 
 
 def widened(measured: Measurement, stages: int) -> Measurement:

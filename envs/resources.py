@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,8 @@ class Resources:
         memory_limit: bytes that it may hold altogether: what it holds, and what is still free to it.
         clock: of the processors, as a share of their highest; NaN where it cannot be read.
         traffic: bytes moved between processor and memory so far; NaN where it cannot be read.
+        idle_s: seconds so far that the processors this job may run on had nothing to do, summed over them; NaN where it
+            cannot be read.
     """
 
     cpu_s: float = math.nan
@@ -43,6 +45,7 @@ class Resources:
     memory_limit: float
     clock: float = math.nan
     traffic: float = math.nan
+    idle_s: float = math.nan
 
 
 class ResourceReader:
@@ -90,6 +93,7 @@ class ResourceReader:
             memory_limit=min(float(usable.memory), resident + usable.memory_left),
             clock=read_clock(self._root),
             traffic=read_traffic(self._root),
+            idle_s=read_idle(self._root),
         )
 
     def _find_children(self) -> tuple[psutil.Process, ...]:
@@ -123,6 +127,31 @@ def read_traffic(root: Path = Path("/")) -> float:
     counts = [_number(path) for path in sorted(folder.glob("mon_L3_*/mbm_total_bytes"))]
     known = [count for count in counts if count is not None]
     return float(sum(known)) if known and len(known) == len(counts) else math.nan
+
+
+def read_idle(root: Path = Path("/"), affinity: Callable[[], Collection[int]] | None = None) -> float:
+    """Idle seconds so far of the processors this process may run on, waiting for disks included; NaN where unknown.
+
+    Args:
+        root: where ``/proc`` is found (proc_stat(5)).
+        affinity: numbers of those processors; by default asked of the system.
+    """
+    try:
+        mine = affinity() if affinity is not None else os.sched_getaffinity(0)
+        lines = (root / "proc/stat").read_text(encoding="ascii").splitlines()
+        tick = os.sysconf("SC_CLK_TCK")
+    except (AttributeError, OSError, ValueError):  # not Linux, or a container that hides it
+        return math.nan
+    ticks = 0.0
+    found = 0
+    for line in lines:
+        name, _, rest = line.partition(" ")
+        number = name.removeprefix("cpu")
+        fields = rest.split()
+        if number.isdecimal() and int(number) in mine and len(fields) >= 5 and name != number:
+            ticks += float(fields[3]) + float(fields[4])
+            found += 1
+    return ticks / tick if found else math.nan
 
 
 def _has_children() -> bool:

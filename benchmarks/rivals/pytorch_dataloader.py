@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from benchmarks.contender import Batch, Epoch, Job, main
-from benchmarks.rivals.common import cut, read, row_groups
+from benchmarks.rivals.common import cut, read, remote, row_groups
 from benchmarks.transform import Array
 
 Packed: TypeAlias = "tuple[list[tuple[str, ...]], list[torch.Tensor]]"
@@ -81,6 +81,8 @@ def build(job: Job) -> Epoch:
         prefetch_factor=config["prefetch"] if workers else None,
         persistent_workers=workers > 0,
         worker_init_fn=_one_thread,
+        # Arrow's S3 client does not outlive a fork.
+        multiprocessing_context="spawn" if workers and remote(job.files[0]) else None,
     )
 
     def epoch() -> Iterator[Batch]:

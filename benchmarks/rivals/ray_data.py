@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.contender import Batch, Epoch, Job, main
-from benchmarks.rivals.common import arrays, start_ray
+from benchmarks.rivals.common import arrays, located, remote, start_ray
 
 
 def build(job: Job) -> Epoch:
@@ -36,7 +36,11 @@ def build(job: Job) -> Epoch:
             done = transform(columns) if transform else columns
             return {name: torch.from_numpy(values) for name, values in done.items()}
 
-    dataset = ray.data.read_parquet(job.files, override_num_blocks=config["blocks"])
+    files, store = job.files, None
+    if remote(files[0]):
+        places = [located(path) for path in files]
+        files, store = [path for _, path in places], places[0][0]
+    dataset = ray.data.read_parquet(files, filesystem=store, override_num_blocks=config["blocks"])
     if config["where"] == "tasks":
         dataset = dataset.map_batches(
             job.transform, batch_size=config["rows"], batch_format="numpy", zero_copy_batch=True

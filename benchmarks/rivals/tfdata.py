@@ -1,10 +1,10 @@
 """tf.data with AUTOTUNE. TensorFlow reads no Parquet itself, so Arrow does, inside numpy_function.
 
-Settings: ``ops`` "native" (the transform as TensorFlow operations in a parallel map of its own) or
-"numpy_function" (in NumPy, together with the read); ``order`` "map" (a parallel map over row groups) or
-"interleave" (a parallel interleave over files, each a sequential map over its row groups); ``layout``
-"columns" (forty tensors, as everywhere else) or "packed" (the columns of a type stacked to one tensor, cut
-again by the consumer: fewer, larger operations); ``parallel`` (null: AUTOTUNE).
+Settings: ``ops`` "native" (the transform as TensorFlow operations in a parallel map of its own),
+"numpy_function" (in NumPy, together with the read) or "two" (in NumPy, in a parallel map of its own); ``order``
+"map" (a parallel map over row groups) or "interleave" (a parallel interleave over files, each a sequential map
+over its row groups); ``layout`` "columns" (forty tensors, as everywhere else) or "packed" (the columns of a type
+stacked to one tensor, cut again by the consumer: fewer, larger operations); ``parallel`` (null: AUTOTUNE).
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ class Loader:
         self.job = job
         self.row_groups = row_groups(job.files)
         self.packed = job.config["layout"] == "packed"
+        self.apart = job.config["ops"] == "two"
+        if self.apart and self.packed:
+            raise ValueError("`layout` must be columns where `ops` is two: the function takes columns")
         self.native = job.config["ops"] == "native" and not job.empty
         first = read(self.row_groups[0])
         self.names = list(first)
@@ -80,6 +83,8 @@ class Loader:
             )
         if self.native:
             loaded = loaded.map(self._transform, num_parallel_calls=parallel)
+        if self.apart:
+            loaded = loaded.map(self._call, num_parallel_calls=parallel)
         return loaded.unbatch().prefetch(tf.data.AUTOTUNE).with_options(options)
 
     def _load(self, index: Any) -> Any:
@@ -91,7 +96,7 @@ class Loader:
     def _read(self, index: int) -> list[Array]:
         """A row group of n batches: every column as (n, batch), every block as (n, columns, batch)."""
         columns = read(self.row_groups[index])
-        if not self.native:
+        if not self.native and not self.apart:
             columns = self.job.transform(columns)
         whole = min(self.job.batch, len(columns[self.names[0]]))
         if not self.packed:
@@ -99,6 +104,19 @@ class Loader:
         return [
             np.stack([columns[name].reshape(-1, whole) for name in names], axis=1) for names in self._groups()
         ]
+
+    def _call(self, *columns: Any) -> Any:
+        """The user's function on a row group."""
+        made = tf.numpy_function(self._called, columns, [tf.as_dtype(dtype) for dtype in self.types])
+        for column in made:
+            column.set_shape([None, None])
+        return tuple(made)
+
+    def _called(self, *columns: Array) -> list[Array]:
+        shape = columns[0].shape
+        flat = {name: column.reshape(-1) for name, column in zip(self.names, columns, strict=True)}
+        done = self.job.transform(flat)
+        return [done[name].reshape(shape) for name in self.names]
 
     def _transform(self, *columns: Any) -> Any:
         names = list(self.kinds) if self.packed else self.names
