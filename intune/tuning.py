@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
@@ -13,14 +12,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from intune.agents.base import Agent
 from intune.agents.guard import Guard
 from intune.agents.referee import Referee
 from intune.agents.registry import make
 from intune.control import Controller, ControlThread, Pace, describe
-from intune.decisions import DecisionLog, Entry
+from intune.decisions import Entry
 from intune.envs.observer import Observer
 from intune.envs.resources import ResourceReader, Resources
 from intune.envs.tunable import Tunable, check_tunable
@@ -30,6 +29,7 @@ from intune.pipelines.budget import DEFAULT_SHARE, Budget, Usable
 from intune.pipelines.errors import ConfigError, IntuneError
 from intune.pipelines.metrics import PipelineStats
 from intune.pipelines.pipeline import Pipeline
+from intune.sinks import Display, Shown, Sinks, open_sinks
 
 logger = logging.getLogger("intune")
 
@@ -38,8 +38,6 @@ LEARNT = ("dqn", "planner")
 
 OFF = ("off", "0", "false", "no")
 """Values of the environment's ``INTUNE`` that turn tuning off."""
-
-Display = Literal["auto", "live", "lines", "quiet"]
 
 
 def tune(
@@ -53,6 +51,8 @@ def tune(
     pace: Pace | None = None,
     display: Display = "quiet",
     log: str | Path | None = None,
+    tensorboard: str | Path | None = None,
+    prometheus: int | str | None = None,
     knowledge: bool | str | Path = True,
     guard: bool = True,
     watch: Sequence[Callable[[Entry], None]] = (),
@@ -83,6 +83,9 @@ def tune(
         display: ``"live"`` draws a panel, ``"lines"`` prints decisions, ``"auto"`` the first on a terminal and
             the second elsewhere; ``"quiet"`` shows nothing.
         log: folder to write decisions to, for `intune report`; None writes nothing.
+        tensorboard: folder for TensorBoard's event files (needs its package).
+        prometheus: port at which to answer with figures for Prometheus, on loopback (``"host:port"`` for another
+            address; ``"ray"`` for Ray's own metrics instead); None, and nothing listens.
         knowledge: whether to begin with what an earlier run of the same pipeline on the same machine learnt and
             to keep what this one learns; or the folder to keep it in.
         guard: hold every decision within memory. Turn it off only to measure agents.
@@ -103,13 +106,17 @@ def tune(
         inner,
         agent=None if off else decides,
         pace=pace,
-        display=display,
-        log=None if log is None else Path(log),
         folder=_folder(knowledge),
         begin=allocation is None,
         name=_name(source),
         budget=budget,
-        watch=watch,
+        shown=Shown(
+            display=display,
+            log=None if log is None else Path(log),
+            tensorboard=None if tensorboard is None else Path(tensorboard),
+            prometheus=prometheus,
+            watch=tuple(watch),
+        ),
     )
 
 
@@ -129,18 +136,15 @@ class Tuned:
         *,
         agent: Agent | None,
         pace: Pace | None,
-        display: Display,
-        log: Path | None,
         folder: Path | None,
         begin: bool,
         name: str,
         budget: Budget,
-        watch: Sequence[Callable[[Entry], None]],
+        shown: Shown,
     ) -> None:
         self.loader = inner
         self.controller: Controller | None = None
         self._thread: ControlThread | None = None
-        self._closers: list[Callable[[], None]] = []
         self._key = key_of(name, tuple(inner.stages), budget.cpus, budget.memory)
         self._finalizer: Any = None
         if agent is None:
@@ -148,13 +152,21 @@ class Tuned:
         if folder is not None and begin:
             self._begin_with(recall(folder, self._key, inner.stages))
         observer = Observer(inner, resources=_resources(inner))
-        listeners = [*watch, *self._sinks(display, log, agent, name, budget)]
-        self.controller = Controller(observer, agent, inner.stages, watch=listeners)
+        header = {
+            "agent": agent.name,
+            "pipeline": name,
+            "stages": list(inner.stages),
+            "cpus": budget.cpus,
+            "memory": budget.memory,
+            "began": time.time(),
+        }
+        sinks = open_sinks(shown, header)
+        self.controller = Controller(observer, agent, inner.stages, watch=sinks.listeners)
         self._thread = ControlThread(self.controller, pace=pace)
         if folder is not None:
-            self._closers.append(partial(_remember, self.controller, folder, self._key))
+            sinks.closers.append(partial(_remember, self.controller, folder, self._key))
         # The thread must not keep a forgotten loader alive, nor outlive it.
-        self._finalizer = weakref.finalize(self, _end, self._thread, self._closers, os.getpid())
+        self._finalizer = weakref.finalize(self, _end, self._thread, sinks, os.getpid())
 
     def _begin_with(self, known: Knowledge | None) -> None:
         if known is None:
@@ -170,30 +182,6 @@ class Tuned:
             logger.warning("what an earlier run learnt does not fit (%s); starting without it", error)
         else:
             logger.info("beginning with what an earlier run learnt: %s", known.allocation.as_dict())
-
-    def _sinks(
-        self, display: Display, log: Path | None, agent: Agent, name: str, budget: Budget
-    ) -> list[Callable[[Entry], None]]:
-        sinks: list[Callable[[Entry], None]] = []
-        if log is not None:
-            header = {
-                "agent": agent.name,
-                "pipeline": name,
-                "stages": list(self.loader.stages),
-                "cpus": budget.cpus,
-                "memory": budget.memory,
-                "began": time.time(),
-            }
-            written = DecisionLog(log / "decisions.jsonl", header=header)
-            sinks.append(written.add)
-            self._closers.append(written.close)
-        if display != "quiet":
-            from intune.tuning_display import TuningDisplay
-
-            shown = TuningDisplay(mode=display)
-            sinks.append(shown)
-            self._closers.append(shown.close)
-        return sinks
 
     # ---- what a training loop uses ---------------------------------------------------------------------------
 
@@ -269,13 +257,10 @@ class Tuned:
         self.close()
 
 
-def _end(thread: ControlThread, closers: list[Callable[[], None]], pid: int) -> None:
-    if os.getpid() != pid:  # a fork has neither the thread nor a say in the log
-        return
-    thread.stop()
-    for close in closers:
-        with contextlib.suppress(IntuneError, OSError):
-            close()
+def _end(thread: ControlThread, sinks: Sinks, pid: int) -> None:
+    if os.getpid() == pid:  # a fork has neither the thread nor a say in the log
+        thread.stop()
+        sinks.close()
 
 
 def _remember(controller: Controller, folder: Path, key: str) -> None:
