@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from intune.agents.memory import MemoryRecord
-from intune.agents.twin import GRID, Twin
+from intune.agents.twin import GRID, NOISE, Twin
 from intune.envs.actions import feasible
 from intune.envs.jobs import Bools, Floats
 from intune.envs.measurement import Measurement
@@ -184,6 +184,8 @@ def rehearse(
     at = np.where(shared, width, at)
     unsure = twin.deviation(slots)
     doubt = np.take_along_axis(unsure, np.minimum(at, width - 1)[..., None], axis=2)[..., 0]
+    # No one stage holds up a pool, so no one law of scaling is at stake: what is left is the noise of measuring.
+    doubt = np.where(shared, NOISE, doubt)
     memory = record.bounds(slots * present[:, None], pool, measured)
     # A single slot takes less than one slot a stage, which every job begins with.
     limit = measured.memory_limit[:, None]

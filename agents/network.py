@@ -43,7 +43,7 @@ class QNetwork(nn.Module):
         wide = stage[:, None].expand(count, candidates, stages, STAGE_WIDTH)
         encoded = torch.relu(self.stage_in(torch.cat([wide, moves], dim=-1)))
         encoded = torch.relu(self.stage_out(encoded)) * present[:, None, :, None]
-        mean = encoded.sum(dim=2) / present.sum(dim=1)[:, None, None]
+        mean = encoded.sum(dim=2) / present.sum(dim=1).clamp(min=1.0)[:, None, None]
         which = torch.eye(OPTIONS, dtype=job.dtype)[:candidates].expand(count, candidates, OPTIONS)
         joined = torch.cat(
             [mean, encoded.amax(dim=2), job[:, None].expand(count, candidates, JOB_WIDTH), options, which],
@@ -85,7 +85,7 @@ def forward(arrays: Mapping[str, NDArray[np.float32]], seen: Rehearsal) -> NDArr
     own = seen.stage @ weight[:, :STAGE_WIDTH].T + bias
     encoded = np.maximum(own[:, None] + seen.moves @ weight[:, STAGE_WIDTH:].T, 0.0)
     encoded = _layer(arrays, "stage_out", encoded) * present[:, None, :, None]
-    mean = encoded.sum(axis=2) / present.sum(axis=1)[:, None, None]
+    mean = encoded.sum(axis=2) / np.maximum(present.sum(axis=1), 1.0)[:, None, None]
     joined = np.concatenate(
         [
             mean,
