@@ -1,0 +1,194 @@
+"""`intune train trendrec`: TrendRec and what it is compared with. What is done is in `intune.workloads.trend_job`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from intune.cli.recommenders import otherwise
+from intune.cli.train import how_to_resume, parse_slots, set_torch_threads
+
+if TYPE_CHECKING:
+    from intune.workloads.trend_job import TrendFit, TrendResult
+
+TRENDREC_HELP = """\
+Forecast which items will trend: TrendRec (RecSys 2023, after the paper) and what it is compared with.
+
+DATA is a folder made by `intune data market`, `movielens` or `amazon-reviews`, best with --split global-time and a
+--step-days that suits it. An item's acceleration is the number of its interactions in a step less that of the step
+before; its next one is forecast for every item, step by step. First the next item is learnt from sessions (trendrec,
+gru4rec), then acceleration from the items' series (trendrec, deepar-item, deepar), both from Parquet through a pipeline
+and each until its loss on validation's steps has stopped falling. No event of a step is used to forecast it. The last
+step of the data, which is not whole, is left out.
+
+precision@k: share of the k items of the highest forecast that are among the k that accelerate most. gain@k: the
+acceleration that they collect, over the best possible. Both are InTune's own and means over steps; the test's steps
+are forecast once, at the end. With --checkpoints, a run that was killed or stopped goes on with --resume.
+
+Examples:
+  intune train trendrec --data market --season 12
+  intune train trendrec --data market --season 12 --forecaster deepar
+  intune train trendrec --data ml-100k --forecaster markov
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """How to train.
+
+    Attributes:
+        epochs: Passes over the series, at most.
+        patience: Passes in a row without a new best after which training on acceleration ends.
+        item_epochs: Passes over the sessions, at most.
+        item_patience: The same of training on next items.
+        checkpoints: Folder for checkpoints; the latest three of each training are kept.
+        checkpoint_every: Steps between two checkpoints; 0 for one at the end only.
+        resume: Go on from the latest checkpoint in CHECKPOINTS; begin anew if there is none.
+        tensorboard: Folder for event files.
+        executor: What runs the pipeline: threads of this process, or Ray; auto takes Ray where a cluster is named.
+        cpus: CPUs that the pipeline may keep busy.
+        memory: Bytes that the pipeline's blocks may hold, such as 2GiB.
+        slots: How many tasks of a stage run at once, such as load=2.
+        torch_threads: Threads of the model's own arithmetic on the CPU.
+    """
+
+    epochs: int = 200
+    patience: int = 20
+    item_epochs: int = 100
+    item_patience: int = 5
+    checkpoints: Annotated[Path | None, otherwise("none are written")] = None
+    checkpoint_every: int = 0
+    resume: bool = False
+    tensorboard: Annotated[Path | None, otherwise("none are written")] = None
+    executor: Literal["auto", "threads", "ray"] = "auto"
+    cpus: Annotated[int | None, otherwise("all that this job may use")] = None
+    memory: Annotated[str | None, otherwise("a quarter of what is free")] = None
+    slots: Annotated[str | None, otherwise("one pool for all stages, a slot per CPU")] = None
+    torch_threads: int = 1
+
+    def job(self) -> TrendFit:
+        """As the job takes it."""
+        from intune.workloads.fitting import FitOptions
+        from intune.workloads.recommender_job import FeedOptions
+        from intune.workloads.trend_job import TrendFit
+
+        def options(epochs: int, patience: int) -> FitOptions:
+            return FitOptions(
+                metric="loss",
+                higher_is_better=False,
+                epochs=epochs,
+                patience=patience,
+                checkpoints=self.checkpoints,
+                checkpoint_every=self.checkpoint_every,
+                resume=self.resume,
+                tensorboard=self.tensorboard,
+            )
+
+        slots = {} if self.slots is None else parse_slots(self.slots)
+        return TrendFit(
+            items=options(self.item_epochs, self.item_patience),
+            trends=options(self.epochs, self.patience),
+            feed=FeedOptions(executor=self.executor, cpus=self.cpus, memory=self.memory, slots=slots),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The model and its optimisers.
+
+    Attributes:
+        width: Of the item embedding and the user tower.
+        hidden: Of the forecaster's state.
+        dropout: Share of values dropped.
+        season: Steps after which a season comes again, told to the forecaster; 0 for none.
+        likelihood: Of acceleration.
+        length: Items of a session that the user tower reads.
+        weight: Of the latest acceleration, of the exponential average.
+        growth: Let gru4rec forecast predicted less present velocity, not predicted popularity.
+        learning_rate: Of training on acceleration.
+        batch_size: Series per step.
+        item_learning_rate: Of training on next items.
+        item_batch_size: Sessions per step.
+        weight_decay: Of both.
+        seed: Decides everything random.
+        device: Where the model is: cpu, cuda or cuda:N.
+    """
+
+    width: int = 32
+    hidden: int = 32
+    dropout: float = 0.1
+    season: int = 0
+    likelihood: Literal["gaussian", "student-t"] = "gaussian"
+    length: int = 50
+    weight: float = 0.5
+    growth: bool = False
+    learning_rate: float = 3e-3
+    batch_size: int = 64
+    item_learning_rate: float = 3e-3
+    item_batch_size: int = 64
+    weight_decay: float = 1e-4
+    seed: int = 0
+    device: str = "cpu"
+
+
+_MODEL, _FITTING = Model(), Fitting()
+
+
+def trendrec(
+    *,
+    data: str,
+    forecaster: Literal[
+        "trendrec", "deepar-item", "deepar", "gru4rec", "markov", "exponential-average", "last-velocity"
+    ] = "trendrec",
+    freeze_items: bool = False,
+    valid_share: float = 0.15,
+    test_share: float = 0.2,
+    model: Annotated[Model, tyro.conf.OmitArgPrefixes] = _MODEL,
+    fitting: Annotated[Fitting, tyro.conf.OmitArgPrefixes] = _FITTING,
+) -> None:
+    """Forecast which items will trend.
+
+    Args:
+        data: Folder of interactions.
+        forecaster: What forecasts: TrendRec; the same without pre-training (deepar-item) or without an item embedding
+            (deepar); the next-item model alone (gru4rec); or a rule that learns nothing.
+        freeze_items: Leave the item embedding as next items made it.
+        valid_share: Share of the steps to choose by.
+        test_share: Share of the steps to judge by, the last ones.
+        model: The model and its optimisers.
+        fitting: How to train.
+    """
+    from intune.workloads.trend_data import CutOptions
+    from intune.workloads.trend_job import TrendOptions, trend_forecaster
+
+    options = TrendOptions(forecaster=forecaster, tune_items=not freeze_items, **asdict(model))
+    made = trend_forecaster(data, options, CutOptions(valid_share=valid_share, test_share=test_share))
+    set_torch_threads(fitting.torch_threads)
+    result = made.fit(fitting.job())
+    if result.stopped is not None:
+        print(how_to_resume(result.stopped.train), file=sys.stderr)
+        raise SystemExit(128 + (result.stopped.train.stopped_by or 0))
+    print(said(result))
+
+
+def said(result: TrendResult) -> str:
+    """What is said at the end, a few lines."""
+    lines = []
+    for name, fitted in (("next items", result.items), ("acceleration", result.trends)):
+        if fitted is None or fitted.best is None:
+            continue
+        train = fitted.train
+        if fitted.resumed_from is not None:
+            lines.append(f"{name}: went on from {fitted.resumed_from}")
+        lines.append(
+            f"{name}: {fitted.epochs} epochs, step {train.step:,}, {train.seconds:.1f} s, {train.rows_per_s:,.0f} rows/s "
+            f"while training, waited for data {train.wait_share:.1%} of the time; kept epoch {fitted.best_epochs}, "
+            f"validation's loss {fitted.best.metrics['loss']:.4f}"
+        )
+    for split, metrics in (("validation", result.valid), ("test", result.test)):
+        lines.append(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    return "\n".join(lines)
