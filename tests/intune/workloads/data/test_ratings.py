@@ -157,7 +157,7 @@ def test_the_description_tells_counts_and_options(make: Make) -> None:
     assert description["kind"] == "movielens"
     assert (description["users"], description["items"]) == (12, 20)
     assert sum(description["rows"].values()) == 120
-    assert description["cleaning"] == {"min_rating": None, "core": 2}
+    assert description["cleaning"] == {"min_rating": None, "core": 2, "keep_repeated": False}
     assert description["split"]["name"] == "user-time"
 
 
