@@ -173,8 +173,8 @@ def test_the_stage_based_search_agrees_with_the_plain_one(
     ram = data.draw(st.floats(sum(size), 400))
     target = data.draw(st.floats(1e-4, 1.0))
     ties = {round(a / b, 9) for a in times for b in range(1, most + 1)}
-    if len(ties) < len(times) * most:
-        return
+    if len(ties) < len(times) * most or any(abs(tie - target) <= 1e-8 for tie in ties):
+        return  # which side of a tie is taken is rounding
     got, stands = stage_based(tuned(times, size, float(most), ram, 1.0), np.array([target]))
     want = plain_stages(times, size, most, ram, target)
     assert stands[0] == (want is not None)

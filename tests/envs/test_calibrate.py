@@ -265,7 +265,7 @@ def test_a_real_pipeline_is_probed_and_fitted(tmp_path: Path) -> None:
         found = probe(
             loader,
             allocations,
-            ProbeSettings(seconds=0.15, settle=0.02, step=0.004),
+            ProbeSettings(seconds=0.5, settle=0.05, step=0.004),
             progress=lambda rows, share: told.append(share),
         )
     assert told == pytest.approx([1 / 3, 2 / 3, 1.0])
