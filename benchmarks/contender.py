@@ -9,7 +9,9 @@ run in an environment without this package.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -44,7 +46,7 @@ class Job:
         batch: rows of a batch.
         empty: without the transform.
         config: settings of the contender.
-        function: of `user_code.FUNCTIONS`, to run instead of the usual transform.
+        function: of `user_code.FUNCTIONS`, to run instead of the usual transform; options: its own.
     """
 
     files: list[str]
@@ -52,11 +54,15 @@ class Job:
     empty: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
     function: str = "transform"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def transform(self) -> Callable[[Any], dict[str, Any]]:
         """The function to apply to a dict of NumPy columns."""
-        return transforms.identity if self.empty else user_code.FUNCTIONS[self.function]
+        if self.empty:
+            return transforms.identity
+        function = user_code.FUNCTIONS[self.function]
+        return functools.partial(function, **self.options) if self.options else function
 
 
 def main(build: Callable[[Job], Epoch], *, start: Callable[[Job], None] = lambda job: None) -> None:
@@ -106,8 +112,12 @@ def _live(options: argparse.Namespace, build: Callable[[Job], Epoch], start: Cal
         batch=options.batch,
         config=options.config,
         function=live.get("function", "transform"),
+        options=live.get("options", {}),
     )
     start(job)
+    if live.get("wait"):  # for whoever sets a limit to what comes from here on
+        print("ready", flush=True)
+        sys.stdin.readline()
     began = time.perf_counter()
     epoch = build(job)
     result = keep_on(epoch, began, seconds=float(live["seconds"]), step_s=float(live.get("step_s", 0.0)))

@@ -1,8 +1,8 @@
 """Our own pipeline as `live` runs it: tuned by an agent, left alone, or led through a list of allocations.
 
-Settings: ``agent`` (null: untuned), ``processes`` (the function in processes of its own), ``allocation`` (slots by
-stage, or ``{"shared": n}``), ``memory`` (bytes of blocks), ``sweep`` (allocations to measure one after another,
-``each_s`` seconds each).
+Settings: ``agent`` (null: untuned), ``processes`` (the function in processes of its own), ``rowwise``, ``allocation``
+(slots by stage, or ``{"shared": n}``), ``memory`` (bytes of blocks), ``sweep`` (allocations to measure one after
+another, ``each_s`` seconds each).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def pipeline_of(job: Job) -> Pipeline:
         files, store = [path for _, path in places], places[0][0]
     workers = "process" if job.config.get("processes") else "thread"
     read = Pipeline.from_parquet(files, filesystem=store).batch(job.batch)
-    return read.map(job.transform, rowwise=True, workers=workers).to("cpu")  # type: ignore[arg-type]
+    return read.map(job.transform, rowwise=job.config.get("rowwise", True), workers=workers).to("cpu")  # type: ignore[arg-type]
 
 
 def allocation_of(slots: Mapping[str, int]) -> Allocation:

@@ -75,13 +75,46 @@ def hungry(columns: Mapping[str, Array]) -> dict[str, Array]:
     return result
 
 
-FUNCTIONS: dict[str, Callable[[Mapping[str, Array]], dict[str, Array]]] = {
+MOST_SPREAD = 1.6
+"""Times its average that a call of `drawn` takes at most."""
+
+
+def drawn(
+    columns: Mapping[str, Array],
+    *,
+    temporary: int,
+    spread: float = 0.0,
+    wait_s: float = 0.0,
+    rows: int = 8192,
+) -> dict[str, Array]:
+    """The transform, holding memory meanwhile and waiting.
+
+    Args:
+        columns: a batch.
+        temporary: bytes held for `rows` rows, on average; spread: standard deviation of its logarithm over calls.
+        wait_s: seconds waited for `rows` rows, as for a service.
+    """
+    result = transform(columns)
+    part = len(next(iter(columns.values()))) / rows
+    chance = np.random.default_rng([abs(int(columns["C1"][0])), abs(int(columns["C2"][0]))])
+    factor = float(np.clip(np.exp(spread * chance.standard_normal()), 1 / MOST_SPREAD, MOST_SPREAD))
+    # Every page is written to, and half of it is what the other half is made of.
+    held = np.full(int(part * factor * temporary / 16), 1.0)
+    more = np.sqrt(held)
+    if wait_s:
+        time.sleep(part * wait_s)
+    result["label"] = result["label"] + np.float32(more[-1] - held[0])
+    return result
+
+
+FUNCTIONS: dict[str, Callable[..., dict[str, Array]]] = {
     "transform": transform,
     "identity": identity,
     "heavy": heavy,
     "python": python,
     "locked": locked,
     "hungry": hungry,
+    "drawn": drawn,
 }
 """By the name that a job has for them."""
 
