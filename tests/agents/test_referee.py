@@ -1,0 +1,145 @@
+"""The referee: changes that do not deliver more are taken back, and tries become rarer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from intune.agents.base import Agent, Proposal
+from intune.agents.referee import LONGEST, WARM, Referee
+from intune.envs.measurement import Measurement
+
+Measured = Callable[..., Measurement]
+
+
+class Restless(Agent):
+    """Asks for one slot more of the first stage than there are, always."""
+
+    name = "restless"
+
+    def __init__(self, step: float = 1.0) -> None:
+        self.step = step
+
+    def start(self, jobs: int, stages: int) -> None:
+        """Nothing is remembered."""
+
+    def propose(self, measured: Measurement) -> Proposal:
+        slots = measured.slots.copy()
+        slots[:, 0] = np.maximum(slots[:, 0] + self.step, 1)
+        return Proposal(slots=slots, pool=measured.pool.copy(), explain=lambda i: "one more")
+
+
+def run(
+    measurement: Measured,
+    rate: Callable[[float], float],
+    steps: int,
+    *,
+    step: float = 1.0,
+    first: float = 4.0,
+) -> tuple[list[float], list[str], Referee]:
+    referee = Referee(Restless(step))
+    referee.start(1, 2)
+    slots = np.array([[first, 2.0]])
+    given, said = [first], []
+    for _ in range(steps):
+        measured = measurement(stages=2, slots=slots, busy=1.0, delivered=rate(slots[0, 0]))
+        proposal = referee.propose(measured)
+        slots = proposal.slots
+        given.append(float(slots[0, 0]))
+        said.append(proposal.explain(0))
+    return given, said, referee
+
+
+def test_what_brings_more_is_kept(measurement: Measured) -> None:
+    given, said, _ = run(measurement, lambda n: 100.0 * n, 10)
+    assert given == [4.0 + i for i in range(11)]
+    assert set(said) == {"one more"}
+
+
+def test_what_brings_less_is_taken_back(measurement: Measured) -> None:
+    given, said, _ = run(measurement, lambda n: 100.0 * n if n <= 6 else 480.0, 6)
+    assert max(given) == 7
+    assert given[given.index(7) + 1] == 6
+    back = next(text for text in said if text.startswith("back"))
+    assert back == "back to what was before: the change brought -20.0%; next try in 2 intervals"
+
+
+def test_what_brings_nothing_is_looked_at_twice_and_then_taken_back(measurement: Measured) -> None:
+    given, said, _ = run(measurement, lambda n: 1000.0, 4)
+    assert WARM == 2
+    assert given == [4.0, 5.0, 6.0, 6.0, 5.0]
+    assert said[2] == "keep: the change brought +0.0% so far, which one more interval has to confirm"
+    assert said[3].startswith("back to what was before: the change brought +0.0%")
+
+
+def test_fewer_slots_for_as_much_are_kept(measurement: Measured) -> None:
+    given, _, _ = run(measurement, lambda n: 1000.0, 14, step=-1.0, first=9.0)
+    assert given[-1] < given[3]
+    assert given[-1] <= 4
+
+
+def test_tries_become_rarer_and_rarer(measurement: Measured) -> None:
+    given, _, _ = run(measurement, lambda n: 1000.0 - 100.0 * (n > 5), 200)
+    tries = [i for i in range(1, len(given)) if given[i] > given[i - 1]][WARM:]
+    gaps = np.diff(tries)
+    assert (gaps[1:5] > gaps[:4]).all()
+    assert gaps.max() <= 2**LONGEST + 3
+    assert sum(count > 5 for count in given) < 12
+
+
+def test_a_resize_ends_all_waiting(measurement: Measured) -> None:
+    referee = Referee(Restless())
+    referee.start(1, 2)
+    slots, rate = np.array([[4.0, 2.0]]), 1000.0
+    for _ in range(30):
+        measured = measurement(stages=2, slots=slots, busy=1.0, delivered=rate if slots[0, 0] <= 5 else 800.0)
+        proposal = referee.propose(measured)
+        slots = proposal.slots
+    assert "next try" in proposal.explain(0)
+    larger = referee.propose(measurement(stages=2, slots=slots, busy=1.0, delivered=rate, cpus=32.0))
+    assert larger.explain(0) == "one more"
+    assert larger.slots[0, 0] == slots[0, 0] + 1
+
+
+@pytest.mark.parametrize("bad", [{"delivered": np.nan}, {"delivered": 0.0}, {"rate": np.nan}])
+def test_intervals_that_say_nothing_judge_nothing(measurement: Measured, bad: dict[str, float]) -> None:
+    """After them all goes on as if they had not been."""
+    outcomes = []
+    for spoilt in (False, True):
+        referee = Referee(Restless())
+        referee.start(1, 2)
+        slots = np.array([[4.0, 2.0]])
+        for step in range(12):
+            if spoilt and step == 6:
+                skipped = referee.propose(measurement(**({"stages": 2, "slots": slots, "busy": 1.0} | bad)))
+                assert np.isfinite(skipped.slots).all()
+            measured = measurement(stages=2, slots=slots, busy=1.0, delivered=100.0 * slots[0, 0])
+            slots = referee.propose(measured).slots
+        outcomes.append(slots[0, 0])
+    assert outcomes[0] == outcomes[1]
+
+
+def test_jobs_are_judged_each_on_its_own(measurement: Measured) -> None:
+    referee = Referee(Restless())
+    referee.start(2, 2)
+    slots = np.array([[4.0, 2.0], [4.0, 2.0]])
+    for _ in range(8):
+        rate = np.where(slots[:, 0] > 6, np.array([1.0, 0.5]), 1.0) * 100 * slots[:, 0]
+        slots = referee.propose(measurement(stages=2, jobs=2, slots=slots, busy=1.0, delivered=rate)).slots
+    assert slots[0, 0] == 12
+    assert slots[1, 0] <= 7
+    referee.forget(np.array([1]))
+    one = referee.propose(measurement(stages=2, jobs=2, slots=slots, busy=1.0, delivered=1000.0))
+    assert one.explain(1) == "one more"
+
+
+def test_a_pool_is_put_back_as_a_pool(measurement: Measured) -> None:
+    referee = Referee(Restless())
+    referee.start(1, 2)
+    for _ in range(4):
+        referee.propose(measurement(stages=2, slots=8.0, busy=2.0, pool=8.0, delivered=1000.0))
+    worse = referee.propose(measurement(stages=2, slots=3.0, busy=2.0, pool=0.0, delivered=500.0))
+    assert worse.pool[0] == 8
+    assert worse.explain(0).startswith("back to what was before: the change brought -50.0%")
