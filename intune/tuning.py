@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -344,9 +345,24 @@ def _resources(inner: Any) -> Callable[[], Resources]:
 
 
 def _ranks_here() -> int:
-    """Trainers on this machine, as torchrun, Lightning and Ray Train say it."""
-    text = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return max(1, int(text)) if text.isdecimal() else 1
+    """Trainers on this machine: ``LOCAL_WORLD_SIZE``, as torchrun, Accelerate and Ray Train set it.
+
+    Lightning only says how many there are in all, and which of those here this is: then it is all of them, but no
+    more than this machine has accelerators, where it has any.
+    """
+    local = _whole("LOCAL_WORLD_SIZE")
+    if local:
+        return local
+    world = _whole("WORLD_SIZE")
+    if not world or _whole("LOCAL_RANK") is None:
+        return 1
+    devices = torch.cuda.device_count() if (torch := sys.modules.get("torch")) is not None else 0
+    return min(world, devices) if devices else world
+
+
+def _whole(name: str) -> int | None:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else None
 
 
 def _folder(knowledge: bool | str | Path) -> Path | None:

@@ -39,6 +39,7 @@ class RunOptions:
         cpus: CPUs that the pipeline may keep busy.
         memory: Bytes that the pipeline's blocks may hold, such as 2GiB.
         slots: How many tasks of a stage run at once, such as load=2,negatives=1.
+        agent: Who tunes the pipeline while the model trains, such as dqn or planner.
         checkpoints: Folder for checkpoints; the latest three are kept.
         checkpoint_every: Steps between two checkpoints; 0 for one at the end only.
         resume: Go on from the latest checkpoint in CHECKPOINTS; begin anew if there is none.
@@ -56,6 +57,7 @@ class RunOptions:
     cpus: Annotated[int | None, otherwise("all that this job may use")] = None
     memory: Annotated[str | None, otherwise("a quarter of what is free")] = None
     slots: Annotated[str | None, otherwise("one pool for all stages, a slot per CPU")] = None
+    agent: Annotated[str | None, otherwise("nobody")] = None
     checkpoints: Annotated[Path | None, otherwise("none are written")] = None
     checkpoint_every: int = 0
     resume: bool = False
@@ -109,6 +111,7 @@ def run(
         cpus=options.cpus,
         memory=options.memory,
         slots={} if options.slots is None else parse_slots(options.slots),
+        agent=options.agent,
     )
     torch.set_num_threads(options.torch_threads)
     with feeding(recommender.pipeline, feed) as loader:

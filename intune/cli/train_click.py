@@ -139,6 +139,7 @@ class Run:
         cpus: CPUs that the pipeline may keep busy.
         memory: Bytes that the pipeline's blocks may hold, such as 2GiB.
         slots: How many tasks of a stage run at once, such as load=2,transform=1.
+        agent: Who tunes the pipeline while the model trains, such as dqn or planner.
         checkpoints: Folder for checkpoints; the latest three are kept.
         checkpoint_every: Steps between two checkpoints; 0 for one at the end only.
         resume: Go on from the latest checkpoint in CHECKPOINTS; begin anew if there is none.
@@ -161,6 +162,7 @@ class Run:
     cpus: Annotated[int | None, _otherwise("all that this job may use")] = None
     memory: Annotated[str | None, _otherwise("a quarter of what is free")] = None
     slots: Annotated[str | None, _otherwise("one pool for all stages, a slot per CPU")] = None
+    agent: Annotated[str | None, _otherwise("nobody")] = None
     checkpoints: Annotated[Path | None, _otherwise("none are written")] = None
     checkpoint_every: int = 500
     resume: bool = False
@@ -185,6 +187,7 @@ class Run:
             cpus=self.cpus,
             memory=self.memory,
             slots={} if self.slots is None else parse_slots(self.slots),
+            agent=self.agent,
             device=self.device,
             checkpoints=self.checkpoints,
             resume=self.resume,

@@ -21,6 +21,7 @@ from intune.workloads.click_model import ClickModel, OptimizerName, Schedule
 from intune.workloads.click_tables import IdRule, TableChoice, with_tables
 from intune.workloads.dcnv2 import DCNv2, DCNv2Config, Structure
 from intune.workloads.dlrm import DLRM, DLRMConfig
+from intune.workloads.feeding import fed
 from intune.workloads.metrics import score
 from intune.workloads.optim import decay_linearly, make_optimizer
 from intune.workloads.table_sizes import DEMO_TABLE_ROWS
@@ -65,6 +66,7 @@ class ClickJob:
         executor: as of `Loader`.
         cpus, memory: the pipeline's budget, as of `Budget.detect`.
         slots: slots per stage to begin with; empty for one shared pool.
+        agent: who tunes the pipeline while the model trains; None for nobody.
         device: where the model is.
         checkpoints: folder; None for none.
         resume: go on from the latest checkpoint there, or begin anew if there is none.
@@ -89,6 +91,7 @@ class ClickJob:
     cpus: int | None = None
     memory: int | str | None = None
     slots: Mapping[str, int] = field(default_factory=dict)
+    agent: str | None = None
     device: str = "cpu"
     checkpoints: Path | None = None
     resume: bool = False
@@ -166,7 +169,7 @@ def ready(job: ClickJob) -> Iterator[ReadyJob]:
             device=job.device,
         )
         loader = stack.enter_context(
-            pipeline.loader(executor=job.executor, budget=budget, allocation=job.slots or None)
+            fed(pipeline, job.agent, executor=job.executor, budget=budget, allocation=job.slots or None)
         )
         steps = job.options.epochs * len(loader)
         trainer = Trainer(

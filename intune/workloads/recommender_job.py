@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from intune.pipelines import Budget, Loader, Pipeline
+from intune.workloads.feeding import fed
 from intune.workloads.fitting import FitOptions, FitSummary, fit
 from intune.workloads.training import Batch, OnStep
 
@@ -52,12 +53,14 @@ class FeedOptions:
         executor: as of `Loader`.
         cpus, memory: its budget, as of `Budget.detect`; None for what the job may use.
         slots: slots per stage to begin with; empty for one shared pool.
+        agent: who tunes the pipeline while the model trains; None for nobody.
     """
 
     executor: Literal["auto", "threads", "ray"] = "auto"
     cpus: int | None = None
     memory: int | str | None = None
     slots: Mapping[str, int] = field(default_factory=dict)
+    agent: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +81,12 @@ class JobResult:
 def feeding(pipeline: Pipeline, options: FeedOptions) -> Iterator[Loader]:
     """A loader over `pipeline`, closed at the end of the block."""
     budget = Budget.detect(cpus=options.cpus, memory=options.memory)
-    with pipeline.loader(
-        executor=options.executor, budget=budget, allocation=dict(options.slots) or None
+    with fed(
+        pipeline,
+        options.agent,
+        executor=options.executor,
+        budget=budget,
+        allocation=dict(options.slots) or None,
     ) as loader:
         yield loader
 
