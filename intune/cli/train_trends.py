@@ -185,9 +185,9 @@ def said(result: TrendResult) -> str:
         if fitted.resumed_from is not None:
             lines.append(f"{name}: went on from {fitted.resumed_from}")
         lines.append(
-            f"{name}: {fitted.epochs} epochs, step {train.step:,}, {train.seconds:.1f} s, {train.rows_per_s:,.0f} rows/s "
-            f"while training, waited for data {train.wait_share:.1%} of the time; kept epoch {fitted.best_epochs}, "
-            f"validation's loss {fitted.best.metrics['loss']:.4f}"
+            f"{name}: {fitted.epochs} epochs, step {train.step:,}, {train.seconds:.1f} s, {train.rows_per_s:,.0f} "
+            f"rows/s while training, waited for data {train.wait_share:.1%} of the time; kept epoch "
+            f"{fitted.best_epochs}, validation's loss {fitted.best.metrics['loss']:.4f}"
         )
     for split, metrics in (("validation", result.valid), ("test", result.test)):
         lines.append(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))

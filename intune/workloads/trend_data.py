@@ -86,7 +86,8 @@ class TrendData:
         values = np.asarray(lists.flatten(), dtype=np.int64)
         if values.size != self.items * self.ratings.description["series"]["steps"]:
             raise SchemaError(
-                f"{self.ratings.folder}/series has {values.size} numbers for {self.items} items; make the data set again"
+                f"{self.ratings.folder}/series has {values.size} numbers for {self.items} items; make the data "
+                f"set again"
             )
         return values.reshape(self.items, -1)[order, : self.steps]
 
@@ -122,8 +123,8 @@ class TrendData:
         items, times = self._last_before(step, length)
         if active is None:
             return items
-        recent = times.max(axis=1) >= self.moment(step - active)
-        return items[recent]
+        recent: Ints = items[times.max(axis=1) >= self.moment(step - active)]
+        return recent
 
     def next_items(self, steps: range, *, length: int) -> tuple[Ints, Ints]:
         """Sessions and the items after each place that fall into `steps`, `IGNORED` elsewhere, as a pair of matrices.

@@ -223,7 +223,8 @@ class TrendForecaster:
         if not options.growth:
             return popularity
         now = data.velocity[:, step - 1]
-        return popularity * (now.sum() / max(popularity.sum(), 1e-12)) - now
+        growth: Floats = popularity * (now.sum() / max(popularity.sum(), 1e-12)) - now
+        return growth
 
     def metrics(self, split: Literal["valid", "test"]) -> dict[str, float]:
         """Mean metrics over the steps of `split`."""
@@ -286,11 +287,12 @@ class TrendForecaster:
 
     def _inside(self, options: FitOptions, name: str) -> FitOptions:
         """The same with a folder of its own for what each of the two trainings writes."""
-        folders = {
-            each: None if getattr(options, each) is None else getattr(options, each) / name
-            for each in ("checkpoints", "tensorboard")
-        }
-        return replace(options, seed=self.options.seed, **folders)
+        return replace(
+            options,
+            seed=self.options.seed,
+            checkpoints=None if options.checkpoints is None else options.checkpoints / name,
+            tensorboard=None if options.tensorboard is None else options.tensorboard / name,
+        )
 
     def _config(self, phase: str) -> dict[str, Any]:
         return {**asdict(self.options), **asdict(self.data.cut), "items": self.data.items, "phase": phase}

@@ -93,8 +93,8 @@ class SeriesBefore(Transform):
         lengths = np.asarray(series.lengths)
         if len(lengths) and lengths.min() < self.steps:
             raise DataError(
-                f"SeriesBefore: a series of {int(lengths.min())} steps was found, but {self.steps} are needed; make the "
-                f"data set again"
+                f"SeriesBefore: a series of {int(lengths.min())} steps was found, but {self.steps} are needed; make "
+                f"the data set again"
             )
         values = np.asarray(series.values)
         if len(values) and values.min() < 0:
@@ -117,7 +117,7 @@ def check_sessions(sessions: Ragged, times: Ragged, items: int) -> None:
         )
     if not np.array_equal(sessions.offsets, times.offsets):
         raise DataError(
-            "`items` and `timestamps` have lists of other lengths; a time belongs to every item, make the data set again"
+            "`items` and `timestamps` have lists of other lengths; every item has a time, make the data set again"
         )
     back = np.flatnonzero(np.diff(times.values) < 0) + 1
     back = back[~np.isin(back, times.offsets)]

@@ -202,7 +202,8 @@ class Forecaster(nn.Module):
     def losses(self, item: Tensor, velocity: Tensor) -> Tensor:
         """Negative log-likelihood of A(2) … A(T−1), shape ``(rows, T − 2)``.
 
-        In units of each series' scale, so that large items do not outweigh small ones. Arguments as of `forward`, T ≥ 3.
+        In units of each series' scale, so that large items do not outweigh small ones. Arguments as of `forward`,
+        T ≥ 3.
         """
         known: Forecast = self(item, velocity[:, :-1])
         found = known.negative_log_likelihood(acceleration_of(velocity)[:, 1:])

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from intune.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def _same_torch_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_from_a_market_to_forecasts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(tmp_path / "market")
+    made = ["--users", "30", "--items", "24", "--audiences", "3", "--steps", "16"]
+    assert main(["data", "market", "--out", folder, *made]) == 0
+    assert "30 users, 24 items" in capsys.readouterr().out
+    words = ["train", "trendrec", "--data", folder, "--season", "12", "--executor", "threads"]
+    words += ["--width", "4", "--hidden", "4", "--epochs", "2", "--item-epochs", "2"]
+    assert main([*words, "--checkpoints", str(tmp_path / "c")]) == 0
+    first = capsys.readouterr().out.splitlines()
+    assert first[0].startswith("next items: 2 epochs, step 2,")
+    assert first[1].startswith("acceleration: 2 epochs, step 2,")
+    assert first[-1].startswith("test: precision@10 ")
+    assert main([*words, "--checkpoints", str(tmp_path / "c"), "--resume"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == first[-1]
+    assert main(["train", "trendrec", "--data", folder, "--forecaster", "markov"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_what_makes_no_sense_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "market", "--out", str(tmp_path / "m"), "--users", "1"]) == 2
+    assert "`users` must be at least 2" in capsys.readouterr().err
+    assert main(["train", "trendrec", "--data", str(tmp_path)]) == 2
+    assert "no dataset.json" in capsys.readouterr().err

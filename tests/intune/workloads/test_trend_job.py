@@ -1,0 +1,191 @@
+"""Trend forecasting from a folder to metrics: nothing is seen too early, bad data is refused, runs can be resumed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from intune.pipelines.errors import ConfigError, DataError
+from intune.pipelines.schema import Ragged
+from intune.workloads.data.market import MarketOptions, write_market
+from intune.workloads.fitting import FitOptions
+from intune.workloads.recommender_job import FeedOptions
+from intune.workloads.sequence_stages import IGNORED
+from intune.workloads.trend_data import CutOptions, TrendData, find_trend_data
+from intune.workloads.trend_job import FORECASTERS, TrendFit, TrendForecaster, TrendOptions
+from intune.workloads.trend_stages import NextItemsBefore, SeriesBefore
+
+LOSS = FitOptions(metric="loss", higher_is_better=False, epochs=2)
+FIT = TrendFit(items=LOSS, trends=LOSS, feed=FeedOptions(executor="threads", cpus=1, memory="64MiB"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TrendData:
+    out = tmp_path_factory.mktemp("market") / "m"
+    write_market(MarketOptions(users=30, items=24, audiences=3, steps=16, season=4), out)
+    return find_trend_data(out)
+
+
+def options(forecaster: str = "trendrec", **more: object) -> TrendOptions:
+    shape = {"width": 4, "hidden": 4, "length": 8, "season": 4, "cutoffs": (5,), "batch_size": 8}
+    return TrendOptions(**{"forecaster": forecaster, **shape, **more})  # type: ignore[arg-type]
+
+
+def sessions(*lists: list[tuple[int, int]]) -> dict[str, Ragged]:
+    offsets = np.cumsum([0, *(len(each) for each in lists)])
+    flat = np.array([pair for each in lists for pair in each], dtype=np.int64).reshape(-1, 2)
+    return {"items": Ragged(flat[:, 0], offsets), "timestamps": Ragged(flat[:, 1], offsets)}
+
+
+def test_a_window_holds_nothing_of_the_moment_or_after() -> None:
+    block = sessions([(0, 1), (1, 2), (2, 10), (3, 11)], [(3, 12)], [(2, 3)])
+    made = NextItemsBefore(items=4, length=3, moment=10)(block)
+    assert set(made) == {"sequence", "target"}
+    np.testing.assert_array_equal(made["sequence"], [[0, 4, 4], [4, 4, 4], [4, 4, 4]])
+    np.testing.assert_array_equal(made["target"], [[1, IGNORED, IGNORED], [IGNORED] * 3, [IGNORED] * 3])
+
+
+def test_windows_of_long_sessions_are_runs_of_them() -> None:
+    block = sessions([(item, item) for item in range(20)], [(item, item) for item in range(5, 20)])
+    made = NextItemsBefore(items=20, length=4, moment=18, seed=3)(block)
+    sequence, target = made["sequence"], made["target"]
+    np.testing.assert_array_equal(sequence + 1, target)
+    np.testing.assert_array_equal(np.diff(sequence, axis=1), 1)
+    assert target.max() < 18
+
+
+def test_time_that_goes_backwards_is_refused() -> None:
+    stage = NextItemsBefore(items=4, length=3, moment=10)
+    with pytest.raises(DataError, match="time goes backwards in session 1 of the batch, from 5 to 4"):
+        stage(sessions([(0, 9)], [(1, 5), (2, 4)]))
+    with pytest.raises(DataError, match="the item 4, but the catalogue has 4"):
+        stage(sessions([(4, 1)]))
+
+
+def test_series_are_cut_and_checked() -> None:
+    series = Ragged(np.array([1, 2, 3, 4, 5, 6]), np.array([0, 3, 6]))
+    np.testing.assert_array_equal(SeriesBefore(steps=2)({"velocity": series})["velocity"], [[1, 2], [4, 5]])
+    with pytest.raises(DataError, match="a series of 3 steps was found, but 4 are needed"):
+        SeriesBefore(steps=4)({"velocity": series})
+    with pytest.raises(DataError, match="a velocity of -1 was found"):
+        SeriesBefore(steps=2)({"velocity": Ragged(np.array([1, -1]), np.array([0, 2]))})
+
+
+def test_steps_are_cut_from_the_end(data: TrendData) -> None:
+    # 16 steps, of which the last is not whole: 15, of which 3 and 2 are held out.
+    assert (data.steps, data.valid_from, data.test_from) == (15, 10, 12)
+    assert data.velocity.shape == (24, 15)
+    np.testing.assert_array_equal(data.truth(range(12, 15))[0], data.velocity[:, 12] - data.velocity[:, 11])
+
+
+def test_events_before_a_step_are_those_with_an_earlier_time(data: TrendData) -> None:
+    user, item, time = data.events
+    seen = time < data.moment(6)
+    made = data.sessions_before(6, length=1000)
+    counts = np.bincount(made[made < data.items], minlength=data.items)
+    np.testing.assert_array_equal(counts, np.bincount(item[seen], minlength=data.items))
+    np.testing.assert_array_equal(counts, data.velocity[:, :6].sum(axis=1))
+    active = data.sessions_before(6, length=3, active=1)
+    assert len(active) == len(np.unique(user[seen & (time >= data.moment(5))]))
+
+
+def test_next_items_asked_for_are_those_of_the_steps(data: TrendData) -> None:
+    sequence, target = data.next_items(range(10, 12), length=1000)
+    _, item, time = data.events
+    inside = (time >= data.moment(10)) & (time < data.moment(12))
+    asked = target[target != IGNORED]
+    # A user's first event of all has nothing before it and is not asked for.
+    assert 0 <= np.count_nonzero(inside) - len(asked) <= len(sequence)
+    assert (np.bincount(asked, minlength=24) <= np.bincount(item[inside], minlength=24)).all()
+
+
+@pytest.mark.parametrize("name", FORECASTERS)
+def test_no_forecast_sees_its_own_step(data: TrendData, name: str) -> None:
+    step = 12
+    velocity = data.velocity.copy()
+    velocity[:, step:] += 50
+    user, item, time = data.events
+    late = time >= data.moment(step)
+    changed = replace(data)
+    # What is cached is what the data set holds; here it is another one from `step` on.
+    changed.__dict__["velocity"] = velocity
+    changed.__dict__["events"] = (user, np.where(late, (item + 1) % data.items, item), time)
+    before = TrendForecaster(data=data, options=options(name))
+    after = TrendForecaster(data=changed, options=options(name))
+    for each in (before, after):
+        each.model.eval()
+    steps = range(10, step + 3)
+    first, second = before.forecast(steps), after.forecast(steps)
+    np.testing.assert_allclose(first[:3], second[:3], rtol=1e-6)
+    assert not np.allclose(first[3:], second[3:])
+
+
+@pytest.mark.parametrize("name", ["trendrec", "deepar", "gru4rec", "markov"])
+def test_a_run_repeats(data: TrendData, name: str) -> None:
+    first, again = (TrendForecaster(data=data, options=options(name)).fit(FIT) for _ in range(2))
+    assert first.test == again.test
+    assert first.test.keys() == {"precision@5", "gain@5"}
+    assert (first.items is not None, first.trends is not None) == (
+        name in ("trendrec", "gru4rec"),
+        name in ("trendrec", "deepar"),
+    )
+
+
+def test_training_lowers_the_loss(data: TrendData) -> None:
+    made = TrendForecaster(data=data, options=options(learning_rate=0.02))
+    before = made.loss_of_trends()
+    made.fit_trends(replace(FIT, trends=replace(LOSS, epochs=15)))
+    assert made.loss_of_trends() < before - 0.1
+
+
+def test_a_frozen_embedding_stays(data: TrendData) -> None:
+    made = TrendForecaster(data=data, options=options(tune_items=False))
+    before = made.model.items.weight.clone()
+    made.fit_trends(FIT)
+    assert (made.model.items.weight == before).all()
+
+
+def test_a_resumed_run_ends_as_one_that_was_not_broken_off(data: TrendData, tmp_path: Path) -> None:
+    whole = TrendForecaster(data=data, options=options()).fit(FIT)
+    kept = replace(LOSS, checkpoints=tmp_path)
+    broken = replace(FIT, items=kept, trends=replace(kept, max_steps=3))
+    TrendForecaster(data=data, options=options()).fit(broken)
+    resumed = replace(kept, resume=True)
+    again = TrendForecaster(data=data, options=options()).fit(replace(FIT, items=resumed, trends=resumed))
+    assert again.test == whole.test
+    assert again.trends is not None
+    assert again.trends.resumed_from is not None
+
+
+def test_a_data_set_of_too_few_steps_is_refused(tmp_path: Path) -> None:
+    write_market(MarketOptions(users=30, items=24, audiences=3, steps=4, season=4), tmp_path / "m")
+    with pytest.raises(DataError, match="3 whole steps, which leaves 1 to train on"):
+        find_trend_data(tmp_path / "m")
+
+
+def test_a_data_set_of_one_user_is_refused(data: TrendData, tmp_path: Path) -> None:
+    text = (data.ratings.folder / "dataset.json").read_text().replace('"users": 30', '"users": 1')
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(DataError, match="1 users and 24 items"):
+        find_trend_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"forecaster": "arima"}, "`forecaster`='arima' is unknown"),
+        ({"weight": 0.0}, "`weight` must be above 0"),
+        ({"learning_rate": 0.0}, "`learning_rate` must be above 0"),
+        ({"weight_decay": -1.0}, "`weight_decay` must be at least 0"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1"),
+        ({"hidden": 0}, "`hidden` must be a whole number, 1 or more"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrendOptions(**change)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="`test_share` must be above 0"):
+        CutOptions(test_share=0.0)
