@@ -30,7 +30,7 @@ from intune.errors import ConfigError, LoaderError
 from intune.knowledge import Knowledge, keep
 from intune.pipelines import Allocation, Budget, Pipeline
 from intune.pipelines.budget import Usable
-from intune.tuning import _name
+from intune.tuning import _name, _ranks_here
 from tests.intune.tuned import STAGES, Clock, Scripted, simulated, tuner_threads, wait_until
 
 QUICK = Pace(shortest=0.001, longest=0.002, tasks=0)
@@ -41,7 +41,8 @@ OFFER = Usable(cpus=8, memory=32 << 30, memory_left=16 << 30)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("INTUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("INTUNE", raising=False)
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
     yield
     wait_until(lambda: not tuner_threads())
 
@@ -369,6 +370,26 @@ def test_ranks_on_one_machine_share_it(pipeline: Pipeline, monkeypatch: pytest.M
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "nonsense")
     with intune.tune(pipeline, agent="even", executor="threads", knowledge=False) as tuned:
         assert tuned.budget == Budget(cpus=8, memory=4 << 30)
+
+
+@pytest.mark.parametrize(
+    ("variables", "devices", "ranks"),
+    [
+        ({}, 0, 1),
+        ({"LOCAL_WORLD_SIZE": "0"}, 0, 1),
+        ({"WORLD_SIZE": "4"}, 0, 1),  # a leftover: nobody says that this is one of them
+        ({"WORLD_SIZE": "4", "LOCAL_RANK": "1"}, 0, 4),
+        ({"WORLD_SIZE": "16", "LOCAL_RANK": "1"}, 8, 8),
+        ({"WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, 8, 2),
+    ],
+)
+def test_ranks_on_this_machine(
+    variables: dict[str, str], devices: int, ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert _ranks_here() == ranks
 
 
 def test_the_next_run_begins_with_what_was_learnt(
