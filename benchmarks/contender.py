@@ -131,10 +131,12 @@ def keep_on(epoch: Epoch, began: float, *, seconds: float, step_s: float = 0.0) 
     """Take epochs until `seconds` since `began` are over; a trainer that waits `step_s` for its GPU at every batch.
 
     Returns:
-        ``rows`` and ``seconds`` of the whole run, ``first_batch_s``, and ``marks``: pairs of seconds since `began` and
+        ``rows`` and ``seconds`` of the whole run, ``first_batch_s``, ``epoch_rows`` of the epochs read to
+        their end, and ``marks``: pairs of seconds since `began` and
         rows so far, about five a second.
     """
-    rows = batches = epochs = 0
+    rows = batches = 0
+    epochs: list[int] = []
     first: float | None = None
     now = 0.0
     marks: list[tuple[float, int]] = [(0.0, 0)]
@@ -155,14 +157,14 @@ def keep_on(epoch: Epoch, began: float, *, seconds: float, step_s: float = 0.0) 
             if now >= seconds:
                 break
         else:
-            epochs += 1
+            epochs.append(rows - before)
         if rows == before:
             raise RuntimeError("the loader delivered no batch")
     marks.append((now, rows))
     return {
         "rows": rows,
         "batches": batches,
-        "epochs": epochs,
+        "epoch_rows": epochs,
         "seconds": now,
         "first_batch_s": first,
         "own_cpu_s": time.process_time() - cpu,
