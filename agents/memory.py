@@ -20,7 +20,7 @@ from intune.envs.measurement import Measurement
 RECORDS = 7
 """Past intervals kept per job: enough for the directions that were tried, few enough for all pairs of them."""
 
-PRIOR_NOISE = 0.07
+PRIOR_NOISE = 0.08
 """Spread of resident memory at one allocation, as a share, before it was seen: allocators and skewed data."""
 
 PRIOR_WEIGHT = 6.0
@@ -36,8 +36,8 @@ TOGETHER = 256
 """Allocations looked at in one go, of all jobs: more no longer saves calls but falls out of the cache."""
 
 
-SEEN = 3.0
-"""Standard deviations above what was seen of fewer slots that these are reckoned to take at least."""
+SEEN = 0.9
+"""Part of the certainty kept above what was seen of as many slots: nothing is extrapolated, so one error less."""
 
 
 class MemoryRecord:
@@ -195,11 +195,15 @@ class MemoryRecord:
             onward = at + self.certainty * np.sqrt(self._sure()[:, None] ** 2 + (at * noise) ** 2)
             there = ((self._times > 0) & known[:, None])[:, None]
             best = np.minimum(best, np.where(there, onward, np.inf).min(axis=2))
-        # Records may have been lucky, and the least of many bounds comes from the luckiest. What took no more slots
-        # than these and was seen to take much says that these take as much.
-        below = (self._slots[:, None] <= slots[:, :, None, :] + 1e-9).all(axis=3) & (self._times > 0)[:, None]
-        seen = np.where(below, (self._used - base)[:, None], 0.0).max(axis=2)
-        return np.asarray(base + np.maximum(best, seen * (1.0 + SEEN * self.noise[:, None])))
+        # Records may have been lucky, and the least of many bounds comes from the luckiest. But slots of every stage
+        # that are at least r times a record's take at least r times what the record was seen to take.
+        slots_then = self._slots[:, None]
+        ratio = np.where(slots_then > 0, slots[:, :, None, :] / np.maximum(slots_then, 1e-9), np.inf).min(
+            axis=3
+        )
+        ratio = np.where(np.isfinite(ratio) & (self._times > 0)[:, None], ratio, 0.0)
+        seen = (ratio * (self._used - base)[:, None]).max(axis=2)
+        return base + np.maximum(best, seen * (1.0 + SEEN * self.certainty * self.noise[:, None]))
 
     def _sure(self) -> Floats:
         """``[N, R]`` by how much records may be off: the mean of several looks is known better than one look."""
