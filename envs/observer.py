@@ -111,6 +111,15 @@ class Observer:
         ]
         return min(counts, default=0)
 
+    def begun(self) -> bool:
+        """Whether anything was handed over so far."""
+        stats = self.tunable.stats()
+        return stats.rows > 0 or stats.batches > 0
+
+    def passage(self) -> float:
+        """Seconds that tasks took on average, summed over the stages: what is under way is through by then."""
+        return sum(stage.busy_s / stage.tasks for stage in self._before.stages if stage.tasks > 0)
+
     def resident(self) -> float:
         """Bytes resident now."""
         return float(self._stats().memory_resident or self._read_resources().resident)

@@ -35,6 +35,8 @@ class Pace:
             dozens.
         longest: once nothing changes: a settled job is looked at often enough to follow a machine that changes.
         growth: by which a quiet interval is longer than the one before.
+        first: from the first batch to the first decision, where it is less than `shortest`: what is wrong at the
+            beginning is most wrong.
         tasks: finished tasks that every stage at work should show before a decision is made; an interval is at
             most three times as long for it.
 
@@ -45,9 +47,12 @@ class Pace:
     shortest: float = 1.0
     longest: float = 10.0
     growth: float = 1.3
+    first: float = 0.5
     tasks: int = 4
 
     def __post_init__(self) -> None:
+        if not 0 < self.first < float("inf"):
+            raise ConfigError(f"`first`={self.first!r} must be seconds above 0")
         if not 0 < self.shortest <= self.longest < float("inf"):
             raise ConfigError(
                 f"`shortest`={self.shortest!r} and `longest`={self.longest!r} must be seconds, the first no longer"
@@ -67,6 +72,9 @@ COST = 0.01
 
 CREDIT_S = 2.0
 """Processor seconds that it may take beyond that: at the beginning, where rounds bring most."""
+
+BEGINNING_S = 0.1
+"""Seconds between two looks whether the first batch is out: what happens before it says nothing of any allocation."""
 
 PATIENCE = 2
 """Times that a round is put off because a stage has finished too few tasks to be judged."""
@@ -221,19 +229,35 @@ class ControlThread:
             self._failed(error)
 
     def _rounds(self) -> None:
-        seconds = self.pace.shortest
-        put_off = 0
         thrift = Thrift()
+        observer = self.controller.observer
+        if not self._begun(thrift):
+            return
+        seconds = min(self.pace.first, self.pace.shortest)
+        put_off = 0
         while not self._stop.wait(thrift.interval(seconds)):
             if not self._active():
-                self.controller.observer.skip()
+                observer.skip()
                 continue
-            if put_off < PATIENCE and self.controller.observer.tasks() < self.pace.tasks:
+            if put_off < PATIENCE and observer.tasks() < self.pace.tasks:
                 put_off += 1
                 continue
             put_off = 0
             changed = self.controller.step()
             seconds = self.pace.after(seconds, changed=changed)
+            if changed:
+                # What was under way is of the allocation before.
+                if self._stop.wait(min(observer.passage(), self.pace.shortest)):
+                    return
+                observer.skip()
+
+    def _begun(self, thrift: Thrift) -> bool:
+        """Wait for the first batch, from which the first interval counts; whether it came before the end."""
+        while not (self._active() and self.controller.observer.begun()):
+            if self._stop.wait(thrift.interval(min(BEGINNING_S, self.pace.shortest))):
+                return False
+        self.controller.observer.skip()
+        return True
 
     def _failed(self, error: BaseException) -> None:
         if self._stop.is_set():
