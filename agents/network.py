@@ -60,6 +60,15 @@ class QNetwork(nn.Module):
         """Parameters by name, as NumPy arrays."""
         return {name: value.detach().numpy().copy() for name, value in self.state_dict().items()}
 
+    @classmethod
+    def of(cls, arrays: Mapping[str, Any]) -> QNetwork:
+        """A network with these parameters. Draws no random numbers: those of the process are the trainer's."""
+        with torch.device("meta"):
+            made = cls()
+        state = {name: torch.tensor(np.asarray(value)) for name, value in arrays.items()}
+        made.load_state_dict(state, assign=True)
+        return made
+
     def load(self, arrays: Mapping[str, Any]) -> None:
         """Take parameters from arrays."""
         self.load_state_dict({name: torch.as_tensor(np.asarray(value)) for name, value in arrays.items()})

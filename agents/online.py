@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 
-from intune.agents.network import QNetwork, tensors
+from intune.agents.network import QNetwork, forward, tensors
+from intune.agents.one_thread import one_thread
 from intune.agents.qlearner import Batch, QLearner, QLearning
 from intune.agents.qweights import Weights
 from intune.agents.rehearsal import Rehearsal
@@ -36,6 +40,7 @@ class Online:
         # Made when there is something to learn from: torch's optimisers take a second of processor time to import
         # where nothing else has done so, which a job should not wait for before its first batch.
         self._learner: QLearner | None = None
+        self._arrays: Mapping[str, Any] = weights.arrays
         self._rng = np.random.default_rng(seed)
         self._last: tuple[Rehearsal, np.ndarray, Floats] | None = None
         self._memory: list[tuple[Rehearsal, np.ndarray, np.ndarray, Rehearsal]] = []
@@ -45,8 +50,8 @@ class Online:
         """``[N, K]`` values by what is known now."""
         if self._learner is None:
             return np.asarray(self._weights.values(seen))
-        with torch.inference_mode():
-            return np.asarray(self._learner.network(*tensors(seen)).numpy())
+        # In NumPy: a handful of candidates is not worth waking torch's threads.
+        return forward(self._arrays, seen)
 
     def decided(self, seen: Rehearsal, choice: np.ndarray, measured: Measurement, target: Floats) -> None:
         """Remember a decision, reward the one before it with what was measured since, and learn a little."""
@@ -72,18 +77,18 @@ class Online:
         states = [tensors(entry[0]) for entry in picked]
         following = [tensors(entry[3]) for entry in picked]
         if self._learner is None:
-            network = QNetwork()
-            network.load(self._weights.arrays)
+            network = QNetwork.of(self._weights.arrays)
             config = QLearning(learning_rate=LEARNING_RATE, gamma=self._weights.gamma)
             self._learner = QLearner(network, config)
         gamma = self._learner.config.gamma
-        self._learner.learn(
-            Batch(
-                state=tuple(torch.cat(part) for part in zip(*states, strict=True)),
-                following=tuple(torch.cat(part) for part in zip(*following, strict=True)),
-                action=torch.cat([torch.as_tensor(entry[1], dtype=torch.int64) for entry in picked]),
-                reward=torch.cat([torch.as_tensor(entry[2]) for entry in picked]),
-                discount=torch.full((sum(len(entry[1]) for entry in picked),), gamma),
-                allowed=torch.cat([torch.as_tensor(entry[3].allowed) for entry in picked]),
-            )
+        batch = Batch(
+            state=tuple(torch.cat(part) for part in zip(*states, strict=True)),
+            following=tuple(torch.cat(part) for part in zip(*following, strict=True)),
+            action=torch.cat([torch.as_tensor(entry[1], dtype=torch.int64) for entry in picked]),
+            reward=torch.cat([torch.as_tensor(entry[2]) for entry in picked]),
+            discount=torch.full((sum(len(entry[1]) for entry in picked),), gamma),
+            allowed=torch.cat([torch.as_tensor(entry[3].allowed) for entry in picked]),
         )
+        with one_thread():
+            self._learner.learn(batch)
+        self._arrays = self._learner.network.arrays()  # type: ignore[operator]

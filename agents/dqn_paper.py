@@ -1,0 +1,243 @@
+"""`dqn-paper`: the paper's agent, built after the paper (InTune, RecSys 2023, arXiv 2308.08500).
+
+A three-layer MLP maps six numbers (pipeline latency, free CPUs, free memory, model latency, bandwidth, clock) to
+values of the increments -5, -1, 0, +1, +5 of every stage's slots; one branch a stage, as in Tavakoli et al. 2018,
+arXiv 1711.08946. Reward: rows/s x (1 - share of memory in use). Pre-trained in the simulator (`dqn_paper_training`),
+tuned on line. Nothing in its state says which stage is slow, so it has to find out by trying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from intune.agents.base import Agent, Proposal, where_sound
+from intune.agents.measures import without_absent
+from intune.agents.one_thread import one_thread
+from intune.agents.qlearner import Batch, QLearner, QLearning
+from intune.agents.qweights import Weights, load
+from intune.envs.actions import MOVES, feasible
+from intune.envs.jobs import Floats
+from intune.envs.measurement import Measurement
+from intune.envs.observation import PAPER_FIELDS, paper_features
+
+HIDDEN = 64
+BRANCHES = 8
+"""Stages that the network has a branch for; further ones share the last."""
+
+SHIPPED = Path(__file__).resolve().parent / "weights" / "dqn-paper.npz"
+CAPACITY = 512
+BATCH = 16
+
+
+class PaperNetwork(nn.Module):
+    """``[N, 6]`` to ``[N, BRANCHES, 5]``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(len(PAPER_FIELDS), HIDDEN)
+        self.second = nn.Linear(HIDDEN, HIDDEN)
+        self.third = nn.Linear(HIDDEN, BRANCHES * len(MOVES))
+
+    def forward(self, state: Tensor) -> Tensor:
+        """``[N, BRANCHES, 5]`` values."""
+        hidden = torch.relu(self.second(torch.relu(self.first(state))))
+        values: Tensor = self.third(hidden)
+        return values.reshape(len(state), BRANCHES, len(MOVES))
+
+    def arrays(self) -> dict[str, Any]:
+        """Parameters by name, as NumPy arrays."""
+        return {name: value.detach().numpy().copy() for name, value in self.state_dict().items()}
+
+
+class OneBranch(nn.Module):
+    """The values of one stage's branch, so that `QLearner` learns each branch from the same reward."""
+
+    def __init__(self, network: PaperNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, state: Tensor, branch: Tensor) -> Tensor:
+        """``[B, 5]`` values of `branch` (``[B]``)."""
+        values: Tensor = self.network(state)
+        return values[torch.arange(len(state)), branch]
+
+
+def values_of(arrays: Mapping[str, Any], state: Any) -> Any:
+    """``[N, BRANCHES, 5]`` in NumPy."""
+    hidden = np.maximum(state @ arrays["first.weight"].T + arrays["first.bias"], 0.0)
+    hidden = np.maximum(hidden @ arrays["second.weight"].T + arrays["second.bias"], 0.0)
+    values = hidden @ arrays["third.weight"].T + arrays["third.bias"]
+    return values.reshape(len(state), BRANCHES, len(MOVES))
+
+
+def reward_of(measured: Measurement, scale: Floats) -> Floats:
+    """``[N]`` rows/s, as multiples of `scale`, times the share of memory that is free; -1 for running out of it."""
+    share = np.clip(measured.memory_used / np.maximum(measured.memory_limit, 1.0), 0.0, 1.0)
+    return np.where(measured.killed, -1.0, measured.delivered / np.maximum(scale, 1e-12) * (1.0 - share))
+
+
+def branches(stages: int) -> Any:
+    """``[S]`` the branch of every stage."""
+    return np.minimum(np.arange(stages), BRANCHES - 1)
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    """Of the parameters, by name."""
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in PaperNetwork().state_dict().items()}
+
+
+def _network(weights: Weights) -> PaperNetwork:
+    """With these parameters. Draws no random numbers: those of the process are the trainer's."""
+    with torch.device("meta"):
+        made = PaperNetwork()
+    state = {name: torch.tensor(np.asarray(value)) for name, value in weights.arrays.items()}
+    made.load_state_dict(state, assign=True)
+    return made
+
+
+class DQNPaper(Agent):
+    """See the module.
+
+    Args:
+        weights: parameters, or a file of them; by default those shipped with the package.
+        learning: whether to be tuned on line.
+        epsilon: share of increments drawn by chance, stage by stage.
+        seed: of those and of what is drawn from memory.
+    """
+
+    name = "dqn-paper"
+
+    def __init__(
+        self,
+        *,
+        weights: Weights | str | Path | None = None,
+        learning: bool = True,
+        epsilon: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        known = isinstance(weights, Weights)
+        self.weights: Weights = weights if known else load(weights or SHIPPED, shapes=shapes())  # type: ignore[assignment, arg-type]
+        self._learning = learning
+        self.epsilon = epsilon
+        self._seed = seed
+        self.start(0, 1)
+
+    def start(self, jobs: int, stages: int) -> None:
+        """Forget everything but what was learnt in the simulator."""
+        self._rng = np.random.default_rng(self._seed)
+        self._tuner = Tuner(self.weights, seed=self._seed) if self._learning else None
+        self._last: tuple[Any, Any] | None = None
+        self._scale: Floats = np.zeros(jobs)
+
+    def tuned_by(self, tuner: Tuner, rng: np.random.Generator) -> None:
+        """Decide by a network that outlives the jobs, and explore by `rng`: for training."""
+        self._tuner, self._rng = tuner, rng
+
+    def forget(self, rows: Any) -> None:
+        """New jobs at `rows`."""
+        self._scale[rows] = 0.0
+        self._last = None
+
+    def propose(self, measured: Measurement) -> Proposal:
+        """The increment of most value for every stage."""
+        measured = without_absent(measured)
+        sound = measured.sound()
+        state = np.nan_to_num(paper_features(measured))
+        # What a job delivers at first is the unit of its rewards: rows/s of two jobs cannot be compared.
+        first = sound & (self._scale == 0)
+        self._scale = np.where(first, measured.delivered, self._scale)
+        if self._tuner is not None and self._last is not None:
+            reward = reward_of(measured, self._scale)
+            usable = (sound | measured.killed) & (self._scale > 0) & np.isfinite(reward) & ~first
+            self._tuner.saw(*self._last, reward, state, measured, usable)
+        arrays = self.weights.arrays if self._tuner is None else self._tuner.arrays()
+        values = values_of(arrays, state)[:, branches(measured.stages)]
+        choice = values.argmax(axis=2)
+        if self.epsilon > 0:
+            anything = self._rng.integers(0, len(MOVES), choice.shape)
+            choice = np.where(self._rng.random(choice.shape) < self.epsilon, anything, choice)
+        self._last = state, choice
+        now = np.where(measured.pool[:, None] > 0, np.maximum(np.rint(measured.busy), 1.0), measured.slots)
+        now = np.nan_to_num(now) * measured.present
+        steps = np.asarray(MOVES, dtype=np.float64)[choice]
+        slots = feasible(
+            measured.present, now, np.maximum(now + steps, 1.0), np.nan_to_num(measured.slot_limit)
+        )
+        present = measured.present
+
+        def explain(i: int) -> str:
+            moves = "/".join(f"{step:+.0f}" for step in steps[i][present[i]])
+            if not steps[i][present[i]].any():
+                return "keep: the network values no increment of any stage above none"
+            return (
+                f"increments {moves} are worth most to the network, from latency, free CPUs and memory alone"
+            )
+
+        return where_sound(measured, Proposal(slots=slots, pool=np.zeros(len(slots)), explain=explain), sound)
+
+
+class Tuner:
+    """The network as it goes on learning from the running jobs.
+
+    Args:
+        weights: to begin with.
+        config: of the learner.
+        seed: of what is drawn from memory.
+        capacity: transitions remembered; batch: drawn for a gradient step; steps: gradient steps a decision.
+    """
+
+    def __init__(
+        self, weights: Weights | None, *, config: QLearning | None = None, seed: int = 0, capacity: int = CAPACITY,
+        batch: int = BATCH, steps: int = 1,
+    ) -> None:  # fmt: skip
+        self.network = PaperNetwork() if weights is None else _network(weights)
+        gamma = 0.9 if weights is None else weights.gamma
+        self.learner = QLearner(
+            OneBranch(self.network), config or QLearning(learning_rate=1e-4, gamma=gamma, double=False)
+        )
+        self._rng = np.random.default_rng(seed)
+        self._capacity, self._batch, self._steps = capacity, batch, steps
+        self._memory: list[tuple[Any, ...]] = []
+        self._next = 0
+
+    def arrays(self) -> dict[str, Any]:
+        """Parameters as they are now."""
+        return self.network.arrays()
+
+    def saw(
+        self, state: Any, choice: Any, reward: Floats, following: Any, measured: Measurement, usable: Any
+    ) -> None:
+        """Remember a decision of every job that is `usable`, and learn a little."""
+        branch = branches(measured.stages)
+        for i in np.flatnonzero(usable):
+            for s in np.flatnonzero(measured.present[i]):
+                entry = (state[i], branch[s], choice[i, s], reward[i], following[i], bool(measured.killed[i]))
+                if len(self._memory) < self._capacity:
+                    self._memory.append(entry)
+                else:
+                    self._memory[self._next % self._capacity] = entry
+                self._next += 1
+        if len(self._memory) >= self._batch:
+            with one_thread():
+                for _ in range(self._steps):
+                    self.learner.learn(self._drawn())
+
+    def _drawn(self) -> Batch:
+        picked = [self._memory[i] for i in self._rng.integers(0, len(self._memory), self._batch)]
+        state, branch, action, reward, following, ended = zip(*picked, strict=True)
+        where = torch.as_tensor(np.array(branch))
+        return Batch(
+            state=(torch.as_tensor(np.stack(state)), where),
+            following=(torch.as_tensor(np.stack(following)), where),
+            action=torch.as_tensor(np.array(action)),
+            reward=torch.as_tensor(np.array(reward, dtype=np.float32)),
+            discount=torch.as_tensor(self.learner.config.gamma * ~np.array(ended)).float(),
+            allowed=torch.ones(len(picked), len(MOVES), dtype=torch.bool),
+        )

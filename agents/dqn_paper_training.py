@@ -1,0 +1,80 @@
+"""Pre-training of `dqn-paper` in the simulator: some hundreds of episodes of jobs side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from intune.agents.dqn_paper import DQNPaper, Tuner
+from intune.agents.oracle_plan import plan
+from intune.agents.pretrain import Recipe
+from intune.agents.qlearner import QLearning
+from intune.agents.qweights import Weights
+from intune.envs.conditions import record
+from intune.envs.scenario import Scenario
+from intune.envs.simulator import Simulator
+from intune.envs.source import JobSource
+
+LEARNING = QLearning(learning_rate=5e-4, gamma=0.9, double=False, target_update_interval=250)
+
+PAPER_RECIPE = Recipe(
+    families=("paper", "elastic", "heavy-transform", "criteo"), episodes=300, jobs=16, steps=40, seed=1,
+    learning=LEARNING, n_step=1, batch_size=128, gradient_steps=4, exploration=1.0, final_exploration=0.1,
+    killed_cost=1.0, buffer=20_000,
+)  # fmt: skip
+"""Some hundreds of episodes; machines like those of the paper. `buffer` counts transitions of single stages."""
+
+
+def pretrain_paper(
+    recipe: Recipe = PAPER_RECIPE, *, watch: Callable[[int, dict[str, float]], None] | None = None
+) -> Weights:
+    """Train the paper's network from nothing.
+
+    Args:
+        recipe: how; `n_step`, `slot_cost`, `memory_cost` and `killed_cost` do not apply to this agent.
+        watch: is told of the progress.
+    """
+    began = time.monotonic()
+    torch.manual_seed(recipe.seed)
+    tuner = Tuner(
+        None, config=recipe.learning, seed=recipe.seed, capacity=recipe.buffer, batch=recipe.batch_size,
+        steps=recipe.gradient_steps,
+    )  # fmt: skip
+    sources = [JobSource(Scenario.load(name), split="train", seed=recipe.seed) for name in recipe.families]
+    agent = DQNPaper(weights=Weights(arrays=tuner.arrays(), gamma=recipe.learning.gamma), seed=recipe.seed)
+    scores: list[float] = []
+    for episode in range(recipe.episodes):
+        part = min(1.0, episode / max(1.0, 0.5 * recipe.episodes))
+        source = sources[episode % len(sources)]
+        ids = np.arange(episode * recipe.jobs, (episode + 1) * recipe.jobs)
+        jobs, normals = source.take(ids, recipe.steps + 1)
+        best = plan(jobs, recipe.steps + 1)
+        simulator = Simulator(jobs, record(jobs, normals))
+        agent.start(len(jobs), jobs.stages)
+        agent.epsilon = recipe.exploration + part * (recipe.final_exploration - recipe.exploration)
+        agent.tuned_by(tuner, np.random.default_rng([recipe.seed, episode]))
+        measured = simulator.run()
+        shares, kills = [], 0
+        for step in range(recipe.steps):
+            proposal = agent.propose(measured)
+            simulator.allocate(proposal.slots, proposal.pool)
+            measured = simulator.run()
+            shares.append(float((measured.delivered / np.maximum(best.rate[:, step + 1], 1e-30)).mean()))
+            kills += int(measured.killed.sum())
+        scores.append(float(np.mean(shares)))
+        if watch is not None:
+            watch(episode, {"rate": scores[-1], "killed": float(kills), "explored": agent.epsilon})
+    last = scores[-max(1, len(scores) // 10) :]
+    return Weights(
+        arrays=tuner.arrays(),
+        gamma=recipe.learning.gamma,
+        recipe={
+            "agent": "dqn-paper", "families": recipe.families, "episodes": recipe.episodes, "jobs": recipe.jobs,
+            "steps": recipe.steps, "seed": recipe.seed, "batch_size": recipe.batch_size,
+            "gradient_steps": recipe.gradient_steps, "learning_rate": recipe.learning.learning_rate,
+            "score": float(np.mean(last)), "seconds": round(time.monotonic() - began, 1),
+        },
+    )  # fmt: skip

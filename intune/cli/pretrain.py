@@ -1,0 +1,103 @@
+"""`intune pretrain`: makes the weights of a learning agent in the simulator. What is computed is in `intune.agents`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+PRETRAIN_HELP = """\
+Pre-train a learning agent in the simulator and write its weights, with recipe, seed and score.
+
+Without options, the weights shipped with the package are made again: 80 episodes of 200 jobs drawn from all families
+of training scenarios. Of dqn-paper, the agent built after the paper, 300 episodes of 16 jobs.
+
+Examples:
+  intune pretrain --out dqn.npz
+  intune pretrain --seed 2 --episodes 40 --families paper elastic --out elastic.npz
+  intune pretrain --agent dqn-paper --out dqn-paper.npz
+"""
+
+
+def pretrain(
+    *,
+    out: Path,
+    agent: Literal["dqn", "dqn-paper"] = "dqn",
+    families: tuple[str, ...] = (),
+    episodes: int | None = None,
+    jobs: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    gradient_steps: int | None = None,
+    seed: int | None = None,
+    quiet: bool = False,
+) -> None:
+    """Pre-train an agent.
+
+    Args:
+        out: Where to write the weights (.npz).
+        agent: Which agent.
+        families: Scenarios to draw jobs from; all by default.
+        episodes: How many.
+        jobs: Side by side in an episode.
+        steps: Decisions in an episode.
+        batch_size: Transitions of a gradient step.
+        gradient_steps: Gradient steps for each decision of all jobs.
+        seed: Of jobs, network and exploration.
+        quiet: Show no progress.
+    """
+    from intune.agents.dqn_paper_training import PAPER_RECIPE, pretrain_paper
+    from intune.agents.pretrain import Recipe
+    from intune.agents.pretrain import pretrain as pretrain_dqn
+    from intune.pipelines.errors import ConfigError
+
+    if out.suffix != ".npz":
+        raise ConfigError(f"`out`={str(out)!r} must end in .npz")
+    given: dict[str, Any] = {
+        "episodes": episodes, "jobs": jobs, "steps": steps, "batch_size": batch_size,
+        "gradient_steps": gradient_steps, "seed": seed,
+    }  # fmt: skip
+    changes = {name: value for name, value in given.items() if value is not None}
+    if families:
+        changes["families"] = families
+    paper = agent == "dqn-paper"
+    recipe = replace(PAPER_RECIPE if paper else Recipe(), **changes)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _Progress(recipe.episodes, quiet=quiet) as told:
+        weights = (pretrain_paper if paper else pretrain_dqn)(recipe, watch=told)
+    weights.save(out)
+    print(
+        f"wrote {out}: score {weights.recipe['score']:.3f} in {weights.recipe['seconds']:.0f} s",
+        file=sys.stderr,
+    )
+
+
+class _Progress:
+    """A bar of episodes, with the share of the best rate in the latest one."""
+
+    def __init__(self, episodes: int, *, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("episodes"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=Console(stderr=True),
+            disable=quiet,
+        )
+        self._task = self._bar.add_task("", total=episodes)
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, episode: int, score: dict[str, float]) -> None:
+        said = f"{score['rate']:.3f} of the best rate, {score['killed']:.0f} out of memory"
+        self._bar.update(self._task, completed=episode + 1, description=said)

@@ -1,0 +1,163 @@
+"""The DQN: seeded, saved and loaded the same; quick; learns on the job; leaves torch's threads alone."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from intune.agents import registry
+from intune.agents.base import Agent
+from intune.agents.dqn import DQN
+from intune.agents.evaluate import Trial, evaluate
+from intune.agents.outcomes import outcomes
+from intune.agents.qweights import Weights, load
+from intune.envs.conditions import channels, record
+from intune.envs.jobs import Jobs
+from intune.envs.measurement import Measurement
+from intune.envs.scenario import Scenario
+from intune.envs.simulator import Simulator
+from intune.envs.source import JobSource
+
+Measured = Callable[..., Measurement]
+
+
+def noisy(count: int, stages: int, steps: int) -> Simulator:
+    rng = np.random.default_rng(4)
+    jobs = Jobs.of(
+        stages=stages, jobs=count, cpu=rng.lognormal(-9, 1, (count, stages)),
+        wait=rng.lognormal(-10, 1, (count, stages)),
+        slot_bytes=rng.lognormal(18, 1, (count, stages)), cpus=np.full((count, 1), 32.0), memory=6e10, noise=0.03,
+        measurement_noise=0.1, block_rows=2000.0, base_bytes=1e9,
+    )  # fmt: skip
+    return Simulator(jobs, record(jobs, rng.standard_normal((count, steps, channels(stages)))))
+
+
+def slots_of(agent: Agent, simulator: Simulator, steps: int) -> np.ndarray:
+    agent.start(len(simulator), simulator.jobs.stages)
+    measured = simulator.run()
+    given = []
+    for _ in range(steps):
+        proposal = agent.propose(measured)
+        given.append(np.where(proposal.pool[:, None] > 0, -proposal.pool[:, None], proposal.slots))
+        simulator.allocate(proposal.slots, proposal.pool)
+        measured = simulator.run()
+    return np.stack(given)
+
+
+@pytest.mark.parametrize("learning", [False, True])
+def test_seeded_runs_are_equal(learning: bool) -> None:
+    first, second = (slots_of(DQN(learning=learning, seed=3), noisy(3, 4, 30), 25) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_one_agent_started_anew_remembers_nothing() -> None:
+    agent = DQN(learning=True)
+    first, second = (slots_of(agent, noisy(2, 4, 25), 20) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_jobs_side_by_side_are_decided_as_alone() -> None:
+    source = JobSource(Scenario.load("paper"), split="test", seed=5)
+
+    def decided(ids: list[int]) -> np.ndarray:
+        jobs, normals = source.take(ids, 11)
+        return slots_of(DQN(), Simulator(jobs, record(jobs, normals)), 9)
+
+    together = decided([0, 1, 2])
+    for i in range(3):
+        np.testing.assert_array_equal(decided([i])[:, 0], together[:, i])
+
+
+def test_weights_saved_and_loaded_decide_the_same(tmp_path: Path) -> None:
+    load().save(tmp_path / "copy.npz")
+    one = slots_of(DQN(), noisy(2, 3, 12), 10)
+    other = slots_of(DQN(weights=tmp_path / "copy.npz"), noisy(2, 3, 12), 10)
+    np.testing.assert_array_equal(one, other)
+
+
+def test_a_decision_takes_five_milliseconds_of_processor_at_most() -> None:
+    """Median, at eight stages, the rehearsal in the twin included; with the guard around it."""
+    simulator = noisy(1, 8, 22)
+    agent = registry.make("dqn+guard")
+    agent.start(1, 8)
+    measured = simulator.run()
+    took = []
+    for _ in range(20):
+        began = time.process_time()
+        proposal = agent.propose(measured)
+        took.append(time.process_time() - began)
+        simulator.allocate(proposal.slots, proposal.pool)
+        measured = simulator.run()
+    assert statistics.median(took) <= 0.005
+
+
+def test_learning_on_the_job_changes_the_network_and_not_the_shipped_weights() -> None:
+    agent = DQN(learning=True)
+    before = {name: value.copy() for name, value in agent.weights.arrays.items()}
+    slots_of(agent, noisy(1, 3, 42), 40)
+    assert agent._online is not None
+    learnt = agent._online._arrays
+    assert any((learnt[name] != value).any() for name, value in before.items())
+    assert all(np.isfinite(value).all() for value in learnt.values())
+    # Small steps: the job corrects what was learnt in the simulator.
+    assert max(np.abs(learnt[name] - value).max() for name, value in before.items()) < 0.02
+    for name, value in before.items():
+        np.testing.assert_array_equal(agent.weights.arrays[name], value)
+
+
+def test_learning_survives_intervals_that_say_nothing(measurement: Measured) -> None:
+    agent = DQN(learning=True)
+    agent.start(1, 3)
+    for step in range(40):
+        bad = {"delivered": np.nan} if step % 5 == 4 else {}
+        agent.propose(measurement(busy=[[2.0, 1.0, 0.5]], **bad))
+    assert agent._online is not None
+    assert all(np.isfinite(value).all() for value in agent._online._arrays.values())
+
+
+def test_torchs_threads_and_random_numbers_are_left_alone() -> None:
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    other = torch.get_num_interop_threads()
+    slots_of(DQN(learning=True), noisy(1, 3, 32), 30)
+    assert torch.get_num_threads() == threads
+    assert torch.get_num_interop_threads() == other
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_it_stays_where_nothing_is_worth_more() -> None:
+    """Weights that hold all candidates equal: whatever fits is kept."""
+    flat = Weights(arrays={name: np.zeros_like(value) for name, value in load().arrays.items()})
+    given = slots_of(DQN(weights=flat), noisy(2, 3, 10), 8)
+    np.testing.assert_array_equal(given, 1.0)
+
+
+def test_reasons_name_the_move_and_what_it_promises() -> None:
+    simulator = noisy(1, 3, 12)
+    agent = DQN()
+    agent.start(1, 3)
+    decision = agent.decide(simulator.run(), ["load", "batch", "transform"])
+    assert decision.allocation is not None
+    assert "the twin expects" in decision.reason
+    assert "of the memory limit, worth +" in decision.reason
+
+
+def test_it_is_near_the_best_on_jobs_it_never_saw() -> None:
+    source = JobSource(Scenario.load("heavy-transform"), split="test", seed=5)
+    trace = evaluate({"dqn": lambda: registry.make("dqn+guard")}, source, Trial(jobs=32, steps=12))["dqn"]
+    assert outcomes(trace).at_5.mean() > 0.85
+    assert outcomes(trace).at_10.mean() > 0.9
+    assert np.nansum(outcomes(trace).kills) == 0
+
+
+def test_the_referee_and_the_guard_may_stand_around_it() -> None:
+    from intune.agents.guard import Guard
+    from intune.agents.referee import Referee
+
+    given = slots_of(Guard(Referee(DQN(learning=True))), noisy(2, 4, 20), 18)
+    assert np.isfinite(given).all()

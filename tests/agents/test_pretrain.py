@@ -1,0 +1,90 @@
+"""Pre-training: seeded, told of, recorded; jobs of all families side by side with their own chance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from intune.agents.pretrain import Recipe, describe, draw, pretrain
+from intune.agents.qlearner import QLearning
+from intune.agents.qweights import Weights
+from intune.envs.conditions import record
+from intune.envs.scenario import Scenario
+from intune.envs.simulator import Simulator
+from intune.envs.source import JobSource
+from intune.pipelines.errors import ConfigError
+
+TINY = {"episodes": 3, "jobs": 12, "steps": 6, "batch_size": 16, "gradient_steps": 2}
+
+
+def made(seed: int = 1, **more: object) -> Weights:
+    return pretrain(Recipe(families=("paper", "memory-tight"), seed=seed, **(TINY | more)))  # type: ignore[arg-type]
+
+
+def test_seeded_training_is_equal_and_another_seed_is_not() -> None:
+    first, again, other = made(1), made(1), made(2)
+    for name, value in first.arrays.items():
+        np.testing.assert_array_equal(value, again.arrays[name])
+    assert first.recipe["score"] == again.recipe["score"]
+    assert any((first.arrays[name] != other.arrays[name]).any() for name in first.arrays)
+
+
+def test_the_recipe_is_recorded_with_seed_and_score() -> None:
+    found = made(4, learning=QLearning(gamma=0.7))
+    assert found.gamma == 0.7
+    assert found.recipe["seed"] == 4
+    assert found.recipe["families"] == ("paper", "memory-tight")
+    assert found.recipe["learning"]["gamma"] == 0.7
+    assert 0 < found.recipe["score"] < 1.5
+    assert "3 episodes of 12 jobs, seed 4, score 0." in describe(dict(found.recipe))
+
+
+def test_progress_is_told_of_every_episode() -> None:
+    seen: list[tuple[int, dict[str, float]]] = []
+    pretrain(
+        Recipe(families=("paper",), seed=1, **TINY),  # type: ignore[arg-type]
+        watch=lambda episode, score: seen.append((episode, score)),
+    )
+    assert [episode for episode, _ in seen] == [0, 1, 2]
+    assert all(0 < score["rate"] < 1.5 and score["killed"] >= 0 for _, score in seen)
+    explored = [score["explored"] for _, score in seen]
+    assert explored == sorted(explored, reverse=True)
+
+
+def test_jobs_drawn_together_run_as_they_would_alone() -> None:
+    """In wider arrays with chance of their own: rates of each family's jobs are those of that family by itself."""
+    sources = [JobSource(Scenario.load(name), split="train", seed=2) for name in ("paper", "wide")]
+    jobs, normals = draw(sources, 0, 10, 6)
+    together = Simulator(jobs, record(jobs, normals))
+    measured = [together.run() for _ in range(5)]
+    for number, source in enumerate(sources):
+        own, numbers = source.take(np.arange(5), 6)
+        alone = Simulator(own, record(own, numbers))
+        for step in range(5):
+            np.testing.assert_allclose(
+                alone.run().delivered, measured[step].delivered[number * 5 : number * 5 + 5], rtol=1e-6
+            )
+
+
+def test_episodes_draw_other_jobs() -> None:
+    sources = [JobSource(Scenario.load("paper"), split="train", seed=2)]
+    assert (draw(sources, 0, 4, 3)[0].cpu != draw(sources, 1, 4, 3)[0].cpu).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("episodes", 0), ("jobs", 1.5), ("families", ()), ("n_step", True)]
+)
+def test_values_out_of_range_are_refused(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=name):
+        Recipe(**{name: value})  # type: ignore[arg-type]
+
+
+def test_the_recipes_defaults_are_what_the_shipped_weights_were_made_with() -> None:
+    from dataclasses import asdict
+
+    from intune.agents.qweights import load
+
+    shipped = load().recipe
+    wanted = asdict(Recipe(seed=int(shipped["seed"])))
+    for name in ("episodes", "jobs", "steps", "batch_size", "gradient_steps", "n_step", "seed"):
+        assert shipped[name] == wanted[name], name
