@@ -1,12 +1,13 @@
 """Live jobs: keeping on until time is over, what follows from the runs, and the functions users run."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import contender, live, live_jobs, live_report, user_code
+from benchmarks import contender, live, live_jobs, live_plot, live_report, user_code
 from benchmarks.contender import keep_on
 
 
@@ -146,3 +147,14 @@ def test_drawn_code_changes_nothing_that_memory_or_waiting_would_show_in() -> No
     columns = {"label": np.ones(8, dtype=np.float32), "C1": np.arange(8), "C2": np.arange(8)}
     one = user_code.drawn(columns, temporary=1 << 20, spread=0.3)
     np.testing.assert_array_equal(one["label"], columns["label"])
+
+
+def test_rates_are_drawn_over_whole_windows() -> None:
+    points = [(0.5, 10.0), (1.0, 30.0), (1.5, 20.0), (2.5, 50.0)]
+    assert live_plot.windows(points) == [(1.0, 20.0), (2.5, pytest.approx(40.0))]
+
+
+def test_the_picture_is_drawn_where_some_runs_failed(tmp_path: Path) -> None:
+    where = {"cores_usable": 2, "cpu": "a processor", "date": "2026-01-01T00:00"}
+    live_plot.draw({**document(), "environment": where}, tmp_path / "live.png")
+    assert (tmp_path / "live.png").stat().st_size > 10_000
