@@ -44,8 +44,9 @@ class RayDataAdapter(Counting):
         for block in self._blocks:
             dataset = block()
             for name, function in self._functions.items():
+                slots = ray.data.TaskPoolStrategy(size=self.allocation.of(name))
                 dataset = dataset.map_batches(
-                    timed(name, function), batch_size=None, concurrency=self.allocation.of(name), num_cpus=0.1
+                    timed(name, function), batch_size=None, compute=slots, num_cpus=0.1
                 )
             for batch in dataset.iter_batches(batch_size=None):
                 rows = len(next(iter(batch.values())))
@@ -85,7 +86,7 @@ def transform(batch: Batch) -> Batch:
     return {"x": np.sort(np.sin(batch["id"].astype(np.float64)))}
 
 
-def main(rounds: int = 12) -> None:
+def main(rounds: int = 6) -> None:
     """Some rounds of 24 blocks."""
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
     ray.data.DataContext.get_current().enable_progress_bars = False

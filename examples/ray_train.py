@@ -34,16 +34,16 @@ def train(config: dict[str, Any]) -> None:
             loss.backward()
             optimiser.step()
             rows += len(batch["label"])
-    ray.train.report({"rows": rows, "loss": loss.item()})
+    print(f"worker {context.get_world_rank()}: {rows:,} rows, loss {loss.item():.3f}")
 
 
 def main(workers: int = 1) -> None:
     """One epoch."""
-    ray.init(num_cpus=max(2, workers), include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
+    ray.init(num_cpus=max(2, workers), include_dashboard=False, ignore_reinit_error=True)
     trainer = TorchTrainer(
         train, train_loop_config={"data": sample()}, scaling_config=ScalingConfig(num_workers=workers)
     )
-    print(trainer.fit().metrics)
+    trainer.fit()
 
 
 if __name__ == "__main__":

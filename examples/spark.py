@@ -66,7 +66,7 @@ def work(part: Iterator[int]) -> Iterator[int]:
     return iter([value * 2 for value in part])
 
 
-def main(partitions: int = 120) -> None:
+def main(partitions: int = 80) -> None:
     """One job."""
     context = SparkContext.getOrCreate(_settings())
     context.setLogLevel("ERROR")
