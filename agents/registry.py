@@ -51,6 +51,9 @@ ENTRIES: dict[str, Entry] = {
     "ds2": Entry("intune.agents.ds2:DS2", "true rates give all slots at once (OSDI'18)"),
     "planner": Entry("intune.agents.planner:Planner", "learns on line, then solves for the best that fits"),
     "dqn": Entry("intune.agents.dqn:DQN", "deep Q-learning over rehearsed allocations; the default"),
+    "dqn-paper": Entry(
+        "intune.agents.dqn_paper:DQNPaper", "after the paper: six numbers, increments, an MLP"
+    ),
     "qlearning": Entry("intune.agents.qlearning:QLearning", "tabular Q-learning over coarse bins"),
     "oracle": Entry("intune.agents.oracle:Oracle", "the best there is; for simulated jobs only"),
 }

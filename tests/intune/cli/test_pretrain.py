@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from intune.agents.qweights import load
+from intune.cli.commands import find_commands
+from intune.cli.pretrain import pretrain
+from intune.pipelines.errors import ConfigError
+
+
+def test_it_writes_weights_with_their_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "w.npz"
+    pretrain(
+        out=out,
+        families=("paper",),
+        episodes=2,
+        jobs=8,
+        steps=4,
+        batch_size=8,
+        gradient_steps=1,
+        seed=5,
+        quiet=True,
+    )
+    found = load(out)
+    assert found.recipe["seed"] == 5
+    assert found.recipe["families"] == ["paper"]
+    assert f"wrote {out}: score 0." in capsys.readouterr().err
+
+
+def test_progress_tells_of_share_and_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pretrain(
+        out=tmp_path / "w.npz", agent="dqn-paper", families=("paper",), episodes=2, jobs=3, steps=3, batch_size=8,
+        gradient_steps=1,
+    )  # fmt: skip
+    said = capsys.readouterr().err
+    assert "2/2" in said
+    assert "of the best" in said
+
+
+def test_another_ending_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"must end in \.npz"):
+        pretrain(out=tmp_path / "w.pt")
+
+
+def test_it_is_a_command() -> None:
+    function, text = find_commands()["pretrain"].load()
+    assert function is pretrain
+    assert "Examples:" in text
