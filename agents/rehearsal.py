@@ -82,7 +82,9 @@ def rehearsal(
     out[..., 4] = used / np.maximum(measured.slot_limit, 1.0)[:, None]
     out[..., 5] = options.pool > 0
     out[..., 6] = np.log2(np.maximum(used, 1.0) / np.maximum(measured.cpus, 1.0)[:, None]) / 4.0
-    out[..., 7] = np.abs(moves[..., 0] * present[:, None, :]).sum(axis=2) / np.maximum(measured.counts, 1)[:, None]
+    out[..., 7] = (
+        np.abs(moves[..., 0] * present[:, None, :]).sum(axis=2) / np.maximum(measured.counts, 1)[:, None]
+    )
     out[..., 8] = options.slowest >= present.shape[1]
     _tidy(moves)
     _tidy(out)

@@ -255,7 +255,6 @@ class Simulator:
             killed=killed,
         )
 
-
     def _as_one_node(self, flow: Flow, limit: Floats) -> tuple[Floats, Floats]:
         """Bytes in use and allowed, ``[N]`` each, as if all of it were on the trainer's node.
 
