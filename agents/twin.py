@@ -194,7 +194,9 @@ class Twin:
 
     def ceiling(self, measured: Measurement) -> Floats:
         """``[N]`` rows/s that processors and trainer allow at most, whatever the slots."""
-        of_cpus = measured.cpus / np.maximum(self.cpu_per_row(measured.present), 1e-300)
+        # What is used is there, even where it is more than was promised (as CPUs that Ray only counts).
+        there = np.maximum(measured.cpus, np.nan_to_num(measured.cpus_used))
+        of_cpus = there / np.maximum(self.cpu_per_row(measured.present), 1e-300)
         step = np.where(np.isfinite(measured.step) & (measured.step > 0), measured.step, 1e-300)
         return np.asarray(np.minimum(of_cpus, 1.0 / step))
 

@@ -34,7 +34,7 @@ from benchmarks.stats import Estimate
 
 SPEC = DataSpec(rows=524_288, files=8, row_group_rows=8_192, dense=4, ids=8)
 PARTS = ("cpus", "memory", "ray")
-CODE = {"temporary": 24_000_000, "spread": 0.0, "wait_s": 0.06}
+CODE: dict[str, Any] = {"temporary": 24_000_000, "spread": 0.0, "wait_s": 0.06}
 """Of every batch: 15 ms of processor time, 60 ms of waiting, 24 MB held; best with several slots a processor."""
 TRIED = (1, 2, 4, 8, 16)
 """Slots of the transform, and pools, among which the best is found."""

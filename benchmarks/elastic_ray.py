@@ -43,7 +43,7 @@ def main(settings: dict[str, Any]) -> dict[str, Any]:
         return _phases(cluster, settings, best, store)
     finally:
         ray.shutdown()
-        cluster.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _pipeline(files: list[str]) -> Any:

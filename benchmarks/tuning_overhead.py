@@ -75,7 +75,8 @@ def main(options: Options) -> int:
             f"({found['share']:.2%} of a processor), {found['rounds']} decisions",
             highlight=False,
         )
-    on, off = [], []
+    on: list[float] = []
+    off: list[float] = []
     for pair in range(options.pairs):
         for tuned in (True, False) if pair % 2 == 0 else (False, True):
             found = job(files, options.agents[0] if tuned else None, options.seconds, step)
@@ -95,7 +96,7 @@ def job(
     files: Sequence[str], agent: str | None, seconds: float, step: Callable[[float], object]
 ) -> dict[str, Any]:
     """One run from a cold start."""
-    pipeline = Pipeline.from_parquet(list(files)).batch(8192).map(transform, rowwise=True).to("cpu")  # type: ignore[arg-type]
+    pipeline = Pipeline.from_parquet(list(files)).batch(8192).map(transform, rowwise=True).to("cpu")
     rows = 0
     spent = 0.0
     began = time.perf_counter()

@@ -27,7 +27,7 @@ LOOKUP_S = 1.5e-6
 WIDTH = 1024
 """Numbers that `hungry` makes of every row, twice: 8 KiB."""
 
-HELD = 4
+HELD = 8
 """Columns whose ids `python` mixes one by one."""
 
 

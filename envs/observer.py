@@ -103,13 +103,15 @@ class Observer:
         return measured
 
     def tasks(self) -> int:
-        """Tasks that the stage with the fewest finished since the last reading; stages that never did any, as where
-        their work is part of another's, do not count."""
-        before = {stage.name: stage.tasks for stage in self._before.stages}
-        counts = [
-            stage.tasks - before.get(stage.name, 0) for stage in self._stats().stages if stage.tasks > 0
-        ]
-        return min(counts, default=0)
+        """Tasks that the busiest stage finished since the last reading; 0 while another one that does any finished
+        none. (Stages whose work is part of another's do none.)"""
+        before = {stage.name: stage for stage in self._before.stages}
+        counts = {
+            stage.busy_s - before[stage.name].busy_s: stage.tasks - before[stage.name].tasks
+            for stage in self._stats().stages
+            if stage.tasks > 0 and stage.name in before
+        }
+        return counts[max(counts)] if counts and min(counts.values()) > 0 else 0
 
     def begun(self) -> bool:
         """Whether anything was handed over so far."""
