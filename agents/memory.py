@@ -203,7 +203,8 @@ class MemoryRecord:
         )
         ratio = np.where(np.isfinite(ratio) & (self._times > 0)[:, None], ratio, 0.0)
         seen = (ratio * (self._used - base)[:, None]).max(axis=2)
-        return base + np.maximum(best, seen * (1.0 + SEEN * self.certainty * self.noise[:, None]))
+        least = seen * (1.0 + SEEN * self.certainty * self.noise[:, None])
+        return np.asarray(base + np.maximum(best, least))
 
     def _sure(self) -> Floats:
         """``[N, R]`` by how much records may be off: the mean of several looks is known better than one look."""
