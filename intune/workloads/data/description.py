@@ -25,9 +25,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     Keys of all data sets: `schema_version`, `kind` ("synthetic", "criteo", "movielens", "amazon-reviews" or
     "market"), `rows` and `files` (each with `train` and `test`; ratings also with `valid`). Click logs have
     `columns` (`label`, `dense`, `categorical`, `multi_hot`). A synthetic one has `cardinalities`, `teacher` (`auc` with
-    `train` and `test`, None where only one label occurs; `expected_auc`), `positive_share` and `options`; one made from Criteo's
-    logs has `sources` and `bad_lines`. Ratings have `source`, `users` and `items` (how many), `cold` (held-out rows
-    whose user or item is never trained on), `left_out` (by reason), `items_without_title`, `split`, `cleaning` and
+    `train` and `test`, None where only one label occurs; `expected_auc`), `positive_share` and `options`; one made from
+    Criteo's logs has `sources` and `bad_lines`. Ratings have `source`, `users` and `items` (how many), `cold` (held-out
+    rows whose user or item is never trained on), `left_out` (by reason), `items_without_title`, `split`, `cleaning` and
     `series` (`start`, `step_s`, `steps`); a simulated market also has `market`, its options.
 
     Raises:
