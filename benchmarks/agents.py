@@ -22,7 +22,7 @@ from rich.console import Console
 from benchmarks.agents_variants import ABLATIONS, maker
 from benchmarks.environment import describe
 from intune.agents.evaluate import Trial, evaluate
-from intune.agents.outcomes import outcomes
+from intune.agents.outcomes import Trace, outcomes
 from intune.agents.pretrain import Recipe, pretrain
 from intune.agents.qweights import load
 from intune.agents.summary import summarise
@@ -59,7 +59,7 @@ class Settings:
     only: str | None = None
     json: Path | None = None
     plot: Path | None = None
-    jobs: int = 128
+    jobs: int = 96
     kill_jobs: int = 10_000
     seed: int = 0
     weights: tuple[Path, ...] = ()
@@ -77,11 +77,12 @@ def families(settings: Settings) -> dict[str, Any]:
 
 def paper(settings: Settings) -> dict[str, Any]:
     """Whole jobs of the paper's family with resizes and restarts, ratios to both kinds of AUTOTUNE."""
-    found = _summaries(PAPER, "paper", 2 * settings.jobs, 192, settings.seed, reference="autotune")
-    pooled = _summaries((OURS, RIVAL, "autotune-pool"), "paper", 2 * settings.jobs, 192, settings.seed,
-                        reference="autotune-pool")  # fmt: skip
-    for name in (OURS, RIVAL):
-        found[name]["ratio_to_pool"] = pooled[name]["ratio"]
+    source = JobSource(Scenario.load("paper"), split="test", seed=settings.seed)
+    trial = Trial(jobs=2 * settings.jobs, steps=128, chunk=256)
+    traces = evaluate({name: maker(name) for name in PAPER}, source, trial)
+    found = _told(traces, "autotune", settings.seed)
+    for name, each in _told(traces, "autotune-pool", settings.seed).items():
+        found[name]["ratio_to_pool"] = each["ratio"]
     return found
 
 
@@ -164,14 +165,15 @@ def _summaries(
     """By agent, what `Summary` says, without the curves."""
     source = JobSource(Scenario.load(family), split="test", seed=seed)
     makers = agents if isinstance(agents, dict) else {name: maker(name) for name in agents}
-    traces = evaluate(makers, source, Trial(jobs=jobs, steps=steps, chunk=256))
+    return _told(evaluate(makers, source, Trial(jobs=jobs, steps=steps, chunk=256)), reference, seed)
+
+
+def _told(traces: dict[str, Trace], reference: str, seed: int) -> dict[str, Any]:
+    kept = ("jobs", "feasible", "killed_jobs", "median_reached", "ratio", "outcomes")
     found = {}
     for summary in summarise(traces, reference=reference, seed=seed):
         told = summary.as_dict()
-        found[summary.agent] = {
-            name: told[name]
-            for name in ("jobs", "feasible", "killed_jobs", "median_reached", "ratio", "outcomes")
-        }
+        found[summary.agent] = {name: told[name] for name in kept}
     return found
 
 
@@ -217,7 +219,7 @@ def show(document: dict[str, Any]) -> None:
     """Print the tables."""
     from benchmarks.agents_tables import tables
 
-    console = Console(width=120)
+    console = Console(width=170)
     for table in tables(document):
         console.print(table)
 

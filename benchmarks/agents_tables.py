@@ -14,7 +14,9 @@ OURS, RIVAL = "dqn+guard", "planner+guard"
 def tables(document: dict[str, Any]) -> Iterator[Table]:
     """One for each part there is, the summary first."""
     parts = {name: part["found"] for name, part in document["parts"].items()}
-    yield goals(parts)
+    summary = goals(parts)
+    if summary.row_count:
+        yield summary
     if "families" in parts:
         yield by_family(parts["families"])
     if "paper" in parts:
@@ -134,5 +136,5 @@ def _times(estimate: dict[str, Any]) -> str:
 def _table(title: str, columns: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
     return table
