@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from benchmarks import data, environment, harness, live_report, report, s3_server
+from benchmarks import data, environment, harness, live_plot, live_report, report, s3_server
 from benchmarks.data import DataSpec
 from benchmarks.delay_proxy import DelayProxy
 from benchmarks.harness import Contender, ContenderFailed
@@ -75,6 +75,8 @@ class Options:
             raise SystemExit(f"`--only` chooses none of {', '.join(job.name for job in JOBS)}")
         for name in self.names:
             entrant(name)
+        if self.plot is not None and importlib.util.find_spec("matplotlib") is None:
+            raise SystemExit("`--plot` needs matplotlib: pip install 'intune[plots]'")
 
     @property
     def jobs(self) -> list[LiveJob]:
@@ -123,8 +125,6 @@ def main(options: Options) -> int:
     live_report.show(document, console)
     console.print(report.bars_table(live_report.bars(document)))
     if options.plot is not None:
-        from benchmarks import live_plot
-
         options.plot.parent.mkdir(parents=True, exist_ok=True)
         live_plot.draw(document, options.plot)
     return 0
