@@ -155,6 +155,7 @@ def test_rates_are_drawn_over_whole_windows() -> None:
 
 
 def test_the_picture_is_drawn_where_some_runs_failed(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
     where = {"cores_usable": 2, "cpu": "a processor", "date": "2026-01-01T00:00"}
     live_plot.draw({**document(), "environment": where}, tmp_path / "live.png")
     assert (tmp_path / "live.png").stat().st_size > 10_000
