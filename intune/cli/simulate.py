@@ -28,7 +28,7 @@ Examples:
 
 DEFAULT_AGENTS = (
     "static", "shared", "even", "proportional", "heuristic-adaptive", "bottleneck", "thresholds", "autotune",
-    "autotune-adaptive", "autotune-pool", "ds2",
+    "autotune-adaptive", "autotune-pool", "ds2", "dqn-paper", "planner", "dqn",
 )  # fmt: skip
 
 
