@@ -24,8 +24,17 @@ SAME = 0.01
 LONGEST = 6
 """Doublings of the time between tries after failures: 64 intervals at most."""
 
-WARM = 2
-"""Decisions at the beginning that are not judged: queues fill, and an agent that knows nothing has to look."""
+WARM = 1
+"""Decisions at the beginning that are not judged: there is nothing to compare the first with."""
+
+RESIZED = 0.2
+"""Change of CPUs or memory by which a machine counts as resized."""
+
+REMEMBERED = 8
+"""Allocations that failed last: they are not tried again soon."""
+
+SOON = 48
+"""Decisions for which an allocation that failed is not tried again, unless the machine gets another size."""
 
 
 class Referee(Agent):
@@ -53,6 +62,11 @@ class Referee(Agent):
         self._age: Floats = np.zeros(jobs)
         self._cpus: Floats = np.zeros(jobs)
         self._limit: Floats = np.zeros(jobs)
+        # Absent entries have a pool of -1, which nothing asks for.
+        self._failed_slots: Floats = np.zeros((jobs, REMEMBERED, stages))
+        self._failed_pool: Floats = np.full((jobs, REMEMBERED), -1.0)
+        self._failed_at: Floats = np.zeros((jobs, REMEMBERED))
+        self._failed_next = np.zeros(jobs, dtype=np.int64)
 
     def forget(self, rows: Any) -> None:
         """New jobs at `rows`."""
@@ -62,16 +76,19 @@ class Referee(Agent):
             self._age, self._cpus, self._limit,
         ):  # fmt: skip
             array[rows] = 0.0
+        self._failed_pool[rows] = -1.0
 
     def propose(self, measured: Measurement) -> Proposal:
         """The agent's proposal, unless a trial is under way, has failed, or the agent has to wait."""
         asked = self.agent.propose(measured)
         sound = measured.sound()
         self._age += 1.0
-        resized = (measured.cpus != self._cpus) | (
-            np.abs(measured.memory_limit / np.maximum(self._limit, 1.0) - 1) > 0.1
+        # A little more or less of either is what other programs leave, not a machine of another size.
+        resized = (np.abs(measured.cpus / np.maximum(self._cpus, 1e-9) - 1.0) > RESIZED) | (
+            np.abs(measured.memory_limit / np.maximum(self._limit, 1.0) - 1.0) > RESIZED
         )
-        self._cpus, self._limit = measured.cpus.copy(), measured.memory_limit.copy()
+        self._cpus = np.where(resized, measured.cpus, self._cpus)
+        self._limit = np.where(resized, measured.memory_limit, self._limit)
         rate = measured.delivered
         # After a resize, or before anything is known, what is in force is what to compare with.
         fresh = sound & (resized | (self._rate == 0) | (self._age <= WARM) | measured.killed)
@@ -100,10 +117,15 @@ class Referee(Agent):
         )
         self._hold = np.where(taken, 0.0, self._hold)
         waits = (self._hold > 0) & sound & ~worse
+        self._failed_pool[resized] = -1.0
+        self._remember_failures(measured, worse)
+        known = sound & ~worse & ~undecided & ~waits & self._has_failed(asked, measured)
         slots = np.where(
-            worse[:, None], self._slots, np.where((undecided | waits)[:, None], measured.slots, asked.slots)
+            worse[:, None],
+            self._slots,
+            np.where((undecided | waits | known)[:, None], measured.slots, asked.slots),
         )
-        pool = np.where(worse, self._pool, np.where(undecided | waits, measured.pool, asked.pool))
+        pool = np.where(worse, self._pool, np.where(undecided | waits | known, measured.pool, asked.pool))
 
         def explain(i: int) -> str:
             if worse[i]:
@@ -117,9 +139,26 @@ class Referee(Agent):
                 )
             if waits[i]:
                 return f"keep: the last change did not help; next try in {self._hold[i]:.0f} intervals"
+            if known[i]:
+                return "keep: what the agent would try was tried before, and delivered less"
             return asked.explain(i)
 
         return Proposal(slots=slots, pool=pool, explain=explain)
+
+    def _remember_failures(self, measured: Measurement, worse: Bools) -> None:
+        rows = np.flatnonzero(worse)
+        at = self._failed_next[rows] % REMEMBERED
+        self._failed_slots[rows, at] = measured.slots[rows]
+        self._failed_pool[rows, at] = measured.pool[rows]
+        self._failed_at[rows, at] = self._age[rows]
+        self._failed_next[rows] += 1
+
+    def _has_failed(self, asked: Proposal, measured: Measurement) -> Bools:
+        """``[N]`` whether what is asked for has failed lately."""
+        off = np.abs(self._failed_slots - np.rint(asked.slots)[:, None]) * measured.present[:, None]
+        same = (asked.pool[:, None] > 0) | (off.max(axis=2, initial=0.0) < 0.5)
+        lately = self._age[:, None] - self._failed_at < SOON
+        return np.asarray(((self._failed_pool == asked.pool[:, None]) & same & lately).any(axis=1))
 
     def _in_force(self, measured: Measurement) -> Bools:
         slots = np.abs(measured.slots - self._slots).max(axis=1, initial=0.0, where=measured.present) < 0.5
