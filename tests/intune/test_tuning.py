@@ -401,7 +401,7 @@ def test_the_next_run_begins_with_what_was_learnt(
     caplog.set_level("INFO", logger="intune")
     with intune.tune(pipeline, agent=Restless(), executor="threads", **options()) as tuned:
         loop(tuned, 4)
-        best = tuned.controller.best[0]
+    best = tuned.controller.best[0]  # once it is closed: until then it may become another
     with intune.tune(pipeline, agent="even", executor="threads", **options()) as again:
         assert again.stats().allocation.as_dict() == best.as_dict()
         assert "what an earlier run learnt" in caplog.text
