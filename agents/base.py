@@ -131,8 +131,3 @@ def unsound_reason(measured: Measurement) -> str:
     if np.isfinite(measured.delivered[0]) and measured.delivered[0] <= 0:
         return "keep: nothing was delivered in this interval, so there is nothing to decide on"
     return "keep: the measurements of this interval are incomplete or contradict each other"
-
-
-def as_float(values: Any) -> Floats:
-    """An array of float64."""
-    return np.asarray(values, dtype=np.float64)

@@ -24,6 +24,12 @@ OPTIMISM = 1.0
 
 POOL_MARGINS = (1.0, 1.15, 1.4)
 
+HOPE = 0.03
+"""Gain below which more slots are not worth a try: what one interval's noise shows."""
+
+SAME = 0.02
+"""Loss that fewer slots are expected to bring at most."""
+
 NAMES = (
     "keep", *[f"plan x{margin:g}" for margin in MARGINS], *[f"pool x{margin:g}" for margin in POOL_MARGINS],
     "half way", "raise the slowest", "raise the slowest by a quarter", "give back", "try the next",
@@ -62,6 +68,24 @@ def worth_probing(record: MemoryRecord, measured: Measurement, options: Candidat
     return np.asarray(
         ~np.isfinite(record.largest) & (measured.pool == 0) & stuck & (options.target < 0.85 * options.wished)
     )
+
+
+def promising(options: Candidates, measured: Measurement) -> Bools:
+    """``[N, K]`` candidates that may bring something: more rows, or as many with fewer slots; staying always.
+
+    Where the trainer does not wait for data, or processors already do all that they can, no slots bring more.
+    """
+    now = np.nan_to_num(measured.delivered)
+    most = np.minimum(options.wished, now / np.maximum(1.0 - np.nan_to_num(measured.waiting, nan=1.0), 1e-9))
+    hope = most > (1.0 + HOPE) * now
+    present = measured.present[:, None]
+    total = np.where(options.pool > 0, options.pool, (options.slots * present).sum(axis=2))
+    leaner = (total < total[:, :1]) & (options.rate >= (1.0 - SAME) * now[:, None])
+    # What no longer fits into memory has to be left, whatever that brings.
+    fits = options.memory[:, 0] <= measured.memory_limit
+    chosen: Bools = hope[:, None] | leaner | ~fits[:, None]
+    chosen[:, 0] = True
+    return chosen
 
 
 def reaching(table: Floats, present: Bools, rate: Floats) -> Floats:

@@ -14,25 +14,18 @@ from typing import Any
 import numpy as np
 
 from intune.agents.base import Agent, Proposal, where_sound
-from intune.agents.candidates import NAMES, Candidates, propose
+from intune.agents.candidates import NAMES, Candidates, promising, propose
 from intune.agents.measures import without_absent
 from intune.agents.memory import MemoryRecord
 from intune.agents.online import Online
 from intune.agents.qweights import Weights, load
 from intune.agents.rehearsal import Rehearsal, rehearsal
 from intune.agents.twin import Twin
-from intune.envs.jobs import Bools, Floats
+from intune.envs.jobs import Floats
 from intune.envs.measurement import Measurement
 
 SETTLED = 0.004
 """Worth, as a share of the best rate, below which another allocation is not better than staying."""
-
-
-HOPE = 0.03
-"""Gain below which more slots are not worth a try on a real job: what one interval's noise shows."""
-
-SAME = 0.02
-"""Loss that fewer slots are expected to bring at most."""
 
 
 class DQN(Agent):
@@ -89,9 +82,8 @@ class DQN(Agent):
         measured = without_absent(measured)
         sound = measured.sound()
         options, seen = self.look(measured)
-        worth = self.values(seen)
-        if self._learning:  # on a real job, where a change has its price
-            worth = np.where(promising(options, measured), worth, -np.inf)
+        # A change has its price, which the simulator's rewards hardly show.
+        worth = np.where(promising(options, measured), self.values(seen), -np.inf)
         choice = worth.argmax(axis=1)
         rows = np.arange(len(measured))
         gain = worth[rows, choice] - worth[:, 0]
@@ -112,24 +104,6 @@ class DQN(Agent):
             return _reason(options, measured, i, int(choice[i]), float(gain[i]))
 
         return where_sound(measured, Proposal(slots=slots, pool=pool, explain=explain), sound)
-
-
-def promising(options: Candidates, measured: Measurement) -> Bools:
-    """``[N, K]`` candidates that may bring something: more rows, or as many with fewer slots; staying always.
-
-    Where the trainer does not wait for data, or processors already do all that they can, no slots bring more.
-    """
-    now = np.nan_to_num(measured.delivered)
-    most = np.minimum(options.wished, now / np.maximum(1.0 - np.nan_to_num(measured.waiting, nan=1.0), 1e-9))
-    hope = most > (1.0 + HOPE) * now
-    present = measured.present[:, None]
-    total = np.where(options.pool > 0, options.pool, (options.slots * present).sum(axis=2))
-    leaner = (total < total[:, :1]) & (options.rate >= (1.0 - SAME) * now[:, None])
-    # What no longer fits into memory has to be left, whatever that brings.
-    fits = options.memory[:, 0] <= measured.memory_limit
-    chosen: Bools = hope[:, None] | leaner | ~fits[:, None]
-    chosen[:, 0] = True
-    return chosen
 
 
 def _reason(options: Candidates, measured: Measurement, i: int, choice: int, gain: float) -> str:

@@ -95,7 +95,8 @@ class Controller:
 
     Attributes:
         entries: the last decisions.
-        best: allocation that delivered most, its rows/s and the memory it took; None before the first.
+        best: allocation that delivered most on average, its rows/s and the most memory it took; None before the
+            first.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Controller:
         self.stages = tuple(stages)
         self.entries: deque[Entry] = deque(maxlen=KEPT)
         self.best: tuple[Allocation, float, float] | None = None
+        self._delivered: dict[Allocation, tuple[float, float, float]] = {}  # seconds, rows, bytes at most
         self.rounds = 0
         self._watch = list(watch)
         self._clock = clock
@@ -151,10 +153,8 @@ class Controller:
 
     def _note(self, measured: Measurement, allocation: Allocation, decision: Decision) -> None:
         self.rounds += 1
-        rate = float(measured.delivered[0])
-        memory = float(np.nan_to_num(measured.memory_used[0]))
-        if measured.sound()[0] and (self.best is None or rate > self.best[1]):
-            self.best = (allocation, rate, memory)
+        if measured.sound()[0]:
+            self._judge(measured, allocation)
         entry = Entry(
             time=self._clock() - self._began,
             stages=self.stages,
@@ -173,6 +173,21 @@ class Controller:
                 logger.warning(
                     "%r failed (%s: %s) and is told of no more decisions", tell, type(error).__name__, error
                 )
+
+    def _judge(self, measured: Measurement, allocation: Allocation) -> None:
+        # By all its intervals: the highest of many single ones is luck.
+        seconds, rows, memory = self._delivered.pop(allocation, (0.0, 0.0, 0.0))
+        interval = float(measured.interval[0])
+        self._delivered[allocation] = (
+            seconds + interval,
+            rows + interval * float(measured.delivered[0]),
+            max(memory, float(np.nan_to_num(measured.memory_used[0]))),
+        )
+        while len(self._delivered) > KEPT:
+            del self._delivered[next(iter(self._delivered))]
+        best = max(self._delivered, key=lambda given: self._delivered[given][1] / self._delivered[given][0])
+        seconds, rows, memory = self._delivered[best]
+        self.best = (best, rows / seconds, memory)
 
 
 class ControlThread:

@@ -373,7 +373,8 @@ def _folder(knowledge: bool | str | Path) -> Path | None:
 
 def _name(source: Any) -> str:
     """What a pipeline is, for finding what an earlier run of it learnt."""
-    if isinstance(source, Pipeline):
-        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(source))  # where functions lie says nothing
+    pipeline = getattr(source, "pipeline", source)  # a loader is known by what it runs
+    if isinstance(pipeline, Pipeline):
+        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(pipeline))  # where functions lie says nothing
     dataset = getattr(source, "dataset", source)
     return f"{type(source).__qualname__}({type(dataset).__qualname__}, {getattr(source, 'batch_size', None)})"

@@ -39,8 +39,6 @@ Floats = npt.NDArray[np.float64]
 NOTHING = -1
 """Stands in a ranking where there are fewer candidates than places."""
 
-PER_USER = ("recall", "precision", "f1", "ndcg", "mrr", "hit_rate", "serendipity")
-
 SCORES_AT_ONCE = 1 << 23
 """Numbers in a block of scores, 32 MiB: large enough for matrix products, small beside the data."""
 

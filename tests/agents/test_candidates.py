@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from intune.agents.candidates import MARGINS, NAMES, fitting_rate, propose, reaching, worth_probing
+from intune.agents.candidates import (
+    MARGINS,
+    NAMES,
+    fitting_rate,
+    promising,
+    propose,
+    reaching,
+    worth_probing,
+)
 from intune.agents.memory import MemoryRecord
 from intune.agents.twin import GRID, Twin
 from intune.envs.jobs import Jobs
@@ -177,3 +185,24 @@ def test_predictions_hold_in_the_simulator() -> None:
         for _ in range(4):
             brought = simulator.run().delivered[0]
         assert options.rate[0, k] == pytest.approx(brought, rel=0.25), name
+
+
+def test_where_the_trainer_does_not_wait_only_fewer_slots_are_promising(measurement: Measured) -> None:
+    waits = roomy(measurement, waiting=0.8)
+    assert promising(propose(*known(waits, 30), waits), waits).all()
+    busy = roomy(measurement, waiting=0.0)
+    options = propose(*known(busy, 30), busy)
+    allowed = promising(options, busy)[0]
+    assert allowed[0]
+    total = np.where(options.pool[0] > 0, options.pool[0], options.slots[0].sum(axis=1))
+    assert not allowed[total > total[0]].any()
+
+
+def test_what_no_longer_fits_may_be_left_for_anything(measurement: Measured) -> None:
+    measured = roomy(measurement, waiting=0.0, memory_limit=1.0)
+    assert promising(propose(*known(measured, 30), measured), measured).all()
+
+
+def test_where_nothing_was_measured_of_the_trainer_staying_is_still_promising(measurement: Measured) -> None:
+    measured = roomy(measurement, waiting=np.nan)
+    assert promising(propose(*known(measured, 30), measured), measured)[0, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,22 @@ def test_a_round_measures_applies_and_notes() -> None:
     assert describe(one) == (
         f"2 decisions; most delivered: {second.measured.delivered[0]:,.0f} rows/s with load 3, batch 1, transform 4"
     )
+
+
+def test_the_best_is_the_best_on_average() -> None:
+    clock = Clock()
+    one, _ = controller(Scripted(), clock)
+    rounds(one, clock, 3)
+    few, rate, _ = one.best or pytest.fail("nothing was judged")
+    # One lucky interval of other slots does not make them the best, nor does the past count for nothing.
+    lucky = slots(load=9, batch=9, transform=9)
+    last = one.entries[-1].measured
+    one._judge(replace(last, delivered=last.delivered * 1.5), lucky)
+    assert one.best is not None
+    assert one.best[0] == lucky
+    for _ in range(4):
+        one._judge(replace(last, delivered=last.delivered * 0.5), lucky)
+    assert one.best[:2] == (few, pytest.approx(rate))
 
 
 def test_nothing_is_decided_between_epochs() -> None:

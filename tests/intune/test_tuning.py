@@ -424,6 +424,8 @@ def test_a_pipeline_is_known_again_by_what_it_does(pipeline: Pipeline) -> None:
     one, two = made(), made()
     assert repr(one) != repr(two)
     assert _name(one) == _name(two) != _name(pipeline)
+    with pipeline.loader(executor="threads") as loader:
+        assert _name(loader) == _name(pipeline)
 
 
 def test_what_was_learnt_where_there_was_more_memory_is_passed_over(

@@ -33,9 +33,6 @@ NO_TITLE = ("", "unknown", "unkonwn")
 
 _YEAR = re.compile(r"^(?P<title>.*?)\s*\((?P<year>\d{4})\)\s*$")
 
-OpenText = Callable[[str], "str | None"]
-"""Text of a file by the end of its name; None where there is none."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
