@@ -13,10 +13,9 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import cloudpickle
 import psutil
@@ -26,8 +25,19 @@ from intune.pipelines.errors import ConfigError, IntuneError, StageError, Worker
 from intune.pipelines.executors.landing import Landings, Place
 from intune.pipelines.executors.packing import unpack
 from intune.pipelines.executors.ray_cluster import connect, disconnect
-from intune.pipelines.executors.ray_worker import MOST_THREADS, Export, Made, Outcome, RayWorker, Recipe
-from intune.pipelines.operations import Job, Operations, Piece, Result
+from intune.pipelines.executors.ray_records import (
+    Arrived,
+    Call,
+    Held,
+    Output,
+    Postponed,
+    Worker,
+    blocks_of,
+    let_go,
+    recipe_of,
+)
+from intune.pipelines.executors.ray_worker import MOST_THREADS, Export, Made, Outcome, RayWorker
+from intune.pipelines.operations import Job, Operations, Result
 from intune.pipelines.run import Run, finalize
 from intune.pipelines.scheduler import Key, Task
 from intune.pipelines.schema import block_bytes
@@ -53,68 +63,6 @@ START_PATIENCE = 60.0
 """Seconds to wait for the cluster to start a worker before saying that it has no room."""
 
 
-@dataclass(slots=True, eq=False)
-class _Held:
-    """An output that lies in a worker; `users` are the scheduler and postponed tasks that take it."""
-
-    worker: _Worker
-    key: Made
-    roots: dict[Any, int]
-    users: int = 1
-
-
-@dataclass(slots=True, eq=False)
-class _Postponed:
-    """A task left to the one that takes its output."""
-
-    level: int
-    index: int
-    inputs: tuple[_Output, ...]
-    roots: dict[Any, int]
-
-    def blocks(self) -> Iterator[_Held]:
-        """What it and those postponed before it work on."""
-        for output in self.inputs:
-            yield from _blocks(output)
-
-
-_Output: TypeAlias = "_Held | _Postponed"
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A task that a worker was given. `output` is where what it makes will be: in the worker ("keep"), in a segment,
-    or in the object store."""
-
-    task: Task
-    worker: _Worker
-    blocks: Sequence[_Held]
-    output: Any
-
-
-def _blocks(output: _Output) -> Iterator[_Held]:
-    if isinstance(output, _Held):
-        yield output
-    else:
-        yield from output.blocks()
-
-
-@dataclass(slots=True, eq=False)
-class _Worker:
-    """What the driver knows of one worker process."""
-
-    number: int
-    actor: Any
-    pid: int = 0
-    node: str = ""
-    near: bool = False  # it can lay outputs into this process's segments
-    dead: bool = False
-    running: dict[Key, Task] = field(default_factory=dict)
-    held: set[Key] = field(default_factory=set)  # outputs that are lost with it
-    freed: list[Made] = field(default_factory=list)  # outputs it is still to let go of
-    alone: bool = False  # runs, or is kept free for, one suspect task
-
-
 class RayFleet:
     """A worker process per CPU of the budget; all run any stage's tasks, several at once.
 
@@ -134,14 +82,14 @@ class RayFleet:
         self._numbers = itertools.count()
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._run: Run | None = None
         self._operations: Operations | None = None
         self._dispatcher: threading.Thread | None = None
         self._generation = 0
         self._job: Any = None
-        self._groups: dict[int, _Worker] = {}
-        self._outputs: dict[Key, _Output] = {}
+        self._groups: dict[int, Worker] = {}
+        self._outputs: dict[Key, Output] = {}
         self._landings = Landings()
         self._deaths: dict[Key, int] = {}
         self._closed = False
@@ -251,7 +199,7 @@ class RayFleet:
                 )
             time.sleep(0.02)
 
-    def _spawn(self) -> _Worker:
+    def _spawn(self) -> Worker:
         options = {
             "num_cpus": 1,
             "max_concurrency": MOST_THREADS,
@@ -260,9 +208,9 @@ class RayFleet:
         }
         number = next(self._numbers)
         actor = self._ray.remote(RayWorker).options(**options).remote(number)
-        return _Worker(number=number, actor=actor)
+        return Worker(number=number, actor=actor)
 
-    def _introduce(self, worker: _Worker) -> None:
+    def _introduce(self, worker: Worker) -> None:
         probe, segment = self._landings.probe()
         try:
             said = self._ray.get(worker.actor.hello.remote(probe), timeout=START_PATIENCE)
@@ -275,11 +223,11 @@ class RayFleet:
         finally:
             segment.close()
 
-    def _brief(self, worker: _Worker) -> None:
+    def _brief(self, worker: Worker) -> None:
         """Tell a worker the job; it must know before its first task."""
         self._ray.get(worker.actor.begin.remote(self._generation, self._job))
 
-    def _died(self, worker: _Worker) -> None:
+    def _died(self, worker: Worker) -> None:
         """A worker process is gone: what it held and did is made again, another takes its place."""
         with self._lock:
             if worker.dead or self._closed:
@@ -357,8 +305,8 @@ class RayFleet:
             if not self._closed:
                 run.end(error)
 
-    def _submit(self, run: Run, generation: int, task: Task, inputs: Sequence[_Output]) -> None:
-        blocks = [block for output in inputs for block in _blocks(output)]
+    def _submit(self, run: Run, generation: int, task: Task, inputs: Sequence[Output]) -> None:
+        blocks = [block for output in inputs for block in blocks_of(output)]
         with self._lock:
             worker = self._choose(run, task, blocks)
             while worker is None and not run.closed and not self._closed:
@@ -383,9 +331,9 @@ class RayFleet:
         if self._is_exported(run, task.level):
             export = self._landings.reserve() if worker.near else "send"
         method = worker.actor.run if export != "send" else worker.actor.run.options(num_returns=2)
-        made = method.remote(generation, _recipe(task, inputs), task.attempt, export, freed, *given)
+        made = method.remote(generation, recipe_of(task, inputs), task.attempt, export, freed, *given)
         told, payload = made if export == "send" else (made, export)
-        call = _Call(task, worker, blocks, payload)
+        call = Call(task, worker, blocks, payload)
         told.future().add_done_callback(lambda done: self._arrived(run, call, done))
 
     def _is_postponed(self, run: Run, task: Task) -> bool:
@@ -399,9 +347,9 @@ class RayFleet:
         first, last = plan.consumers[task.level]
         return bool(last[task.index] - first[task.index] == 1)
 
-    def _postpone(self, run: Run, task: Task, inputs: Sequence[_Output]) -> None:
+    def _postpone(self, run: Run, task: Task, inputs: Sequence[Output]) -> None:
         roots = {root: size for output in inputs for root, size in output.roots.items()}
-        output = _Postponed(task.level, task.index, tuple(inputs), roots)
+        output = Postponed(task.level, task.index, tuple(inputs), roots)
         with self._lock:
             self._outputs[task.key] = output
             for block in output.blocks():
@@ -410,9 +358,9 @@ class RayFleet:
         run.finished(task, Result(output), roots, cpu_s=0.0)
         self._check_kept(run, task.key, output)
 
-    def _check_kept(self, run: Run, key: Key, output: _Output) -> None:
+    def _check_kept(self, run: Run, key: Key, output: Output) -> None:
         """Have an output made again whose worker died before the scheduler knew of the output."""
-        if any(block.worker.dead for block in _blocks(output)):
+        if any(block.worker.dead for block in blocks_of(output)):
             with run.lock:
                 if not run.closed and run.payloads.get(key) is output:
                     self._lose(run, [key])
@@ -423,7 +371,7 @@ class RayFleet:
         levels = run.job.plan.levels
         return level + 1 == len(levels) or levels[level + 1].operation == "transfer"
 
-    def _choose(self, run: Run, task: Task, blocks: Sequence[_Held]) -> _Worker | None:
+    def _choose(self, run: Run, task: Task, blocks: Sequence[Held]) -> Worker | None:
         """The worker for a task: where its inputs lie, else where its window is, else the least busy."""
         alive = [worker for worker in self._workers if not worker.dead and not worker.alone]
         if self._deaths.get(task.key, 0) >= SUSPECT_AFTER:
@@ -449,14 +397,14 @@ class RayFleet:
 
     # ---- taking results --------------------------------------------------------------------------------------
 
-    def _arrived(self, run: Run, call: _Call, done: Future[Any]) -> None:
+    def _arrived(self, run: Run, call: Call, done: Future[Any]) -> None:
         """Called on Ray's thread: hand over to ours."""
         try:
             self._pool.submit(self._complete, run, call, done)
         except RuntimeError:
             return  # shut down: nobody waits for this any more
 
-    def _complete(self, run: Run, call: _Call, done: Future[Any]) -> None:
+    def _complete(self, run: Run, call: Call, done: Future[Any]) -> None:
         task = call.task
         try:
             try:
@@ -481,7 +429,7 @@ class RayFleet:
         except BaseException as error:
             run.failed(task, error)
 
-    def _take(self, run: Run, call: _Call, outcome: Outcome) -> None:
+    def _take(self, run: Run, call: Call, outcome: Outcome) -> None:
         """An output comes into this process."""
         if isinstance(call.output, Place):
             assert outcome.packed is not None
@@ -492,31 +440,31 @@ class RayFleet:
             size = sum(block_bytes(piece.block) for piece in pieces if piece.block is not None)
         roots: dict[Any, int] = {(-1, next(self._unique)): size}
         last = call.task.level == run.last_level
-        result = Result(finalize(pieces) if last else _Arrived(pieces, roots), outcome.skipped)
+        result = Result(finalize(pieces) if last else Arrived(pieces, roots), outcome.skipped)
         run.finished(call.task, result, roots, cpu_s=_book(run, call.task, outcome))
 
-    def _keep(self, run: Run, task: Task, worker: _Worker, outcome: Outcome) -> None:
+    def _keep(self, run: Run, task: Task, worker: Worker, outcome: Outcome) -> None:
         """An output stays with its worker."""
         roots = {(worker.number, root): size for root, size in outcome.roots.items()}
-        output = _Held(worker, (*task.key, task.attempt), roots)
+        output = Held(worker, (*task.key, task.attempt), roots)
         with self._lock:
             worker.held.add(task.key)
             self._outputs[task.key] = output
         run.finished(task, Result(output, outcome.skipped), roots, cpu_s=_book(run, task, outcome))
         self._check_kept(run, task.key, output)
 
-    def _leave(self, call: _Call) -> bool:
+    def _leave(self, call: Call) -> bool:
         """A worker no longer runs a task; returns whether it ran it with nothing else beside it."""
         with self._lock:
             if call.worker.running.get(call.task.key) is call.task:  # else one of an epoch that is over
                 del call.worker.running[call.task.key]
             for held in call.blocks:
-                _let_go(held)
+                let_go(held)
             alone, call.worker.alone = call.worker.alone, False
             self._changed.notify_all()
             return alone
 
-    def _transfer(self, run: Run, task: Task, inputs: Sequence[_Arrived]) -> None:
+    def _transfer(self, run: Run, task: Task, inputs: Sequence[Arrived]) -> None:
         """Tasks of the last stage run here, in the trainer's process."""
         began = time.thread_time()
         operations = self._operations
@@ -531,7 +479,7 @@ class RayFleet:
             return
         run.finished(task, result, roots, cpu_s=time.thread_time() - began)
 
-    def _lost(self, run: Run, task: Task, worker: _Worker, error: BaseException, was_alone: bool) -> None:
+    def _lost(self, run: Run, task: Task, worker: Worker, error: BaseException, was_alone: bool) -> None:
         """A call did not come back: its worker died, or one that held its inputs."""
         if self._closed or run.closed:
             return
@@ -571,7 +519,7 @@ class RayFleet:
                 run.scheduler.fail(task, run.clock())
                 run.work.notify_all()
 
-    def _is_alive(self, worker: _Worker) -> bool:
+    def _is_alive(self, worker: Worker) -> bool:
         if worker.dead:
             return False
         try:
@@ -582,38 +530,19 @@ class RayFleet:
 
     def _free(self, keys: Sequence[Key]) -> None:
         """Outputs that nobody needs any more (called under the run's lock). A worker is told with its next task."""
-        idle: list[tuple[_Worker, list[Made]]] = []
+        idle: list[tuple[Worker, list[Made]]] = []
         with self._lock:
             for key in keys:
                 output = self._outputs.pop(key, None)
-                for block in () if output is None else _blocks(output):
+                for block in () if output is None else blocks_of(output):
                     block.worker.held.discard(key)
-                    _let_go(block)
+                    let_go(block)
             for worker in self._workers:
                 if worker.freed and not worker.running:
                     idle.append((worker, worker.freed))
                     worker.freed = []
         for worker, freed in idle:
             worker.actor.free.remote(self._generation, freed)
-
-
-def _let_go(block: _Held) -> None:
-    """One user less."""
-    block.users -= 1
-    if block.users == 0:
-        block.worker.freed.append(block.key)
-
-
-def _recipe(task: Task, inputs: Sequence[_Output]) -> Recipe:
-    """A task for a worker, its blocks numbered as `_blocks` gives them."""
-    numbers = itertools.count()
-
-    def part(output: _Output) -> int | Recipe:
-        if isinstance(output, _Held):
-            return next(numbers)
-        return Recipe(output.level, output.index, tuple([part(one) for one in output.inputs]))
-
-    return Recipe(task.level, task.index, tuple([part(output) for output in inputs]))
 
 
 def _book(run: Run, task: Task, outcome: Outcome) -> float:
@@ -624,14 +553,6 @@ def _book(run: Run, task: Task, outcome: Outcome) -> float:
             for level, seconds in others:
                 run.scheduler.meters[run.job.plan.levels[level].stage].cpu_s += seconds
     return outcome.cpu_s.get(task.level, 0.0)
-
-
-@dataclass(slots=True)
-class _Arrived:
-    """Batches that have come to the trainer's process, and what they hold."""
-
-    pieces: list[Piece]
-    roots: dict[Any, int]
 
 
 def _pickled(job: Job) -> bytes:

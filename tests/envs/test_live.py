@@ -23,32 +23,9 @@ from intune.envs.simulated import SimulatedPipelineEnv
 from intune.envs.simulated_tunable import SimulatedTunable
 from intune.pipelines import Allocation, Budget, Loader, Pipeline
 from intune.pipelines.errors import ConfigError
+from tests.envs.one_job import Clock, a_job
 
 assert intune.envs
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def wait(self, seconds: float) -> None:
-        self.now += seconds
-
-
-def a_job(**changes: Any) -> Jobs:
-    values: dict[str, Any] = {
-        "cpu": [[2e-6, 1e-6, 4e-6]],
-        "wait": [[3e-6, 0.0, 0.0]],
-        "slot_bytes": 5e7,
-        "base_bytes": 1e9,
-        "memory": 8e9,
-        "step": 5e-7,
-        "slots_per_cpu": 4.0,
-    }
-    return Jobs.of(stages=3, **{**values, **changes})
 
 
 def live(job: Jobs | None = None, **options: Any) -> tuple[LivePipelineEnv, SimulatedTunable]:

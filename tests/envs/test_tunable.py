@@ -1,7 +1,6 @@
 """What a tuner knows of a pipeline, and a simulated job behind it."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,39 +10,12 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from intune.adapters.dataloader import TunableDataLoader
-from intune.envs.jobs import Jobs
 from intune.envs.simulated_tunable import SimulatedTunable
 from intune.envs.simulator import Simulator, rate_of
 from intune.envs.tunable import Tunable, check_tunable, reads_resident
 from intune.pipelines import Allocation, Budget, Pipeline
 from intune.pipelines.errors import ConfigError, LoaderError
-
-
-class Clock:
-    """Stands still until it is told to go on; calling `wait` does that."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def wait(self, seconds: float) -> None:
-        self.now += seconds
-
-
-def a_job(**changes: Any) -> Jobs:
-    values: dict[str, Any] = {
-        "cpu": [[2e-6, 1e-6, 4e-6]],
-        "wait": [[3e-6, 0.0, 0.0]],
-        "slot_bytes": 5e7,
-        "base_bytes": 1e9,
-        "memory": 8e9,
-        "step": 5e-7,
-        "cpus": 8.0,
-        "interval": 5.0,
-    }
-    return Jobs.of(stages=3, **{**values, **changes})
+from tests.envs.one_job import Clock, a_job
 
 
 def test_our_loader_a_wrapped_dataloader_and_a_simulated_job_are_tunable(tmp_path: Path) -> None:

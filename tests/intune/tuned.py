@@ -11,37 +11,13 @@ import numpy as np
 from intune.agents.base import Agent, Decision, Proposal, keep
 from intune.control import Controller
 from intune.decisions import Entry
-from intune.envs.jobs import Jobs
 from intune.envs.measurement import Measurement
 from intune.envs.observer import Observer
 from intune.envs.simulated_tunable import SimulatedTunable
 from intune.pipelines import Allocation
+from tests.envs.one_job import Clock, a_job
 
 STAGES = ("load", "batch", "transform")
-
-
-class Clock:
-    """Stands still until it is told to go on."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def a_job(**changes: Any) -> Jobs:
-    values: dict[str, Any] = {
-        "cpu": [[2e-6, 1e-6, 4e-6]],
-        "wait": [[3e-6, 0.0, 0.0]],
-        "slot_bytes": 5e7,
-        "base_bytes": 1e9,
-        "memory": 8e9,
-        "step": 5e-7,
-        "cpus": 8.0,
-        "interval": 1.0,
-    }
-    return Jobs.of(stages=3, **{**values, **changes})
 
 
 class Scripted(Agent):
@@ -75,7 +51,7 @@ class Stubborn(Scripted):
 
 
 def simulated(clock: Clock, **job: Any) -> SimulatedTunable:
-    return SimulatedTunable(a_job(**job), stages=STAGES, clock=clock)
+    return SimulatedTunable(a_job(**{"interval": 1.0, **job}), stages=STAGES, clock=clock)
 
 
 def controller(

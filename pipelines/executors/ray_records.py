@@ -1,0 +1,102 @@
+"""What the driver knows of Ray's workers: who they are, what lies in them, which tasks they have. Records only."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from intune.pipelines.executors.ray_worker import Made, Recipe
+from intune.pipelines.operations import Piece
+from intune.pipelines.scheduler import Key, Task
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """An output that lies in a worker; `users` are the scheduler and postponed tasks that take it."""
+
+    worker: Worker
+    key: Made
+    roots: dict[Any, int]
+    users: int = 1
+
+
+@dataclass(slots=True, eq=False)
+class Postponed:
+    """A task left to the one that takes its output."""
+
+    level: int
+    index: int
+    inputs: tuple[Output, ...]
+    roots: dict[Any, int]
+
+    def blocks(self) -> Iterator[Held]:
+        """What it and those postponed before it work on."""
+        for output in self.inputs:
+            yield from blocks_of(output)
+
+
+Output: TypeAlias = "Held | Postponed"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A task that a worker was given. `output` is where what it makes will be: in the worker ("keep"), in a segment,
+    or in the object store."""
+
+    task: Task
+    worker: Worker
+    blocks: Sequence[Held]
+    output: Any
+
+
+def blocks_of(output: Output) -> Iterator[Held]:
+    """The blocks that lie behind an output, in the order in which its tasks take them."""
+    if isinstance(output, Held):
+        yield output
+    else:
+        yield from output.blocks()
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """What the driver knows of one worker process."""
+
+    number: int
+    actor: Any
+    pid: int = 0
+    node: str = ""
+    near: bool = False  # it can lay outputs into this process's segments
+    dead: bool = False
+    running: dict[Key, Task] = field(default_factory=dict)
+    held: set[Key] = field(default_factory=set)  # outputs that are lost with it
+    freed: list[Made] = field(default_factory=list)  # outputs it is still to let go of
+    alone: bool = False  # runs, or is kept free for, one suspect task
+
+
+@dataclass(slots=True)
+class Arrived:
+    """Batches that have come to the trainer's process, and what they hold."""
+
+    pieces: list[Piece]
+    roots: dict[Any, int]
+
+
+def let_go(block: Held) -> None:
+    """One user less."""
+    block.users -= 1
+    if block.users == 0:
+        block.worker.freed.append(block.key)
+
+
+def recipe_of(task: Task, inputs: Sequence[Output]) -> Recipe:
+    """A task for a worker, its blocks numbered as `blocks_of` gives them."""
+    numbers = itertools.count()
+
+    def part(output: Output) -> int | Recipe:
+        if isinstance(output, Held):
+            return next(numbers)
+        return Recipe(output.level, output.index, tuple([part(one) for one in output.inputs]))
+
+    return Recipe(task.level, task.index, tuple([part(output) for output in inputs]))
