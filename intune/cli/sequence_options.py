@@ -26,6 +26,7 @@ class Feeding:
         cpus: CPUs that the pipeline may keep busy.
         memory: Bytes that the pipeline's blocks may hold, such as 2GiB.
         slots: How many tasks of a stage run at once, such as load=2,mask=1.
+        agent: Who tunes the pipeline while the model trains, such as dqn or planner.
         torch_threads: Threads of the model's own arithmetic on the CPU.
         seed: Decides the initial model, the order of the sessions and whatever is drawn.
         quiet: Show no progress, only the summary.
@@ -35,6 +36,7 @@ class Feeding:
     cpus: Annotated[int | None, otherwise("all that this job may use")] = None
     memory: Annotated[str | None, otherwise("a quarter of what is free")] = None
     slots: Annotated[str | None, otherwise("one pool for all stages, a slot per CPU")] = None
+    agent: Annotated[str | None, otherwise("nobody")] = None
     torch_threads: Annotated[int | None, otherwise("half of the CPUs, at least 1")] = None
     seed: int = 0
     quiet: bool = False

@@ -366,6 +366,7 @@ def _start(model: str, data: str, feeding: Feeding, *, settings: Mapping[str, An
         cpus=feeding.cpus,
         memory=feeding.memory,
         slots={} if feeding.slots is None else parse_slots(feeding.slots),
+        agent=feeding.agent,
         **options,
     )
     set_torch_threads(feeding.torch_threads)

@@ -53,6 +53,7 @@ class Fitting:
         cpus: CPUs that the pipeline may keep busy.
         memory: Bytes that the pipeline's blocks may hold, such as 2GiB.
         slots: How many tasks of a stage run at once, such as load=2.
+        agent: Who tunes the pipeline while the model trains, such as dqn or planner.
         torch_threads: Threads of the model's own arithmetic on the CPU.
     """
 
@@ -68,6 +69,7 @@ class Fitting:
     cpus: Annotated[int | None, otherwise("all that this job may use")] = None
     memory: Annotated[str | None, otherwise("a quarter of what is free")] = None
     slots: Annotated[str | None, otherwise("one pool for all stages, a slot per CPU")] = None
+    agent: Annotated[str | None, otherwise("nobody")] = None
     torch_threads: int = 1
 
     def job(self) -> TrendFit:
@@ -92,7 +94,9 @@ class Fitting:
         return TrendFit(
             items=options(self.item_epochs, self.item_patience),
             trends=options(self.epochs, self.patience),
-            feed=FeedOptions(executor=self.executor, cpus=self.cpus, memory=self.memory, slots=slots),
+            feed=FeedOptions(
+                executor=self.executor, cpus=self.cpus, memory=self.memory, slots=slots, agent=self.agent
+            ),
         )
 
 

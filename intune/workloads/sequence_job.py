@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from intune.pipelines import Budget, Loader, Pipeline
 from intune.pipelines.errors import ConfigError
+from intune.workloads.feeding import fed
 from intune.workloads.fitting import FitOptions, FitSummary, fit
 from intune.workloads.llm_seq_prompt import LLMSeqPrompt
 from intune.workloads.rating_data import RatingData, find_rating_data
@@ -49,6 +50,7 @@ class SequenceJob:
         executor: as of `Loader`.
         cpus, memory: the pipeline's budget, as of `Budget.detect`.
         slots: slots per stage to begin with; empty for one shared pool.
+        agent: who tunes the pipeline while the model trains; None for nobody.
         device: where the model is.
         cutoffs: the values of k in ``ndcg@k`` and the others.
         fit: how long to train and what is best. For ``llm-seq-prompt`` that is the loss of validation's last lines,
@@ -65,6 +67,7 @@ class SequenceJob:
     cpus: int | None = None
     memory: int | str | None = None
     slots: Mapping[str, int] = field(default_factory=dict)
+    agent: str | None = None
     device: str = "cpu"
     cutoffs: tuple[int, ...] = (10, 20)
     fit: FitOptions = field(
@@ -172,8 +175,8 @@ def ready(job: SequenceJob) -> Iterator[ReadySequence]:
     budget, part = _split(Budget.detect(cpus=job.cpus, memory=job.memory))
     with ExitStack() as stack:
 
-        def open_loader(pipeline: Pipeline, **options: Any) -> Loader:
-            return stack.enter_context(pipeline.loader(**options))
+        def open_loader(pipeline: Pipeline, agent: str | None = None, **options: Any) -> Loader:
+            return stack.enter_context(fed(pipeline, agent, **options))
 
         scoring = {
             split: open_loader(_scoring(job, data, recommender, split), executor="threads", budget=part)
@@ -193,6 +196,7 @@ def ready(job: SequenceJob) -> Iterator[ReadySequence]:
         if isinstance(recommender, Learned | Counted):
             loader = open_loader(
                 _training(job, data, recommender),
+                job.agent,
                 executor=job.executor,
                 budget=budget,
                 allocation=job.slots or None,

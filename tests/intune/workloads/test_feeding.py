@@ -1,0 +1,36 @@
+"""The loader that feeds a workload: the same batches with a tuner and without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from intune.pipelines import Budget, Pipeline
+from intune.pipelines.errors import ConfigError
+from intune.tuning import Tuned
+from intune.workloads.feeding import fed
+
+
+def test_batches_are_the_same_whoever_tunes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTUNE_CACHE", str(tmp_path / "cache"))
+    pq.write_table(pa.table({"x": np.arange(1000)}), tmp_path / "a.parquet", row_group_size=100)
+    pipeline = Pipeline.from_parquet(str(tmp_path / "a.parquet")).shuffle(row_groups=4, seed=1).batch(64)
+    options = {"executor": "threads", "budget": Budget(cpus=2, memory=1 << 28)}
+    seen = []
+    for agent in (None, "planner"):
+        with fed(pipeline, agent, **options) as loader:
+            assert isinstance(loader, Tuned) == (agent is not None)
+            assert len(loader) == 16
+            seen.append(np.concatenate([batch["x"].numpy() for batch in loader]))
+    np.testing.assert_array_equal(*seen)
+
+
+def test_an_agent_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": np.arange(10)}), tmp_path / "a.parquet")
+    pipeline = Pipeline.from_parquet(str(tmp_path / "a.parquet")).batch(5)
+    with pytest.raises(ConfigError, match="planer"), fed(pipeline, "planer", executor="threads"):
+        pass
