@@ -84,7 +84,7 @@ def _add(sinks: Sinks, listener: Callable[[Entry], None], closer: Callable[[], N
 
 
 def _add_tensorboard(sinks: Sinks, folder: Path) -> None:
-    from intune.workloads.event_files import event_writer
+    from intune.event_files import event_writer
 
     stack = contextlib.ExitStack()
     write = stack.enter_context(event_writer(folder))

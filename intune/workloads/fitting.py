@@ -288,7 +288,7 @@ def seeded(seed: int) -> Iterator[None]:
 @contextmanager
 def _logged(trainer: Trainer, evaluate: Evaluate, folder: Path) -> Iterator[None]:
     """Let `trainer` write its loss and evaluations to event files."""
-    from intune.workloads.event_files import event_writer
+    from intune.event_files import event_writer
 
     with event_writer(folder) as write:
         show = trainer.on_step
