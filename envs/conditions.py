@@ -5,8 +5,8 @@ All of it happens whatever an agent does: it depends on the job, its random numb
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,36 @@ class Coming:
     conditions: Conditions
     measured: Floats
     slot_limit: Floats
+
+    def replaced(self, rows: Any, other: Coming, chosen: Any = slice(None)) -> Coming:
+        """The same in which the jobs at `rows` are those of `other` at `chosen`; may change this one."""
+        mine, new = self.conditions, other.conditions
+        # Measurements hold these two, which are not changed in place.
+        cpus, slot_limit = mine.cpus.copy(), self.slot_limit.copy()
+        for had, given in (
+            (mine.cpu, new.cpu),
+            (mine.wait, new.wait),
+            (mine.lost, new.lost),
+            (mine.slot_bytes, new.slot_bytes),
+            (cpus, new.cpus),
+            (mine.memory, new.memory),
+            (self.measured, other.measured),
+            (slot_limit, other.slot_limit),
+        ):
+            had[rows] = given[chosen]
+        return Coming(conditions=replace(mine, cpus=cpus), measured=self.measured, slot_limit=slot_limit)
+
+
+class World(Protocol):
+    """Conditions of N jobs, interval by interval: a `Tape`, or a `Course`."""
+
+    def at(self, steps: Any) -> Coming:
+        """The interval `steps` of every job, ``[N]``; beyond the end the last one again."""
+        ...
+
+    def put(self, rows: Any, other: Any, chosen: Any = ...) -> None:
+        """Overwrite the jobs at `rows` by those of `other`, which is of the same class, at `chosen`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +109,10 @@ class Tape:
             measured=found[3 * stages : last].T,
             slot_limit=found[last + 3],
         )
+
+    def put(self, rows: Any, other: Tape, chosen: Any = slice(None)) -> None:
+        """Overwrite the jobs at `rows` by those of `other` at `chosen`."""
+        self.data[rows] = other.data[chosen]
 
     def widened(self, stages: int) -> Tape:
         """The same for jobs of `stages` stages, the added ones absent (see `Jobs.widened`)."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from intune.envs.conditions import Tape, record
+from intune.envs.course import Course
 from intune.envs.job_sources import Jobbing
 from intune.envs.jobs import Bools, Floats, Ints, Jobs
 from intune.envs.measurement import Measurement
@@ -64,7 +65,7 @@ class Episodes:
         """``[N]`` slots that may be given out in the next interval."""
         return self._simulator.limit
 
-    def adopt(self, rows: Ints, fresh: Episodes, chosen: Ints) -> None:
+    def adopt(self, rows: Ints, fresh: Episodes, chosen: Any) -> None:
         """New episodes at `rows`, those of `fresh` at `chosen`; the others go on."""
         self._simulator.adopt(rows, fresh._simulator, chosen)
         self.now = self.now.replaced(rows, fresh.now, chosen)
@@ -111,8 +112,8 @@ class Episodes:
     def _begin(self, ids: Ints, slots: Floats | None) -> tuple[Simulator, Measurement, Floats]:
         """Jobs at the end of their first interval, which they run with the slots to begin with."""
         settings = self.settings
-        jobs, tape = drawn_jobs(self._source, settings, ids, self._stages)
-        simulator = Simulator(jobs, tape, restart_seconds=settings.restart_seconds)
+        jobs, course = coming_jobs(self._source, settings, ids, self._stages)
+        simulator = Simulator(jobs, course, restart_seconds=settings.restart_seconds)
         if slots is not None:
             simulator.begin_with(slots)
         now = simulator.run()
@@ -120,14 +121,24 @@ class Episodes:
         return simulator, now, np.where(first > LEAST_REFERENCE, first, 1.0 / jobs.step)
 
 
+def coming_jobs(source: Jobbing, settings: EnvSettings, ids: Ints, stages: int) -> tuple[Jobs, Course]:
+    """`drawn_jobs`, for many that run side by side."""
+    jobs, normals = source.take(ids, settings.episode_steps + 1)
+    course = Course(jobs, normals.astype(np.float32, copy=False), stages=stages)
+    return _as_wide(jobs, stages), course
+
+
 def drawn_jobs(source: Jobbing, settings: EnvSettings, ids: Ints, stages: int) -> tuple[Jobs, Tape]:
     """The jobs `ids` in arrays of `stages` stages, and the world around them."""
     jobs, normals = source.take(ids, settings.episode_steps + 1)
     tape = record(jobs, normals)
-    if stages > jobs.stages:
-        nodes, events = jobs.cpus.shape[1], jobs.event_time.shape[1]
-        jobs, tape = jobs.widened(stages=stages, nodes=nodes, events=events), tape.widened(stages)
-    return jobs, tape
+    return _as_wide(jobs, stages), tape.widened(stages) if stages > jobs.stages else tape
+
+
+def _as_wide(jobs: Jobs, stages: int) -> Jobs:
+    if stages <= jobs.stages:
+        return jobs
+    return jobs.widened(stages=stages, nodes=jobs.cpus.shape[1], events=jobs.event_time.shape[1])
 
 
 def reference_of(settings: EnvSettings, jobs: Jobs, first: Floats) -> Floats:

@@ -6,7 +6,9 @@ All numbers of a job are a column of one matrix: the stages' fields, the job's, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from intune.envs.scenario_spec import Spec, Tie, Value, Values, Variant
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Rngs: TypeAlias = Sequence[np.random.Generator]
 
 _STAGE = tuple(scenario_fields.STAGE)
 _JOB = tuple(scenario_fields.JOB)
@@ -58,10 +61,10 @@ class Drawer:
         weights = np.array([variant.weight for variant in spec.variants] or [1.0])
         self._steps: Floats = np.cumsum(weights)[:-1] / weights.sum()
 
-    def draw(self, rng: np.random.Generator, count: int) -> Jobs:
-        """`count` jobs."""
-        matrix = self._matrix(rng, count)
-        wide = self.widths
+    def draw(self, rngs: Rngs, count: int) -> Jobs:
+        """`count` jobs of each generator, one generator's after another's: the same as if drawn one by one."""
+        matrix = self._matrix(rngs, count)
+        wide, count = self.widths, matrix.shape[1]
         at = len(_STAGE) * wide.templates
         stage = matrix[:at].reshape(len(_STAGE), wide.templates, count)
         job = dict(zip(_JOB, matrix[at : at + len(_JOB)], strict=True))
@@ -71,7 +74,7 @@ class Drawer:
         derive.add_per_block(dict(zip(_STAGE, stage, strict=True)), job)
         present = np.ones(stage.shape[1:], dtype=np.bool_)
         if self._optional.any():
-            stage, present = self._choose(stage, job["stages"], rng)
+            stage, present = self._choose(stage, job["stages"], rngs)
         nodes = _nodes(dict(zip(_NODE, node, strict=True)), job["nodes"])
         stages = dict(zip(_STAGE, stage, strict=True))
         derive.relate(stages, present, job, nodes, event)
@@ -81,20 +84,21 @@ class Drawer:
         arrays.update({f"event_{name}": _rows(event[name]) for name in _EVENT})
         return Jobs(present=np.ascontiguousarray(present.T), **arrays)
 
-    def _matrix(self, rng: np.random.Generator, count: int) -> Floats:
+    def _matrix(self, rngs: Rngs, count: int) -> Floats:
+        counts = [count] * len(rngs)
         if len(self._kinds) == 1:
-            return self._kinds[0].draw(rng, count)
-        which = np.searchsorted(self._steps, rng.random(count), side="right")
-        matrix = np.empty((self._kinds[0].height, count))
+            return self._kinds[0].draw(rngs, counts)
+        which = np.searchsorted(self._steps, _uniform(rngs, 1, counts)[0], side="right")
+        matrix = np.empty((self._kinds[0].height, len(which)))
         for at, kind in enumerate(self._kinds):
             mine = np.flatnonzero(which == at)
-            matrix[:, mine] = kind.draw(rng, len(mine))
+            matrix[:, mine] = kind.draw(rngs, np.bincount(mine // count, minlength=len(rngs)).tolist())
         return matrix
 
-    def _choose(self, stage: Floats, wanted: Floats, rng: np.random.Generator) -> tuple[Floats, Bools]:
+    def _choose(self, stage: Floats, wanted: Floats, rngs: Rngs) -> tuple[Floats, Bools]:
         """The stages that each job has, first and in order; zeros for the absent ones."""
-        count, wide = stage.shape[2], self.widths
-        order = rng.random((wide.templates, count))
+        wide = self.widths
+        order = _uniform(rngs, wide.templates, [stage.shape[2] // len(rngs)] * len(rngs))
         order[~self._optional] -= 1.0  # those that every job has come first
         taken = order.argsort(axis=0).argsort(axis=0) < wanted
         front = (~taken).argsort(axis=0, kind="stable")[: wide.stages]
@@ -149,14 +153,20 @@ class _Columns:
         ties = [(at, place[one.of]) for at, one in enumerate(values) if isinstance(one, Tie)]
         self._tied, self._to = np.array(ties, dtype=np.int64).reshape(-1, 2).T
 
-    def draw(self, rng: np.random.Generator, count: int) -> Floats:
-        """``[height, count]``."""
-        matrix = np.repeat(self._fixed, count, axis=1)
+    def draw(self, rngs: Rngs, counts: Sequence[int]) -> Floats:
+        """``[height, sum of counts]``: so many columns of each generator."""
+        matrix = np.repeat(self._fixed, sum(counts), axis=1)
         if self._random.size:
-            matrix[self._random] = self._sampler.sample(rng, count)
+            matrix[self._random] = self._sampler.at(_uniform(rngs, len(self._random), counts))
         if self._tied.size:
             matrix[self._tied] *= matrix[self._to]
         return matrix
+
+
+def _uniform(rngs: Rngs, height: int, counts: Sequence[int]) -> Floats:
+    """Uniform numbers on [0, 1), ``[height, sum of counts]``."""
+    parts = [rng.random((height, count)) for rng, count in zip(rngs, counts, strict=True)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
 def _event_values(spec: Spec, most: int) -> list[Value]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from intune.envs.actions import feasible
-from intune.envs.conditions import Coming, Tape, quiet
+from intune.envs.conditions import Coming, Tape, World, quiet
 from intune.envs.jobs import Bools, Floats, Ints, Jobs
 from intune.envs.measurement import Measurement
 from intune.envs.model import Flow, State, advance
@@ -32,10 +32,10 @@ class Simulator:
     """
 
     def __init__(
-        self, jobs: Jobs, tape: Tape | None = None, *, steps: int = 64, restart_seconds: float = 60.0
+        self, jobs: Jobs, tape: World | None = None, *, steps: int = 64, restart_seconds: float = 60.0
     ) -> None:
         self.jobs = jobs.column_major()
-        self.tape = tape if tape is not None else quiet(jobs, steps)
+        self.tape: World = tape if tape is not None else quiet(jobs, steps)
         self.restart_seconds = restart_seconds
         count = len(jobs)
         self._prepared: Prepared = prepare(self.jobs)
@@ -71,7 +71,7 @@ class Simulator:
         self.jobs = self.jobs.with_(**held)
         for field in fields(Jobs):
             getattr(self.jobs, field.name)[rows] = getattr(other.jobs, field.name)[chosen]
-        self.tape.data[rows] = other.tape.data[chosen]
+        self.tape.put(rows, other.tape, chosen)
         self._prepared = replace(self._prepared, jobs=self.jobs).put(rows, other._prepared, chosen)
         state = self.state
         self.slots, self.pool = self.slots.copy("K"), self.pool.copy()
@@ -88,7 +88,7 @@ class Simulator:
             (self._down, other._down),
         ):
             mine[rows] = new[chosen]
-        self._coming = self.tape.at(self.steps)
+        self._coming = self._coming.replaced(rows, other._coming, chosen)
         self._any_down = bool((self._down > 0).any())
         self._pooling = bool(self.pool.any())
         self._misjudges |= other._misjudges

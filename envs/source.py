@@ -7,7 +7,9 @@ that ask for the same number get the same job, and no two splits share a seed.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
+from threading import Lock
 from typing import Any, Literal, TypeAlias, TypeVar, get_args, overload
 
 import numpy as np
@@ -24,6 +26,9 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 BLOCK = 64
 """Jobs drawn at once: enough to share the cost of the draw, few enough not to wait when one is wanted."""
 
+_GROUP = 8
+"""Blocks whose jobs are computed together: few calls of NumPy for each, and their arrays fit a core's cache."""
+
 _JOB, _NORMAL, _OTHER = range(3)
 _KEPT_JOBS = 256
 _KEPT_NORMALS = 48  # about 1 MB each at 5 stages and 200 steps
@@ -33,7 +38,7 @@ T = TypeVar("T")
 
 
 class JobSource:
-    """Jobs of `scenario` by number.
+    """Jobs of `scenario` by number. Threads may ask at the same time.
 
     Args:
         scenario: to draw from.
@@ -52,8 +57,9 @@ class JobSource:
         self.scenario = scenario
         self.split = split
         self.seed = seed
-        self._jobs: _Cache[Jobs] = _Cache(self._draw, keep=_KEPT_JOBS)
-        self._normals: _Cache[_Normals] = _Cache(self._normal, keep=_KEPT_NORMALS)
+        self._jobs: _Cache[Jobs] = _Cache(_KEPT_JOBS)
+        self._normals: _Cache[_Normals] = _Cache(_KEPT_NORMALS)
+        self._lock = Lock()  # of both: threads may begin episodes at the same time
 
     def jobs(self, ids: Ids) -> Jobs:
         """The jobs of these numbers, in this order.
@@ -62,10 +68,11 @@ class JobSource:
             ConfigError: numbers that are not whole or below 0.
         """
         numbers, blocks = self._numbers(ids)
-        if len(blocks) == 1:
-            return self._jobs[int(blocks[0])].take(numbers % BLOCK)
-        drawn = Jobs.joined([self._jobs[int(block)] for block in blocks])
-        return drawn.take(np.searchsorted(blocks, numbers // BLOCK) * BLOCK + numbers % BLOCK)
+        drawn = self._drawn(blocks.tolist())
+        if len(drawn) == 1:
+            return drawn[0].take(numbers % BLOCK)
+        together = _joined(drawn)
+        return together.take(np.searchsorted(blocks, numbers // BLOCK) * BLOCK + numbers % BLOCK)
 
     def normals(self, ids: Ids, steps: int) -> NDArray[np.float32]:
         """Standard normal numbers of these jobs, ``[n, steps, channels(S)]``; asking for more steps changes none.
@@ -77,10 +84,12 @@ class JobSource:
             raise ConfigError(f"`steps`={steps} must be 1 or more")
         numbers, blocks = self._numbers(ids)
         made = np.empty((len(numbers), steps, channels(self.scenario.max_stages)), dtype=np.float32)
-        for block in blocks:
+        for block in blocks.tolist():
+            with self._lock:
+                kept = self._normals.get(block) or self._normals.put(block, self._normal(block))
+            drawn = kept.first(steps)
             mine = np.flatnonzero(numbers // BLOCK == block)
-            drawn = self._normals[int(block)].first(steps)
-            made[mine] = drawn[:, numbers[mine] % BLOCK].swapaxes(0, 1)
+            made[_run(mine)] = drawn[:, _run(numbers[mine] % BLOCK)].swapaxes(0, 1)
         return made
 
     @overload
@@ -114,8 +123,19 @@ class JobSource:
         halves = [half for word in words for half in (word & 0xFFFFFFFF, word >> 32)]
         return np.random.default_rng(np.random.SeedSequence([SPLITS.index(self.split), purpose, *halves]))
 
-    def _draw(self, block: int) -> Jobs:
-        return self.scenario.draw(self._generator(_JOB, block), BLOCK)
+    def _drawn(self, blocks: list[int]) -> list[Jobs]:
+        """The jobs of each block; those that are not kept are drawn several blocks at once."""
+        with self._lock:
+            found = {block: self._jobs.get(block) for block in blocks}
+            missing = [block for block, jobs in found.items() if jobs is None]
+            for at in range(0, len(missing), _GROUP):
+                group = missing[at : at + _GROUP]
+                drawn = self.scenario.draw_each([self._generator(_JOB, each) for each in group], BLOCK)
+                for place, block in enumerate(group):
+                    # A copy: a view would keep the whole group as long as one of its blocks.
+                    rows = np.arange(place * BLOCK, (place + 1) * BLOCK)
+                    found[block] = self._jobs.put(block, drawn.take(rows))
+        return [jobs for jobs in found.values() if jobs is not None]
 
     def _normal(self, block: int) -> _Normals:
         return _Normals(self._generator(_NORMAL, block), channels(self.scenario.max_stages))
@@ -127,31 +147,46 @@ class _Normals:
     def __init__(self, rng: np.random.Generator, width: int) -> None:
         self._rng = rng
         self._drawn = np.empty((0, BLOCK, width), dtype=np.float32)
+        self._lock = Lock()
 
     def first(self, steps: int) -> NDArray[np.float32]:
         """``[steps, BLOCK, channels]``."""
-        more = steps - len(self._drawn)
-        if more > 0:
-            extra = self._rng.standard_normal((more, *self._drawn.shape[1:]), dtype=np.float32)
-            self._drawn = np.concatenate([self._drawn, extra]) if len(self._drawn) else extra
-        return self._drawn[:steps]
+        with self._lock:
+            more = steps - len(self._drawn)
+            if more > 0:
+                extra = self._rng.standard_normal((more, *self._drawn.shape[1:]), dtype=np.float32)
+                self._drawn = np.concatenate([self._drawn, extra]) if len(self._drawn) else extra
+            return self._drawn[:steps]
 
 
 class _Cache(OrderedDict[int, T]):
-    """What `make` makes of a number; the last `keep` used are kept."""
+    """The last `keep` values used."""
 
-    def __init__(self, make: Callable[[int], T], *, keep: int) -> None:
+    def __init__(self, keep: int) -> None:
         super().__init__()
-        self._make = make
         self._keep = keep
 
-    def __missing__(self, number: int) -> T:
-        self[number] = made = self._make(number)
+    def put(self, number: int, value: T) -> T:
+        """Keep `value`; it is returned."""
+        self[number] = value
         if len(self) > self._keep:
             self.popitem(last=False)
-        return made
+        return value
 
-    def __getitem__(self, number: int) -> T:
-        found: T = super().__getitem__(number)
-        self.move_to_end(number)
-        return found
+    def get(self, number: int, default: Any = None) -> Any:
+        """The value of `number` if it is kept."""
+        if number in self:
+            self.move_to_end(number)
+        return super().get(number, default)
+
+
+def _joined(parts: list[Jobs]) -> Jobs:
+    """Jobs of one scenario one after another; they are of the same width."""
+    return Jobs(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Jobs)})
+
+
+def _run(rows: NDArray[np.int64]) -> Any:
+    """`rows` as a slice if they follow one another: copying is then several times faster."""
+    first, last = int(rows[0]), int(rows[-1])
+    whole = last - first + 1 == len(rows) and (np.diff(rows) == 1).all()
+    return slice(first, last + 1) if whole else rows

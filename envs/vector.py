@@ -23,13 +23,13 @@ from intune.envs.settings import EnvSettings
 from intune.envs.simulated import HISTORY, RENDER_MODES, check_render_mode, reset_options, width_of
 from intune.pipelines.errors import ConfigError
 
-CHUNK = 512
-"""Jobs computed together. Chosen by `benchmarks/envs.py`: their arrays stay in a core's cache, and the calls of NumPy
-are still few for each job."""
+CHUNK = 2048
+"""Jobs computed together. Chosen by `benchmarks/envs.py`: their arrays stay in a core's cache, and the calls of NumPy,
+which threads take turns at, are few for each job."""
 
 RESERVE = 128
-"""Episodes begun at once, by which those that end are replaced: beginning one alone costs nearly as much as many, and
-the conditions of more do not fit a core's cache."""
+"""Episodes begun at once where fewer end, and kept for those that end next: beginning one alone costs nearly as much
+as many."""
 
 AUTORESET = {"next_step": AutoresetMode.NEXT_STEP, "same_step": AutoresetMode.SAME_STEP}
 
@@ -227,13 +227,33 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         """Begin the next episodes of the jobs where `which`."""
         rows = np.flatnonzero(which)
         while rows.size:
-            if self._reserve is None or self._used == len(self._reserve):
+            left = len(self._reserve) - self._used if self._reserve is not None else 0
+            if not left and rows.size >= RESERVE:
+                self._begin_in(rows)
+                return
+            if self._reserve is None or not left:
                 self._reserve = None
-                self._reserve, self._used = self._begin(self._numbers(RESERVE)), 0
-            count = min(rows.size, len(self._reserve) - self._used)
+                self._reserve, self._used, left = self._begin(self._numbers(RESERVE)), 0, RESERVE
+            count = min(rows.size, left)
             self._adopt(rows[:count], self._reserve, np.arange(self._used, self._used + count))
             self._used += count
             rows = rows[count:]
+
+    def _begin_in(self, rows: Ints) -> None:
+        """Begin the next episodes in `rows` (ascending), each chunk's by itself."""
+        ids = self._numbers(len(rows))
+
+        def begin(at: int) -> None:
+            part, chunk = self._rows[at], self._chunks[at]
+            first, last = np.searchsorted(rows, (part.start, part.stop))
+            if last > first:
+                fresh = self._begin(ids[first:last])
+                if len(fresh) == len(chunk):
+                    self._chunks[at] = fresh
+                else:
+                    chunk.adopt(rows[first:last] - part.start, fresh, slice(None))
+
+        self._each(begin)
 
     def _adopt(self, rows: Ints, fresh: Episodes, chosen: Ints) -> None:
         """Put the episodes of `fresh` at `chosen` into `rows` (ascending)."""

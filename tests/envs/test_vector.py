@@ -169,6 +169,25 @@ def test_threads_change_nothing() -> None:
     two.close()
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_how_many_begin_together_changes_nothing(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    for reserve in (1, 3, 1000):
+        monkeypatch.setattr("intune.envs.vector.RESERVE", reserve)
+        env = SimulatedPipelineVectorEnv(40, "memory-tight", chunk=8, threads=threads, episode_steps=6)
+        env.action_space.seed(0)
+        runs = [env.reset(seed=1)]
+        # Whole chunks end at once by their length, others where memory ran out.
+        runs += [env.step(env.action_space.sample()) for _ in range(20)]
+        made.append(runs)
+        env.close()
+    for one, other, third in zip(*made, strict=True):
+        same(one, other)
+        same(one, third)
+    jobs = np.concatenate([run[-1]["job"] for run in made[0]])
+    assert len(np.unique(jobs)) > 3 * 40
+
+
 def test_a_seed_repeats_everything() -> None:
     runs = []
     for _ in range(2):
