@@ -5,9 +5,7 @@ Acts: it consumes the loader itself, with a trainer that only waits, or that the
 
 from __future__ import annotations
 
-import ctypes
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +19,7 @@ from intune.envs.observer import Observer
 from intune.envs.tunable import Tunable
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.idle import give_back
 
 SAMPLES = 6
 """Looks at the resident memory in one measurement: the most of them counts."""
@@ -115,7 +114,7 @@ def probe(
         loader.resize(allocation)
         # The tasks of the loop before end for nobody; only then is their memory free.
         sleep(END_S)
-        _release_memory()
+        give_back()
         run = _Run(loader, observer, settings, number, clock, sleep)
         measured.append(run.measure())
         progress(loader.stats().rows, (number + 1) / len(allocations))
@@ -153,8 +152,9 @@ class _Run:
             for batch in self._loader:
                 now = self._clock()
                 if self._began is None and self._settled(now - start):
-                    # Once more: tasks of the loop before may have ended since (reads from far storage take long).
-                    _release_memory()
+                    # Once more: tasks of the loop before may have ended since (reads from far storage take long). Idle
+                    # workers have let go of what their allocators kept (`pipelines.idle`), other processes' as well.
+                    give_back()
                     self._began = now = self._clock()
                     self._observer.skip()
                 if self._began is not None and self._take(now, batch):
@@ -224,15 +224,3 @@ def rows_of(batch: Any) -> int:
     """Rows of a batch."""
     first = next(iter(batch.values()))
     return len(first)
-
-
-def _release_memory() -> None:
-    """Give freed memory back to the system, so that what one allocation took is not counted with the next."""
-    import pyarrow as pa
-
-    pa.default_memory_pool().release_unused()
-    if sys.platform == "linux":
-        try:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-        except (OSError, AttributeError):  # another C library, without this
-            return

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from intune.pipelines.errors import IntuneError, SkipLimitError, StageError, StorageError
+from intune.pipelines.idle import LastFirst, Rest
 from intune.pipelines.memory import roots
 from intune.pipelines.operations import Job, Missing, Piece, Result
 from intune.pipelines.plan import Plan
@@ -73,7 +74,7 @@ class Run:
         self.scheduler = scheduler
         self.clock = clock
         self.lock = threading.Lock()
-        self.work = threading.Condition(self.lock)
+        self.work = LastFirst(self.lock)
         self.output = threading.Condition(self.lock)
         self.payloads: dict[Key, Any] = {}
         self.error: BaseException | None = None
@@ -95,17 +96,23 @@ class Run:
 
     # ---- for executors ---------------------------------------------------------------------------------------
 
-    def take(self) -> tuple[Task, list[Any]] | None:
-        """The next task and its inputs, waiting until there is one; None once the run is over."""
+    def take(self, rest: Rest | None = None) -> tuple[Task, list[Any]] | None:
+        """The next task and its inputs, waiting until there is one; None once the run is over.
+
+        Args:
+            rest: of the thread that asks, what it does while there is none.
+        """
         with self.lock:
             while not self.closed and self.error is None:
                 now = self.clock()
                 task = self.scheduler.take(now)
                 if task is not None:
                     self.work.notify()  # there may be more; the one woken wakes the next
+                    if rest is not None:
+                        rest.work()
                     return task, [self.payloads[key] for key in task.inputs]
                 due = self.scheduler.next_due
-                self.work.wait(None if due is None else max(0.0, due - now))
+                self._await_work(None if due is None else max(0.0, due - now), rest)
             return None
 
     def execute(
@@ -220,6 +227,17 @@ class Run:
                 self.work.notify()
 
     # ---- under the lock --------------------------------------------------------------------------------------
+
+    def _await_work(self, timeout: float | None, rest: Rest | None) -> None:
+        patience = None if rest is None else rest.patience
+        if rest is None or patience is None or (timeout is not None and timeout <= patience):
+            self.work.wait(timeout)
+        elif not self.work.wait(patience):
+            self.lock.release()
+            try:
+                rest.pause()
+            finally:
+                self.lock.acquire()
 
     def _end(self, error: BaseException) -> None:
         if self.error is None:

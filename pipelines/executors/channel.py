@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import select
 import socket
 import struct
 from collections.abc import Sequence
@@ -55,6 +56,12 @@ class Channel:
             raise EOFError("the other end is gone") from error
         finally:
             self._socket.settimeout(None)
+
+    def waits(self, timeout: float | None) -> bool:
+        """Whether a message, or the other end's going, can be told of within `timeout` seconds; None: wait for it."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else timeout * 1000.0))
 
     def close(self) -> None:
         """Hang up."""

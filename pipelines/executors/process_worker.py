@@ -25,6 +25,7 @@ from intune.pipelines.executors.malloc import keep_freed_memory
 from intune.pipelines.executors.messages import Call, Failed, Hello, Load, Loaded, Made
 from intune.pipelines.executors.packing import pack, unpack
 from intune.pipelines.executors.segments import Segment
+from intune.pipelines.idle import Rest
 from intune.pipelines.schema import Array
 from intune.pipelines.stages import MapFunction
 
@@ -39,8 +40,12 @@ class Server:
 
     def serve(self) -> None:
         """Until the parent hangs up."""
+        rest = Rest()
         while True:
             try:
+                while not self._channel.waits(rest.patience):
+                    rest.pause()
+                rest.work()
                 request, descriptors = self._channel.receive()
                 self._channel.send(self._answer(request, descriptors))
             except EOFError:

@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -14,6 +13,7 @@ import cloudpickle
 
 from intune.pipelines.dataset import Reader
 from intune.pipelines.errors import LoaderError, StageError
+from intune.pipelines.executors.crew import Crew
 from intune.pipelines.executors.landing import Place, Probe, Reached
 from intune.pipelines.executors.malloc import keep_freed_memory
 from intune.pipelines.executors.packing import Packed, pack
@@ -74,8 +74,8 @@ class RayWorker:
         self._store: dict[Made, Any] = {}
         self._reached = Reached()
         # Ray spreads calls over all of its threads. Memory allocators keep what a thread frees for that thread,
-        # so tasks run on a pool that has no more threads than tasks ever ran at once.
-        self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="intune-worker")
+        # so tasks run on a crew that has no more threads than tasks ever ran at once.
+        self._crew = Crew(MOST_THREADS, "intune-worker")
 
     def hello(self, probe: Probe | None = None) -> tuple[int, str, bool]:
         """Process and node of this worker, and whether it can lay outputs into the trainer's segments."""
@@ -110,7 +110,7 @@ class RayWorker:
         Returns:
             The `Outcome`; with ``export="send"``, a pair of it and the output.
         """
-        return self._pool.submit(self._run, generation, recipe, attempt, export, freed, blocks).result()
+        return self._crew.call(self._run, generation, recipe, attempt, export, freed, blocks)
 
     def _run(
         self,

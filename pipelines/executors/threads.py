@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from intune.pipelines.budget import Budget
 from intune.pipelines.dataset import Reader
 from intune.pipelines.files import OpenFiles
+from intune.pipelines.idle import Rest
 from intune.pipelines.operations import CallMap, Operations, call_here
 from intune.pipelines.run import Run, Runner
 from intune.pipelines.schema import Block
@@ -70,6 +71,7 @@ class ThreadFleet:
         self._operations: Runner | None = None
         self._reader: Reader | None = None
         self._closed = False
+        self._stopped = threading.Event()  # nobody wants what is under way
         self._current = threading.local()
 
     def default_slots(self, budget: Budget) -> int:
@@ -85,6 +87,7 @@ class ThreadFleet:
         with self._idle:
             self._run = run
             self._operations = self._of_pipeline(run) if runner is None else runner
+            self._stopped.clear()
             self._idle.notify_all()
         self.resize(threads)
 
@@ -99,6 +102,7 @@ class ThreadFleet:
         """Leave the run under way. A thread in the middle of a task ends it for nobody, then is free."""
         with self._idle:
             run, self._run, self._operations = self._run, None, None
+            self._stopped.set()
         if run is not None:
             run.close()
 
@@ -130,7 +134,7 @@ class ThreadFleet:
 
     def _of_pipeline(self, run: Run) -> Operations:
         if self._reader is None or self._reader.dataset is not run.job.dataset:
-            self._reader = Reader(run.job.dataset, self._files)
+            self._reader = Reader(run.job.dataset, self._files, stopped=self._stopped.is_set)
         return Operations(run.job, self._watched, reader=self._reader)
 
     def _spawn(self) -> None:
@@ -140,20 +144,23 @@ class ThreadFleet:
         self._threads.append(thread)
         thread.start()
 
-    def next_run(self) -> tuple[Run, Runner] | None:
+    def next_run(self, rest: Rest) -> tuple[Run, Runner] | None:
         """The run to work on, waiting for one; None once the fleet is closed."""
-        with self._idle:
-            while not self._closed:
+        while True:
+            with self._idle:
+                if self._closed:
+                    return None
                 run, operations = self._run, self._operations
                 if run is not None and operations is not None and not run.closed and run.error is None:
                     return run, operations
-                self._idle.wait()
-            return None
+                woken = self._idle.wait(rest.patience)
+            if not woken:
+                rest.pause()
 
-    def work_on(self, run: Run, operations: Runner) -> None:
+    def work_on(self, run: Run, operations: Runner, rest: Rest) -> None:
         """Run tasks until the run is over."""
         try:
-            while (taken := run.take()) is not None:
+            while (taken := run.take(rest)) is not None:
                 task, inputs = taken
                 self._current.run, self._current.task = run, task
                 run.execute(operations, task, inputs, cpu_clock=self._cpu_seconds)
@@ -178,9 +185,10 @@ class ThreadFleet:
 
 
 def _work(fleet: ThreadFleet) -> None:
-    while (found := fleet.next_run()) is not None:
+    rest = Rest()
+    while (found := fleet.next_run(rest)) is not None:
         try:
-            fleet.work_on(*found)
+            fleet.work_on(*found, rest)
         except BaseException as error:  # a defect of ours: the trainer must hear of it, not wait for ever
             found[0].end(error)
         del found

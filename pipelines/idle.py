@@ -1,0 +1,110 @@
+"""Threads that wait for work: which one is woken, and what it gives back when it has none.
+
+Memory allocators keep freed memory for the thread that had it, and only that thread can give it back (a heap of
+mimalloc, Arrow's allocator, is one thread's own). So those that worked last work next, and the others, which a smaller
+allocation leaves without work, let go of what they keep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import threading
+import time
+from collections.abc import Callable
+
+import pyarrow as pa
+
+PATIENCE = (0.2, 0.6, 2.0, 8.0)
+"""Seconds without work after which a thread gives memory back, and again after the next ones: blocks that it made may
+be let go of by others only later. Short beside the time between two decisions, long beside a task's."""
+
+TRIM_EVERY = 0.1
+"""Seconds within which the C library, whose memory all threads share, is not asked again."""
+
+
+class LastFirst:
+    """A condition that wakes the thread that began to wait last, where `threading.Condition` wakes the first: of many
+    threads with little work a few then do it all, with warm caches, and the others rest.
+
+    Args:
+        lock: held by whoever calls the methods.
+    """
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+        self._waiting: list[threading.Lock] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Let go of the lock until woken, or for `timeout` seconds; whether it was woken."""
+        mine = threading.Lock()
+        mine.acquire()
+        self._waiting.append(mine)
+        self._lock.release()
+        woken = False
+        try:
+            woken = mine.acquire(timeout=-1 if timeout is None else max(timeout, 0.0))
+        finally:
+            self._lock.acquire()
+            if mine in self._waiting:
+                self._waiting.remove(mine)
+            else:
+                woken = True  # perhaps just when the time was over
+        return woken
+
+    def notify(self) -> None:
+        """Wake the thread that began to wait last, if one waits."""
+        if self._waiting:
+            self._waiting.pop().release()
+
+    def notify_all(self) -> None:
+        """Wake all."""
+        while self._waiting:
+            self.notify()
+
+
+class Rest:
+    """What one thread does while it has nothing to do.
+
+    Args:
+        release: gives memory back.
+    """
+
+    def __init__(self, release: Callable[[], None] | None = None) -> None:
+        self._release = give_back if release is None else release
+        self._times = 0
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds to wait for work before the next time; None: as long as it takes."""
+        return PATIENCE[self._times] if self._times < len(PATIENCE) else None
+
+    def work(self) -> None:
+        """There is work: begin anew when it is done."""
+        self._times = 0
+
+    def pause(self) -> None:
+        """There was none for so long."""
+        self._times += 1
+        self._release()
+
+
+_trimming = threading.Lock()
+_trimmed = -TRIM_EVERY
+
+
+def give_back() -> None:
+    """Give freed memory back to the system: Arrow's of this thread, the C library's of all."""
+    global _trimmed
+    pa.default_memory_pool().release_unused()
+    if not _trimming.acquire(blocking=False):
+        return
+    try:
+        if time.monotonic() - _trimmed >= TRIM_EVERY:
+            with contextlib.suppress(
+                OSError, AttributeError
+            ):  # another C library than glibc has no such call
+                ctypes.CDLL(None).malloc_trim(0)
+            _trimmed = time.monotonic()
+    finally:
+        _trimming.release()

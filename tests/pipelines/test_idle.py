@@ -1,0 +1,137 @@
+"""Who is woken for work, and what threads without work give back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from intune.pipelines.executors.crew import Crew
+from intune.pipelines.idle import PATIENCE, LastFirst, Rest
+
+
+def waiters(
+    condition: LastFirst, lock: threading.Lock, count: int
+) -> tuple[list[int], list[threading.Thread]]:
+    """Threads that wait, one after another; the list is of those woken."""
+    woken: list[int] = []
+    threads = []
+    for number in range(count):
+        there = threading.Event()
+
+        def wait(number: int = number, there: threading.Event = there) -> None:
+            with lock:
+                there.set()
+                condition.wait()
+                woken.append(number)
+
+        threads.append(threading.Thread(target=wait))
+        threads[-1].start()
+        there.wait()
+        with lock:
+            pass  # it has let go of the lock: it waits
+    return woken, threads
+
+
+def test_the_thread_that_began_to_wait_last_is_woken_first():
+    lock = threading.Lock()
+    condition = LastFirst(lock)
+    woken, threads = waiters(condition, lock, 3)
+    for left in (2, 1, 0):
+        with lock:
+            condition.notify()
+        threads[left].join(5)
+    assert woken == [2, 1, 0]
+
+
+def test_all_are_woken():
+    lock = threading.Lock()
+    condition = LastFirst(lock)
+    woken, threads = waiters(condition, lock, 3)
+    with lock:
+        condition.notify_all()
+        condition.notify_all()  # nobody is left: nothing happens
+    for thread in threads:
+        thread.join(5)
+    assert sorted(woken) == [0, 1, 2]
+
+
+def test_a_wait_ends_when_its_time_is_over_and_is_forgotten():
+    lock = threading.Lock()
+    condition = LastFirst(lock)
+    with lock:
+        assert not condition.wait(0.0)
+        condition.notify()  # there is nobody whom it could be meant for
+        assert not condition.wait(0.0)
+
+
+def test_rest_gives_back_ever_more_rarely_and_begins_anew_after_work():
+    given: list[float | None] = []
+    rest = Rest(lambda: given.append(rest.patience))
+    seen = []
+    while (patience := rest.patience) is not None:
+        seen.append(patience)
+        rest.pause()
+    assert tuple(seen) == PATIENCE
+    assert len(given) == len(PATIENCE)
+    rest.work()
+    assert rest.patience == PATIENCE[0]
+
+
+def test_a_crew_has_no_more_threads_than_calls_at_once_and_raises_what_they_raise():
+    crew = Crew(2, "test-crew")
+    names = {crew.call(lambda: threading.current_thread().name) for _ in range(20)}
+    assert names == {"test-crew-1"}
+    with pytest.raises(ZeroDivisionError):
+        crew.call(lambda: 1 // 0)
+
+    meeting = threading.Barrier(2)
+    helper = threading.Thread(target=crew.call, args=(meeting.wait, 5))
+    helper.start()
+    crew.call(meeting.wait, 5)  # only if both run at once
+    helper.join(5)
+
+
+def test_threads_that_are_left_without_work_give_their_memory_back(tmp_path):
+    if not sys.platform.startswith("linux"):
+        pytest.skip("reads /proc")
+    script = tmp_path / "script.py"
+    script.write_text(
+        """
+import threading
+import time
+
+import pyarrow as pa
+
+from intune.pipelines.executors.crew import Crew
+from intune.pipelines.memory import resident_bytes
+
+meeting = threading.Barrier(4)
+
+
+def work():
+    blocks = [pa.allocate_buffer(1 << 20, resizable=False) for _ in range(48)]
+    for block in blocks:
+        memoryview(block).cast("B")[:] = bytes(1 << 20)
+    meeting.wait()  # all four threads hold 48 MiB now
+
+
+crew = Crew(4, "crew")
+before = resident_bytes()
+callers = [threading.Thread(target=crew.call, args=(work,)) for _ in range(4)]
+for caller in callers:
+    caller.start()
+for caller in callers:
+    caller.join()
+deadline = time.monotonic() + 8
+while resident_bytes() - before > 48 << 20 and time.monotonic() < deadline:
+    crew.call(time.sleep, 0.02)  # one of them goes on working
+print((resident_bytes() - before) >> 20)
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert int(done.stdout) <= 48
