@@ -51,6 +51,10 @@ file is opened, since decoded they take several times as much."""
 COLUMNS_AT_ONCE = 8
 """Columns decoded before they are put in order: 4 MiB of a usual row group, which the cache still holds."""
 
+PARTS_AT_ONCE = 2048
+"""Columns' parts (a column of a row group) read in one call, which nothing can interrupt: each costs some 20 us, however
+few rows it has."""
+
 _EVERY_NUMBER = ""
 """In `Source.fill`, the pattern that means every number column (also numbers within lists)."""
 
@@ -450,16 +454,29 @@ def _row_bytes(schema: pa.Schema, footers: Sequence[_Footer]) -> float:
     return max(1.0, known + encoded * varying / max(1, len(footers[0].schema)))
 
 
+class Stopped(Exception):
+    """A read was given up because nobody wants it any more."""
+
+
 class Reader:
     """Reads load blocks; keeps files open, shared by all threads of a process (Arrow's reads are positioned).
 
     Args:
         dataset: the files.
         files: those open already.
+        stopped: whether nobody wants what is being read any more; asked between the parts of a block of very many
+            row groups, which takes seconds.
     """
 
-    def __init__(self, dataset: Dataset, files: OpenFiles | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        files: OpenFiles | None = None,
+        *,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.dataset = dataset
+        self._stopped = stopped
         self._files = OpenFiles() if files is None else files
         self._fills = dict(zip(dataset.columns, dataset.fills, strict=True))
         # Slots that wait for storage may be many more than processors, but what they fetched is decoded by as many
@@ -473,6 +490,7 @@ class Reader:
 
         Raises:
             DataError: naming file, row group and column.
+            Stopped: nobody wants them any more.
         """
         return next(self.read_some(block, len(self.dataset.columns)))
 
@@ -500,7 +518,7 @@ class Reader:
             raise explain(error, where, decoding=decoding) from error
 
     def _columns(self, file: Any, block: LoadBlock, names: Sequence[str], where: str) -> Block:
-        table = file.read_row_groups(list(block.groups), columns=list(names), use_threads=False)
+        table = self._table(file, list(block.groups), list(names))
         if table.num_rows < block.skip + block.rows:
             raise CorruptError(
                 f"{where}: {table.num_rows} rows, but the footer promised {block.skip + block.rows}; "
@@ -518,6 +536,15 @@ class Reader:
             except pa.ArrowException as error:
                 raise CorruptError(f"{where}: column {name!r} cannot be decoded ({error})") from error
         return columns
+
+    def _table(self, file: Any, groups: list[int], names: list[str]) -> pa.Table:
+        step = max(1, PARTS_AT_ONCE // max(1, len(names)))
+        parts = []
+        for at in range(0, len(groups), step):
+            if self._stopped():
+                raise Stopped
+            parts.append(file.read_row_groups(groups[at : at + step], columns=names, use_threads=False))
+        return parts[0] if len(parts) == 1 else pa.concat_tables(parts)
 
     def forget(self, file: int) -> None:
         """Close a file, so that the next read opens it anew (its connection may be what failed)."""

@@ -192,3 +192,13 @@ def _work(fleet: ThreadFleet) -> None:
         except BaseException as error:  # a defect of ours: the trainer must hear of it, not wait for ever
             found[0].end(error)
         del found
+
+
+def _over(current: threading.local) -> Callable[[], bool]:
+    """Whether the run whose task the calling thread does is over. Knows no fleet, which a reader must not keep."""
+
+    def over() -> bool:
+        run: Run | None = getattr(current, "run", None)
+        return run is not None and (run.closed or run.error is not None)
+
+    return over

@@ -360,8 +360,11 @@ def rows_as_python(columns: dict[str, Any]) -> dict[str, list[Any]]:
     return made
 
 
-@pytest.mark.parametrize("remote", [False, True])
-def test_what_is_read_is_what_pyarrow_reads(tmp_path: Path, remote: bool) -> None:
+@pytest.mark.parametrize(("remote", "at_once"), [(False, 2048), (True, 2048), (False, 14), (False, 1)])
+def test_what_is_read_is_what_pyarrow_reads(
+    tmp_path: Path, remote: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset_module, "PARTS_AT_ONCE", at_once)
     table = pa.table(
         {
             "id": pa.array(range(50), pa.int16()),

@@ -1,0 +1,67 @@
+"""Worker threads: a read that nobody wants any more ends between two parts of its row groups."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from intune.pipelines import Budget, Pipeline
+
+GROUPS = 3000
+"""Row groups of two rows that are one task: far more parts than one call may read."""
+
+
+class Watched:
+    """Arrow's file, which says how many row groups are read, and waits before going on to the second part."""
+
+    def __init__(self, inner: Any, read: list[int], begun: threading.Event, go: threading.Event) -> None:
+        self._inner, self._read, self._begun, self._go = inner, read, begun, go
+
+    def read_row_groups(self, groups: list[int], **options: Any) -> Any:
+        self._read.append(len(groups))
+        self._begun.set()
+        assert self._go.wait(30)
+        return self._inner.read_row_groups(groups, **options)
+
+
+@pytest.mark.parametrize("leave", ["close", "break"])
+def test_a_block_of_very_many_row_groups_is_given_up_when_nobody_wants_it(
+    leave: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, a loader took 5 s to close and warned of user code where there was none: a worker was in one such call."""
+    pq.write_table(
+        pa.table({"x": np.arange(2 * GROUPS), "y": np.arange(2 * GROUPS)}),
+        tmp_path / "x.parquet",
+        row_group_size=2,
+    )
+    read: list[int] = []
+    begun, go = threading.Event(), threading.Event()
+    real = pq.ParquetFile
+    loader = (
+        Pipeline.from_parquet(str(tmp_path))
+        .batch(64)
+        .loader(executor="threads", budget=Budget(cpus=1, memory=64 << 20))
+    )
+    monkeypatch.setattr(
+        "intune.pipelines.dataset.pq.ParquetFile", lambda *a, **k: Watched(real(*a, **k), read, begun, go)
+    )
+    batches = iter(loader)
+    assert begun.wait(30)
+    if leave == "break":
+        del batches
+        go.set()
+        monkeypatch.undo()
+        assert sum(len(batch["x"]) for batch in loader) == 2 * GROUPS  # a later loop gets all
+    else:
+        threading.Timer(0.05, go.set).start()  # while the loader waits for its worker
+    with caplog.at_level(logging.WARNING, "intune"):
+        loader.close()
+    assert not caplog.records
+    assert sum(read) < GROUPS, f"all of {GROUPS} row groups were read for nobody"
