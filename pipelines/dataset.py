@@ -52,7 +52,7 @@ COLUMNS_AT_ONCE = 8
 """Columns decoded before they are put in order: 4 MiB of a usual row group, which the cache still holds."""
 
 PARTS_AT_ONCE = 2048
-"""Columns' parts (a column of a row group) read in one call, which nothing can interrupt: each costs some 20 us, however
+"""Columns of row groups read in one call, which nothing can interrupt: each costs some 20 us, however
 few rows it has."""
 
 _EVERY_NUMBER = ""
