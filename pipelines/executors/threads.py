@@ -71,7 +71,6 @@ class ThreadFleet:
         self._operations: Runner | None = None
         self._reader: Reader | None = None
         self._closed = False
-        self._stopped = threading.Event()  # nobody wants what is under way
         self._current = threading.local()
 
     def default_slots(self, budget: Budget) -> int:
@@ -87,7 +86,6 @@ class ThreadFleet:
         with self._idle:
             self._run = run
             self._operations = self._of_pipeline(run) if runner is None else runner
-            self._stopped.clear()
             self._idle.notify_all()
         self.resize(threads)
 
@@ -102,7 +100,6 @@ class ThreadFleet:
         """Leave the run under way. A thread in the middle of a task ends it for nobody, then is free."""
         with self._idle:
             run, self._run, self._operations = self._run, None, None
-            self._stopped.set()
         if run is not None:
             run.close()
 
@@ -134,7 +131,7 @@ class ThreadFleet:
 
     def _of_pipeline(self, run: Run) -> Operations:
         if self._reader is None or self._reader.dataset is not run.job.dataset:
-            self._reader = Reader(run.job.dataset, self._files, stopped=self._stopped.is_set)
+            self._reader = Reader(run.job.dataset, self._files, stopped=_over(self._current))
         return Operations(run.job, self._watched, reader=self._reader)
 
     def _spawn(self) -> None:
