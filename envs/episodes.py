@@ -5,7 +5,6 @@ Spaces, random numbers and Gymnasium's rules are not known here.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ class Episodes:
 
     Attributes:
         ids: ``[N]`` numbers of the jobs that run now.
-        now: the last interval's measurement.
+        now: the last interval's measurement; `adopt` changes it in place.
         reward: ``[N]`` of the last interval.
         moved: ``[N]`` slots added plus slots taken away before it.
         terminated, truncated: ``[N]`` how the episode ended, if it did.
@@ -68,11 +67,10 @@ class Episodes:
     def adopt(self, rows: Ints, fresh: Episodes, chosen: Any) -> None:
         """New episodes at `rows`, those of `fresh` at `chosen`; the others go on."""
         self._simulator.adopt(rows, fresh._simulator, chosen)
-        self.now = self.now.replaced(rows, fresh.now, chosen)
+        self.now.put(rows, fresh.now, chosen)
         # Nothing came before: no change is seen in the first observation.
-        slots, delivered = self._before.slots.copy("K"), self._before.delivered.copy()
-        slots[rows], delivered[rows] = fresh.now.slots[chosen], fresh.now.delivered[chosen]
-        self._before = replace(self._before, slots=slots, delivered=delivered)
+        self._before.slots[rows] = fresh.now.slots[chosen]
+        self._before.delivered[rows] = fresh.now.delivered[chosen]
         self._reference[rows] = fresh._reference[chosen]
         self._best[rows] = fresh._best[chosen]
         self.ids[rows] = fresh.ids[chosen]

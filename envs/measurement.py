@@ -94,21 +94,17 @@ class Measurement:
 
     def take(self, rows: Any) -> Measurement:
         """The jobs at `rows` (an index array or slice)."""
-        return Measurement(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        return Measurement(**{name: getattr(self, name)[rows] for name in NAMES})
 
-    def replaced(self, rows: Any, other: Measurement, chosen: Any = slice(None)) -> Measurement:
-        """A copy in which the jobs at `rows` are those of `other` at `chosen`."""
-        copies = {}
-        for field in fields(self):
-            value = getattr(self, field.name).copy("K")
-            value[rows] = getattr(other, field.name)[chosen]
-            copies[field.name] = value
-        return Measurement(**copies)
+    def put(self, rows: Any, other: Measurement, chosen: Any = slice(None)) -> None:
+        """Overwrite the jobs at `rows` in place by those of `other` at `chosen`."""
+        for name in NAMES:
+            getattr(self, name)[rows] = getattr(other, name)[chosen]
 
     @classmethod
     def joined(cls, parts: Sequence[Measurement]) -> Measurement:
         """Measurements of other jobs one after another; all of the same width."""
-        return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in NAMES})
 
     def sound(self) -> Bools:
         """``[N]`` whether a job's measurement can be trusted to decide on: what must be there is there, finite,
@@ -124,3 +120,7 @@ class Measurement:
         core &= ((self.slots >= 1) | ~self.present).all(axis=1) & self.present.any(axis=1)
         core &= (self.busy <= self.slots * 1.25 + 1.0).all(axis=1, where=self.present)
         return core
+
+
+NAMES = tuple(field.name for field in fields(Measurement))
+"""Of all arrays of a `Measurement`."""

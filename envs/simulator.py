@@ -6,17 +6,17 @@ The Gymnasium environments, the benchmarks of agents and the calibration all use
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from intune.envs.actions import feasible
+from intune.envs.columns import Columns
 from intune.envs.conditions import Coming, Tape, World, quiet
 from intune.envs.jobs import Bools, Floats, Ints, Jobs
 from intune.envs.measurement import Measurement
 from intune.envs.model import Flow, State, advance
-from intune.envs.prepared import Prepared, prepare
 from intune.pipelines.errors import ConfigError
 
 
@@ -34,13 +34,13 @@ class Simulator:
     def __init__(
         self, jobs: Jobs, tape: World | None = None, *, steps: int = 64, restart_seconds: float = 60.0
     ) -> None:
-        self.jobs = jobs.column_major()
+        self._columns = Columns(jobs)
         self.tape: World = tape if tape is not None else quiet(jobs, steps)
         self.restart_seconds = restart_seconds
         count = len(jobs)
-        self._prepared: Prepared = prepare(self.jobs)
         self._all = np.arange(count)
         self._unknown: Floats = np.full(count, np.nan)
+        self._held = _held_by_measurements(self.jobs)
         self.state = State.empty(self.jobs)
         self.slots: Floats = self.state.slots
         self.pool: Floats = np.zeros(count)
@@ -58,21 +58,21 @@ class Simulator:
         return len(self.jobs)
 
     @property
+    def jobs(self) -> Jobs:
+        """Those that run now; changed in place by `adopt`."""
+        return self._columns.jobs
+
+    @property
     def limit(self) -> Floats:
         """``[N]`` slots that may be given out now."""
         return self._coming.slot_limit
 
     def adopt(self, rows: Any, other: Simulator, chosen: Any = slice(None)) -> None:
         """Put the jobs of `other` at `chosen` into `rows`, where and how they stand."""
-        # Measurements hold arrays of the jobs, the slots and the pool: those are not changed in place.
-        held = {
-            name: getattr(self.jobs, name).copy("K") for name in ("present", "step", "interval", "base_bytes")
-        }
-        self.jobs = self.jobs.with_(**held)
-        for field in fields(Jobs):
-            getattr(self.jobs, field.name)[rows] = getattr(other.jobs, field.name)[chosen]
+        self._columns.put(rows, other._columns, chosen)
         self.tape.put(rows, other.tape, chosen)
-        self._prepared = replace(self._prepared, jobs=self.jobs).put(rows, other._prepared, chosen)
+        # Measurements hold arrays of the jobs, the slots and the pool: those are not changed in place.
+        self._held = _held_by_measurements(self.jobs)
         state = self.state
         self.slots, self.pool = self.slots.copy("K"), self.pool.copy()
         self.since_change = self.since_change.copy()
@@ -168,7 +168,7 @@ class Simulator:
         interval = self.jobs.interval
         standing = np.minimum(self._down, interval) if self._any_down else None
         seconds = interval if standing is None else interval - standing
-        self.state, flow = advance(self._prepared, self.state, now, self.slots, self.pool, seconds)
+        self.state, flow = advance(self._columns.prepared, self.state, now, self.slots, self.pool, seconds)
         self.flow = flow
         self.since_change = self.since_change + interval
         self.steps += 1
@@ -192,7 +192,8 @@ class Simulator:
 
     def _measure(self, flow: Flow, killed: Bools, misjudged: Floats, share: Floats | None) -> Measurement:
         """What is measured of an interval of which the jobs ran only a `share` (None: all of it)."""
-        jobs, present = self.jobs, self.jobs.present
+        jobs, held = self.jobs, self._held
+        present = held["present"]
         # What there is of CPUs and memory is read when the decision is made: it is that of the interval to come.
         # Cluster managers announce a lower limit before they enforce it (cgroup v2: memory.high, then memory.max).
         ahead = self._coming.conditions
@@ -219,13 +220,13 @@ class Simulator:
             blocked, fill = blocked * present, fill * present
         if killed.any():
             delivered = delivered * ~killed
-        if self._prepared.parts.trainer_cpu:
+        if self._columns.prepared.parts.trainer_cpu:
             cpus_used = cpus_used + delivered * jobs.step_cpu
-        used, there, base = flow.memory[:, 0], limit[:, 0], jobs.base_bytes
-        if self._prepared.parts.nodes:
+        used, there = flow.memory[:, 0], limit[:, 0]
+        if self._columns.prepared.parts.nodes:
             used, there = self._as_one_node(flow, limit)
         return Measurement(
-            present=present,
+            **held,
             slots=self.slots,
             pool=self.pool,
             rate=rate,
@@ -237,21 +238,18 @@ class Simulator:
             queued_bytes=flow.waiting_bytes,
             queue_fill=fill,
             delivered=delivered,
-            step=jobs.step,
             waiting=np.maximum(1.0 - delivered * jobs.step, 0.0),
             cpus=ahead.cpus,
             cpus_used=cpus_used,
             memory_used=used,
-            memory_base=base,
             memory_queued=flow.queued_bytes,
             memory_limit=there,
             slot_limit=self.limit,
             clock=self._unknown,
-            bandwidth=self._unknown
+            bandwidth=self._unknown.copy()
             if flow.traffic is None
             else np.where(np.isfinite(jobs.memory_bandwidth), flow.traffic, np.nan),
             since_change=self.since_change,
-            interval=jobs.interval,
             killed=killed,
         )
 
@@ -261,12 +259,22 @@ class Simulator:
         What the pipeline takes is spread over the nodes in fixed proportions; the node that would be full first as
         it grows says how much it may take altogether. So use stays linear in the slots, which a bound needs.
         """
-        share, base = self._prepared.share, self.jobs.base_bytes
+        share, base = self._columns.prepared.share, self.jobs.base_bytes
         total = (flow.memory[:, 0] - base) / share[:, 0]
         room = np.where(share > 0, limit, np.inf)
         room[:, 0] -= base
         allowed = (room / np.maximum(share, 1e-30)).min(axis=1)
         return total + base, np.maximum(allowed, 0.0) + base
+
+
+def _held_by_measurements(jobs: Jobs) -> dict[str, Any]:
+    """Copies of those arrays of the jobs that stand in measurements as they are."""
+    return {
+        "present": jobs.present.copy("K"),
+        "step": jobs.step.copy(),
+        "memory_base": jobs.base_bytes.copy(),
+        "interval": jobs.interval.copy(),
+    }
 
 
 def rate_of(jobs: Jobs, slots: Any, *, steps: int = 24, pool: Any = None) -> Floats:

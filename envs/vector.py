@@ -102,8 +102,7 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         Raises:
             ResetNeeded: before `reset`.
         """
-        parts = [chunk.now for chunk in self._running()]
-        return parts[0] if len(parts) == 1 else Measurement.joined(parts)
+        return Measurement.joined([chunk.now for chunk in self._running()])
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None

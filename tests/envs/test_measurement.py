@@ -64,9 +64,10 @@ def test_more_slots_at_work_than_there_are_contradict_each_other(measured: Measu
     assert replace(measured, busy=busy).sound().tolist() == [False, True, True]
 
 
-def test_rows_can_be_taken_joined_and_replaced(measured: Measurement) -> None:
+def test_rows_can_be_taken_joined_and_put(measured: Measurement) -> None:
     back = Measurement.joined([measured.take([0]), measured.take(slice(1, 3))])
-    turned = measured.replaced(np.array([0, 2]), measured, np.array([2, 0]))
+    turned = Measurement.joined([measured])
+    turned.put(np.array([0, 2]), measured, np.array([2, 0]))
     for field in fields(Measurement):
         mine = getattr(measured, field.name)
         np.testing.assert_array_equal(getattr(back, field.name), mine)
