@@ -11,28 +11,18 @@ harder, is learnt from. With embeddings u, p and candidates n of one row:
 - the candidate with the highest ``u·ñ + ε (u·ñ − u·n)`` is taken; loss = BPR(u, p, ñ) + γ (contrastive +
   disentangling) + the norm penalty
 
-The values of γ, ε and the number of candidates are not published: search for them.
+The values of γ, ε and the number of candidates are not published: search for them. How all this is computed is in
+`ans_loss.py`.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intune.pipelines.errors import ConfigError
-from intune.workloads.pairwise import Encoder, Nodes, Triples, bpr, half_squares, look_up, pick
-
-PUSH = 0.1
-"""Length of the longest push (public code)."""
-
-LEAST_DIVISOR = 1e-6
-"""A divisor nearer to 0 counts as this: σ(1/x) has a jump there and its slope would be 0 · ∞."""
-
-LEAST_NORM = 1e-12
-"""A norm below counts as this where its gradient divides by it."""
+from intune.workloads.ans_loss import Parameters, Settings, ans_loss
+from intune.workloads.pairwise import Encoder, Nodes, half_squares, look_up
 
 
 class ANS(nn.Module):
@@ -63,144 +53,38 @@ class ANS(nn.Module):
             for parameter in self.parameters():
                 parameter.uniform_(-bound, bound, generator=generator)
 
-    def forward(self, encoder: Encoder, nodes: Nodes) -> Tensor:
-        """The loss of a batch."""
-        final: Tensor = encoder()
-        triples = look_up(final, nodes)
-        tables = self.user_gate(final[: encoder.users]), self.item_gate(final[encoder.users :])
-        side, share = gates_of(tables, nodes).losses(triples)
-        random = torch.rand(triples.negative.shape, device=final.device, dtype=final.dtype)
-        chosen = self.choose(triples, share, random)
-        # Looked up anew: only the chosen candidates have a gradient from here on, not all of them zeros but one.
-        kept = nodes.keep(chosen)
-        triples = look_up(final, kept)
-        share = gates_of(tables, kept).share()
-        augmented = triples.negative + self.push(triples, share, pick(random, chosen))
-        trained = triples if final is encoder.weight else look_up(encoder.weight, kept)
-        return (
-            bpr(triples.user, triples.positive, augmented[0])
-            + self.gamma * side
-            + self.l2 * half_squares(trained)
-        )
-
-    def push(self, triples: Triples, share: Tensor, random: Tensor) -> Tensor:
-        """What is added to each candidate; shape ``(count, rows, width)``.
+    def forward(self, encoder: Encoder, nodes: Nodes, random: Tensor | None = None) -> Tensor:
+        """The loss of a batch.
 
         Args:
-            triples: of the batch.
-            share: g, of the same candidates.
-            random: r, numbers in [0, 1), shape ``(count, rows, width)``.
+            encoder: whose embeddings are trained.
+            nodes: of the batch.
+            random: r up to a factor, shape ``(count, rows, width)``; drawn by default.
         """
-        # p_e − n_e is (1 − g)(p − n), and 1 − g is above 0.
-        direction = torch.sign(triples.positive - triples.negative).detach() * random
-        return self.length(triples, share, random) * direction
+        final: Tensor = encoder()
+        if random is None:
+            random = draw((*nodes.negative.shape, final.shape[1]), final.device)
+        same = final is encoder.weight
+        settings = Settings(self.gamma, self.epsilon, self.l2 if same else 0.0)
+        loss, chosen = ans_loss(final, self.tensors(), nodes, random, encoder.users, settings)
+        if not same:
+            loss = loss + self.l2 * half_squares(look_up(encoder.weight, nodes.keep(chosen)))
+        return loss
 
-    def length(self, triples: Triples, share: Tensor, random: Tensor) -> Tensor:
-        """0.1 · σ(1 / (wᵀ(n_h ⊙ p_h) + b)) / ‖r‖, shape ``(count, rows, 1)``."""
-        divisor: Tensor = self.margin(triples.negative * triples.positive * share * share)
-        divisor = torch.where(
-            divisor < 0, divisor.clamp(max=-LEAST_DIVISOR), divisor.clamp(min=LEAST_DIVISOR)
-        )
-        norm: Tensor = torch.linalg.vector_norm(random, dim=-1, keepdim=True)
-        return PUSH * torch.sigmoid(1 / divisor) / norm
-
-    def choose(self, triples: Triples, share: Tensor, random: Tensor) -> Tensor:
-        """Which candidate of each row is learnt from, shape ``(rows,)``; without gradient."""
-        with torch.no_grad():
-            score = torch.mul(triples.user, triples.negative).sum(-1)
-            gain = torch.sub(triples.positive, triples.negative).sign_().mul_(random).mul_(triples.user)
-            gained = self.length(triples, share, random)[..., 0] * gain.sum(-1)
-            return (score + (1 + self.epsilon) * gained).argmax(dim=0)
+    def tensors(self) -> Parameters:
+        """What `ans_loss` takes of it."""
+        item, user, margin = self.item_gate, self.user_gate, self.margin
+        return Parameters(item.weight, item.bias, user.weight, user.bias, margin.weight, margin.bias)
 
 
-class Gates:
-    """The gates of a batch's candidates: two linear maps that are multiplied inside a sigmoid.
+def draw(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Whole numbers from 0 to 255, uint8, each as likely: r in steps of 1/256, times 256.
 
-    Args:
-        user: shape ``(rows, width)``.
-        item: shape ``(count, rows, width)``.
+    Of r the direction alone matters. Numbers of 24 bits would take seven times as long to draw, a tenth of a step.
     """
-
-    def __init__(self, user: Tensor, item: Tensor) -> None:
-        self._user, self._item = user, item
-
-    def share(self) -> Tensor:
-        """Share g of each factor that is hard, shape ``(count, rows, width)``."""
-        return torch.sigmoid(self._item * self._user)
-
-    def losses(self, triples: Triples) -> tuple[Tensor, Tensor]:
-        """Contrastive plus disentangling loss of a batch, a scalar; and g, without gradient."""
-        losses: tuple[Tensor, Tensor] = _GateLosses.apply(  # type: ignore[no-untyped-call]
-            self._item, self._user, triples.user, triples.positive, triples.negative
-        )
-        return losses
-
-
-def gates_of(tables: tuple[Tensor, Tensor], nodes: Nodes) -> Gates:
-    """What the gates see of a batch.
-
-    Args:
-        tables: the linear map of all users and that of all items: a batch has more candidates than most catalogues
-            have items, so they are mapped once and looked up.
-        nodes: of the batch.
-    """
-    user, item = tables
-    return Gates(F.embedding(nodes.user, user), F.embedding(nodes.negative - len(user), item))
-
-
-class _GateLosses(torch.autograd.Function):
-    """The two losses with their gradient written out.
-
-    With g the gate, h = 1 − g and d = n − p, n_h − p_h is g d and p_e ⊙ n_e is h² p n, so that a few passes over
-    ``(count, rows, width)`` do, and memory is used again.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, of_item: Tensor, of_user: Tensor, user: Tensor, p: Tensor, n: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        gate = torch.mul(of_item, of_user).sigmoid_()
-        # u·n_e − u·n_h = Σ u n (1 − 2 g)
-        work = torch.rsub(gate, 1.0, alpha=2.0).mul_(n).mul_(user)
-        padded = F.pad(work.sum(-1), (0, 0, 1, 0))  # ln(1 + Σ exp): the 1 is one more term, exp(0)
-        contrastive = torch.logsumexp(padded, dim=0).mean()
-        alike = torch.sub(n, p).mul_(gate)
-        alike_norm = torch.linalg.vector_norm(alike, dim=-1)
-        torch.sub(1.0, gate, out=work)
-        apart = torch.mul(n, p).mul_(work).mul_(work)
-        apart_norm = torch.linalg.vector_norm(apart, dim=-1)
-        ctx.save_for_backward(
-            of_item, of_user, user, p, n, gate, alike, apart, alike_norm, apart_norm, padded
-        )
-        ctx.mark_non_differentiable(gate)
-        return contrastive + alike_norm.mean() + apart_norm.sum(dim=0).mean(), gate
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        of_item, of_user, user, p, n, gate, alike, apart, alike_norm, apart_norm, padded = ctx.saved_tensors
-        count, rows, _ = n.shape
-        scale = gradients[0] / rows
-        # ‖g d‖: by n it is g · (g d)/‖·‖, by p the negative of that, by g it is d · (g d)/‖·‖.
-        unit = alike * (scale / count / alike_norm.clamp(min=LEAST_NORM))[..., None]
-        by_gate = torch.sub(n, p).mul_(unit)
-        by_n = unit.mul_(gate)
-        by_p = by_n.sum(dim=0).neg_()
-        # ‖h² p n‖: by n it is h² p · unit, by p h² n · unit, by g −2 h p n · unit.
-        easy = torch.sub(1.0, gate)
-        unit = apart * (scale / apart_norm.clamp(min=LEAST_NORM))[..., None]
-        unit.mul_(easy)
-        work = torch.mul(n, p)
-        by_gate.addcmul_(unit, work, value=-2.0)
-        unit.mul_(easy)
-        by_n.addcmul_(unit, p)
-        by_p.add_(unit.mul_(n).sum(dim=0))
-        # Σ u n (1 − 2 g), weighted as the softmax of the gaps.
-        weight = (torch.softmax(padded, dim=0)[1:] * scale)[..., None]
-        torch.mul(user, weight, out=work)
-        bare = torch.sub(easy, gate)
-        by_n.addcmul_(work, bare)
-        by_gate.addcmul_(work, n, value=-2.0)
-        by_user = bare.mul_(n).mul_(weight).sum(dim=0)
-        by_gate.mul_(gate).mul_(easy)
-        by_of_user = torch.mul(by_gate, of_item, out=work).sum(dim=0)
-        return by_gate.mul_(of_user), by_of_user, by_user, by_p, by_n
+    numbers = 1
+    for size in shape:
+        numbers *= size
+    words = torch.empty(-(-numbers // 8), dtype=torch.int64, device=device)
+    words.random_(-(2**63), None)
+    return words.view(torch.uint8)[:numbers].view(shape)

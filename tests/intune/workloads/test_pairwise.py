@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from intune.errors import ConfigError
-from intune.workloads.ans import ANS, LEAST_DIVISOR, Gates
+from intune.workloads import ans_loss
+from intune.workloads.ans import ANS, draw
+from intune.workloads.ans_loss import LEAST_DIVISOR, PUSH
 from intune.workloads.lightgcn import LightGCN
 from intune.workloads.matrix_factorisation import MatrixFactorisation
 from intune.workloads.mixgcf import MixGCF
-from intune.workloads.pairwise import BPR, Nodes, Triples, bpr, half_squares, hardest, look_up
+from intune.workloads.pairwise import BPR, Encoder, Nodes, Triples, bpr, half_squares, hardest, look_up
 
 ROWS, COUNT, WIDTH = 5, 3, 4
 
@@ -30,10 +32,6 @@ def triples(seed: int = 0) -> Triples:
         doubles(ROWS, WIDTH, seed=seed + 1),
         doubles(COUNT, ROWS, WIDTH, seed=seed + 2),
     )
-
-
-def gates(seed: int = 10) -> Gates:
-    return Gates(doubles(ROWS, WIDTH, seed=seed), doubles(COUNT, ROWS, WIDTH, seed=seed + 1))
 
 
 def tiny() -> tuple[MatrixFactorisation, Nodes]:
@@ -93,91 +91,37 @@ def test_only_what_a_batch_touches_has_a_gradient() -> None:
 # ---- augmented negative sampling ---------------------------------------------------------------------------------
 
 
-def formulas(user: Tensor, p: Tensor, n: Tensor, g: Tensor) -> Tensor:
-    """The contrastive and the disentangling loss as the module's docstring has them, row by row."""
-    count, rows, _ = n.shape
-    contrastive = alike = apart = torch.zeros((), dtype=n.dtype)
+def formula(objective: ANS, encoder: Encoder, nodes: Nodes, random: Tensor) -> tuple[Tensor, list[int]]:
+    """The loss as the docstring of `ans.py` has it, row by row, and which candidates are chosen."""
+    final = encoder()
+    count, rows = nodes.negative.shape
+    total = torch.zeros((), dtype=final.dtype)
+    places = []
     for b in range(rows):
-        inside = torch.ones((), dtype=n.dtype)
+        user, p = final[nodes.user[b]], final[nodes.positive[b]]
+        inside = torch.ones((), dtype=final.dtype)
+        side = torch.zeros((), dtype=final.dtype)
+        augmented, ranks = [], []
         for m in range(count):
-            hard, hard_positive = g[m, b] * n[m, b], g[m, b] * p[b]
-            easy, easy_positive = n[m, b] - hard, p[b] - hard_positive
-            inside = inside + torch.exp(user[b] @ easy - user[b] @ hard)
-            alike = alike + torch.sqrt(((hard - hard_positive) ** 2).sum()) / (rows * count)
-            apart = apart + torch.sqrt(((easy_positive * easy) ** 2).sum()) / rows
-        contrastive = contrastive + torch.log(inside) / rows
-    return contrastive + alike + apart
-
-
-def test_the_losses_of_the_gate_and_all_their_gradients_are_those_of_the_formulas() -> None:
-    leaves = [*triples(), doubles(ROWS, WIDTH, seed=10), doubles(COUNT, ROWS, WIDTH, seed=11)]
-    gradients = []
-    values = []
-    for fused in (True, False):
-        user, p, n, of_user, of_item = (leaf.clone().requires_grad_() for leaf in leaves)
-        if fused:
-            loss, share = Gates(of_user, of_item).losses(Triples(user, p, n))
-            torch.testing.assert_close(share, torch.sigmoid(of_item * of_user))
-            assert not share.requires_grad
-        else:
-            loss = formulas(user, p, n, torch.sigmoid(of_item * of_user))
-        (3 * loss).backward()
-        values.append(loss.detach())
-        gradients.append([part.grad for part in (user, p, n, of_user, of_item)])
-    torch.testing.assert_close(values[0], values[1])
-    for ours, expected in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, expected)
-
-
-def test_the_losses_stay_finite_where_a_norm_or_an_exponent_is_extreme() -> None:
-    user, p, n = triples()
-    n[0, 0] = p[0]  # ‖n_h − p_h‖ is 0
-    user[1] = 1e4
-    leaves = [part.clone().requires_grad_() for part in (user, p, n)]
-    loss, _ = gates().losses(Triples(*leaves))
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert all(torch.isfinite(part.grad).all() for part in leaves if part.grad is not None)
-
-
-def test_a_push_goes_towards_the_positive_and_is_as_long_as_the_margin_says() -> None:
-    objective = ANS(WIDTH, seed=3).double()
-    found, share = triples(), gates().share()
-    random = torch.rand(COUNT, ROWS, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    push = objective.push(found, share, random).detach()
-    for m in range(COUNT):
-        for b in range(ROWS):
-            g, n, p, r = share[m, b], found.negative[m, b], found.positive[b], random[m, b]
-            score = objective.margin.weight[0] @ ((g * n) * (g * p)) + objective.margin.bias[0]
-            margin = 1 / (1 + torch.exp(-1 / score))
-            direction = torch.sign((p - g * p) - (n - g * n))
-            torch.testing.assert_close(push[m, b], (direction * 0.1 * margin * r / r.norm()).detach())
-    assert (push.norm(dim=-1) <= 0.1).all()
-
-
-def test_the_candidate_is_chosen_by_its_score_and_by_what_it_gained() -> None:
-    found, share = triples(), gates().share()
-    random = torch.rand(COUNT, ROWS, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    for epsilon in (0.0, 1.0, 200.0):
-        objective = ANS(WIDTH, epsilon=epsilon, seed=3).double()
-        augmented = found.negative + objective.push(found, share, random).detach()
-        before, after = ((found.user * part).sum(-1) for part in (found.negative, augmented))
-        expected = (after + epsilon * (after - before)).argmax(0)
-        assert torch.equal(objective.choose(found, share, random), expected)
-
-
-def test_a_margin_at_its_jump_has_a_finite_gradient() -> None:
-    objective = ANS(WIDTH).double()
-    with torch.no_grad():
-        objective.margin.weight.zero_()
-        objective.margin.bias.fill_(LEAST_DIVISOR / 10)
-    length = objective.length(triples(), gates().share(), torch.ones(COUNT, ROWS, WIDTH, dtype=torch.float64))
-    length.sum().backward()
-    assert objective.margin.bias.grad is not None
-    assert torch.isfinite(objective.margin.bias.grad).all()
-    torch.testing.assert_close(
-        length.detach(), torch.full_like(length, 0.05)
-    )  # 0.1 · σ(10⁶) / ‖(1, 1, 1, 1)‖
+            n, r = final[nodes.negative[m, b]], random[m, b]
+            g = torch.sigmoid(objective.item_gate(n) * objective.user_gate(user))
+            hard, hard_positive = g * n, g * p
+            easy, easy_positive = n - hard, p - hard_positive
+            inside = inside + torch.exp(user @ easy - user @ hard)
+            side = side + torch.sqrt(((hard - hard_positive) ** 2).sum()) / count
+            side = side + torch.sqrt(((easy_positive * easy) ** 2).sum())
+            margin = torch.sigmoid(1 / objective.margin(hard * hard_positive))
+            direction = torch.sign(easy_positive - easy).detach()
+            augmented.append(n + direction * 0.1 * margin * r / torch.sqrt((r**2).sum()))
+            rank = user @ augmented[m] + objective.epsilon * (user @ augmented[m] - user @ n)
+            ranks.append(float(rank.detach()))
+        place = ranks.index(max(ranks))
+        places.append(place)
+        trained = encoder.weight[torch.stack([nodes.user[b], nodes.positive[b], nodes.negative[place, b]])]
+        row = -torch.log(torch.sigmoid(user @ p - user @ augmented[place]))
+        row = row + objective.gamma * (torch.log(inside) + side) + objective.l2 * (trained**2).sum() / 2
+        total = total + row / rows
+    return total, places
 
 
 def encoder_and_nodes() -> tuple[MatrixFactorisation, Nodes]:
@@ -188,30 +132,96 @@ def encoder_and_nodes() -> tuple[MatrixFactorisation, Nodes]:
     return encoder, Nodes(user, user + 4, torch.tensor([[9, 8, 7, 6, 5], [8, 9, 4, 5, 4]]))
 
 
-def test_the_whole_loss_is_the_sum_of_its_terms() -> None:
-    encoder, nodes = encoder_and_nodes()
-    objective = ANS(WIDTH, gamma=0.3, epsilon=0.7, l2=0.2, seed=3).double()
-    torch.manual_seed(8)
-    loss = objective(encoder, nodes)
-    torch.manual_seed(8)
-    random = torch.rand(2, 5, WIDTH, dtype=torch.float64)
-    found = look_up(encoder.weight, nodes)
-    of_user, of_item = objective.user_gate(found.user), objective.item_gate(found.negative)
-    share = torch.sigmoid(of_item * of_user)
-    chosen = objective.choose(found, share, random)
-    rows = torch.arange(5)
-    kept = Triples(found.user, found.positive, found.negative[chosen, rows][None])
-    augmented = kept.negative + objective.push(kept, share[chosen, rows][None], random[chosen, rows][None])
-    expected = (
-        bpr(found.user, found.positive, augmented[0])
-        + 0.3 * formulas(*found, share)
-        + 0.2 * half_squares(kept)
-    )
+def numbers(count: int = 2, rows: int = ROWS, seed: int = 1) -> Tensor:
+    return torch.rand(count, rows, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def light_gcn() -> LightGCN:
+    ends = np.array([0, 1, 2, 3])
+    encoder = LightGCN(ends, ends, users=4, items=6, dim=WIDTH, depth=2, seed=1).double()
+    with torch.no_grad():
+        encoder.weight.mul_(10)
+    return encoder
+
+
+@pytest.mark.parametrize("piece", [1, 2 * 2 * WIDTH, 1 << 16])
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("epsilon", [0.0, 0.7, 200.0])
+def test_the_loss_of_ans_and_all_its_gradients_are_those_of_the_formulas(
+    monkeypatch: pytest.MonkeyPatch, piece: int, graph: bool, epsilon: float
+) -> None:
+    monkeypatch.setattr(ans_loss, "PIECE", piece)
+    matrix, nodes = encoder_and_nodes()
+    encoder: Encoder = light_gcn() if graph else matrix
+    objective = ANS(WIDTH, gamma=0.3, epsilon=epsilon, l2=0.2, seed=3).double()
+    random = numbers()
+    loss = objective(encoder, nodes, random)
+    expected, _ = formula(objective, encoder, nodes, random)
     torch.testing.assert_close(loss, expected)
-    ours = torch.autograd.grad(loss, [encoder.weight, *objective.parameters()])
-    theirs = torch.autograd.grad(expected, [encoder.weight, *objective.parameters()])
+    ours = torch.autograd.grad(3 * loss, [encoder.weight, *objective.parameters()])
+    theirs = torch.autograd.grad(3 * expected, [encoder.weight, *objective.parameters()])
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_the_candidate_is_chosen_by_its_score_and_by_what_it_gained() -> None:
+    encoder, nodes = encoder_and_nodes()
+    chosen = []
+    for epsilon in (0.0, 1.0, 200.0):
+        objective = ANS(WIDTH, epsilon=epsilon, seed=3).double()
+        settings = ans_loss.Settings(objective.gamma, epsilon, 0.0)
+        _, found = ans_loss.ans_loss(encoder(), objective.tensors(), nodes, numbers(), 4, settings)
+        assert found.tolist() == formula(objective, encoder, nodes, numbers())[1]
+        chosen.append(found.tolist())
+    assert chosen[0] != chosen[2]
+
+
+def test_of_the_random_numbers_the_direction_alone_matters() -> None:
+    encoder, nodes = encoder_and_nodes()
+    objective = ANS(WIDTH, seed=3).double()
+    bytes_ = draw((2, ROWS, WIDTH), torch.device("cpu"))
+    torch.testing.assert_close(
+        objective(encoder, nodes, bytes_), objective(encoder, nodes, bytes_.double() / 256)
+    )
+
+
+def test_the_random_numbers_are_spread_evenly_and_follow_the_seed() -> None:
+    torch.manual_seed(4)
+    drawn = draw((4, 500, 33), torch.device("cpu"))
+    torch.manual_seed(4)
+    assert torch.equal(drawn, draw((4, 500, 33), torch.device("cpu")))
+    counts = np.bincount(drawn.numpy().ravel(), minlength=256)
+    expected = drawn.numel() / 256
+    # Chi-squared with 255 degrees of freedom is above 341 once in 4,000 draws; this draw is always the same.
+    assert ((counts - expected) ** 2 / expected).sum() < 341
+    assert len(counts) == 256
+
+
+def test_the_loss_of_ans_stays_finite_where_a_norm_or_an_exponent_is_extreme() -> None:
+    encoder, nodes = encoder_and_nodes()
+    with torch.no_grad():
+        encoder.weight[9] = encoder.weight[4]  # ‖n_h − p_h‖ of the first row is 0
+        encoder.weight[1] = 1e4
+    loss = ANS(WIDTH, gamma=1.0).double()(encoder, nodes, torch.zeros(2, ROWS, WIDTH))
+    (gradient,) = torch.autograd.grad(loss, [encoder.weight])
+    assert torch.isfinite(loss)
+    assert torch.isfinite(gradient).all()
+
+
+def test_a_margin_at_its_jump_pushes_and_has_no_gradient() -> None:
+    encoder, nodes = encoder_and_nodes()
+    objective = ANS(WIDTH, gamma=0.0, l2=0.0).double()
+    with torch.no_grad():
+        objective.margin.weight.zero_()
+        objective.margin.bias.fill_(LEAST_DIVISOR / 10)
+    one = nodes.keep(torch.zeros(ROWS, dtype=torch.int64))
+    loss = objective(encoder, one, torch.ones(1, ROWS, WIDTH))
+    found = look_up(encoder.weight, one)
+    # σ(10⁶) is 1, so that each of the four factors moves by 0.1 / 2.
+    augmented = found.negative[0] + PUSH / 2 * torch.sign(found.positive - found.negative[0])
+    torch.testing.assert_close(loss, bpr(found.user, found.positive, augmented))
+    (gradient,) = torch.autograd.grad(loss, [objective.margin.bias])
+    assert gradient.tolist() == [0.0]
 
 
 def test_its_parameters_are_two_gates_and_a_margin() -> None:
