@@ -25,13 +25,13 @@ class World:
     """N jobs under constant conditions: what a steady state depends on.
 
     Attributes:
-        present: ``[N, S]``; cpu, wait: seconds per row; contention, coherence, most_slots: see `Jobs`.
+        present: ``[N, S]``; cpu, wait: seconds per row; contention, coherence, crowding, most_slots: see `Jobs`.
         slot_bytes: ``[N, S]`` working set to reckon with, margin included; queue_bytes: of a slot's full queue.
         use: ``[N, 4]`` of storage bytes, requests, memory traffic and network, per row of all stages.
         limits: ``[N, 4]`` what there is of them per second.
         uses_storage, uses_traffic: ``[N, S]``; memory_limited: ``[N]`` whether its bandwidth is.
         step: ``[N]`` trainer's seconds per row; step_cpu: processor seconds.
-        cpus: ``[N]``; oversubscription: see `Jobs`.
+        cpus: ``[N]``; oversubscription, switching: see `Jobs`.
         slots: ``[N]`` that may be given out.
         room: ``[N]`` bytes that working sets and queues may take: of the tightest node, as if it were all of them.
         all_queues: ``[N]`` bytes that queues may hold.
@@ -42,6 +42,7 @@ class World:
     wait: Floats
     contention: Floats
     coherence: Floats
+    crowding: Floats
     most_slots: Floats
     slot_bytes: Floats
     queue_bytes: Floats
@@ -54,6 +55,7 @@ class World:
     step_cpu: Floats
     cpus: Floats
     oversubscription: Floats
+    switching: Floats
     slots: Floats
     room: Floats
     all_queues: Floats
@@ -92,6 +94,7 @@ def world(jobs: Jobs, *, cpus: Any = 1.0, memory: Any = 1.0, slower: Any = 1.0, 
         wait=jobs.wait * slower,
         contention=jobs.contention,
         coherence=jobs.coherence,
+        crowding=jobs.crowding,
         most_slots=jobs.most_slots,
         slot_bytes=jobs.slot_bytes * skew,
         queue_bytes=jobs.queue_blocks * jobs.block_rows * jobs.row_bytes,
@@ -104,6 +107,7 @@ def world(jobs: Jobs, *, cpus: Any = 1.0, memory: Any = 1.0, slower: Any = 1.0, 
         step_cpu=jobs.step_cpu,
         cpus=there,
         oversubscription=jobs.oversubscription,
+        switching=jobs.switching,
         slots=slot_limit(there, jobs.slots_per_cpu, jobs.present.sum(axis=1)).astype(np.float64),
         room=room,
         all_queues=jobs.queue_bytes,
@@ -114,7 +118,7 @@ def capacity(world: World, slots: Floats) -> Floats:
     """``[N, S]`` rows/s that each stage would make if it were always at work; inf for absent stages."""
     used = np.minimum(slots, world.most_slots)
     at_once = np.maximum(used, 1.0)
-    cpu, wait = service(world.cpu, world.wait, at_once, world.contention, world.coherence)
+    cpu, wait = service(world.cpu, world.wait, at_once, world.contention, world.coherence, world.crowding)
     return np.where(world.present, used / np.maximum(cpu + wait, TINY), np.inf)
 
 
@@ -125,11 +129,11 @@ def rate_of_stages(world: World, slots: Floats) -> Floats:
     bandwidth, network or processors are short.
     """
     used = np.maximum(np.minimum(slots, world.most_slots), 1.0)
-    cpu, _ = service(world.cpu, world.wait, used, world.contention, world.coherence)
-    flow = np.minimum(capacity(world, slots).min(axis=1), 1.0 / world.step)
-    flow = np.minimum(flow, (world.limits / np.maximum(world.use, TINY)).min(axis=1))
+    cpu, _ = service(world.cpu, world.wait, used, world.contention, world.coherence, world.crowding)
+    wished = np.minimum(capacity(world, slots).min(axis=1), 1.0 / world.step)
+    flow = np.minimum(wished, (world.limits / np.maximum(world.use, TINY)).min(axis=1))
     work = np.where(world.present, cpu, 0.0).sum(axis=1) + world.step_cpu
-    return np.asarray(flow * _of_cpus(world, flow * work / world.cpus))
+    return np.asarray(flow * _of_cpus(world, flow * work / world.cpus) / _switched(world, wished * work))
 
 
 def memory_of_stages(world: World, slots: Floats) -> Floats:
@@ -154,18 +158,21 @@ def pooled(world: World, pool: Floats, *, settling: int = SETTLING) -> tuple[Flo
     for _ in range(settling):
         running_before, rate_before = running, rate
         at_once = np.maximum(np.minimum(running, most), 1.0)
-        cpu, wait = service(world.cpu, world.wait, at_once, world.contention, world.coherence)
+        cpu, wait = service(world.cpu, world.wait, at_once, world.contention, world.coherence, world.crowding)
         took = np.where(world.present, cpu + wait, 0.0)
         alone = np.where(world.present, most / np.maximum(took, TINY), np.inf).min(axis=1)
         wished = np.minimum(np.minimum(alone, 1.0 / world.step), pool / np.maximum(took.sum(axis=1), TINY))
         flow = np.minimum(wished, short.min(axis=1))
         work = np.where(world.present, cpu, 0.0).sum(axis=1) + world.step_cpu
         of_cpus = _of_cpus(world, flow * work / world.cpus)
-        rate = flow * of_cpus
+        lost = _switched(world, wished * work)
+        rate = flow * of_cpus / lost
         now = np.minimum(np.maximum(rate[:, None] * took, 1.0), at_once)
-        cpu, wait = service(world.cpu, world.wait, now, world.contention, world.coherence)
+        cpu, wait = service(world.cpu, world.wait, now, world.contention, world.coherence, world.crowding)
         stretch = np.minimum(short / wished[:, None], 1.0)
-        used = rate[:, None] * cpu / np.where(world.uses_traffic, stretch[:, 2:3], 1.0) * world.present
+        used = (
+            (rate * lost)[:, None] * cpu / np.where(world.uses_traffic, stretch[:, 2:3], 1.0) * world.present
+        )
         # Stages that stall on memory take no more processors than there are.
         left = np.maximum(world.cpus - rate * world.step_cpu, 0.0)
         part = np.minimum(left / np.maximum(used.sum(axis=1), TINY), 1.0)
@@ -203,3 +210,9 @@ def _of_cpus(world: World, load: Floats) -> Floats:
     excess = np.maximum(load - 1.0, 0.0)
     slowed: Floats = 1.0 / (np.maximum(load, 1.0) * (1.0 + world.oversubscription * excess))
     return slowed
+
+
+def _switched(world: World, at_work: Floats) -> Floats:
+    """Factor by which all is slower where `at_work` slots would use a processor, more than there are."""
+    slower: Floats = 1.0 + world.switching * np.maximum(at_work - world.cpus, 0.0)
+    return slower

@@ -64,6 +64,54 @@ def bars(cases: Mapping[str, Any]) -> list[Bar]:
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """How far one visit of an allocation is from the mean of its others: what no prediction can do better than by luck.
+
+    Attributes:
+        rate_median, rate_p90: of ``|one / mean of the others - 1|``, over held-out allocations; memory_p90: of memory.
+        rank: rank correlation (`ordered_pairs`) of one visit with the mean of the others; pairs: that differ.
+    """
+
+    rate_median: float
+    rate_p90: float
+    memory_p90: float
+    rank: float
+    pairs: int
+
+
+def noise(cases: Mapping[str, Any]) -> Noise:
+    """Of all pipelines that were visited more than once."""
+    rate: list[float] = []
+    memory: list[float] = []
+    agreement, pairs = 0.0, 0
+    for case in cases.values():
+        runs = [] if "error" in case else held_out(case)
+        for visit in range(min((len(run.get("rates", ())) for run in runs), default=0)):
+            one, others = _apart(runs, "rates", visit), _apart(runs, "memories", visit)
+            if not one[1]:
+                continue
+            rate += [abs(a / b - 1.0) for a, b in zip(*one, strict=True)]
+            memory += [abs(a / b - 1.0) for a, b in zip(*others, strict=True)]
+            found, count = ordered_pairs(one[1], one[0])
+            agreement, pairs = agreement + found, pairs + count
+    return Noise(
+        rate_median=_quantile(rate, 0.5),
+        rate_p90=_quantile(rate, 0.9),
+        memory_p90=_quantile(memory, 0.9),
+        rank=agreement / pairs if pairs else float("nan"),
+        pairs=pairs,
+    )
+
+
+def _apart(runs: Sequence[Mapping[str, Any]], name: str, visit: int) -> tuple[list[float], list[float]]:
+    """One visit of every allocation, and the means of the others; nothing where there are none."""
+    others = [[value for at, value in enumerate(run[name]) if at != visit] for run in runs]
+    if not all(others):
+        return [], []
+    return [run[name][visit] for run in runs], [float(np.mean(each)) for each in others]
+
+
 def held_out(case: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Runs that the twin was not fitted to."""
     return [run for run in case["runs"] if run["held_out"]]

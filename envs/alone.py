@@ -48,6 +48,7 @@ class JobAlone:
         self._queue_rows = prepared.queue_rows[0, : self.count].tolist()
         self._uses_storage = prepared.uses_storage[0, : self.count].tolist()
         self._uses_traffic = prepared.uses_traffic[0, : self.count].tolist()
+        self._crowds, self._switching = prepared.parts.crowding, float(jobs.switching[0])
         self._scaling, self._delay = prepared.parts.scaling, float(jobs.resize_delay[0])
         self.interval, self.step_seconds = float(jobs.interval[0]), float(jobs.step[0])
         self._step_rate, self._step_cpu = float(prepared.step_rate[0]), float(jobs.step_cpu[0])
@@ -126,13 +127,16 @@ class JobAlone:
         storage, memory, slower, moved = self._shortage(through, delivered)
         cpus = now[4 * width + 1]
         demand = sum([through[i] * able.cpu[i] for i in stages]) + delivered * self._step_cpu
+        lost = 1.0 + self._switching * max(demand - cpus, 0.0) if self._switching else 1.0
         load = slower * demand / cpus
         processor = 1.0 / (max(load, 1.0) * (1.0 + self._oversubscription * max(load - 1.0, 0.0)))
-        factor = slower * processor
+        factor = slower * processor / lost
         rows = [each * factor for each in rows]
         through = [each * factor for each in through]
         queue = [max(self._queue[i] + rows[i] - rows[i + 1], 0.0) for i in stages]
         cpu, waited = self._at_work(now, able, through, storage, memory)
+        if self._switching:
+            cpu = [each * lost for each in cpu]
         if isfinite(self._limits[2]):
             rest = ratio(max(cpus - delivered * factor * self._step_cpu, 0.0), sum(cpu))
             cpu = [each * rest for each in cpu]
@@ -192,8 +196,10 @@ class JobAlone:
             once = max(capacity, 1.0)
             work, wait = now[i], now[width + i]
             if self._scaling:
-                alone = work + wait
+                alone, own = work + wait, work
                 work += alone * (kappa[i] * once * (once - 1.0))
+                if self._crowds:
+                    work += own * (stage["crowding"][i] * (once - 1.0))
                 wait += alone * (sigma[i] * (once - 1.0))
             able.capacity.append(capacity)
             able.at_once.append(once)
@@ -230,8 +236,10 @@ class JobAlone:
             work, wait = now[i], now[self._width + i]
             if self._scaling:
                 running = min(max(through[i] * able.took[i], 1.0), able.at_once[i])
-                alone = work + wait
+                alone, own = work + wait, work
                 work += alone * (kappa[i] * running * (running - 1.0))
+                if self._crowds:
+                    work += own * (self._stage["crowding"][i] * (running - 1.0))
                 wait += alone * (sigma[i] * (running - 1.0))
             used.append(through[i] * work / (memory if self._uses_traffic[i] else 1.0))
             waited.append(through[i] * wait / (storage if self._uses_storage[i] else 1.0))

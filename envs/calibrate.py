@@ -219,7 +219,7 @@ def _uncertainty(
             known[f"{stage}.{name}"] = float(min(value, 3.0))
     for stage, value in zip(stages, memory.deviation, strict=True):
         known[f"{stage}.slot_bytes"] = float(min(value, 3.0))
-    known["job.step"] = float(min(found.deviation[-3], 3.0))
+    known["job.step"] = float(min(found.deviation[-4], 3.0))
     if np.isfinite(jobs.memory_bandwidth[0]):
         known["job.memory_bandwidth"] = float(min(found.deviation[-2], 3.0))
     if np.isfinite(jobs.storage_rate[0]):

@@ -24,6 +24,10 @@ CROWDED, CROWDED_TRUST = 0.9, 0.2
 """Share of the processors in use from which on a stage's time tells little of it: much of that is queueing for one of
 them, by rules (who decodes first, whom the system prefers) that are none of its own."""
 
+CROWDING, SWITCHING = 0.02, 0.02
+"""What is believed of both before anything is measured: small, but not nothing, so that of two allocations that a twin
+has no other reason to tell apart the one with fewer slots is the better one."""
+
 LEAST_TIME = 1e-10
 """Seconds per row of a stage that costs nothing: below what a clock tells."""
 
@@ -76,12 +80,18 @@ def _prior(measured: Measurement, layout: Layout) -> tuple[Floats, Floats]:
             np.log(own),
             np.log(wait),
             np.full(count, np.log(0.02)),
-            np.full(count, np.log(1e-5)),
-            [np.log(max(step, LEAST_TIME)), 0.0, np.log(3.0 * best)],
+            np.full(count, np.log(CROWDING)),
+            [np.log(max(step, LEAST_TIME)), np.log(SWITCHING), 0.0, np.log(3.0 * best)],
         ]
     )
     spread = np.concatenate(
-        [np.full(count, 0.3), np.full(count, 1.5), np.full(count, 2.0), np.full(count, 2.5), [0.05, 0.3, 1.0]]
+        [
+            np.full(count, 0.3),
+            np.full(count, 1.5),
+            np.full(count, 2.0),
+            np.full(count, 1.2),
+            [0.05, 1.0, 0.3, 1.0],
+        ]
     )
     return centre, spread
 
@@ -124,12 +134,17 @@ def _bounds(layout: Layout) -> tuple[Floats, Floats]:
         [
             np.full(2 * count, np.log(1e-13)),
             np.full(count, -9.0),
-            np.full(count, np.log(1e-9)),
-            [-33.0, -2.0, -20.0],
+            np.full(count, np.log(1e-6)),
+            [-33.0, np.log(1e-6), -2.0, -20.0],
         ]
     )
     high = np.concatenate(
-        [np.full(2 * count, np.log(10.0)), np.full(count, 9.0), np.full(count, np.log(0.3)), [2.0, 0.5, 30.0]]
+        [
+            np.full(2 * count, np.log(10.0)),
+            np.full(count, 9.0),
+            np.full(count, np.log(3.0)),
+            [2.0, np.log(3.0), 0.5, 30.0],
+        ]
     )
     return low, high
 

@@ -20,12 +20,12 @@ Ints = NDArray[np.int64]
 
 STAGE_FIELDS = (
     "cpu", "wait", "contention", "coherence", "slot_bytes", "row_bytes", "block_rows", "queue_blocks",
-    "storage_bytes", "storage_requests", "traffic", "drift", "most_slots",
+    "storage_bytes", "storage_requests", "traffic", "drift", "most_slots", "crowding",
 )  # fmt: skip
 JOB_FIELDS = (
     "step", "step_cpu", "base_bytes", "queue_bytes", "storage_bandwidth", "storage_rate", "memory_bandwidth",
     "oversubscription", "resize_delay", "noise", "measurement_noise", "memory_noise", "hiccup_rate",
-    "hiccup_factor", "loss_rate", "loss_seconds", "slots_per_cpu", "interval",
+    "hiccup_factor", "loss_rate", "loss_seconds", "slots_per_cpu", "interval", "switching",
 )  # fmt: skip
 NODE_FIELDS = ("cpus", "memory", "nic")
 EVENT_FIELDS = ("event_time", "event_cpus", "event_memory")
@@ -55,6 +55,9 @@ class Jobs:
         traffic: ``[N, S]`` bytes per row to and from memory, against its bandwidth.
         drift: ``[N, S]`` growth of the cost per row, 1/s (0.001: e times as dear after 1,000 s).
         most_slots: ``[N, S]`` slots that the stage can use at all (a source with few files).
+        crowding: ``[N, S]`` growth of the processor seconds per row with every further slot of the stage at work, as
+            a share: what is spent on waiting for the kernel's locks (pages of large working sets) or on misses of a
+            cache that slots share.
         step: ``[N]`` seconds per row that the trainer computes: its rate is the pipeline's upper limit.
         step_cpu: ``[N]`` processor seconds per row that the trainer takes from the same CPUs.
         base_bytes: ``[N]`` resident bytes without any slot: trainer, runtime, libraries. On the first node.
@@ -71,6 +74,8 @@ class Jobs:
         loss_rate: ``[N]`` 1/s, how often a worker dies; loss_seconds: how long its slots are missing.
         slots_per_cpu: ``[N]`` slots that may be given out altogether, per CPU.
         interval: ``[N]`` seconds between two decisions.
+        switching: ``[N]`` share of the time lost for each slot that would be at work beyond the processors there are:
+            it is switched to and from, finds the caches cold and holds locks while it is not running.
         cpus: ``[N, M]`` CPUs of every node (0: no such node); memory: bytes; nic: bytes/s of its network.
         event_time: ``[N, E]`` seconds after the start at which the machine is resized (``inf``: no event),
             ascending; event_cpus, event_memory: CPUs and memory from then on, as multiples of those at first.
@@ -114,6 +119,8 @@ class Jobs:
     event_time: Floats
     event_cpus: Floats
     event_memory: Floats
+    crowding: Floats
+    switching: Floats
 
     def __len__(self) -> int:
         return len(self.present)
@@ -289,6 +296,8 @@ _LEAST: dict[str, float] = {
 }  # fmt: skip
 _MOST: dict[str, float] = {
     "contention": 1.0,
+    "crowding": 10.0,
+    "switching": 10.0,
     "coherence": 1.0,
     "noise": 2.0,
     "memory_noise": 2.0,

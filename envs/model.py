@@ -7,6 +7,7 @@ known in closed form. Symbols: N jobs, S stages, M nodes; the trainer is column 
 1. *Service.* A slot works ``cpu`` seconds and waits ``wait`` seconds a row. With n slots at once, contention
    sigma and coherence kappa (Universal Scalability Law; Gunther 2007, "Guerrilla Capacity Planning", ch. 4)
    make that ``(cpu + wait) (1 + sigma (n - 1) + kappa n (n - 1))``: sigma's part is waiting, kappa's is work.
+   Locks that are waited for on a processor (the kernel's, of memory) and shared caches add ``crowding (n - 1) cpu``.
    Capacity of a stage: ``n /`` that.
 2. *Flow.* Cumulative rows ``D_i(t) = min over j of (rate_j t + rows between j and i)``, where "between" are the
    rows queued if j is upstream, the free places if j is downstream: fluid tandem queues with finite buffers are
@@ -15,7 +16,8 @@ known in closed form. Symbols: N jobs, S stages, M nodes; the trainer is column 
 3. *Shared limits.* What all stages together take of processors, storage (bytes and requests), memory
    bandwidth and network is bounded by what there is (utilisation law; Denning and Buzen 1978). Where a bound is
    exceeded all flows of the interval slow down by the same factor, as under processor sharing. Demand beyond the
-   processors costs ``oversubscription`` on top. A shared pool of slots serves what is nearest to delivery first.
+   processors costs ``oversubscription`` on top, and each slot that would be at work beyond them ``switching``. A
+   shared pool of slots serves what is nearest to delivery first.
 4. *Memory.* Resident bytes = base + slots x working set + rows queued; nodes carry it in proportion to their
    CPUs. Above a node's memory the job is killed.
 """
@@ -104,7 +106,12 @@ class Flow:
 
 
 def service(
-    cpu: Floats, wait: Floats, slots: Floats, contention: Floats, coherence: Floats
+    cpu: Floats,
+    wait: Floats,
+    slots: Floats,
+    contention: Floats,
+    coherence: Floats,
+    crowding: Floats | None = None,
 ) -> tuple[Floats, Floats]:
     """Processor and waiting seconds per row with `slots` at work at once (Universal Scalability Law).
 
@@ -112,10 +119,14 @@ def service(
         cpu, wait: seconds per row of one slot alone, ``[N, S]``.
         slots: at work at once, 1 or more.
         contention, coherence: sigma and kappa.
+        crowding: see `Jobs`; None for none.
     """
     others = slots - 1.0
     alone = cpu + wait
-    return cpu + alone * (coherence * slots * others), wait + alone * (contention * others)
+    work = cpu + alone * (coherence * slots * others)
+    if crowding is not None:
+        work = work + cpu * (crowding * others)
+    return work, wait + alone * (contention * others)
 
 
 def passed(rate: Floats, queue: Floats, room: Floats, seconds: Floats) -> tuple[Floats, Bools]:
@@ -223,15 +234,18 @@ def advance(
     demand = np.add.reduce(through * able.cpu, axis=1)
     if prepared.parts.trainer_cpu:
         demand += delivered * jobs.step_cpu
+    lost: Floats | float = 1.0
+    if prepared.parts.switching:
+        lost = 1.0 + jobs.switching * np.maximum(demand - now.cpus, 0.0)
     load = short.flows * demand / now.cpus
     # Of the time that a slot would work, it has a processor for this share.
     processor = 1.0 / (np.maximum(load, 1.0) * (1.0 + jobs.oversubscription * np.maximum(load - 1.0, 0.0)))
-    factor = short.flows * processor
+    factor = short.flows * processor / lost
     rows *= factor[:, None]
     through *= factor[:, None]
     queue = np.maximum(state.queue + rows[:, :width] - rows[:, 1:], 0.0)
 
-    cpu, busy = _at_work(prepared, now, able, short, through, delivered * factor, processor)
+    cpu, busy = _at_work(prepared, now, able, short, through, delivered * factor, processor, lost)
     idle = 1.0 - busy / able.capacity
     blocked = idle * held_up[:, :width]
     held = slots if pooled is None else np.where(pooled, pooled_peak(busy, pool, now.slot_bytes), slots)
@@ -293,7 +307,7 @@ def _able(
         at_once = np.where(pooled, np.minimum(state.running, at_once), at_once)
     cpu, wait = now.cpu, now.wait
     if parts.scaling:
-        cpu, wait = service(cpu, wait, at_once, jobs.contention, jobs.coherence)
+        cpu, wait = service(cpu, wait, at_once, jobs.contention, jobs.coherence, prepared.crowding)
     took = cpu + wait
     rate = np.empty((len(jobs), jobs.stages + 1), order="F")
     np.divide(capacity, took, out=rate[:, :-1])
@@ -313,16 +327,20 @@ def _at_work(
     through: Floats,
     delivered: Floats,
     processor: Floats,
+    lost: Floats | float,
 ) -> tuple[Floats, Floats]:
     """Processors used and slots at work on average, ``[N, S]``: what a slot's time looks like to one who measures.
 
-    Work is stretched where processors or memory are short, waiting where storage is.
+    Work is stretched where processors or memory are short, waiting where storage is. Time `lost` to switching is spent
+    on processors.
     """
     jobs, cpu, wait = prepared.jobs, now.cpu, now.wait
     if prepared.parts.scaling:
         running = np.minimum(np.maximum(through * able.took, 1.0), able.at_once)
-        cpu, wait = service(cpu, wait, running, jobs.contention, jobs.coherence)
+        cpu, wait = service(cpu, wait, running, jobs.contention, jobs.coherence, prepared.crowding)
     used, waited = through * cpu, through * wait
+    if not isinstance(lost, float):
+        used *= lost[:, None]
     if short.memory is not None:
         used /= np.where(prepared.uses_traffic, short.memory[:, None], 1.0)
         # Stages stall on processors, of which there are no more than there are.

@@ -20,7 +20,8 @@ class Parts:
     """Which parts of the physics some job needs; the others are not computed.
 
     Attributes:
-        scaling: contention or coherence.
+        scaling: contention, coherence or crowding; crowding: that one.
+        switching: time lost to slots beyond the processors.
         delay: added slots that come late.
         queue_limit: a limit on the bytes of all queues.
         storage_bandwidth, storage_rate, memory_bandwidth, network: the limits shared by all stages.
@@ -29,6 +30,8 @@ class Parts:
     """
 
     scaling: bool
+    crowding: bool
+    switching: bool
     delay: bool
     queue_limit: bool
     storage_bandwidth: bool
@@ -65,6 +68,11 @@ class Prepared:
     step_rate: Floats
     queue_rows: Floats
 
+    @property
+    def crowding(self) -> Floats | None:
+        """Of `jobs`; None where no job has any."""
+        return self.jobs.crowding if self.parts.crowding else None
+
     def put(self, rows: Any, other: Prepared, chosen: Any = slice(None)) -> Prepared:
         """Overwrite `rows` in place by those of `other` at `chosen`; its own jobs have been overwritten already."""
         for field in fields(self):
@@ -81,7 +89,9 @@ def prepare(jobs: Jobs) -> Prepared:
     remote = (1.0 - share[:, 0]) * last
     limited = np.isfinite
     parts = Parts(
-        scaling=bool(jobs.contention.any() or jobs.coherence.any()),
+        scaling=bool(jobs.contention.any() or jobs.coherence.any() or jobs.crowding.any()),
+        crowding=bool(jobs.crowding.any()),
+        switching=bool(jobs.switching.any()),
         delay=bool(jobs.resize_delay.any()),
         queue_limit=bool(limited(jobs.queue_bytes).any()),
         storage_bandwidth=bool((limited(jobs.storage_bandwidth) & jobs.storage_bytes.any(axis=1)).any()),

@@ -36,6 +36,7 @@ STAGE: Mapping[str, Field] = {
     "traffic": Field(0.0, 1e12, 0.0, "bytes/row", "to and from memory"),
     "drift": Field(-1.0, 1.0, 0.0, "1/s", "growth of the cost per row"),
     "most_slots": Field(1.0, 1e6, 4096.0, "slots", "that the stage can use at all", whole=True),
+    "crowding": Field(0.0, 10.0, 0.0, "share", "growth of `cpu` with every further slot at work"),
     "wait_per_block": Field(0.0, 1e6, 0.0, "s/block", "added to `wait`: latency of the requests for a block"),
     "requests_per_block": Field(0.0, 1e6, 0.0, "1/block", "added to `storage_requests`"),
     "slot_blocks": Field(0.0, 1e6, 0.0, "blocks", "of `block_rows` x `row_bytes`, added to `slot_bytes`"),
@@ -61,6 +62,7 @@ JOB: Mapping[str, Field] = {
     "loss_seconds": Field(0.0, 1e6, 0.0, "s", "its slots are missing then"),
     "slots_per_cpu": Field(1.0, 1e4, 4.0, "slots", "that may be given out, per CPU"),
     "interval": Field(1e-6, 1e6, 5.0, "s", "between two decisions"),
+    "switching": Field(0.0, 10.0, 0.0, "share", "time lost per slot at work beyond the processors"),
     "speed": Field(1e-3, 1e3, 1.0, "times", "how fast the CPUs are: every `cpu` is divided by it"),
     "step_relative": Field(
         1e-9, 1e9, 0.0, "times", "`step` as a multiple of the pipeline's time per row at best"

@@ -32,7 +32,8 @@ def random_jobs(seed: int, count: int, *, stages: int = 4, cpus: int = 6, **chan
         "storage_bytes": np.full(wide, 50.0), "traffic": np.full(wide, 100.0),
         "storage_bandwidth": rng.choice([np.inf, 5e5], count), "memory_bandwidth": rng.choice([np.inf, 4e6], count),
         "step": rng.choice([1e-9, 1e-4], count), "step_cpu": rng.choice([0.0, 1e-5], count),
-        "oversubscription": rng.choice([0.0, 0.2], count), "base_bytes": 1e8, "cpus": np.full((count, 1), float(cpus)),
+        "oversubscription": rng.choice([0.0, 0.2], count), "switching": rng.choice([0.0, 0.1], count),
+        "crowding": rng.choice([0.0, 0.3], wide), "base_bytes": 1e8, "cpus": np.full((count, 1), float(cpus)),
         "memory": rng.uniform(1e9, 1e10, (count, 1)), "slots_per_cpu": 2.0,
     }  # fmt: skip
     return Jobs.of(stages=rng.integers(2, stages + 1, count), jobs=count, **(values | changes))

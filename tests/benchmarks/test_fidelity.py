@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from benchmarks import virtual
-from benchmarks.fidelity import Options, run_virtual
+from benchmarks.fidelity import Options, middle_of, run_virtual
 from benchmarks.fidelity_cases import CASES, allocations, light, lock_bound, memory_heavy
 from benchmarks.fidelity_report import (
     bars,
     draw,
     held_out,
+    noise,
     ordered_pairs,
     rank_correlation,
     rate_errors,
@@ -57,6 +58,32 @@ def test_twins_of_pipelines_on_the_real_scheduler_predict_held_out_allocations(
     assert len(errors) == 7
     assert float(np.median(errors)) < median
     assert max(errors) < worst
+
+
+def test_the_middle_of_visits_is_the_median_of_every_number() -> None:
+    spec = virtual.SPECS["arithmetic"]
+    visits = [virtual.run(spec, alone(), seed=seed, seconds=0.3)[0] for seed in range(3)]
+    middle = middle_of(visits)
+    assert middle.delivered[0] == sorted(float(each.delivered[0]) for each in visits)[1]
+    assert middle.busy[0, 2] == sorted(float(each.busy[0, 2]) for each in visits)[1]
+    assert not middle.killed[0]
+
+
+def test_noise_is_how_far_one_visit_is_from_the_mean_of_the_others() -> None:
+    """Hand-worked: two allocations, two visits; the order is right, then wrong."""
+    runs = [
+        {"held_out": True, "rates": [1.0, 2.0], "memories": [10.0, 10.0]},
+        {"held_out": True, "rates": [2.0, 1.0], "memories": [10.0, 8.0]},
+        {"held_out": False, "rates": [7.0, 9.0], "memories": [1.0, 9.0]},
+    ]
+    found = noise({"one": {"runs": runs}, "broken": {"error": "it broke"}})
+    assert found.pairs == 2
+    assert found.rank == -1.0
+    # One visit over the other: 0.5, 2, 2, 0.5; so 0.5 or 1 off.
+    assert found.rate_median == pytest.approx(0.75)
+    # 1, 1.25, 1, 0.8: in order 0, 0, 0.2, 0.25.
+    assert found.memory_p90 == pytest.approx(0.235)
+    assert noise({"once": {"runs": [{"held_out": True, "rates": [1.0], "memories": [1.0]}]}}).pairs == 0
 
 
 @pytest.mark.parametrize("most", [4, 16])

@@ -114,6 +114,19 @@ def test_limits_that_all_stages_share_are_found_where_they_bind_and_left_out_whe
     assert best == pytest.approx(2.5 / cpu.sum(), rel=0.08)
 
 
+def test_crowding_and_switching_are_found_where_they_matter() -> None:
+    dear = a_job(crowding=[[0.0, 0.0, 0.0, 0.6]], contention=0.0, wait=1e-9, cpus=2.0, step=1e-9)
+    found = calibrate(noisy(dear, SLOTS, POOL, seed=3), NAMES, block_rows=[65_536] * 4).jobs
+    assert found.crowding[0, 3] == pytest.approx(0.6, rel=0.25)
+    assert found.crowding[0, 2] < 0.1
+    switched = a_job(switching=0.15, contention=0.0, wait=1e-9, cpus=2.0, step=1e-9)
+    found = calibrate(noisy(switched, SLOTS, POOL, seed=3), NAMES, block_rows=[65_536] * 4).jobs
+    assert found.switching[0] == pytest.approx(0.15, rel=0.3)
+    assert predict(found, SLOTS, POOL).delivered == pytest.approx(
+        predict(switched, SLOTS, POOL).delivered, rel=0.1
+    )
+
+
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_a_fitted_twin_predicts_allocations_it_never_saw(seed: int) -> None:

@@ -266,6 +266,42 @@ def test_oversubscription_costs_as_stated() -> None:
     assert flow.busy[0, 0] == pytest.approx(8.0)
 
 
+def test_crowding_makes_each_further_slot_dearer_in_processor_time() -> None:
+    """Four slots of 1 ms and crowding 0.5 take 1 + 3 x 0.5 = 2.5 ms each; they wait 1 ms a row besides."""
+    jobs = Jobs.of(stages=1, cpu=1e-3, wait=1e-3, crowding=0.5, step=1e-12, cpus=64)
+    _, flow = run(jobs, 4)
+    assert flow.rate[0, 0] == pytest.approx(4 / 3.5e-3)
+    assert flow.cpu[0, 0] / flow.rate[0, 0] == pytest.approx(2.5e-3)
+    # With one slot there is no crowd.
+    _, alone = run(jobs, 1)
+    assert alone.rate[0, 0] == pytest.approx(1 / 2e-3)
+
+
+def test_a_crowd_on_few_processors_is_slower_than_one_slot_for_each() -> None:
+    """On 2 CPUs: 2 slots take 1.5 ms a row, 4 slots 2.5 ms."""
+    jobs = Jobs.of(stages=1, cpu=1e-3, crowding=0.5, step=1e-12, cpus=2)
+    rates = [run(jobs, n)[1].rate[0, 0] for n in (2, 4)]
+    assert rates == pytest.approx([2 / 1.5e-3, 2 / 2.5e-3])
+
+
+def test_switching_costs_as_stated() -> None:
+    """8 slots on 2 CPUs are 6 too many: at 5 % each 1 / 1.3 of the rate is left, and the processors are busy."""
+    jobs = Jobs.of(stages=1, cpu=1e-3, step=1e-12, cpus=2, switching=0.05)
+    _, flow = run(jobs, 8)
+    assert flow.rate[0, 0] == pytest.approx(2 / 1e-3 / 1.3)
+    assert flow.cpu[0, 0] == pytest.approx(2.0)
+    assert flow.busy[0, 0] == pytest.approx(8.0)
+    _, enough = run(jobs, 2)
+    assert enough.rate[0, 0] == pytest.approx(2 / 1e-3)
+
+
+def test_slots_that_wait_are_not_switched() -> None:
+    """20 slots of which two at a time compute: nothing is lost on two processors."""
+    jobs = Jobs.of(stages=1, cpu=1e-4, wait=9e-4, step=1e-12, cpus=2, switching=0.05)
+    _, flow = run(jobs, 20)
+    assert flow.rate[0, 0] == pytest.approx(20 / 1e-3)
+
+
 def test_a_slot_that_waits_takes_no_processor() -> None:
     jobs = Jobs.of(stages=1, cpu=1e-4, wait=9e-4, step=1e-12, cpus=2)
     _, flow = run(jobs, 20)
