@@ -7,7 +7,7 @@ live job of a tuner. Agents remember what they saw; `start` makes them forget.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,18 @@ class Agent(ABC):
 
     def forget(self, rows: Any) -> None:  # noqa: B027 - most agents remember nothing of a job
         """New jobs begin at `rows`; the others go on."""
+
+    def knowledge(self) -> dict[str, Any]:
+        """What is worth keeping for the next run of the one job of a tuner, as JSON takes it; nothing by default."""
+        return {}
+
+    def recall(self, known: Mapping[str, Any]) -> None:  # noqa: B027 - most agents keep nothing
+        """Begin with what `knowledge` gave in an earlier run of the same job. Called after `start`, before the first
+        measurement; parts that an agent does not know are passed over.
+
+        Raises:
+            ConfigError: it is none of this job's.
+        """
 
     @abstractmethod
     def propose(self, measured: Measurement) -> Proposal:

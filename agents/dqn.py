@@ -1,13 +1,14 @@
 """`dqn`: learns which of the rehearsed allocations to choose. Pre-trained in the simulator, learns on on the job.
 
 At every decision the job's twin rehearses a handful of allocations (the planner's with several margins, shared
-pools, half steps, probes; see `candidates.py`), and a duelling Q-network shared by all stages and candidates
+pools, half steps; see `candidates.py`), and a duelling Q-network shared by all stages and candidates
 says what each is worth in the long run. So the network decides what a formula cannot: how much slack noise
-needs, when a probe pays, when to wait. Works for any number of stages and CPUs.
+needs, when a pool pays, when to wait. Works for any number of stages and CPUs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from intune.agents.measures import without_absent
 from intune.agents.memory import MemoryRecord
 from intune.agents.online import Online
 from intune.agents.qweights import Weights, load
+from intune.agents.recall import MemoryLog, recall_twin, twin_knowledge
 from intune.agents.rehearsal import Rehearsal, rehearsal
 from intune.agents.twin import Twin
 from intune.envs.jobs import Floats
@@ -51,6 +53,7 @@ class DQN(Agent):
         """Forget everything but what was learnt in the simulator."""
         self._twin = Twin(jobs, stages)
         self._record = MemoryRecord(jobs, stages)
+        self._log = MemoryLog(stages)
         self._before: Measurement | None = None
         self._age: Floats = np.zeros(jobs)
         self._online = Online(self.weights, seed=self._seed) if self._learning else None
@@ -59,13 +62,25 @@ class DQN(Agent):
         """New jobs at `rows`."""
         self._twin.forget(rows)
         self._record.forget(rows)
+        self._log.clear()
         self._age[rows] = 0.0
         self._before = None
+
+    def knowledge(self) -> dict[str, Any]:
+        """Beliefs of the twin, and what was seen of memory."""
+        return {"twin": twin_knowledge(self._twin), "memory": self._log.knowledge()}
+
+    def recall(self, known: Mapping[str, Any]) -> None:
+        """Begin with them; memory counts once this run confirms it."""
+        self._log.recall(known.get("memory"))
+        if "twin" in known:
+            recall_twin(self._twin, known["twin"])
 
     def look(self, measured: Measurement) -> tuple[Candidates, Rehearsal]:
         """Learn from an interval; the candidates, and what the network sees of them."""
         self._twin.see(measured, measured.sound())
         self._record.see(measured)
+        self._log.look(self._record, measured)
         options = propose(self._twin, self._record, measured)
         seen = rehearsal(self._twin, measured, self._before, options, self._age)
         self._before = measured

@@ -6,12 +6,14 @@ limit fell, use rose), memory is given back before the limit is reached. Says wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from intune.agents.base import Agent, Proposal
 from intune.agents.memory import CERTAINTY, MemoryRecord, in_use
+from intune.agents.recall import MemoryLog
 from intune.envs.jobs import Bools, Floats
 from intune.envs.measurement import Measurement
 
@@ -82,22 +84,35 @@ class Guard(Agent):
         self.certainty = certainty
         self.vetoed: Any = np.zeros(0, dtype=np.int64)
         self._record = MemoryRecord(0, 1)
+        self._log = MemoryLog(1)
 
     def start(self, jobs: int, stages: int) -> None:
         """Forget everything."""
         self.agent.start(jobs, stages)
         self._record = MemoryRecord(jobs, stages, certainty=self.certainty)
+        self._log = MemoryLog(stages)
         self.vetoed = np.zeros(jobs, dtype=np.int64)
 
     def forget(self, rows: Any) -> None:
         """New jobs at `rows`."""
         self.agent.forget(rows)
         self._record.forget(rows)
+        self._log.clear()
         self.vetoed[rows] = 0
+
+    def knowledge(self) -> dict[str, Any]:
+        """What the agent learnt, and what was seen of memory."""
+        return {**self.agent.knowledge(), "memory": self._log.knowledge()}
+
+    def recall(self, known: Mapping[str, Any]) -> None:
+        """To the agent; memory counts once this run confirms it."""
+        self.agent.recall(known)
+        self._log.recall(known.get("memory"))
 
     def propose(self, measured: Measurement) -> Proposal:
         """What the agent proposes, as far as it fits."""
         self._record.see(measured)
+        self._log.look(self._record, measured)
         asked = self.agent.propose(measured)
         slots, pool, cut = fit(self._record, measured, asked.slots, asked.pool)
         self.vetoed += cut

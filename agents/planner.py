@@ -6,14 +6,16 @@ times per row that grow with the slots, processors and the trainer as ceilings, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from intune.agents.base import Agent, Proposal, where_sound
-from intune.agents.candidates import NAMES, propose, worth_probing
+from intune.agents.candidates import NAMES, propose
 from intune.agents.measures import without_absent
 from intune.agents.memory import MemoryRecord
+from intune.agents.recall import MemoryLog, recall_twin, twin_knowledge
 from intune.agents.twin import Twin
 from intune.envs.measurement import Measurement
 
@@ -32,16 +34,29 @@ class Planner(Agent):
     def __init__(self) -> None:
         self._twin = Twin(0, 1)
         self._record = MemoryRecord(0, 1)
+        self._log = MemoryLog(1)
 
     def start(self, jobs: int, stages: int) -> None:
         """Forget everything."""
         self._twin = Twin(jobs, stages)
         self._record = MemoryRecord(jobs, stages)
+        self._log = MemoryLog(stages)
 
     def forget(self, rows: Any) -> None:
         """New jobs at `rows`."""
         self._twin.forget(rows)
         self._record.forget(rows)
+        self._log.clear()
+
+    def knowledge(self) -> dict[str, Any]:
+        """Beliefs of the twin, and what was seen of memory."""
+        return {"twin": twin_knowledge(self._twin), "memory": self._log.knowledge()}
+
+    def recall(self, known: Mapping[str, Any]) -> None:
+        """Begin with them; memory counts once this run confirms it."""
+        self._log.recall(known.get("memory"))
+        if "twin" in known:
+            recall_twin(self._twin, known["twin"])
 
     def propose(self, measured: Measurement) -> Proposal:
         """The plan, or what is in force where the plan promises no more than noise and takes no less."""
@@ -49,6 +64,7 @@ class Planner(Agent):
         sound = measured.sound()
         self._twin.see(measured, sound)
         self._record.see(measured)
+        self._log.look(self._record, measured)
         options = propose(self._twin, self._record, measured)
         plan = NAMES.index(MARGIN)
         gain = options.rate[:, plan] / np.maximum(options.rate[:, 0], 1e-12) - 1.0
@@ -56,8 +72,6 @@ class Planner(Agent):
         used = (measured.slots * measured.present).sum(axis=1)
         stay = (gain < WORTHWHILE) & (total >= 0.9 * used) & (measured.pool == 0)
         stay &= options.memory[:, 0] <= measured.memory_limit
-        probe = worth_probing(self._record, measured, options)
-        stay &= ~probe
         slots = np.where(stay[:, None], measured.slots, options.slots[:, plan])
 
         def explain(i: int) -> str:
@@ -65,18 +79,11 @@ class Planner(Agent):
                 return (
                     f"keep: the plan would bring {gain[i]:+.1%}, less than what one interval's noise can tell"
                 )
-            if probe[i]:
-                return (
-                    "one slot for all stages, for one interval: it shows what a slot takes at most, without "
-                    "which no more can be given safely"
-                )
             given = "/".join(f"{count:.0f}" for count in slots[i][measured.present[i]])
             return (
                 f"slots {given} make every stage sustain {options.target[i]:,.0f} rows/s "
                 f"(now {measured.delivered[i]:,.0f}) with 8 % to spare"
             )
 
-        proposal = Proposal(
-            slots=slots, pool=np.where(probe, 1.0, np.where(stay, measured.pool, 0.0)), explain=explain
-        )
+        proposal = Proposal(slots=slots, pool=np.where(stay, measured.pool, 0.0), explain=explain)
         return where_sound(measured, proposal, sound)

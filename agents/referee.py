@@ -7,6 +7,7 @@ twice as long before its next try. What tuning can cost is bounded that way, wha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,14 @@ class Referee(Agent):
         ):  # fmt: skip
             array[rows] = 0.0
         self._failed_pool[rows] = -1.0
+
+    def knowledge(self) -> dict[str, Any]:
+        """What the agent learnt."""
+        return self.agent.knowledge()
+
+    def recall(self, known: Mapping[str, Any]) -> None:
+        """To the agent."""
+        self.agent.recall(known)
 
     def propose(self, measured: Measurement) -> Proposal:
         """The agent's proposal, unless a trial is under way, has failed, or the agent has to wait."""

@@ -8,6 +8,7 @@ prediction is their mean with a spread. Vectorised over N jobs; nothing is fitte
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,24 @@ class Twin:
         per_row = own / np.where(told, np.maximum(measured.delivered, 1e-12), 1.0)
         self.trainer_cpu = np.where(told, per_row, self.trainer_cpu)
         self.best = np.where(sound, np.maximum(self.best, measured.delivered), self.best)
+        self._table = None
+
+    def learnt(self) -> dict[str, Floats]:
+        """The beliefs as arrays: weight of evidence ``[N, S]``, and of every law the logarithm of the seconds a row
+        takes with one slot and the misfit ``[N, S, H]``; processor seconds per row ``[N, S]``."""
+        return {
+            "weight": self._weight.copy(),
+            "alone": self._alone.copy(),
+            "misfit": self._misfit.copy(),
+            "cpu": self.cpu.copy(),
+        }
+
+    def resume(self, learnt: Mapping[str, Floats]) -> None:
+        """Begin with beliefs as `learnt` gave them, of a twin of the same jobs and stages."""
+        self._weight = np.array(learnt["weight"])
+        self._alone = np.array(learnt["alone"])
+        self._misfit = np.array(learnt["misfit"])
+        self.cpu = np.array(learnt["cpu"])
         self._table = None
 
     # ---- predictions -----------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""What a job learnt, kept for its next run: the allocation that delivered most. A JSON file per pipeline and machine.
+"""What a job learnt, kept for its next run: the allocation that delivered most, and what its agent believes. A JSON
+file per pipeline and machine.
 
 Nothing is executed on reading; a file that cannot be read or does not fit is passed over with one line in the log.
 """
@@ -11,8 +12,8 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from intune.pipelines.errors import ConfigError
 
 logger = logging.getLogger("intune")
 
-VERSION = 1
+VERSION = 2
+
+MOST_BYTES = 1 << 20
+"""Of a file: some fifty times what a pipeline of five stages takes; a larger one is none of ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +36,13 @@ class Knowledge:
         allocation: that delivered most.
         rate: rows/s that it delivered.
         memory: resident bytes at most.
+        learnt: what the agent believes, as `Agent.knowledge` gives it.
     """
 
     allocation: Allocation
     rate: float
     memory: float
+    learnt: Mapping[str, Any] = field(default_factory=dict)
 
 
 def default_folder() -> Path:
@@ -57,8 +63,9 @@ def recall(folder: Path, key: str, stages: Sequence[str]) -> Knowledge | None:
     """What is known of a job; None if nothing is."""
     path = folder / f"{key}.json"
     try:
-        stored: Any = json.loads(path.read_text(encoding="utf-8"))
-        if stored["version"] != VERSION:
+        stored: Any = _read(path)
+        if stored["version"] != VERSION or stored["key"] != key:
+            logger.info("what is kept in %s is of another version or job; starting without it", path)
             return None
         slots = stored["slots"]
         if stored["pool"]:
@@ -70,7 +77,10 @@ def recall(folder: Path, key: str, stages: Sequence[str]) -> Knowledge | None:
         rate, memory = float(stored["rate"]), float(stored["memory"])
         if not (0 <= rate < math.inf and 0 <= memory < math.inf):
             raise ValueError(f"rate {rate} and memory {memory} must be 0 or more and finite")
-        return Knowledge(allocation=allocation, rate=rate, memory=memory)
+        learnt = stored["learnt"]
+        if not isinstance(learnt, dict):
+            raise ValueError(f"what was learnt is {type(learnt).__name__}, not a mapping")
+        return Knowledge(allocation=allocation, rate=rate, memory=memory, learnt=learnt)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
@@ -82,20 +92,38 @@ def keep(folder: Path, key: str, known: Knowledge) -> None:
     """Write what was learnt, whole or not at all. A full disk or a read-only home is worth a line in the log."""
     stored = {
         "version": VERSION,
+        "key": key,
         "pool": known.allocation.pool if known.allocation.is_shared else 0,
         "slots": dict(known.allocation.slots),
         "rate": known.rate,
         "memory": known.memory,
+        "learnt": dict(known.learnt),
     }
     try:
+        text = _text(stored)
         folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
         try:
             with os.fdopen(handle, "w") as file:
-                json.dump(stored, file)
+                file.write(text)
             os.replace(name, folder / f"{key}.json")
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-    except OSError as error:
+    except (OSError, ValueError, TypeError) as error:
         logger.warning("what this run learnt cannot be kept in %s: %s", folder, error)
+
+
+def _read(path: Path) -> Any:
+    with path.open("rb") as file:
+        text = file.read(MOST_BYTES + 1)
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES} bytes")
+    return json.loads(text.decode("utf-8"))
+
+
+def _text(stored: Mapping[str, Any]) -> str:
+    text = json.dumps(stored, allow_nan=False)
+    if len(text) > MOST_BYTES:
+        text = json.dumps({**stored, "learnt": {}}, allow_nan=False)
+    return text

@@ -150,8 +150,9 @@ class Tuned:
         self._finalizer: Any = None
         if agent is None:
             return
-        if folder is not None and begin:
-            self._begin_with(recall(folder, self._key, inner.stages))
+        known = None if folder is None else recall(folder, self._key, inner.stages)
+        if begin:
+            self._begin_with(known)
         observer = Observer(inner, resources=_resources(inner))
         header = {
             "agent": agent.name,
@@ -163,6 +164,8 @@ class Tuned:
         }
         sinks = open_sinks(shown, header)
         self.controller = Controller(observer, agent, inner.stages, watch=sinks.listeners)
+        if known is not None:
+            _teach(agent, known)
         self._thread = ControlThread(self.controller, pace=pace)
         if folder is not None:
             sinks.closers.append(partial(_remember, self.controller, folder, self._key))
@@ -267,7 +270,25 @@ def _end(thread: ControlThread, sinks: Sinks, pid: int) -> None:
 def _remember(controller: Controller, folder: Path, key: str) -> None:
     if controller.best is not None:
         allocation, rate, memory = controller.best
-        keep(folder, key, Knowledge(allocation=replace(allocation, memory=None), rate=rate, memory=memory))
+        learnt: Mapping[str, Any] = {}
+        try:
+            learnt = controller.agent.knowledge()
+        except Exception as error:  # whatever an agent does, the allocation is kept
+            logger.warning("what the agent learnt is not kept (%s: %s)", type(error).__name__, error)
+        best = replace(allocation, memory=None)
+        keep(folder, key, Knowledge(allocation=best, rate=rate, memory=memory, learnt=learnt))
+
+
+def _teach(agent: Agent, known: Knowledge) -> None:
+    """Let the agent begin with what it believed at the end of an earlier run."""
+    try:
+        agent.recall(known.learnt)
+    except Exception as error:
+        logger.warning(
+            "what the agent learnt in an earlier run cannot be used (%s: %s); it starts without it",
+            type(error).__name__,
+            error,
+        )
 
 
 def _agent(agent: str | Agent | None, *, guard: bool) -> Agent | None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intune.knowledge import Knowledge, default_folder, keep, key_of, recall
+from intune.knowledge import MOST_BYTES, Knowledge, default_folder, keep, key_of, recall
 from intune.pipelines import Allocation
 
-KNOWN = Knowledge(allocation=Allocation.per_stage({"load": 4, "batch": 2}), rate=1e6, memory=2e9)
+LEARNT = {"twin": {"weight": [1.0, 2.5]}, "memory": {}}
+KNOWN = Knowledge(
+    allocation=Allocation.per_stage({"load": 4, "batch": 2}), rate=1e6, memory=2e9, learnt=LEARNT
+)
 
 
 @given(
@@ -39,13 +43,17 @@ def test_nothing_known_is_no_news(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 @pytest.mark.parametrize(
     "text",
     [
-        "", "{", "[]", "3", "null", '"text"', "{}", '{"version": 1}', "\udcff", "[" * 100_000,
-        '{"version": 1, "pool": -1, "slots": {}, "rate": 1, "memory": 1}',
-        '{"version": 1, "pool": "x", "slots": {}, "rate": 1, "memory": 1}',
-        '{"version": 1, "pool": 0, "slots": {"load": 0, "batch": 1}, "rate": 1, "memory": 1}',
-        '{"version": 1, "pool": 0, "slots": {"load": 1000000, "batch": 1}, "rate": 1, "memory": 1}',
-        '{"version": 1, "pool": 2, "slots": {}, "rate": NaN, "memory": 1}',
-        '{"version": 1, "pool": 2, "slots": {}, "rate": 1, "memory": Infinity}',
+        "", "{", "[]", "3", "null", '"text"', "{}", '{"version": 2}', "\udcff", "[" * 100_000,
+        '{"version": 2, "key": "key", "learnt": {}, "pool": -1, "slots": {}, "rate": 1, "memory": 1}',
+        '{"version": 2, "key": "key", "learnt": {}, "pool": "x", "slots": {}, "rate": 1, "memory": 1}',
+        '{"version": 2, "key": "key", "learnt": {}, "pool": 0, "slots": {"load": 0, "batch": 1}, "rate": 1, '
+        '"memory": 1}',
+        '{"version": 2, "key": "key", "learnt": {}, "pool": 0, "slots": {"load": 1000000, "batch": 1}, "rate": 1, '
+        '"memory": 1}',
+        '{"version": 2, "key": "key", "learnt": {}, "pool": 2, "slots": {}, "rate": NaN, "memory": 1}',
+        '{"version": 2, "key": "key", "learnt": {}, "pool": 2, "slots": {}, "rate": 1, "memory": Infinity}',
+        '{"version": 2, "key": "key", "learnt": [1], "pool": 2, "slots": {}, "rate": 1, "memory": 1}',
+        '{"version": 2, "key": "key", "learnt": {}, "pool": 2, "slots": {}, "rate": 1, "memory": 1}' + " " * MOST_BYTES,
     ],
 )  # fmt: skip
 def test_a_corrupt_file_is_passed_over(text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -54,15 +62,31 @@ def test_a_corrupt_file_is_passed_over(text: str, tmp_path: Path, caplog: pytest
     assert caplog.text.count("starting without it") == 1
 
 
-def test_what_is_of_another_version_or_other_stages_is_passed_over(
+def test_what_is_of_another_version_job_or_other_stages_is_passed_over(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keep(tmp_path, "key", KNOWN)
     assert recall(tmp_path, "key", ["load", "batch", "map"]) is None
+    caplog.set_level("INFO", logger="intune")
     path = tmp_path / "key.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 99}))
+    (tmp_path / "foreign.json").write_bytes(path.read_bytes())
+    assert recall(tmp_path, "foreign", ["load", "batch"]) is None
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 1}))
     assert recall(tmp_path, "key", ["load", "batch"]) is None
-    assert not caplog.records
+    assert caplog.text.count("of another version or job; starting without it") == len(caplog.records) == 2
+
+
+def test_what_was_learnt_is_bounded_and_the_allocation_is_kept_anyway(tmp_path: Path) -> None:
+    keep(tmp_path, "key", replace(KNOWN, learnt={"twin": [0.5] * MOST_BYTES}))
+    assert (tmp_path / "key.json").stat().st_size < 1000
+    assert recall(tmp_path, "key", ["load", "batch"]) == replace(KNOWN, learnt={})
+
+
+def test_what_json_cannot_say_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for wrong in (float("nan"), object()):
+        keep(tmp_path, "key", replace(KNOWN, learnt={"twin": wrong}))
+    assert caplog.text.count("cannot be kept") == len(caplog.records) == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_executed_on_reading(tmp_path: Path) -> None:
@@ -84,7 +108,7 @@ def test_a_write_that_fails_leaves_the_old(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("intune.knowledge.json.dump", full)
+    monkeypatch.setattr("intune.knowledge.os.replace", full)
     keep(tmp_path, "key", Knowledge(allocation=Allocation.shared(1), rate=1.0, memory=1.0))
     monkeypatch.undo()
     assert recall(tmp_path, "key", ["load", "batch"]) == KNOWN
