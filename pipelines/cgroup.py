@@ -51,6 +51,56 @@ def read_limits(root: Path = Path("/")) -> Limits:
     )
 
 
+class MemoryGauge:
+    """Memory that this process's groups, and the machine, may still take before something is killed.
+
+    Unlike `read_limits` no file pages count as used, since the kernel drops all of them before it kills; and the
+    groups are looked for once, so that a look is cheap.
+
+    Args:
+        root: where ``/proc`` and ``/sys`` are found.
+    """
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._meminfo = root / "proc/meminfo"
+        self._folders = [(version, folder) for name, version, folder in _groups(root) if name == "memory"]
+
+    def read(self) -> tuple[int, int] | None:
+        """Bytes that may be held, and how many of those are left, where the least are; None where nobody knows."""
+        found = [each for version, folder in self._folders if (each := _room(version, folder)) is not None]
+        machine = _meminfo(self._meminfo)
+        if machine is not None:
+            found.append(machine)
+        return min(found, key=lambda each: each[1], default=None)
+
+
+def _room(version: int, folder: Path) -> tuple[int, int] | None:
+    """The limit of a group, those below it included, and what is left of it; None if it has none."""
+    names = ("memory.max", "memory.high") if version == 2 else ("memory.limit_in_bytes",)
+    limits = [limit for name in names if (limit := _number(folder / name)) is not None and limit < UNLIMITED]
+    if not limits:
+        return None
+    used = _number(folder / ("memory.current" if version == 2 else "memory.usage_in_bytes")) or 0
+    prefix = "" if version == 2 else "total_"
+    stat = folder / "memory.stat"
+    pages = _stat(stat, f"{prefix}inactive_file") + _stat(stat, f"{prefix}active_file")
+    limit = min(limits)
+    return limit, max(0, limit - max(0, used - pages))
+
+
+def _meminfo(path: Path) -> tuple[int, int] | None:
+    """Bytes of memory in all and available (proc_meminfo(5))."""
+    known: dict[str, int] = {}
+    for line in _lines(path)[:3]:
+        name, _, value = line.partition(":")
+        number = value.strip().removesuffix("kB").strip()
+        if number.isdecimal():
+            known[name] = int(number) * 1024
+    if "MemTotal" not in known or "MemAvailable" not in known:
+        return None
+    return known["MemTotal"], known["MemAvailable"]
+
+
 def group_folder(controller: str, root: Path = Path("/")) -> tuple[int, Path] | None:
     """cgroup version and folder of this process's own group for ``"memory"`` or ``"cpu"``, if there is one."""
     found = [(version, folder) for name, version, folder in _groups(root) if name == controller]

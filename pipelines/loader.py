@@ -22,6 +22,7 @@ from intune.pipelines.metrics import PipelineStats, StageMeter
 from intune.pipelines.operations import Job
 from intune.pipelines.pipeline import Pipeline
 from intune.pipelines.plan import BLOCK_ROWS, Plan, make_plan
+from intune.pipelines.pressure import Pressure
 from intune.pipelines.run import Run
 from intune.pipelines.scheduler import Scheduler
 from intune.pipelines.schema import block_rows
@@ -114,6 +115,7 @@ class Loader:
         self._skip = on_error == "skip"
         self._max_skipped = max_skipped
         self._clock = clock
+        self._pressure = Pressure(clock=clock)
         files = OpenFiles() if self.executor == "threads" else None  # Ray's workers open their own
         self.dataset: Dataset = open_dataset(
             pipeline.load.source, on_error=on_error, retries=pipeline.load.retries, files=files
@@ -350,6 +352,7 @@ class Loader:
             in_order=self._in_order,
             ledger=self._ledger,
             meters=self._meters,
+            pressed=self._pressure,
             now=self._clock(),
         )
         job = Job(

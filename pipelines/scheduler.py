@@ -13,7 +13,8 @@ delivered next; it decides order, admission and retries. It never sees a payload
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -24,6 +25,9 @@ from intune.pipelines.allocation import Allocation
 from intune.pipelines.memory import MemoryLedger
 from intune.pipelines.metrics import StageMeter, StageStats
 from intune.pipelines.plan import Plan
+
+LOOK_AGAIN_S = 0.05
+"""Seconds after which a task is tried again for which the system had no memory."""
 
 Key = tuple[int, int]
 """A task and its output: (level, index)."""
@@ -96,6 +100,8 @@ class Scheduler:
             see `offer`.
         in_order: deliver in plan order; else as they are finished.
         ledger, meters: carried over from one epoch to the next.
+        pressed: whether, with so many tasks running and so many ended, the system's memory is nearly gone; then
+            only what the next delivery needs is begun.
     """
 
     def __init__(
@@ -110,6 +116,7 @@ class Scheduler:
         in_order: bool = True,
         ledger: MemoryLedger | None = None,
         meters: Mapping[str, StageMeter] | None = None,
+        pressed: Callable[[int, int], bool] = lambda running, ended: False,
         now: float = 0.0,
     ) -> None:
         self.plan = plan
@@ -121,6 +128,9 @@ class Scheduler:
         self.ledger = ledger if ledger is not None else MemoryLedger()
         self.meters = meters if meters is not None else {name: StageMeter(name) for name in stages}
         self.redone = 0
+        self._pressed = pressed
+        self._look_again = math.inf
+        self._ended = 0
         self._levels = [
             _LevelState(stage=self.stages.index(level.stage), view=level.operation in VIEWS)
             for level in plan.levels
@@ -172,8 +182,11 @@ class Scheduler:
 
     @property
     def next_due(self) -> float | None:
-        """When the next delayed retry may start; None without one."""
-        return self._delayed[0][0] if self._delayed else None
+        """When a task may start that may not now, although nothing happens: a delayed retry, or one for which the
+        system had no memory; None without one."""
+        delayed = self._delayed[0][0] if self._delayed else math.inf
+        due = min(delayed, self._look_again)
+        return due if due < math.inf else None
 
     def deliverable(self) -> bool:
         """Whether `deliver` would return something."""
@@ -236,6 +249,7 @@ class Scheduler:
         """The next task to run, now marked as running; None if none may start."""
         self.tick(now)
         self._wake(now)
+        self._look_again = math.inf
         pool_full = self.allocation.is_shared and len(self._tasks) >= self.allocation.pool
         for stage in range(len(self.stages)):
             self._held_back[stage] = False
@@ -272,6 +286,8 @@ class Scheduler:
         used = self.ledger.held + self._promise
         estimate = self._estimate(level, index)
         limit = self.limit
+        if self._pressed(len(self._tasks), self._ended):
+            limit, self._look_again = 0, self._now + LOOK_AGAIN_S
         if used + estimate + self._reserve(level, index) <= limit:
             return True
         if int(self.plan.need[level][index]) > self._head:
@@ -327,6 +343,7 @@ class Scheduler:
     def _stop(self, task: Task) -> _Record:
         state = self._levels[task.level]
         del self._tasks[task.key]
+        self._ended += 1
         self._promise -= self._promised.pop(task.key)
         state.running -= 1
         self._running[state.stage] -= 1

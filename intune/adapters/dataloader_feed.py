@@ -14,6 +14,7 @@ from intune.pipelines.errors import IntuneError
 from intune.pipelines.executors.threads import ThreadFleet
 from intune.pipelines.memory import MemoryLedger
 from intune.pipelines.metrics import StageMeter, StageStats
+from intune.pipelines.pressure import Pressure
 from intune.pipelines.run import Run
 from intune.pipelines.scheduler import Scheduler
 
@@ -55,6 +56,7 @@ class Feed:
         self._workshop = loader.workshop
         self._settings = loader.settings
         self._clock = loader.clock
+        self._pressure = Pressure(clock=loader.clock)
         self.reading = reading
         self.fleet = fleet
         self.meters = {name: StageMeter(name) for name in loader.stages}
@@ -144,6 +146,7 @@ class Feed:
             in_order=self._settings.in_order,
             ledger=self.ledger,
             meters=self.meters,
+            pressed=self._pressure,
             now=self._clock(),
         )
         self._run = Run(

@@ -98,7 +98,7 @@ class FakeExecutor:
         costs: how long tasks take and what goes wrong.
         output_bytes: bytes a task newly makes; by default its rows times `plan.row_bytes`, nothing for views.
         operations: really run the tasks.
-        first_batch, in_order: as for `Scheduler`.
+        first_batch, in_order, pressed: as for `Scheduler`.
         seed: of all chance.
     """
 
@@ -114,6 +114,7 @@ class FakeExecutor:
         operations: Operations | None = None,
         first_batch: int = 0,
         in_order: bool = True,
+        pressed: Callable[[int, int], bool] = lambda running, ended: False,
         seed: int = 0,
     ) -> None:
         self.plan = plan
@@ -128,6 +129,7 @@ class FakeExecutor:
             memory=memory,
             first_batch=first_batch,
             in_order=in_order,
+            pressed=pressed,
         )
         self.workers_lost = 0
         self.delivered: list[int] = []

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intune.pipelines.cgroup import UNLIMITED, Limits, group_folder, read_limits
+from intune.pipelines.cgroup import UNLIMITED, Limits, MemoryGauge, group_folder, read_limits
 
 GIB = 1 << 30
 UNLIMITED_V1 = "9223372036854771712"
@@ -199,6 +199,31 @@ def test_garbage_in_proc_never_raises(
     assert limits.memory is None or 0 <= limits.memory < UNLIMITED
 
 
+def test_the_gauge_counts_no_file_pages_and_takes_the_tightest_group(tmp_path: Path) -> None:
+    tree(tmp_path, {"proc/self/cgroup": "4:memory:/job\n", "proc/self/mountinfo": V1_MOUNTS})
+    tree(tmp_path, {"proc/meminfo": "MemTotal:  8388608 kB\nMemFree: 1 kB\nMemAvailable: 6291456 kB\n"})
+    tree(tmp_path, v1("sys/fs/cgroup/memory", 8 * GIB, usage=7 * GIB))
+    tree(tmp_path, v1("sys/fs/cgroup/memory/job", 4 * GIB, usage=3 * GIB))
+    gauge = MemoryGauge(tmp_path)
+    assert gauge.read() == (4 * GIB, 1 * GIB)
+    stat = f"inactive_file 7\ntotal_inactive_file {GIB}\ntotal_active_file {GIB // 2}\n"
+    tree(tmp_path, {"sys/fs/cgroup/memory/job/memory.stat": stat})
+    assert gauge.read() == (8 * GIB, 1 * GIB), "the group above has less left now"
+    tree(tmp_path, {"sys/fs/cgroup/memory/memory.limit_in_bytes": UNLIMITED_V1})
+    assert gauge.read() == (4 * GIB, 2 * GIB + GIB // 2)
+    tree(tmp_path, {"proc/meminfo": "MemTotal: 8388608 kB\nMemFree: 1 kB\nMemAvailable: 1048576 kB\n"})
+    assert gauge.read() == (8 * GIB, 1 * GIB), "the machine itself has less left"
+
+
+def test_the_gauge_knows_where_version_2_throttles_and_that_nothing_is_known(tmp_path: Path) -> None:
+    assert MemoryGauge(tmp_path).read() is None
+    tree(tmp_path, {"proc/self/cgroup": "0::/job\n", "proc/self/mountinfo": V2_MOUNT})
+    tree(tmp_path, v2("sys/fs/cgroup/job", "max\n", usage=GIB))
+    assert MemoryGauge(tmp_path).read() is None
+    tree(tmp_path, {"sys/fs/cgroup/job/memory.high": 2 * GIB, "sys/fs/cgroup/job/memory.max": 3 * GIB})
+    assert MemoryGauge(tmp_path).read() == (2 * GIB, GIB)
+
+
 CHILD = """
 import json, os, sys
 with open(sys.argv[1], "w") as procs:
@@ -301,3 +326,48 @@ def test_a_run_under_a_limit_close_to_its_budget_is_not_killed(
     seen, peak = json.loads(done.stdout)
     assert seen == rows
     assert 0.5 * budget < peak <= budget + group * columns * 8
+
+
+GROWING_CHILD = """
+import os, sys, time
+folder, data = sys.argv[1:3]
+open(f"{folder}/cgroup.procs", "w").write(str(os.getpid()))
+import numpy as np
+from intune.pipelines import Budget, Pipeline
+def work(block):
+    scratch = np.ones(3_000_000)  # 24 MB that no budget counts
+    time.sleep(0.05)
+    return {n: c + scratch[0] for n, c in block.items()}
+loader = Pipeline.from_parquet(data).batch(4096).map(work).loader(
+    executor="threads", budget=Budget(cpus=2, memory=64 << 20), allocation={"load": 1, "transform": 1}
+)
+v1 = os.path.exists(f"{folder}/memory.limit_in_bytes")
+rows = 0
+for index, batch in enumerate(loader):
+    rows += len(batch["c0"])
+    if index == 4:
+        limit = int(open("/proc/self/statm").read().split()[1]) * 4096 + (150 << 20)
+        open(f"{folder}/memory." + ("limit_in_bytes" if v1 else "max"), "w").write(str(limit))
+        loader.resize({"transform": 32})  # 768 MB at once, were they all begun
+print(rows)
+loader.close()
+"""
+
+
+@pytest.mark.cgroup
+def test_memory_that_no_budget_counts_is_not_taken_to_the_last_byte(
+    limited_group: tuple[Path, int], tmp_path: Path
+) -> None:
+    folder, _ = limited_group
+    rows = 400_000
+    pq.write_table(
+        pa.table({"c0": np.random.default_rng(0).random(rows)}), tmp_path / "x.parquet", row_group_size=50_000
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", GROWING_CHILD, str(folder), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
+    assert int(done.stdout) == rows

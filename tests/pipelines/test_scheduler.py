@@ -173,6 +173,7 @@ def test_every_output_comes_once_whatever_is_resized_dies_or_fails(data: st.Data
     in_order = data.draw(st.booleans(), "in order")
     workers = data.draw(st.integers(1, 4), "workers")
     stages = stages_of(plan)
+    pressed = [data.draw(st.booleans(), "under pressure at first")]
     fake = Watched(
         plan,
         allocation=data.draw(allocations(stages), "allocation"),
@@ -184,9 +185,10 @@ def test_every_output_comes_once_whatever_is_resized_dies_or_fails(data: st.Data
         ),
         first_batch=first_batch,
         in_order=in_order,
+        pressed=lambda running, ended: pressed[0],
         seed=data.draw(st.integers(0, 99), "seed"),
     )
-    act = st.sampled_from(["advance"] * 6 + ["output"] * 3 + ["resize", "kill one", "kill all"])
+    act = st.sampled_from(["advance"] * 6 + ["output"] * 3 + ["resize", "pressure", "kill one", "kill all"])
     for action in data.draw(st.lists(act, max_size=60), "actions"):
         if action == "advance":
             fake.advance()
@@ -195,6 +197,8 @@ def test_every_output_comes_once_whatever_is_resized_dies_or_fails(data: st.Data
                 break
         elif action == "resize":
             fake.resize(data.draw(allocations(stages)))
+        elif action == "pressure":
+            pressed[0] = not pressed[0]
         else:
             fake.start()
             one = data.draw(st.integers(0, workers - 1))
@@ -481,6 +485,22 @@ def test_without_any_memory_the_tasks_needed_next_run_one_at_a_time() -> None:
     assert drain(scheduler, 0.0) == [], "the next batch waits until this one is delivered"
     assert scheduler.deliver() == 0
     assert [task.level for task in drain(scheduler, 0.0)] == [0]
+
+
+def test_while_the_system_has_no_memory_only_what_the_next_delivery_needs_runs() -> None:
+    plan = plan_of(("batch",), blocks=9, rows=10, batch=30)
+    pressed = [True]
+    scheduler = Scheduler(
+        plan,
+        stages_of(plan),
+        allocation=Allocation.shared(4),
+        memory=1 << 40,
+        pressed=lambda running, ended: pressed[0],
+    )
+    (task,) = drain(scheduler, 0.0)
+    assert task.key == (0, 0)
+    pressed[0] = False
+    assert [other.key for other in drain(scheduler, 0.0)] == [(0, 1), (0, 2), (0, 3)]
 
 
 def test_a_stage_that_has_done_all_it_had_to_do_is_starved_not_blocked() -> None:
