@@ -100,12 +100,12 @@ class Episodes:
             self.terminated = np.zeros(len(self), dtype=bool)
             self.truncated = self.counts >= settings.episode_steps
 
-    def observe(self, rows: Ints | None = None) -> Observation:
+    def observe(self, rows: Ints | None = None, *, out: Observation | None = None) -> Observation:
         """Observations of all episodes, or of those at `rows`: see `spaces.observe`."""
         now, before, best = self.now, self._before, self._best
         if rows is not None:
             now, before, best = now.take(rows), before.take(rows), best[rows]
-        return observe(self.settings.observation, now, before, best)
+        return observe(self.settings.observation, now, before, best, out=out)
 
     def _begin(self, ids: Ints, slots: Floats | None) -> tuple[Simulator, Measurement, Floats]:
         """Jobs at the end of their first interval, which they run with the slots to begin with."""

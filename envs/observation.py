@@ -6,6 +6,11 @@ live pipeline. `PAPER_FIELDS` is the six-number observation after the paper.
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import pairwise
+from threading import local
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -59,17 +64,30 @@ PAPER_FIELDS: dict[str, str] = {
 
 SMALL = 1e-12
 
+LINE = 64
+"""Bytes of a cache line."""
 
-def stage_features(now: Measurement, before: Measurement | None = None) -> NDArray[np.float32]:
+MOST_ROOMS = 8
+"""Shapes for which a thread keeps room to work in."""
+
+
+def stage_features(
+    now: Measurement, before: Measurement | None = None, *, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """``[N, S, len(STAGE_FIELDS)]``.
 
     Args:
         now: the interval just measured.
         before: the one before it; None at a job's beginning.
+        out: where to write them; None for a new array.
     """
-    # Field by field and stage by stage in memory, as measurements of many jobs are; turned round at the end.
+    return _turned(_stage_fields(now, before), out)
+
+
+def _stage_fields(now: Measurement, before: Measurement | None) -> NDArray[np.float32]:
+    """``[len(STAGE_FIELDS), S, N]``: as measurements of many jobs lie in memory."""
     present = now.present.T
-    out = np.empty((len(STAGE_FIELDS), *present.shape), dtype=np.float32)
+    table, out = _table(len(STAGE_FIELDS), *present.shape)
     slots = np.fmax(now.slots.T, 1.0)
     busy, cpu = now.busy.T, now.cpu.T
     rate = np.fmax(now.rate.T, SMALL)
@@ -83,6 +101,7 @@ def stage_features(now: Measurement, before: Measurement | None = None) -> NDArr
     # Logarithms in single precision: they go where single precision is kept.
     out[1] = slots
     np.log2(out[1], out=out[1])
+    out[1] *= np.float32(1 / 8)
     np.divide(slots, limit, out=out[2])
     np.divide(busy, slots, out=out[3])
     np.divide(cpu, np.maximum(busy, SMALL), out=out[4])
@@ -92,6 +111,7 @@ def stage_features(now: Measurement, before: Measurement | None = None) -> NDArr
     busiest = np.maximum(time, SMALL) * np.maximum(now.delivered, SMALL)
     np.divide(slots, busiest, out=out[7])
     np.log(np.maximum(out[7], np.float32(SMALL), out=out[7]), out=out[7])
+    out[7] *= np.float32(1 / 4)
     out[8], out[9] = now.starved.T, now.blocked.T
     out[10, 0], out[10, 1:] = 1.0, now.queue_fill.T[:-1]
     out[11] = now.queue_fill.T
@@ -103,23 +123,32 @@ def stage_features(now: Measurement, before: Measurement | None = None) -> NDArr
     else:
         np.divide(slots, np.fmax(before.slots.T, 1.0), out=out[15])
         np.log2(out[15], out=out[15])
-    np.multiply(out, _STAGE_SCALE, out=out)
-    _bound(out, _STAGE_LOW)
+        out[15] *= np.float32(1 / 4)
+    _bound(table, _STAGE_LOW)
     if not whole:
         out *= present
-    return np.ascontiguousarray(out.transpose(2, 1, 0))
+    return out
 
 
 def job_features(
-    now: Measurement, before: Measurement | None = None, best: Floats | None = None
+    now: Measurement,
+    before: Measurement | None = None,
+    best: Floats | None = None,
+    *,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """``[N, len(JOB_FIELDS)]``.
 
     Args:
-        now, before: as in `stage_features`.
+        now, before, out: as in `stage_features`.
         best: ``[N]`` most rows/s measured of each job so far.
     """
-    out = np.empty((len(JOB_FIELDS), len(now)), dtype=np.float32)
+    return _turned(_job_fields(now, before, best), out)
+
+
+def _job_fields(now: Measurement, before: Measurement | None, best: Floats | None) -> NDArray[np.float32]:
+    """``[len(JOB_FIELDS), N]``."""
+    table, out = _table(len(JOB_FIELDS), len(now))
     delivered = now.delivered
     pooled = now.pool > 0
     used = np.add.reduce(now.slots * now.present, axis=1)
@@ -145,21 +174,28 @@ def job_features(
     out[12] = _known(now.bandwidth, 0.0)
     np.divide(now.since_change, np.maximum(now.interval, SMALL), out=out[13])
     out[14], out[15] = pooled, now.killed
-    np.multiply(out, _JOB_SCALE, out=out)
-    return np.ascontiguousarray(_bound(out, _JOB_LOW).T)
+    np.multiply(table, _JOB_SCALE, out=table)
+    _bound(table, _JOB_LOW)
+    return out
 
 
-def paper_features(now: Measurement) -> NDArray[np.float32]:
-    """``[N, 6]``, after the paper: see `PAPER_FIELDS`."""
-    out = np.empty((len(PAPER_FIELDS), len(now)), dtype=np.float32)
+def paper_features(now: Measurement, *, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """``[N, 6]``, after the paper: see `PAPER_FIELDS`; `out` as of `stage_features`."""
+    return _turned(_paper_fields(now), out)
+
+
+def _paper_fields(now: Measurement) -> NDArray[np.float32]:
+    """``[len(PAPER_FIELDS), N]``."""
+    table, out = _table(len(PAPER_FIELDS), len(now))
     np.log10(1e6 / np.maximum(now.delivered, SMALL), out=out[0])
     np.subtract(1.0, now.cpus_used / np.maximum(now.cpus, SMALL), out=out[1])
     np.subtract(1.0, now.memory_used / np.maximum(now.memory_limit, 1.0), out=out[2])
     np.log10(np.maximum(now.step, SMALL) * 1e6, out=out[3])
     out[4] = _known(now.bandwidth, 0.0)
     out[5] = _known(now.clock, 1.0)
-    np.multiply(out, _PAPER_SCALE, out=out)
-    return np.ascontiguousarray(_bound(out, _PAPER_LOW).T)
+    np.multiply(table, _PAPER_SCALE, out=table)
+    _bound(table, _PAPER_LOW)
+    return out
 
 
 def bounds() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -172,13 +208,42 @@ def _known(values: Floats, otherwise: float) -> Floats:
     return np.where(np.isnan(values), otherwise, values)
 
 
-def _bound(out: NDArray[np.float32], low: NDArray[np.float32]) -> NDArray[np.float32]:
-    """In place: what was not measured (NaN) becomes 0, the rest is cut to `low` ... 1."""
-    # One sum tells whether all is finite, far cheaper than looking at every number.
-    if not np.isfinite(np.add.reduce(out, axis=None)):
-        np.nan_to_num(out, copy=False, nan=0.0, posinf=1.0, neginf=-1.0)
-    np.maximum(out, low, out=out)
-    return np.minimum(out, np.float32(1.0), out=out)
+def _bound(table: NDArray[np.float32], low: NDArray[np.float32]) -> None:
+    """In place: what was not measured (NaN) becomes 0, the rest is cut to `low` (of every field) ... 1."""
+    for first, last, least in _runs(tuple(low.ravel().tolist())):
+        np.clip(table[first:last], np.float32(least), np.float32(1.0), out=table[first:last])
+    # All is between -1 and 1 or NaN: one sum tells whether there is any, far cheaper than looking at every number.
+    if np.isnan(np.add.reduce(np.add.reduce(table, axis=0), axis=None)):
+        np.copyto(table, np.float32(0.0), where=np.isnan(table))
+
+
+@cache
+def _runs(low: tuple[float, ...]) -> list[tuple[int, int, float]]:
+    """Fields that follow one another and have the same least value: first, last + 1, that value."""
+    ends = [at for at in range(1, len(low)) if low[at] != low[at - 1]]
+    return [(first, last, low[first]) for first, last in pairwise([0, *ends, len(low)])]
+
+
+def _table(*shape: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Room to work in, and the part of it that has the `shape` wanted. The same at every call of a thread: a new
+    array would cost as much as to fill it.
+
+    The rows of the part do not begin a power of two bytes apart. They would fall on the same lines of a core's cache,
+    and turning the table round, which goes through all rows at once, would take several times as long.
+    """
+    rooms: dict[Any, NDArray[np.float32]] = _rooms.__dict__
+    if shape not in rooms:
+        if len(rooms) >= MOST_ROOMS:
+            rooms.clear()
+        rooms[shape] = np.zeros((*shape[:-1], shape[-1] + LINE // 4), dtype=np.float32)
+    return rooms[shape], rooms[shape][..., : shape[-1]]
+
+
+def _turned(fields: NDArray[np.float32], out: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Jobs first, fields last."""
+    made = np.empty(fields.shape[::-1], dtype=np.float32) if out is None else out
+    made[...] = fields.transpose()
+    return made
 
 
 def _column(
@@ -192,9 +257,9 @@ def _column(
 _STAGE_LOW = _column(STAGE_FIELDS, {"changed": -1.0}, 0.0, 2)
 _JOB_LOW = _column(JOB_FIELDS, {"rate_change": -1.0, "slots_per_cpu": -1.0}, 0.0, 1)
 _PAPER_LOW = _column(PAPER_FIELDS, {}, -1.0, 1)
-_STAGE_SCALE = _column(STAGE_FIELDS, {"slots": 1 / 8, "headroom": 1 / 4, "changed": 1 / 4}, 1.0, 2)
 _JOB_SCALE = _column(
     JOB_FIELDS, {"stages": 1 / 8, "cpus": 1 / 8, "slots_per_cpu": 1 / 4, "since_change": 1 / 10}, 1.0, 1
 )
 _PAPER_SCALE = _column(PAPER_FIELDS, {"latency": 1 / 6, "model_latency": 1 / 6}, 1.0, 1)
 _PLACES = np.arange(1024.0)
+_rooms = local()

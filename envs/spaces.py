@@ -67,22 +67,46 @@ def action_space(kind: ActionKind, stages: int, *, pool: bool = False) -> spaces
     return spaces.Box(0.0, float(MOST_SLOTS), (stages + pool,), np.float32)
 
 
+def empty_observation(kind: ObservationKind, count: int, stages: int) -> Observation:
+    """Arrays for the observations of `count` jobs, not filled."""
+    if kind == "paper":
+        return np.empty((count, len(PAPER_FIELDS)), dtype=np.float32)
+    if kind == "flat":
+        return np.empty((count, stages * STAGE_WIDTH + JOB_WIDTH), dtype=np.float32)
+    return {
+        "stages": np.empty((count, stages, STAGE_WIDTH), dtype=np.float32),
+        "job": np.empty((count, JOB_WIDTH), dtype=np.float32),
+        "mask": np.empty((count, stages), dtype=np.int8),
+    }
+
+
 def observe(
-    kind: ObservationKind, now: Measurement, before: Measurement | None, best: Floats | None
+    kind: ObservationKind,
+    now: Measurement,
+    before: Measurement | None,
+    best: Floats | None,
+    *,
+    out: Observation | None = None,
 ) -> Observation:
-    """Observations of N jobs, new arrays each time.
+    """Observations of N jobs.
 
     Args:
         kind: see `observation_space`.
         now, before, best: see `observation.stage_features` and `job_features`.
+        out: where to write them, of that kind; None for new arrays.
     """
-    if kind == "paper":
-        return paper_features(now)
-    stages = stage_features(now, before)
-    job = job_features(now, before, best)
-    if kind == "flat":
-        return np.concatenate([stages.reshape(len(now), -1), job], axis=1)
-    return {"stages": stages, "job": job, "mask": now.present.astype(np.int8)}
+    made = empty_observation(kind, len(now), now.stages) if out is None else out
+    if isinstance(made, dict):
+        stage_features(now, before, out=made["stages"])
+        job_features(now, before, best, out=made["job"])
+        made["mask"][:] = now.present
+    elif kind == "paper":
+        paper_features(now, out=made)
+    else:
+        width = now.stages * STAGE_WIDTH
+        stage_features(now, before, out=made[:, :width].reshape(len(now), now.stages, STAGE_WIDTH))
+        job_features(now, before, best, out=made[:, width:])
+    return made
 
 
 def wanted_slots(

@@ -275,17 +275,17 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         return {"final_obs": last, "_final_obs": over, "final_info": infos, "_final_info": over.copy()}
 
     def _observation(self) -> Any:
-        parts: list[Any] = [None] * len(self._chunks)
+        whole = spaces.empty_observation(self.settings.observation, self.num_envs, self.stages)
 
         def fill(at: int) -> None:
-            parts[at] = self._chunks[at].observe()
+            rows = self._rows[at]
+            part = (
+                {key: value[rows] for key, value in whole.items()} if isinstance(whole, dict) else whole[rows]
+            )
+            self._chunks[at].observe(out=part)
 
         self._each(fill)
-        if len(parts) == 1:
-            return parts[0]
-        if isinstance(parts[0], dict):
-            return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        return np.concatenate(parts)
+        return whole
 
     def _infos(self, which: Bools | None) -> dict[str, Any]:
         """Infos of the jobs where `which` (None: all), each with its mask, as Gymnasium lays them out."""
