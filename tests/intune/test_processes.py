@@ -1,0 +1,132 @@
+"""Forks and spawned children of a process that tunes: none inherits a tuner, none hangs at its end, all may tune."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import json, multiprocessing, os, sys, threading, warnings
+import torch
+import intune
+from intune.control import Pace
+from intune.errors import LoaderError
+from torch.utils.data import DataLoader, TensorDataset
+
+warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
+PACE = Pace(first=0.01, shortest=0.01, longest=0.02, tasks=0)
+QUICK = dict(agent="planner", cpus=1, memory="64MiB", knowledge=False, pace=PACE)
+
+def tuners():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("intune-")]
+
+def data(**options):
+    return DataLoader(TensorDataset(torch.arange(60)), batch_size=4, **options)
+
+def total(loader):
+    return sum(int(batch.sum()) for (batch,) in loader)
+
+def tunes_itself():
+    assert not tuners(), tuners()
+    with intune.tune(data(), workers="thread", **QUICK) as tuned:
+        assert total(tuned) == 1770
+        assert tuned.tuning
+    assert not tuners(), tuners()
+
+def inherits(tuned):
+    assert not tuned.tuning
+    try:
+        next(iter(tuned))
+    except LoaderError as error:
+        assert "fork" in str(error), error
+    else:
+        raise AssertionError("the parent's loader was used in a fork")
+    tuned.close()
+    tunes_itself()
+
+def child(how, target, *args):
+    if how == "os.fork":
+        pid = os.fork()
+        if pid == 0:
+            target(*args)
+            sys.exit(0)  # all that runs at an interpreter's end, which multiprocessing leaves out
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    process = multiprocessing.get_context(how).Process(target=target, args=args)
+    process.start()
+    process.join(60)
+    assert process.exitcode is not None, "the child hangs"
+    return process.exitcode
+
+def main(how):
+    tuned = intune.tune(data(), workers=sys.argv[2], **QUICK)
+    batches = iter(tuned)
+    first = int(next(batches)[0].sum())
+    code = child(how, tunes_itself) if how == "spawn" else child(how, inherits, tuned)
+    assert code == 0, code
+    assert tuned.tuning
+    assert first + sum(int(batch.sum()) for (batch,) in batches) == 1770
+    assert total(tuned) == 1770
+    if "open" not in sys.argv:
+        tuned.close()
+        assert not tuners(), tuners()
+    print("fine")
+
+if __name__ == "__main__":
+    main(sys.argv[1])
+"""
+
+LOADER = """
+import sys, threading
+import torch
+import intune
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+class Numbers(Dataset):
+    def __len__(self):
+        return 40
+    def __getitem__(self, index):
+        return index * 10
+
+def begin(worker):
+    assert get_worker_info().id == worker
+    assert not [thread for thread in threading.enumerate() if thread.name == "intune-tuner"]
+
+if __name__ == "__main__":
+    plain = DataLoader(Numbers(), batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(1), num_workers=2,
+                       multiprocessing_context=sys.argv[1], worker_init_fn=begin, persistent_workers=True)
+    expected = [[batch.tolist() for batch in plain] for _ in range(2)]
+    plain._iterator = None
+    plain.generator.manual_seed(1)
+    with intune.tune(plain, agent="even", cpus=2, memory="64MiB", knowledge=False, workers="process") as tuned:
+        assert [[batch.tolist() for batch in tuned] for _ in range(2)] == expected
+    print("fine")
+"""
+
+
+def runs(tmp_path: Path, script: str, *words: str) -> None:
+    """A script that ends by itself, says that all is well, and nothing else."""
+    file = tmp_path / "train.py"
+    file.write_text(script)
+    done = subprocess.run(
+        [sys.executable, str(file), *words], capture_output=True, text=True, timeout=90,
+        env={**os.environ, "PYTHONPATH": os.getcwd(), "INTUNE": "", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("fork", "process"), ("fork", "thread"), ("os.fork", "thread", "open"), ("spawn", "thread", "open")],
+    ids=" ".join,
+)
+def test_a_child_of_a_process_that_tunes(words: tuple[str, ...], tmp_path: Path) -> None:
+    """Also where nobody closes the loader, and where the child ends as an interpreter does."""
+    runs(tmp_path, SCRIPT, *words)
+
+
+def test_a_dataloader_may_say_how_its_workers_begin(tmp_path: Path) -> None:
+    runs(tmp_path, LOADER, "spawn")
