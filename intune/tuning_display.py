@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 from collections import deque
 from typing import Literal, TextIO
@@ -105,7 +106,7 @@ class TuningDisplay:
     """Shows entries as they come; called by the control loop.
 
     Args:
-        mode: ``"auto"`` draws on a terminal and prints lines elsewhere.
+        mode: ``"auto"`` draws on a terminal and prints lines elsewhere; a notebook draws with ``ipywidgets`` only.
         stream: where to; standard error by default.
     """
 
@@ -115,6 +116,8 @@ class TuningDisplay:
         self._console = Console(file=stream if stream is not None else sys.stderr)
         if mode == "auto":
             mode = "live" if self._console.is_terminal else "lines"
+        if mode == "live" and self._console.is_jupyter and importlib.util.find_spec("ipywidgets") is None:
+            mode = "lines"  # where rich draws nothing but a warning
         self._mode = mode
         self._past: deque[Entry] = deque(maxlen=64)
         self._live: Live | None = None
