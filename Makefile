@@ -8,13 +8,14 @@ TORCH  ?= torch==2.13.0
 DEMO   ?= demo-data
 ROWS   ?= 600000
 
-.PHONY: help install check types test demo bench peers clean
+.PHONY: help install check types test demo bench peers recbole clean
 
 help:
 	@echo "make demo     write Criteo-like data and train DLRM on local Ray, live"
 	@echo "make test     lint, types and tests"
 	@echo "make install  the virtual environment alone"
 	@echo "make peers    a second environment with the loaders we are measured against"
+	@echo "make recbole  a third one with RecBole, which our recommenders' speed is measured against"
 	@echo "make bench    measure against them (make peers first)"
 	@echo "make clean    remove what the others made"
 
@@ -48,9 +49,19 @@ peers: .peers/installed
 	.peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
 	@touch $@
 
+recbole: .recbole/installed
+
+# RecBole asks for an old Ray, which training does not use: it is installed without what it asks for.
+.recbole/installed: benchmarks/recbole.txt
+	$(PYTHON) -m venv .recbole
+	.recbole/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	.recbole/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/recbole.txt
+	.recbole/bin/python -m pip install --quiet --disable-pip-version-check --no-deps recbole==1.2.1
+	@touch $@
+
 bench: install peers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,plots,s3]"
 	$(BIN)/python -m benchmarks.throughput --json results/throughput.json --plot results/throughput.png
 
 clean:
-	rm -rf $(VENV) .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(DEMO) bench-data results
+	rm -rf $(VENV) .peers .recbole build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(DEMO) bench-data results

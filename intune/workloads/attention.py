@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intune.pipelines.errors import ConfigError
+from intune.workloads.dropout import Dropout, dropout
 
 Activation: TypeAlias = Literal["gelu", "relu"]
 Cache: TypeAlias = tuple[Tensor, Tensor]
@@ -93,16 +94,30 @@ class SelfAttention(nn.Module):
         )
         if cache is not None:
             key, value = torch.cat([cache[0], key], dim=2), torch.cat([cache[1], value], dim=2)
-        mixed = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=allowed,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=self.causal and allowed is None and positions > 1,
+        mixed = self._attend(
+            query, key, value, allowed, causal=self.causal and allowed is None and positions > 1
         )
         joined: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return joined, (key, value)
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, *, causal: bool
+    ) -> Tensor:
+        if not (self.training and self.dropout) or query.device.type != "cpu":
+            share = self.dropout if self.training else 0.0
+            return F.scaled_dot_product_attention(
+                query, key, value, attn_mask=allowed, dropout_p=share, is_causal=causal
+            )
+        # With dropout, torch does on the CPU what is written here, with random numbers that are slow to draw.
+        scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
+        if causal:
+            allowed = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        if allowed is not None:
+            scores = scores + torch.zeros(allowed.shape, dtype=scores.dtype).masked_fill_(
+                ~allowed, -torch.inf
+            )
+        mixed: Tensor = dropout(torch.softmax(scores, dim=-1), self.dropout) @ value
+        return mixed
 
 
 class Block(nn.Module):
@@ -117,7 +132,7 @@ class Block(nn.Module):
         self.contract = nn.Linear(config.feed_forward, config.width)
         self.feed_forward_norm = nn.LayerNorm(config.width, eps=config.eps)
         self.activation = F.gelu if config.activation == "gelu" else F.relu
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, allowed: Tensor | None = None) -> Tensor:
         """As `SelfAttention.forward`, through the whole block."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from intune.pipelines import Pipeline
 from intune.pipelines.errors import ConfigError
 from intune.workloads.attention import Block, BlockConfig, at_least, attend_to, initialise, share
+from intune.workloads.dropout import Dropout
 from intune.workloads.sequence_draws import Cloze, DrawEnd
 from intune.workloads.sequence_stages import IGNORED, MaskNext, Window
 
@@ -88,7 +89,7 @@ class BERT4Rec(nn.Module):
         self.items = nn.Embedding(config.items + 2, config.width)
         self.positions = nn.Embedding(config.length, config.width)
         self.norm = nn.LayerNorm(config.width, eps=config.block.eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config.block) for _ in range(config.layers))
         self.dense = nn.Linear(config.width, config.width)
         self.bias = nn.Parameter(torch.zeros(config.items))

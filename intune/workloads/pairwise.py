@@ -7,7 +7,7 @@ items that they did not. Encoders: `matrix_factorisation.py`, `lightgcn.py`, `sh
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -127,9 +127,42 @@ class BPR(nn.Module):
     def forward(self, encoder: Encoder, nodes: Nodes) -> Tensor:
         """The loss of a batch."""
         final: Tensor = encoder()
-        triples = look_up(final, nodes)
         if len(nodes.negative) > 1:
-            chosen = hardest(triples)
-            nodes, triples = nodes.keep(chosen), triples.keep(chosen)
-        trained = triples if final is encoder.weight else look_up(encoder.weight, nodes)
-        return bpr(triples.user, triples.positive, triples.negative[0]) + self.l2 * half_squares(trained)
+            with torch.no_grad():
+                nodes = nodes.keep(hardest(look_up(final, nodes)))
+        same = final is encoder.weight
+        loss: Tensor = _BprLoss.apply(final, nodes, self.l2 if same else 0.0)  # type: ignore[no-untyped-call]
+        return loss if same else loss + self.l2 * half_squares(look_up(encoder.weight, nodes))
+
+
+class _BprLoss(torch.autograd.Function):
+    """`bpr` plus a weight times `half_squares` of rows of a table, with the gradient written out: a step is so small
+    that autograd's own work, and a gradient of the whole table for each of the three, would be half of it."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, nodes: Nodes, l2: float) -> Tensor:
+        rows = len(nodes.user)
+        places = torch.cat([nodes.user, nodes.positive, nodes.negative[0]])
+        found = table.index_select(0, places)
+        user, positive, negative = found.view(3, rows, -1)
+        difference = negative - positive
+        gap = (user * difference).sum(-1)
+        loss = F.softplus(gap).mean()
+        slope = (torch.sigmoid(gap) / rows)[:, None]
+        gradient = torch.empty_like(found)
+        by_user, by_positive, by_negative = gradient.view(3, rows, -1)
+        torch.mul(difference, slope, out=by_user)
+        torch.mul(user, slope, out=by_negative)
+        torch.neg(by_negative, out=by_positive)
+        if l2:
+            loss += l2 / 2 / rows * torch.linalg.vector_norm(found).square()
+            gradient.add_(found, alpha=l2 / rows)
+        ctx.save_for_backward(places, gradient)
+        ctx.shape = table.shape
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+        places, gradient = ctx.saved_tensors
+        whole = gradient.new_zeros(ctx.shape).index_add_(0, places, gradient)
+        return whole.mul_(upstream[0]), None, None

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from intune.pipelines import Pipeline
 from intune.pipelines.errors import ConfigError
 from intune.workloads.attention import Block, BlockConfig, at_least, attend_to, initialise, share
+from intune.workloads.dropout import Dropout
 from intune.workloads.sequence_draws import DrawEnd, DrawNegatives
 from intune.workloads.sequence_stages import IGNORED, ShiftTargets, Window
 
@@ -83,7 +84,7 @@ class SASRec(nn.Module):
         self.config = config
         self.items = nn.Embedding(config.items + 1, config.width)
         self.positions = nn.Embedding(config.length, config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config.block) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width, eps=config.block.eps)
         initialise(self.modules(), torch.Generator().manual_seed(seed))

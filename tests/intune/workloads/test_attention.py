@@ -98,6 +98,20 @@ def test_dropout_is_there_in_training_only() -> None:
     assert torch.equal(block(x), block(x))
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_attention_with_dropout_is_torchs_where_hardly_anything_is_dropped(
+    causal: bool, padded: bool
+) -> None:
+    shape = {"width": 8, "heads": 2, "feed_forward": 16, "causal": causal}
+    plain, dropping = Block(BlockConfig(**shape)), Block(BlockConfig(**shape, dropout=1e-9))
+    dropping.load_state_dict(plain.state_dict())
+    x = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(6))
+    present = torch.tensor([[True] * 5, [False, False, True, True, True], [False] * 4 + [True]])
+    allowed = attend_to(present, causal=causal) if padded else None
+    torch.testing.assert_close(dropping(x, allowed), plain(x, allowed))
+
+
 def test_a_remainder_of_the_width_is_not_attended_with() -> None:
     config = BlockConfig(width=208, heads=3, feed_forward=16)
     block = Block(config)
