@@ -129,6 +129,20 @@ def wanted_slots(
         raise ConfigError(
             f"`action` has shape {given.shape}, but {shape} is needed: a number for every stage"
         )
+    given = checked_actions(kind, given)
+    if kind == "moves":
+        # Stage by stage in memory, as slots are.
+        return slots + _MOVES.take(given.T).T, None
+    given = np.clip(given.astype(np.float64, order="F"), 0.0, MOST_SLOTS)
+    return (given[:, :-1], given[:, -1]) if pool else (given, None)
+
+
+def checked_actions(kind: ActionKind, given: NDArray[Any]) -> NDArray[Any]:
+    """`given`, ``[N, …]``, if it has nothing in it but actions; moves as whole numbers.
+
+    Raises:
+        ConfigError: NaN, or a move that there is not; the job and the stage are named.
+    """
     if kind == "moves":
         if given.dtype.kind not in "iu":
             given = _whole_moves(given)
@@ -138,8 +152,7 @@ def wanted_slots(
                 f"`action`={given[job, stage]} for stage {stage} of job {job} must be from 0 to {len(MOVES) - 1}, "
                 f"the index of one of the moves {MOVES}"
             )
-        # Stage by stage in memory, as slots are.
-        return slots + _MOVES.take(given.T).T, None
+        return given
     if given.dtype.kind not in "iuf":
         raise ConfigError(f"`action` has type {given.dtype}, but numbers are needed")
     if given.dtype.kind == "f" and np.isnan(given).any():
@@ -147,8 +160,7 @@ def wanted_slots(
         raise ConfigError(
             f"`action` is NaN for stage {stage} of job {job}; give a number of slots, 0 or more"
         )
-    given = np.clip(given.astype(np.float64, order="F"), 0.0, MOST_SLOTS)
-    return (given[:, :-1], given[:, -1]) if pool else (given, None)
+    return given
 
 
 def action_masks(present: Bools, slots: Floats, limit: Any) -> Bools:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from gymnasium import logger
@@ -17,19 +17,21 @@ from numpy.typing import NDArray
 from intune.envs import render, spaces
 from intune.envs.episodes import Episodes
 from intune.envs.job_sources import first_job, source_of
-from intune.envs.jobs import Bools, Floats, Ints
+from intune.envs.jobs import Bools, Floats
 from intune.envs.measurement import Measurement
 from intune.envs.settings import EnvSettings
 from intune.envs.simulated import HISTORY, RENDER_MODES, check_render_mode, reset_options, width_of
+from intune.envs.succession import Succession, Turn
 from intune.pipelines.errors import ConfigError
 
 CHUNK = 2048
 """Jobs computed together. Chosen by `benchmarks/envs.py`: their arrays stay in a core's cache, and the calls of NumPy,
 which threads take turns at, are few for each job."""
 
-RESERVE = 128
-"""Episodes begun at once where fewer end, and kept for those that end next: beginning one alone costs nearly as much
-as many."""
+LEAST_CHUNK = 256
+"""Chunks are not made smaller than this to give every thread one: the threads would wait for each other's calls."""
+
+T = TypeVar("T")
 
 AUTORESET = {"next_step": AutoresetMode.NEXT_STEP, "same_step": AutoresetMode.SAME_STEP}
 
@@ -75,7 +77,7 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         if autoreset not in AUTORESET:
             raise ConfigError(f"`autoreset`={autoreset!r} must be one of {', '.join(map(repr, AUTORESET))}")
         self.settings = EnvSettings.of(**settings)
-        self._source, width = source_of(scenario, self.settings)
+        source, width = source_of(scenario, self.settings)
         self.stages = width_of(width, self.settings)
         self.num_envs, self.render_mode = num_envs, render_mode
         self._same_step = autoreset == "same_step"
@@ -86,12 +88,12 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         )
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        if threads > 1:
+            chunk = min(chunk, max(-(-num_envs // threads), LEAST_CHUNK))
         self._rows = [slice(at, min(at + chunk, num_envs)) for at in range(0, num_envs, chunk)]
         self._chunks: list[Episodes] = []
+        self._succession = Succession(source, self.settings, stages=self.stages, parts=self._rows)
         self._threads = ThreadPoolExecutor(threads) if threads > 1 and len(self._rows) > 1 else None
-        self._next: int | None = None
-        self._reserve: Episodes | None = None
-        self._used = 0  # of the reserve
         self._ended: Bools = np.zeros(num_envs, dtype=bool)
         self._rates: list[deque[float]] = []
 
@@ -122,20 +124,22 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         given = dict(options or {})
         mask = self._reset_mask(given.pop("reset_mask", None))
         super().reset(seed=seed)
-        if seed is not None or self._next is None:
-            self._next = first_job(int(self.np_random.integers(2**32)) if seed is None else seed)
-            self._reserve = None
+        succession = self._succession
+        if seed is not None or not succession.started:
+            succession.start(first_job(int(self.np_random.integers(2**32)) if seed is None else seed))
         rows = np.flatnonzero(mask)
-        ids, slots = reset_options(given, self._numbers(len(rows)), self.stages)
+        ids, slots = reset_options(given, succession.numbers(len(rows)), self.stages)
         self._ended[rows] = False
         if len(rows) == self.num_envs:
-            self._chunks = [
-                self._begin(ids[part], slots[part] if slots is not None else None) for part in self._rows
-            ]
+            self._chunks = self._each(
+                lambda at: succession.begin(
+                    ids[self._rows[at]], slots[self._rows[at]] if slots is not None else None
+                )
+            )
             self._rates = [deque(maxlen=HISTORY) for _ in range(self.num_envs)] if self.render_mode else []
         else:
             self._running()
-            self._adopt(rows, self._begin(ids, slots), np.arange(len(rows)))
+            self._take(succession.turns_of(rows, succession.begin(ids, slots), np.arange(len(rows))))
         self._remember(mask)
         return self._observation(), self._infos(mask)
 
@@ -152,28 +156,59 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             ResetNeeded: before `reset`.
             ClosedEnvironmentError: after `close`.
         """
-        chunks = self._running()
+        self._running()
         given = np.asarray(actions)
         if given.shape != self.action_space.shape:
             raise ConfigError(f"`action` has shape {given.shape}, but {self.action_space.shape} is needed")
-        self._each(lambda at: chunks[at].step(given[self._rows[at]]))
-        rewards = self._joined(lambda chunk: chunk.reward)
-        terminated = self._joined(lambda chunk: chunk.terminated)
-        truncated = self._joined(lambda chunk: chunk.truncated)
-        over = terminated | truncated
-        again = self._ended.copy()
-        infos: dict[str, Any] = {}
+        # Before anything changes.
+        given = spaces.checked_actions(self.settings.action, given)
         if self._same_step:
-            if over.any():
-                infos = self._final(over)
-                self._restart(over)
-        else:
-            if again.any():
-                self._restart(again)
-                rewards[again], terminated[again], truncated[again] = 0.0, False, False
-            self._ended = over & ~again
-        self._remember(over if self._same_step else again)
+            return self._step_and_restart(given)
+        again = self._ended
+        turns: list[list[Turn]] = [[] for _ in self._rows]
+        if again.any():
+            for turn in self._succession.turns(np.flatnonzero(again)):
+                turns[turn.chunk].append(turn)
+        observation = self._room()
+
+        def run(at: int) -> None:
+            rows = self._rows[at]
+            # A chunk of which every job begins anew is not needed any more.
+            if not any(turn.replaces(self._chunks[at]) for turn in turns[at]):
+                self._chunks[at].step(given[rows])
+            for turn in turns[at]:
+                self._chunks[at] = self._succession.take(turn, self._chunks[at])
+            self._chunks[at].observe(out=_part(observation, rows))
+
+        self._each(run)
+        rewards, terminated, truncated = self._results()
+        if again.any():
+            rewards[again], terminated[again], truncated[again] = 0.0, False, False
+        self._ended = (terminated | truncated) & ~again
+        self._remember(again)
+        return observation, rewards, terminated, truncated, self._infos(None)
+
+    def _step_and_restart(
+        self, given: NDArray[Any]
+    ) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """One interval of every job; episodes that end in it begin anew at once."""
+        self._each(lambda at: self._chunks[at].step(given[self._rows[at]]))
+        rewards, terminated, truncated = self._results()
+        over = terminated | truncated
+        infos: dict[str, Any] = {}
+        if over.any():
+            infos = self._final(over)
+            self._take(self._succession.turns(np.flatnonzero(over)))
+        self._remember(over)
         return self._observation(), rewards, terminated, truncated, {**self._infos(None), **infos}
+
+    def _results(self) -> tuple[Floats, Bools, Bools]:
+        """Rewards, and how episodes ended, as the chunks have them."""
+        return (
+            self._joined(lambda chunk: chunk.reward),
+            self._joined(lambda chunk: chunk.terminated),
+            self._joined(lambda chunk: chunk.truncated),
+        )
 
     def action_masks(self) -> NDArray[np.bool_]:
         """``[N, S x 5]``: see `SimulatedPipelineEnv.action_masks`.
@@ -210,56 +245,15 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         if self._threads is not None:
             self._threads.shutdown()
 
-    def _begin(self, ids: Ints, slots: Floats | None = None) -> Episodes:
-        return Episodes(self._source, self.settings, ids, stages=self.stages, slots=slots)
+    def _take(self, turns: list[Turn]) -> None:
+        """Begin the episodes of `turns`, at most one turn of every chunk at a time."""
 
-    def _numbers(self, count: int) -> Ints:
-        """The jobs whose turn it is."""
-        assert self._next is not None
-        if self._reserve is not None:  # not handed out yet
-            self._next -= len(self._reserve) - self._used
-            self._reserve = None
-        self._next += count
-        return np.arange(self._next - count, self._next)
+        def take(at: int) -> None:
+            for turn in turns:
+                if turn.chunk == at:
+                    self._chunks[at] = self._succession.take(turn, self._chunks[at])
 
-    def _restart(self, which: Bools) -> None:
-        """Begin the next episodes of the jobs where `which`."""
-        rows = np.flatnonzero(which)
-        while rows.size:
-            left = len(self._reserve) - self._used if self._reserve is not None else 0
-            if not left and rows.size >= RESERVE:
-                self._begin_in(rows)
-                return
-            if self._reserve is None or not left:
-                self._reserve = None
-                self._reserve, self._used, left = self._begin(self._numbers(RESERVE)), 0, RESERVE
-            count = min(rows.size, left)
-            self._adopt(rows[:count], self._reserve, np.arange(self._used, self._used + count))
-            self._used += count
-            rows = rows[count:]
-
-    def _begin_in(self, rows: Ints) -> None:
-        """Begin the next episodes in `rows` (ascending), each chunk's by itself."""
-        ids = self._numbers(len(rows))
-
-        def begin(at: int) -> None:
-            part, chunk = self._rows[at], self._chunks[at]
-            first, last = np.searchsorted(rows, (part.start, part.stop))
-            if last > first:
-                fresh = self._begin(ids[first:last])
-                if len(fresh) == len(chunk):
-                    self._chunks[at] = fresh
-                else:
-                    chunk.adopt(rows[first:last] - part.start, fresh, slice(None))
-
-        self._each(begin)
-
-    def _adopt(self, rows: Ints, fresh: Episodes, chosen: Ints) -> None:
-        """Put the episodes of `fresh` at `chosen` into `rows` (ascending)."""
-        for part, chunk in zip(self._rows, self._chunks, strict=True):
-            first, last = np.searchsorted(rows, (part.start, part.stop))
-            if last > first:
-                chunk.adopt(rows[first:last] - part.start, fresh, chosen[first:last])
+        self._each(take)
 
     def _final(self, over: Bools) -> dict[str, Any]:
         """Last observations and infos of the episodes that are over."""
@@ -274,17 +268,13 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         infos = self._infos(over)
         return {"final_obs": last, "_final_obs": over, "final_info": infos, "_final_info": over.copy()}
 
+    def _room(self) -> Any:
+        """Arrays for the observations of all jobs."""
+        return spaces.empty_observation(self.settings.observation, self.num_envs, self.stages)
+
     def _observation(self) -> Any:
-        whole = spaces.empty_observation(self.settings.observation, self.num_envs, self.stages)
-
-        def fill(at: int) -> None:
-            rows = self._rows[at]
-            part = (
-                {key: value[rows] for key, value in whole.items()} if isinstance(whole, dict) else whole[rows]
-            )
-            self._chunks[at].observe(out=part)
-
-        self._each(fill)
+        whole = self._room()
+        self._each(lambda at: self._chunks[at].observe(out=_part(whole, self._rows[at])))
         return whole
 
     def _infos(self, which: Bools | None) -> dict[str, Any]:
@@ -305,14 +295,10 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     def _joined(self, of: Callable[[Episodes], NDArray[Any]]) -> NDArray[Any]:
         return np.concatenate([of(chunk) for chunk in self._chunks])
 
-    def _each(self, act: Callable[[int], None]) -> None:
-        """`act` for every chunk."""
-        if self._threads is None:
-            for at in range(len(self._chunks)):
-                act(at)
-        else:
-            for _ in self._threads.map(act, range(len(self._chunks))):
-                pass
+    def _each(self, act: Callable[[int], T]) -> list[T]:
+        """What `act` returns for every chunk."""
+        numbers = range(len(self._rows))
+        return [*map(act, numbers)] if self._threads is None else [*self._threads.map(act, numbers)]
 
     def _remember(self, begun: Bools) -> None:
         if self.render_mode is None:
@@ -342,3 +328,8 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         if not self._chunks:
             raise ResetNeeded("call `reset` first")
         return self._chunks
+
+
+def _part(whole: Any, rows: slice) -> Any:
+    """The observations at `rows`, views."""
+    return {key: value[rows] for key, value in whole.items()} if isinstance(whole, dict) else whole[rows]

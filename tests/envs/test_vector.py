@@ -158,7 +158,7 @@ def test_one_of_a_vector_is_a_single_environment() -> None:
 
 
 def test_threads_change_nothing() -> None:
-    one = SimulatedPipelineVectorEnv(40, eventful(), chunk=8)
+    one = SimulatedPipelineVectorEnv(40, eventful(), chunk=40)
     two = SimulatedPipelineVectorEnv(40, eventful(), chunk=8, threads=2)
     same(one.reset(seed=1), two.reset(seed=1))
     one.action_space.seed(0)
@@ -173,7 +173,7 @@ def test_threads_change_nothing() -> None:
 def test_how_many_begin_together_changes_nothing(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     for reserve in (1, 3, 1000):
-        monkeypatch.setattr("intune.envs.vector.RESERVE", reserve)
+        monkeypatch.setattr("intune.envs.succession.RESERVE", reserve)
         env = SimulatedPipelineVectorEnv(40, "memory-tight", chunk=8, threads=threads, episode_steps=6)
         env.action_space.seed(0)
         runs = [env.reset(seed=1)]
@@ -186,6 +186,19 @@ def test_how_many_begin_together_changes_nothing(threads: int, monkeypatch: pyte
         same(one, third)
     jobs = np.concatenate([run[-1]["job"] for run in made[0]])
     assert len(np.unique(jobs)) > 3 * 40
+
+
+def test_a_bad_action_changes_nothing() -> None:
+    env, other = (SimulatedPipelineVectorEnv(12, eventful(), chunk=4, episode_steps=3) for _ in range(2))
+    same(env.reset(seed=1), other.reset(seed=1))
+    env.action_space.seed(0)
+    for _ in range(8):
+        action = env.action_space.sample()
+        bad = action.copy()
+        bad[9, 2] = 5
+        with pytest.raises(ConfigError, match="for stage 2 of job 9"):
+            env.step(bad)
+        same(env.step(action), other.step(action))
 
 
 def test_a_seed_repeats_everything() -> None:
