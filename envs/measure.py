@@ -123,13 +123,22 @@ def measure(
 def _dearer(used: float, now: Resources, before: Resources | None, per: float) -> float:
     """Factor by which processor time is scarcer than the job's own use of it shows.
 
-    Where others keep processors busy, what waits for one of them is no waiting that more slots could fill. The job
-    has what it used and what was left idle; in units of that, as of the CPUs it may use, it used this much more.
+    Where others keep processors busy, what waits for one of them is no waiting that more slots could fill: the job
+    would have used as much more as its threads waited for a processor. But no more than there are: the job has what it
+    used and what was left idle, and its own threads wait for each other as well. Where that wait cannot be read, all
+    that others use is taken to be kept from the job.
     """
-    idle = (now.idle_s - before.idle_s) * per if before is not None else math.nan
-    if not math.isfinite(idle) or idle < 0 or used <= 0:
+    if before is None or used <= 0:
         return 1.0
-    return float(max(1.0, min(now.cpus / (used + idle), MOST_CROWDED)))
+    idle = (now.idle_s - before.idle_s) * per
+    if not math.isfinite(idle) or idle < 0:
+        return 1.0
+    factor = now.cpus / (used + idle)
+    delay = (now.delay_s - before.delay_s) * per
+    if math.isfinite(delay):
+        # Threads that have ended took their count along.
+        factor = min(factor, 1.0 + max(delay, 0.0) / used)
+    return float(max(1.0, min(factor, MOST_CROWDED)))
 
 
 def widened(measured: Measurement, stages: int) -> Measurement:

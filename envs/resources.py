@@ -5,6 +5,7 @@ Reads ``/proc`` and ``/sys``; elsewhere psutil, or NaN. Nothing is decided here.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -37,6 +38,8 @@ class Resources:
         traffic: bytes moved between processor and memory so far; NaN where it cannot be read.
         idle_s: seconds so far that the processors this job may run on had nothing to do, summed over them; NaN where it
             cannot be read.
+        delay_s: seconds so far that threads of this process and its children that could have worked waited for a
+            processor, summed over the threads there are; NaN where it cannot be read.
     """
 
     cpu_s: float = math.nan
@@ -46,10 +49,11 @@ class Resources:
     clock: float = math.nan
     traffic: float = math.nan
     idle_s: float = math.nan
+    delay_s: float = math.nan
 
 
 class ResourceReader:
-    """Reads `Resources`; some 0.3 ms without child processes, of which two thirds go into limits (control groups).
+    """Reads `Resources`; some 0.5 ms without child processes, of which two thirds go into limits (control groups).
 
     Args:
         budget: of the pipeline. Where it has fewer CPUs than the job at first, somebody wanted it so and it stays
@@ -78,6 +82,7 @@ class ResourceReader:
         """Read all of it now."""
         usable = self._detect()
         cpu_s, resident = time.process_time(), float(resident_bytes(proc=self._root / "proc"))
+        delay_s = read_delay("self", self._root)
         for child in self._find_children():
             try:
                 times = child.cpu_times()
@@ -86,6 +91,7 @@ class ResourceReader:
                 self._readings = 0  # one has ended: look again next time
                 continue
             cpu_s += times.user + times.system
+            delay_s += read_delay(str(child.pid), self._root)
         return Resources(
             cpu_s=cpu_s,
             resident=resident,
@@ -94,6 +100,7 @@ class ResourceReader:
             clock=read_clock(self._root),
             traffic=read_traffic(self._root),
             idle_s=read_idle(self._root),
+            delay_s=delay_s,
         )
 
     def _find_children(self) -> tuple[psutil.Process, ...]:
@@ -152,6 +159,23 @@ def read_idle(root: Path = Path("/"), affinity: Callable[[], Collection[int]] | 
             ticks += float(fields[3]) + float(fields[4])
             found += 1
     return ticks / tick if found else math.nan
+
+
+def read_delay(pid: str, root: Path = Path("/")) -> float:
+    """Seconds so far that a process's threads waited for a processor; NaN where unknown.
+
+    Args:
+        pid: number of the process, or ``self``.
+        root: where ``/proc`` is found (Linux, Documentation/scheduler/sched-stats.rst).
+    """
+    total = 0
+    try:
+        for thread in os.listdir(root / "proc" / pid / "task"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+                total += int((root / "proc" / pid / "task" / thread / "schedstat").read_bytes().split()[1])
+    except (OSError, ValueError, IndexError):  # not Linux, or a kernel without these counters
+        return math.nan
+    return total / 1e9
 
 
 def _has_children() -> bool:

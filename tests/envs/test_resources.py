@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from intune.envs.measure import MOST_CROWDED, _dearer
-from intune.envs.resources import Resources, read_idle
+from intune.envs.resources import Resources, read_delay, read_idle
 
 
 def test_idle_time_is_that_of_the_processors_a_job_may_run_on(tmp_path: Path) -> None:
@@ -44,3 +44,26 @@ def test_where_idle_time_is_unknown_or_falls_nothing_is_made_of_it() -> None:
     assert _dearer(0.5, unknown, high, 1.0) == 1.0
     assert _dearer(0.5, low, high, 1.0) == 1.0  # of fewer processors than before
     assert _dearer(0.5, high, None, 1.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("delay", "factor"),
+    [(0.0, 1.0), (0.1, 1.2), (0.5, 2.0), (9.0, 4.0), (-3.0, 1.0), (math.nan, 4.0)],
+)
+def test_others_take_from_a_job_only_what_its_threads_waited_for(delay: float, factor: float) -> None:
+    """All is busy, a quarter of it with this job: with others that step back for it, nothing is kept from it."""
+    before = Resources(cpus=2.0, memory_limit=1e9, idle_s=10.0, delay_s=5.0)
+    now = Resources(cpus=2.0, memory_limit=1e9, idle_s=10.0, delay_s=5.0 + 4.0 * delay)
+    assert _dearer(0.5, now, before, 0.25) == pytest.approx(factor)
+
+
+def test_waits_for_a_processor_are_those_of_all_threads_of_a_process(tmp_path: Path) -> None:
+    for thread, text in (("7", "100 2500000000 3"), ("8", "5 500000000 1")):
+        (tmp_path / "proc/7/task" / thread).mkdir(parents=True)
+        (tmp_path / "proc/7/task" / thread / "schedstat").write_text(text + "\n")
+    assert read_delay("7", tmp_path) == pytest.approx(3.0)
+    (tmp_path / "proc/7/task/8/schedstat").unlink()
+    assert read_delay("7", tmp_path) == pytest.approx(2.5)
+    (tmp_path / "proc/7/task/7/schedstat").write_text("\n")
+    assert math.isnan(read_delay("7", tmp_path))
+    assert math.isnan(read_delay("9", tmp_path))
