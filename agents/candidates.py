@@ -19,9 +19,6 @@ from intune.envs.measurement import Measurement
 MARGINS = (1.0, 1.08, 1.2, 1.4, 1.8)
 """Capacity of every stage as a multiple of the rate aimed at: slack pays for noise and costs memory."""
 
-OPTIMISM = 1.0
-"""Standard deviations of optimism in plans: what is unknown is tried, within what the memory record allows."""
-
 POOL_MARGINS = (1.0, 1.15, 1.4)
 
 HOPE = 0.03
@@ -32,8 +29,7 @@ SAME = 0.02
 
 NAMES = (
     "keep", *[f"plan x{margin:g}" for margin in MARGINS], *[f"pool x{margin:g}" for margin in POOL_MARGINS],
-    "half way", "raise the slowest", "raise the slowest by a quarter", "give back", "try the next",
-    "share one slot",
+    "half way", "raise the slowest", "raise the slowest by a quarter", "give back",
 )  # fmt: skip
 
 
@@ -58,16 +54,6 @@ class Candidates:
     target: Floats
     wished: Floats
     slowest: Any
-
-
-def worth_probing(record: MemoryRecord, measured: Measurement, options: Candidates) -> Bools:
-    """``[N]`` jobs that memory keeps far below what they could do because nobody knows what a slot takes."""
-    stuck = (options.slots[:, 1] <= measured.slots).all(axis=1, where=measured.present)
-    # Once a job has slots to lose, an interval on one is too dear.
-    stuck &= (measured.slots <= 2).all(axis=1, where=measured.present)
-    return np.asarray(
-        ~np.isfinite(record.largest) & (measured.pool == 0) & stuck & (options.target < 0.85 * options.wished)
-    )
 
 
 def promising(options: Candidates, measured: Measurement) -> Bools:
@@ -129,7 +115,7 @@ def propose(twin: Twin, record: MemoryRecord, measured: Measurement) -> Candidat
     """The candidates, in the order of `NAMES`."""
     present = measured.present
     count = len(measured)
-    table = twin.table(OPTIMISM)
+    table = twin.table()
     peak = np.where(present, table.max(axis=2), np.inf).min(axis=1)
     wished = np.maximum(np.minimum(peak, twin.ceiling(measured)), 1e-9)
     fit = fitting_rate(table, record, measured, np.minimum(wished * MARGINS[-1], np.maximum(peak, wished)))
@@ -161,13 +147,6 @@ def propose(twin: Twin, record: MemoryRecord, measured: Measurement) -> Candidat
     options.append((slots_now + one, none))
     options.append((slots_now + one * np.ceil(slots_now / 4), none))
     options.append((np.minimum(reaching(table, present, measured.delivered * 1.02), slots_now), none))
-    # What the twin is least sure of is what another slot would tell most about.
-    doubt = np.where(present, twin.deviation(slots_now + 1.0), -1.0)
-    least = np.zeros_like(slots_now)
-    least[np.arange(count), doubt.argmax(axis=1)] = 1.0
-    options.append((slots_now + least, none))
-    # One slot for all stages takes base and the largest working set: what a bound on every further slot needs.
-    options.append((slots_now, np.ones(count)))
 
     slots = np.stack([option[0] for option in options], axis=1)
     pool = np.stack([option[1] for option in options], axis=1)
@@ -211,9 +190,6 @@ def rehearse(
     # No one stage holds up a pool, so no one law of scaling is at stake: what is left is the noise of measuring.
     doubt = np.where(shared, NOISE, doubt)
     memory = record.bounds(slots * present[:, None], pool, measured)
-    # A single slot takes less than one slot a stage, which every job begins with.
-    limit = measured.memory_limit[:, None]
-    memory = np.where(pool == 1, np.minimum(memory, limit), memory)
     return Candidates(
         slots=slots,
         pool=pool,

@@ -1,9 +1,9 @@
 """`dqn`: learns which of the rehearsed allocations to choose. Pre-trained in the simulator, learns on on the job.
 
 At every decision the job's twin rehearses a handful of allocations (the planner's with several margins, shared
-pools, half steps, probes; see `candidates.py`), and a duelling Q-network shared by all stages and candidates
+pools, half steps; see `candidates.py`), and a duelling Q-network shared by all stages and candidates
 says what each is worth in the long run. So the network decides what a formula cannot: how much slack noise
-needs, when a probe pays, when to wait. Works for any number of stages and CPUs.
+needs, when a pool pays, when to wait. Works for any number of stages and CPUs.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from intune.agents.base import Agent, Proposal
-from intune.agents.memory import CERTAINTY, MemoryRecord, in_use
+from intune.agents.memory import RISK, MemoryRecord, in_use
 from intune.agents.recall import MemoryLog
 from intune.envs.jobs import Bools, Floats
 from intune.envs.measurement import Measurement
@@ -72,16 +72,16 @@ class Guard(Agent):
 
     Args:
         agent: decides.
-        certainty: standard deviations of memory's own noise kept clear of the limit.
+        risk: that memory runs out nevertheless, see `memory.RISK`.
 
     Attributes:
         vetoed: ``[N]`` how many proposals were cut.
     """
 
-    def __init__(self, agent: Agent, *, certainty: float = CERTAINTY) -> None:
+    def __init__(self, agent: Agent, *, risk: float = RISK) -> None:
         self.agent = agent
         self.name = agent.name
-        self.certainty = certainty
+        self.risk = risk
         self.vetoed: Any = np.zeros(0, dtype=np.int64)
         self._record = MemoryRecord(0, 1)
         self._log = MemoryLog(1)
@@ -89,7 +89,7 @@ class Guard(Agent):
     def start(self, jobs: int, stages: int) -> None:
         """Forget everything."""
         self.agent.start(jobs, stages)
-        self._record = MemoryRecord(jobs, stages, certainty=self.certainty)
+        self._record = MemoryRecord(jobs, stages, risk=self.risk)
         self._log = MemoryLog(stages)
         self.vetoed = np.zeros(jobs, dtype=np.int64)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from intune.agents.base import Agent, Proposal, where_sound
-from intune.agents.candidates import NAMES, propose, worth_probing
+from intune.agents.candidates import NAMES, propose
 from intune.agents.measures import without_absent
 from intune.agents.memory import MemoryRecord
 from intune.agents.recall import MemoryLog, recall_twin, twin_knowledge
@@ -72,8 +72,6 @@ class Planner(Agent):
         used = (measured.slots * measured.present).sum(axis=1)
         stay = (gain < WORTHWHILE) & (total >= 0.9 * used) & (measured.pool == 0)
         stay &= options.memory[:, 0] <= measured.memory_limit
-        probe = worth_probing(self._record, measured, options)
-        stay &= ~probe
         slots = np.where(stay[:, None], measured.slots, options.slots[:, plan])
 
         def explain(i: int) -> str:
@@ -81,18 +79,11 @@ class Planner(Agent):
                 return (
                     f"keep: the plan would bring {gain[i]:+.1%}, less than what one interval's noise can tell"
                 )
-            if probe[i]:
-                return (
-                    "one slot for all stages, for one interval: it shows what a slot takes at most, without "
-                    "which no more can be given safely"
-                )
             given = "/".join(f"{count:.0f}" for count in slots[i][measured.present[i]])
             return (
                 f"slots {given} make every stage sustain {options.target[i]:,.0f} rows/s "
                 f"(now {measured.delivered[i]:,.0f}) with 8 % to spare"
             )
 
-        proposal = Proposal(
-            slots=slots, pool=np.where(probe, 1.0, np.where(stay, measured.pool, 0.0)), explain=explain
-        )
+        proposal = Proposal(slots=slots, pool=np.where(stay, measured.pool, 0.0), explain=explain)
         return where_sound(measured, proposal, sound)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from intune.agents import candidates, registry
-from intune.agents.base import Agent, Proposal
+from intune.agents import registry
+from intune.agents.base import Agent
 from intune.agents.candidates import NAMES, Candidates
 from intune.agents.dqn import DQN
 from intune.agents.guard import Guard
@@ -36,27 +36,12 @@ class Without(DQN):
         return options, replace(seen, allowed=seen.allowed & ~self._closed)
 
 
-class Sober(DQN):
-    """The `dqn` whose plans take the twin at its word: nothing is tried because it is unknown."""
-
-    def propose(self, measured: Measurement) -> Proposal:
-        """The same without optimism."""
-        kept = candidates.OPTIMISM
-        candidates.OPTIMISM = 0.0
-        try:
-            return super().propose(measured)
-        finally:
-            candidates.OPTIMISM = kept
-
-
 ABLATIONS: dict[str, Callable[[], Agent]] = {
     "dqn+guard": lambda: Guard(DQN()),
     "with the referee": lambda: Guard(Referee(DQN())),
     "learning on the job": lambda: Guard(DQN(learning=True)),
     "the planner's rule instead of the network": lambda: registry.make("planner+guard"),
     "without pools": lambda: Guard(Without("pool")),
-    "without the twin's optimism": lambda: Guard(Sober()),
-    "without probing": lambda: Guard(Without("try the next", "share one slot")),
     "without plans": lambda: Guard(Without("plan", "pool", "half way")),
     "without the guard": lambda: DQN(),
 }

@@ -1,8 +1,9 @@
-"""Candidates: all feasible, what the twin and the memory record say of each, and when a probe pays."""
+"""Candidates: all feasible, what the twin and the memory record say of each, and which may bring something."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from intune.agents.candidates import (
     promising,
     propose,
     reaching,
-    worth_probing,
 )
 from intune.agents.memory import MemoryRecord
 from intune.agents.twin import GRID, Twin
@@ -109,9 +109,6 @@ def test_named_moves_do_what_they_say(measurement: Measured) -> None:
     # 500 rows/s take one half, one and two slots; what is not certain may be a little faster than it seems.
     load, batch, transform = slots("give back")
     assert (load, batch in (1, 2), transform in (2, 3)) == (1, True, True)
-    assert options.pool[0, NAMES.index("share one slot")] == 1
-    one_more = np.array(slots("try the next")) - measured.slots[0]
-    assert one_more.sum() == 1
 
 
 def test_memory_holds_the_plan_down_until_more_is_known(measurement: Measured) -> None:
@@ -125,21 +122,11 @@ def test_memory_holds_the_plan_down_until_more_is_known(measurement: Measured) -
     assert options.target[0] < 0.5 * options.wished[0]
     plan = options.memory[0, NAMES.index("plan x1")]
     assert plan <= 2.6e9
-    assert worth_probing(record, tight, options)[0]
-    # A single shared slot showed that no slot takes more than 310 MB. Then there is nothing to probe for.
-    record.largest[:] = 3.1e8
+    # Second slots of the slow stages take 10 MB: then there is room for more.
+    for seen in ([[1.0, 1.0, 2.0]], [[1.0, 2.0, 1.0]]) * 6:
+        record.see(replace(tight, slots=np.array(seen), memory_used=np.array([1.01e9])))
     after = propose(twin, record, tight)
-    assert not worth_probing(record, tight, after)[0]
     assert after.target[0] > options.target[0]
-
-
-def test_no_probe_where_there_is_room_or_much_to_lose(measurement: Measured) -> None:
-    measured = roomy(measurement)
-    twin, record = known(measured)
-    assert not worth_probing(record, measured, propose(twin, record, measured))[0]
-    many = roomy(measurement, slots=6.0, memory_limit=1.2e9)
-    twin, record = known(many)
-    assert not worth_probing(record, many, propose(twin, record, many))[0]
 
 
 def test_reaching_gives_the_fewest_slots_or_the_best_number() -> None:

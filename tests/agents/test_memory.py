@@ -11,14 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intune.agents.memory import (
-    PRIOR_NOISE,
-    RECORDS,
-    TOGETHER,
-    MemoryRecord,
-    in_use,
-    queues_at_worst,
-)  # fmt: skip
+from intune.agents.memory import MemoryRecord, in_use, queues_at_worst
 from intune.envs.measurement import Measurement
 
 Measured = Callable[..., Measurement]
@@ -82,33 +75,18 @@ def test_the_bound_is_never_below_the_truth(
         assert bound_of(record, wanted, now, pool) >= (BASE + pool * max(sets)) * (1 - 1e-9)
 
 
-@settings(max_examples=60, deadline=None)
-@given(job=jobs())
-def test_nor_once_a_single_slot_was_shared(
-    measurement: Measured, job: tuple[list[float], list[list[int]], list[int], bool]
-) -> None:
-    sets, seen, wanted, _ = job
-    record, now = taught(measurement, seen, sets)
-    alone = took(measurement, [1] * len(sets), [0.0] * len(sets), pool=1.0)
-    alone = replace(alone, memory_used=np.array([BASE + max(sets)]))
-    record.see(alone)
-    assert record.largest[0] == pytest.approx(max(sets), abs=1.0)
-    truth = BASE + float(np.array(wanted) @ np.array(sets))
-    assert bound_of(record, wanted, now) >= truth * (1 - 1e-9)
-
-
 def test_nothing_is_known_of_a_job_that_was_never_seen(measurement: Measured) -> None:
     record = MemoryRecord(1, 3)
     assert bound_of(record, [1, 1, 1], measurement()) == np.inf
 
 
 def test_one_record_bounds_multiples_of_it(measurement: Measured) -> None:
-    """Three times the slots of each stage take three times what the slots took, and a little for noise."""
+    """Three times the slots of each stage take three times what the slots took, and more for noise."""
     record, now = taught(measurement, [[1, 1]], [1e9, 3e9])
     bound = bound_of(record, [3, 3], now)
-    assert BASE + 12e9 <= bound <= BASE + 12e9 * (1 + 2 * 5 * record.noise[0])
-    # One stage alone may have been all of it.
-    assert bound_of(record, [3, 1], now) == pytest.approx(bound)
+    assert BASE + 12e9 <= bound <= BASE + 12e9 * 2.2
+    # One stage alone may have been nearly all of it, nearly none is left for the other.
+    assert bound_of(record, [3, 1], now) == pytest.approx(bound, rel=0.3)
 
 
 def test_two_records_tell_what_a_stage_costs(measurement: Measured) -> None:
@@ -121,27 +99,16 @@ def test_two_records_tell_what_a_stage_costs(measurement: Measured) -> None:
     assert truth < bound_of(two, [4, 1], now) < 1.6 * truth
 
 
-def test_a_shared_slot_bounds_every_further_slot(measurement: Measured) -> None:
-    sets = [1e9, 1.1e9, 0.9e9, 1e9, 1e9]
-    record, now = taught(measurement, [[1] * 5], sets)
-    before = bound_of(record, [2, 1, 1, 1, 1], now)
-    alone = took(measurement, [1] * 5, [0.0] * 5, pool=1.0)
-    alone = replace(alone, memory_used=np.array([BASE + 1.1e9]))
-    record.see(alone)
-    after = bound_of(record, [2, 1, 1, 1, 1], now)
-    assert BASE + 6e9 < after < before
-
-
 def test_noise_is_learnt_and_never_forgotten_at_once(measurement: Measured) -> None:
     rng = np.random.default_rng(0)
     quiet, loud = MemoryRecord(1, 2), MemoryRecord(1, 2)
+    quiet.see(took(measurement, [4, 4], [1e9, 1e9]))
     first = quiet.noise[0]
-    assert first == pytest.approx(PRIOR_NOISE * (1 + 1 / np.sqrt(6.0)))
     for _ in range(60):
         quiet.see(took(measurement, [4, 4], [1e9, 1e9]))
         loud.see(took(measurement, [4, 4], np.array([1e9, 1e9]) * np.exp(0.3 * rng.standard_normal())))
     assert quiet.noise[0] < first / 2
-    assert 0.2 < loud.noise[0] < 0.5
+    assert 0.2 < loud.noise[0] < 0.45
     now = took(measurement, [4, 4], [1e9, 1e9])
     assert bound_of(loud, [8, 8], now) > 1.5 * bound_of(quiet, [8, 8], now)
 
@@ -154,23 +121,22 @@ def test_noise_stays_below_the_bound(measurement: Measured) -> None:
     for _ in range(500):
         record = MemoryRecord(1, 3)
         for slots in ([1, 1, 1], [2, 2, 2], [2, 4, 2], [3, 5, 4]):
-            now = took(measurement, slots, sets * np.exp(PRIOR_NOISE * rng.standard_normal()))
+            now = took(measurement, slots, sets * np.exp(0.08 * rng.standard_normal()))
             record.see(now)
         bound = bound_of(record, [5, 9, 7], now)
-        truth = BASE + float(np.array([5, 9, 7]) @ sets) * np.exp(PRIOR_NOISE * rng.standard_normal(4))
+        truth = BASE + float(np.array([5, 9, 7]) @ sets) * np.exp(0.08 * rng.standard_normal(4))
         exceeded += int((truth > bound).sum())
     assert exceeded == 0
 
 
-def test_more_certainty_is_a_higher_bound(measurement: Measured) -> None:
+def test_less_risk_is_a_higher_bound(measurement: Measured) -> None:
     now = took(measurement, [2, 2], [1e9, 1e9])
     bounds = []
-    for certainty in (0.0, 2.0, 5.0):
-        record = MemoryRecord(1, 2, certainty=certainty)
+    for risk in (0.1, 1e-3, 1e-6):
+        record = MemoryRecord(1, 2, risk=risk)
         record.see(now)
         bounds.append(bound_of(record, [4, 4], now))
-    assert bounds[0] == pytest.approx(BASE + 8e9)
-    assert bounds[0] < bounds[1] < bounds[2]
+    assert BASE + 8e9 < bounds[0] < bounds[1] < bounds[2]
 
 
 @pytest.mark.parametrize(
@@ -190,16 +156,16 @@ def test_intervals_that_say_nothing_change_nothing(measurement: Measured, nothin
     assert bound_of(record, [5, 5, 5], now) == before
 
 
-def test_the_latest_records_are_kept(measurement: Measured) -> None:
-    """What was seen first is overwritten: of a job whose rows grow, old records would promise too much room."""
+def test_a_job_whose_rows_grow_is_known_anew(measurement: Measured) -> None:
+    """What was seen first would promise too much room."""
     light, heavy = [1e8, 1e8], [1e9, 1e9]
     record = MemoryRecord(1, 2)
-    for slots in range(1, RECORDS + 1):
+    for slots in range(1, 8):
         record.see(took(measurement, [slots, slots], light))
-    for slots in range(1, RECORDS + 1):
-        record.see(took(measurement, [slots + RECORDS, slots], heavy))
-    now = took(measurement, [2 * RECORDS, RECORDS], heavy)
-    assert bound_of(record, [2 * RECORDS, RECORDS], now) >= BASE + 3 * RECORDS * 1e9
+    for slots in range(1, 8):
+        now = took(measurement, [slots + 7, slots], heavy)
+        record.see(now)
+    assert BASE + 21e9 <= bound_of(record, [14, 7], now) <= BASE + 42e9
 
 
 def test_forget_is_a_new_job(measurement: Measured) -> None:
@@ -222,7 +188,7 @@ def test_a_pool_in_force_takes_what_it_was_seen_to_take(measurement: Measured) -
     pooled = replace(pooled, memory_used=np.array([BASE + 9e9]))
     record.see(pooled)
     running = bound_of(record, [8, 8], pooled, 8.0)
-    assert BASE + 9e9 < running < BASE + 9e9 * (1 + 10.1 * record.noise[0])
+    assert BASE + 9e9 < running < BASE + 9e9 * (1 + 2.01 * record.law.margin[0])
     # Fewer slots take no more; one slot more may always be in the largest stage.
     assert bound_of(record, [4, 4], pooled, 4.0) <= running
     assert bound_of(record, [9, 9], pooled, 9.0) > bound_of(record, [8, 8], now, 8.0) * 0.99
@@ -230,7 +196,7 @@ def test_a_pool_in_force_takes_what_it_was_seen_to_take(measurement: Measured) -
 
 def test_many_allocations_at_once_are_bounded_as_one_by_one(measurement: Measured) -> None:
     rng = np.random.default_rng(3)
-    jobs, width, many = 40, 4, 3 * TOGETHER // 40
+    jobs, width, many = 40, 4, 19
     record = MemoryRecord(jobs, width)
     now = measurement(jobs=jobs, stages=width)
     for _ in range(9):

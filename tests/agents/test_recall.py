@@ -43,7 +43,9 @@ def run(agent: Any, rounds: int, known: Any = None, **job: Any) -> list[Measurem
     return [entry.measured for entry in one.entries]
 
 
-CONTENDED = {"cpus": 16.0, "wait": [[4e-5, 0.0, 0.0]], "contention": [[0.02, 0.0, 0.01]], "step": 1e-7}
+CONTENDED = {
+    "cpus": 16.0, "slots_per_cpu": 8.0, "wait": [[4e-5, 0.0, 0.0]], "contention": [[0.02, 0.0, 0.01]], "step": 1e-7,
+}  # fmt: skip
 AGENTS = [lambda: Guard(Referee(DQN())), lambda: Guard(Referee(Planner()))]
 
 
@@ -58,7 +60,8 @@ def test_a_job_that_restarts_is_at_its_best_after_its_first_decision(made: Calla
     assert len(json.dumps(known)) < 20_000
     again = [float(measured.delivered[0]) for measured in run(made(), 6, known, **CONTENDED)]
     assert again[0] == pytest.approx(rates[0])
-    assert min(again[1:]) > 0.95 * best
+    assert min(again[1:]) > 0.85 * best  # a bound on memory that was confirmed once leaves some room
+    assert again[-1] > 0.94 * best
 
 
 def test_what_is_recalled_counts_for_less() -> None:

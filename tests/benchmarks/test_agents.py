@@ -6,14 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from benchmarks import agents
 from benchmarks.agents_tables import tables
-from benchmarks.agents_variants import ABLATIONS, Sober, Without, maker
-from intune.agents import candidates
+from benchmarks.agents_variants import ABLATIONS, Without, maker
 from intune.agents.candidates import NAMES
 from intune.envs.jobs import Jobs
 from intune.envs.scenario import Scenario
@@ -71,15 +69,6 @@ def test_variants_do_not_choose_what_is_closed() -> None:
     closed = [name for name, allowed in zip(NAMES, seen.allowed[0], strict=True) if not allowed]
     assert set(closed) >= {name for name in NAMES if name.startswith(("pool", "plan"))}
     assert seen.allowed[0, 0]
-
-
-def test_the_sober_variant_leaves_optimism_as_it_was() -> None:
-    before = candidates.OPTIMISM
-    simulator = Simulator(Jobs.of(stages=2, cpu=1e-4, cpus=8.0, memory=1e12))
-    agent = Sober()
-    agent.start(1, 2)
-    assert np.isfinite(agent.propose(simulator.run()).slots).all()
-    assert before == candidates.OPTIMISM
 
 
 def test_every_variant_can_be_made() -> None:
