@@ -18,8 +18,8 @@ from intune.envs.measurement import Measurement
 from intune.envs.observer import Observer
 from intune.envs.tunable import Tunable
 from intune.pipelines.allocation import Allocation
+from intune.pipelines.allocators import give_back
 from intune.pipelines.errors import ConfigError
-from intune.pipelines.idle import give_back
 
 SAMPLES = 6
 """Looks at the resident memory in one measurement: the most of them counts."""

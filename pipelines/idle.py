@@ -7,20 +7,14 @@ allocation leaves without work, let go of what they keep.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import threading
-import time
 from collections.abc import Callable
 
-import pyarrow as pa
+from intune.pipelines.allocators import give_back
 
 PATIENCE = (0.2, 0.6, 2.0, 8.0)
 """Seconds without work after which a thread gives memory back, and again after the next ones: blocks that it made may
 be let go of by others only later. Short beside the time between two decisions, long beside a task's."""
-
-TRIM_EVERY = 0.1
-"""Seconds within which the C library, whose memory all threads share, is not asked again."""
 
 
 class LastFirst:
@@ -87,24 +81,3 @@ class Rest:
         """There was none for so long."""
         self._times += 1
         self._release()
-
-
-_trimming = threading.Lock()
-_trimmed = -TRIM_EVERY
-
-
-def give_back() -> None:
-    """Give freed memory back to the system: Arrow's of this thread, the C library's of all."""
-    global _trimmed
-    pa.default_memory_pool().release_unused()
-    if not _trimming.acquire(blocking=False):
-        return
-    try:
-        if time.monotonic() - _trimmed >= TRIM_EVERY:
-            with contextlib.suppress(
-                OSError, AttributeError
-            ):  # another C library than glibc has no such call
-                ctypes.CDLL(None).malloc_trim(0)
-            _trimmed = time.monotonic()
-    finally:
-        _trimming.release()

@@ -12,8 +12,8 @@ import math
 import time
 from collections.abc import Callable
 
+from intune.pipelines.allocators import give_back
 from intune.pipelines.cgroup import MemoryGauge
-from intune.pipelines.idle import give_back
 
 logger = logging.getLogger("intune")
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import cloudpickle
 
+from intune.pipelines.allocators import keep_freed_memory
 from intune.pipelines.errors import StageError
 from intune.pipelines.executors import worker_number
 from intune.pipelines.executors.channel import Channel
-from intune.pipelines.executors.malloc import keep_freed_memory
 from intune.pipelines.executors.messages import Call, Failed, Hello, Load, Loaded, Made
 from intune.pipelines.executors.packing import pack, unpack
 from intune.pipelines.executors.segments import Segment

@@ -11,11 +11,11 @@ from typing import Any, Literal, TypeAlias
 
 import cloudpickle
 
+from intune.pipelines.allocators import keep_freed_memory
 from intune.pipelines.dataset import Reader
 from intune.pipelines.errors import LoaderError, StageError
 from intune.pipelines.executors.crew import Crew
 from intune.pipelines.executors.landing import Place, Probe, Reached
-from intune.pipelines.executors.malloc import keep_freed_memory
 from intune.pipelines.executors.packing import Packed, pack
 from intune.pipelines.memory import roots
 from intune.pipelines.operations import Job, Operations

@@ -1,0 +1,96 @@
+"""Memory that allocators keep after it was freed: kept on purpose in worker processes of ours, given back by threads
+without work.
+
+Sources: glibc's malloc.c (`malloc_trim`, `heap_trim`, `mallopt`) and mallopt(3); Arrow's `MemoryPool`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+KEPT_BYTES = 1 << 30
+"""Freed memory a worker process keeps for the next blocks."""
+
+TRIM_EVERY = 0.1
+"""Seconds within which the C library, whose memory all threads share, is not asked again."""
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+LARGEST_TRIM, LARGEST_MMAP = 64 << 20, 32 << 20
+"""Where glibc's thresholds end up by themselves in a process that frees large pieces."""
+
+LEAST_TRIM = 1 << 20
+TOUCHED = 100_000
+"""Bytes that are taken and freed to have an arena look at its end: more than glibc's 64 KiB for that, less than what
+it would map apart."""
+
+_thresholds = (LARGEST_TRIM, LARGEST_MMAP)
+_lock = threading.Lock()
+_trimmed = -TRIM_EVERY
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep freed memory for the next block of the same size. For processes of ours only.
+
+    By default it gives large pieces back to the system, which has to clear them and map them in again, page by
+    page: a tenth of the time of a worker that makes many megabytes a task. Other C libraries than glibc do not
+    know the call and go without.
+    """
+    global _thresholds
+    with contextlib.suppress(OSError, AttributeError):
+        _thresholds = (KEPT_BYTES, KEPT_BYTES)
+        _set_thresholds(ctypes.CDLL(None), *_thresholds)
+
+
+def give_back() -> None:
+    """Give freed memory back to the system: Arrow's and the C library's of this thread, and of the C library what
+    other threads left between blocks that are in use."""
+    global _trimmed
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc has no such calls
+        library = ctypes.CDLL(None)
+        with _lock:
+            if time.monotonic() - _trimmed >= TRIM_EVERY:
+                library.malloc_trim(0)
+                _trimmed = time.monotonic()
+            if not chosen_by_user(os.environ):
+                _trim_arena(library)
+
+
+def chosen_by_user(environment: Mapping[str, str]) -> bool:
+    """Whether somebody chose the C library's thresholds; then they stay."""
+    tunables = environment.get("GLIBC_TUNABLES", "")
+    return bool(
+        environment.get("MALLOC_TRIM_THRESHOLD_")
+        or environment.get("MALLOC_MMAP_THRESHOLD_")
+        or "malloc.trim_threshold" in tunables
+        or "malloc.mmap_threshold" in tunables
+    )
+
+
+def _trim_arena(library: Any) -> None:
+    """Give back the free end of this thread's own arena.
+
+    `malloc_trim` leaves that of all arenas but the main one as it is: up to twice the largest piece ever freed, for
+    each thread. An arena looks at its end when a piece is freed, and cuts what is beyond a threshold. The threshold is
+    lowered for that moment, and then set to where glibc's own rule leads.
+    """
+    library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+    library.free.restype, library.free.argtypes = None, (ctypes.c_void_p,)
+    try:
+        library.mallopt(TRIM_THRESHOLD, LEAST_TRIM)
+        library.free(library.malloc(TOUCHED))
+    finally:
+        _set_thresholds(library, *_thresholds)
+
+
+def _set_thresholds(library: Any, trim: int, mmap: int) -> None:
+    library.mallopt(MMAP_THRESHOLD, mmap)
+    library.mallopt(TRIM_THRESHOLD, trim)
