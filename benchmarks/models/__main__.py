@@ -38,11 +38,13 @@ class Measurement:
         module: a program with ``--folder`` and ``--out``.
         arguments: what comes before those.
         data: a key of `DATA`.
+        more: further ones, which it finds beside that one.
     """
 
     module: str
     arguments: tuple[str, ...]
     data: str
+    more: tuple[str, ...] = ()
 
 
 CLAIMS: Mapping[str, Measurement] = {
@@ -58,6 +60,15 @@ CLAIMS: Mapping[str, Measurement] = {
     ),
     "ans": Measurement(module="benchmarks.models.pairs", arguments=("ans",), data="ml-100k-random"),
     "sheaf": Measurement(module="benchmarks.models.pairs", arguments=("sheaf",), data="ml-100k-random"),
+    "speed": Measurement(
+        module="benchmarks.models.speed", arguments=(), data="ml-100k-random", more=("ml-100k-sessions",)
+    ),
+    "waiting": Measurement(
+        module="benchmarks.models.waiting",
+        arguments=(),
+        data="ml-100k",
+        more=("ml-100k-sessions", "market", "criteo-1m"),
+    ),
 }
 
 
@@ -103,7 +114,7 @@ def main(*, out: Path, data: Path = Path("bench-data"), only: tuple[str, ...] = 
         folder = data / measurement.data
         reports[name] = out / f"{name}.json"
         commands: Sequence[list[str] | None] = (
-            make_data(measurement.data, folder),
+            *(make_data(each, data / each) for each in (measurement.data, *measurement.more)),
             command(measurement, folder, reports[name]),
         )
         for words in commands:

@@ -46,13 +46,13 @@ def run(model_name: str, folder: str, settings: dict[str, Any], seconds: float) 
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     began: float | None = None
     rows = steps = 0
-    opened = time.perf_counter()
+    opened, spent = time.perf_counter(), 0.0
 
     def loss(interaction: Any) -> Any:
-        nonlocal began, rows, steps
+        nonlocal began, rows, steps, spent
         now = time.perf_counter()
         if began is None and now - opened > seconds / 5:
-            began, rows, steps = now, 0, 0
+            began, rows, steps, spent = now, 0, 0, time.process_time()
         if began is not None and now - began > seconds:
             raise _Enough
         rows, steps = rows + len(interaction), steps + 1
@@ -66,6 +66,7 @@ def run(model_name: str, folder: str, settings: dict[str, Any], seconds: float) 
     assert began is not None
     return {
         "rows_per_s": rows / (time.perf_counter() - began),
+        "rows_per_cpu_s": rows / (time.process_time() - spent),
         "steps": steps,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }

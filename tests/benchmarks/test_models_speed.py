@@ -62,11 +62,12 @@ def test_rows_of_the_warm_up_do_not_count(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_ratio_is_that_of_paired_rounds() -> None:
-    ours = [{"rows_per_s": rate, "parameters": 3} for rate in (200.0, 160.0)]
-    theirs = [{"rows_per_s": rate, "parameters": 4} for rate in (100.0, 100.0)]
+    ours = [{"rows_per_cpu_s": rate, "rows_per_s": 1.0, "parameters": 3} for rate in (200.0, 160.0)]
+    theirs = [{"rows_per_cpu_s": 100.0, "rows_per_s": 90.0, "parameters": 4}] * 2
     result = summarise("BPR-MF", ours, theirs)
     assert result.ratio == pytest.approx(1.8)
     assert result.half_width == pytest.approx(12.706 * 0.2, rel=1e-3)  # deviation 0.2 √2, over √2
+    assert (result.ours_wall, result.recbole_wall) == ((1.0, 1.0), (90.0, 90.0))
     assert result.holds
     assert not summarise("BPR-MF", theirs, theirs).holds
 
