@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from intune.envs.jobs import Bools, Floats, Jobs, slot_limit
-from intune.envs.model import pooled_peak, service
+from intune.envs.model import knee, pooled_peak, service
 
 TINY = 1e-30
 SETTLING = 200
@@ -31,7 +31,7 @@ class World:
         limits: ``[N, 4]`` what there is of them per second.
         uses_storage, uses_traffic: ``[N, S]``; memory_limited: ``[N]`` whether its bandwidth is.
         step: ``[N]`` trainer's seconds per row; step_cpu: processor seconds.
-        cpus: ``[N]``; oversubscription, switching: see `Jobs`.
+        cpus: ``[N]``; oversubscription, switching, knee: see `Jobs`.
         slots: ``[N]`` that may be given out.
         room: ``[N]`` bytes that working sets and queues may take: of the tightest node, as if it were all of them.
         all_queues: ``[N]`` bytes that queues may hold.
@@ -56,6 +56,7 @@ class World:
     cpus: Floats
     oversubscription: Floats
     switching: Floats
+    knee: Floats
     slots: Floats
     room: Floats
     all_queues: Floats
@@ -108,6 +109,7 @@ def world(jobs: Jobs, *, cpus: Any = 1.0, memory: Any = 1.0, slower: Any = 1.0, 
         cpus=there,
         oversubscription=jobs.oversubscription,
         switching=jobs.switching,
+        knee=jobs.knee,
         slots=slot_limit(there, jobs.slots_per_cpu, jobs.present.sum(axis=1)).astype(np.float64),
         room=room,
         all_queues=jobs.queue_bytes,
@@ -130,10 +132,12 @@ def rate_of_stages(world: World, slots: Floats) -> Floats:
     """
     used = np.maximum(np.minimum(slots, world.most_slots), 1.0)
     cpu, _ = service(world.cpu, world.wait, used, world.contention, world.coherence, world.crowding)
-    wished = np.minimum(capacity(world, slots).min(axis=1), 1.0 / world.step)
-    flow = np.minimum(wished, (world.limits / np.maximum(world.use, TINY)).min(axis=1))
     work = np.where(world.present, cpu, 0.0).sum(axis=1) + world.step_cpu
-    return np.asarray(flow * _of_cpus(world, flow * work / world.cpus) / _switched(world, wished * work))
+    able = capacity(world, slots).min(axis=1)
+    eased, there = _knee(world, able * work / world.cpus)
+    wished = np.minimum(able * eased, 1.0 / world.step)
+    flow = np.minimum(wished, (world.limits / np.maximum(world.use, TINY)).min(axis=1))
+    return np.asarray(flow * _of_cpus(world, flow * work / there) / _switched(world, wished * work))
 
 
 def memory_of_stages(world: World, slots: Floats) -> Floats:
@@ -161,10 +165,13 @@ def pooled(world: World, pool: Floats, *, settling: int = SETTLING) -> tuple[Flo
         cpu, wait = service(world.cpu, world.wait, at_once, world.contention, world.coherence, world.crowding)
         took = np.where(world.present, cpu + wait, 0.0)
         alone = np.where(world.present, most / np.maximum(took, TINY), np.inf).min(axis=1)
-        wished = np.minimum(np.minimum(alone, 1.0 / world.step), pool / np.maximum(took.sum(axis=1), TINY))
-        flow = np.minimum(wished, short.min(axis=1))
         work = np.where(world.present, cpu, 0.0).sum(axis=1) + world.step_cpu
-        of_cpus = _of_cpus(world, flow * work / world.cpus)
+        able = np.minimum(alone, pool / np.maximum(took.sum(axis=1), TINY))
+        eased, there = _knee(world, np.where(pool <= world.cpus, 0.0, able * work / world.cpus))
+        wished = np.minimum(able * eased, 1.0 / world.step)
+        took = took / eased[:, None]
+        flow = np.minimum(wished, short.min(axis=1))
+        of_cpus = _of_cpus(world, flow * work / there)
         lost = _switched(world, wished * work)
         rate = flow * of_cpus / lost
         now = np.minimum(np.maximum(rate[:, None] * took, 1.0), at_once)
@@ -178,7 +185,7 @@ def pooled(world: World, pool: Floats, *, settling: int = SETTLING) -> tuple[Flo
         part = np.minimum(left / np.maximum(used.sum(axis=1), TINY), 1.0)
         used *= np.where(world.memory_limited, part, 1.0)[:, None]
         storage = np.where(world.uses_storage, stretch[:, :2].min(axis=1, keepdims=True), 1.0)
-        busy = used / of_cpus[:, None] + rate[:, None] * wait / storage
+        busy = used / (of_cpus * eased)[:, None] + rate[:, None] * wait / storage
         running = np.maximum(np.where(world.present, np.minimum(busy, most), 0.0), 1.0)
     running = np.maximum(running, running_before)
     busy = np.where(world.present, running, 0.0)
@@ -210,6 +217,13 @@ def _of_cpus(world: World, load: Floats) -> Floats:
     excess = np.maximum(load - 1.0, 0.0)
     slowed: Floats = 1.0 / (np.maximum(load, 1.0) * (1.0 + world.oversubscription * excess))
     return slowed
+
+
+def _knee(world: World, load: Floats) -> tuple[Floats, Floats]:
+    """``[N]`` what the knee leaves of the stages' rates where slots are the limit, and the processors it leaves where
+    those are."""
+    left = knee(load, world.knee)
+    return np.where(load <= 1.0, left, 1.0), world.cpus * np.where(load > 1.0, left, 1.0)
 
 
 def _switched(world: World, at_work: Floats) -> Floats:

@@ -273,7 +273,7 @@ def evaluate(
             **{field: getattr(jobs, field)[0].tolist() for field in names},
             **{
                 field: float(getattr(jobs, field)[0])
-                for field in ("step", "step_cpu", "base_bytes", "switching")
+                for field in ("step", "step_cpu", "base_bytes", "switching", "knee")
             },
             "memory_bandwidth": _number(jobs.memory_bandwidth[0]),
             "storage_rate": _number(jobs.storage_rate[0]),

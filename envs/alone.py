@@ -13,7 +13,7 @@ from math import exp, floor, inf, isfinite, nan, sqrt
 from intune.envs.conditions import Tape
 from intune.envs.jobs import STAGE_FIELDS, Jobs
 from intune.envs.measurement import Measurement
-from intune.envs.prepared import TINY, prepare
+from intune.envs.prepared import LEAST_KNEE, TINY, prepare
 from intune.envs.reading import Reading, Row, measurement_of
 
 
@@ -26,6 +26,8 @@ class Able:
     cpu: Row
     took: Row
     room: Row
+    eased: float = 1.0
+    processors: float = 1.0
 
 
 class JobAlone:
@@ -48,6 +50,7 @@ class JobAlone:
         self._queue_rows = prepared.queue_rows[0, : self.count].tolist()
         self._uses_storage = prepared.uses_storage[0, : self.count].tolist()
         self._uses_traffic = prepared.uses_traffic[0, : self.count].tolist()
+        self._knee = float(jobs.knee[0])
         self._crowds, self._switching = prepared.parts.crowding, float(jobs.switching[0])
         self._scaling, self._delay = prepared.parts.scaling, float(jobs.resize_delay[0])
         self.interval, self.step_seconds = float(jobs.interval[0]), float(jobs.step[0])
@@ -128,7 +131,7 @@ class JobAlone:
         cpus = now[4 * width + 1]
         demand = sum([through[i] * able.cpu[i] for i in stages]) + delivered * self._step_cpu
         lost = 1.0 + self._switching * max(demand - cpus, 0.0) if self._switching else 1.0
-        load = slower * demand / cpus
+        load = slower * demand / (cpus * able.processors)
         processor = 1.0 / (max(load, 1.0) * (1.0 + self._oversubscription * max(load - 1.0, 0.0)))
         factor = slower * processor / lost
         rows = [each * factor for each in rows]
@@ -140,7 +143,8 @@ class JobAlone:
         if isfinite(self._limits[2]):
             rest = ratio(max(cpus - delivered * factor * self._step_cpu, 0.0), sum(cpu))
             cpu = [each * rest for each in cpu]
-        busy = [min(cpu[i] / processor + waited[i], able.capacity[i]) for i in stages]
+        share_of_one = processor * able.eased
+        busy = [min(cpu[i] / share_of_one + waited[i], able.capacity[i]) for i in stages]
         idle = [1.0 - busy[i] / able.capacity[i] for i in stages]
 
         row_bytes = self._stage["row_bytes"]
@@ -206,6 +210,14 @@ class JobAlone:
             able.cpu.append(work)
             able.took.append(work + wait)
             able.room.append(self._queue_rows[i] * once)
+        if self._knee:
+            slots = min([n / took for n, took in zip(able.capacity, able.took, strict=True)])
+            load = slots * (sum(able.cpu) + self._step_cpu) / now[4 * width + 1]
+            if load <= 1.0:
+                able.eased = _knee(load, self._knee)
+                able.took = [took / able.eased for took in able.took]
+            else:
+                able.processors = _knee(load, self._knee)
         if isfinite(self._queue_bytes):
             asked = sum([room * each for room, each in zip(able.room, row_bytes, strict=True)])
             part = min(1.0, self._queue_bytes / max(asked, TINY))
@@ -285,6 +297,12 @@ def _passed(able: Able, queue: Row, step_rate: float, seconds: float) -> tuple[R
         allowed[i] = min(allowed[i + 1] + max(room[i] - queue[i], 0.0), allowed[i])
     held_up = [ours < theirs for ours, theirs in zip(allowed, rows, strict=True)]
     return [min(ours, theirs) for ours, theirs in zip(allowed, rows, strict=True)], held_up
+
+
+def _knee(load: float, width: float) -> float:
+    """`model.knee`."""
+    low = min(load, 1.0 / max(load, TINY))
+    return float((1.0 + low ** (1.0 / max(width, LEAST_KNEE))) ** -width)
 
 
 def _cut(slots: Row, wanted: Row, limit: float) -> Row:

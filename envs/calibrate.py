@@ -66,7 +66,7 @@ def calibrate(
     slots_per_cpu: float | None = None,
     interval: float = 5.0,
     iterations: int = 25,
-    starts: int = 3,
+    starts: int = 4,
 ) -> Calibration:
     """Fit a job.
 
@@ -219,7 +219,8 @@ def _uncertainty(
             known[f"{stage}.{name}"] = float(min(value, 3.0))
     for stage, value in zip(stages, memory.deviation, strict=True):
         known[f"{stage}.slot_bytes"] = float(min(value, 3.0))
-    known["job.step"] = float(min(found.deviation[-4], 3.0))
+    for name, at in (("step", -5), ("knee", -4), ("switching", -3)):
+        known[f"job.{name}"] = float(min(found.deviation[at], 3.0))
     if np.isfinite(jobs.memory_bandwidth[0]):
         known["job.memory_bandwidth"] = float(min(found.deviation[-2], 3.0))
     if np.isfinite(jobs.storage_rate[0]):

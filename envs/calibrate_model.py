@@ -34,7 +34,7 @@ tells the two apart the square runs away from allocations that were not measured
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where in a vector of parameters what is: S each of `PER_STAGE`, then step, switching, power, storage.
+    """Where in a vector of parameters what is: S each of `PER_STAGE`, then step, knee, switching, power, storage.
 
     Attributes:
         stages: S.
@@ -52,13 +52,18 @@ class Layout:
     @property
     def size(self) -> int:
         """Parameters, P."""
-        return len(PER_STAGE) * self.stages + 4
+        return len(PER_STAGE) * self.stages + 5
+
+    @property
+    def contention(self) -> int:
+        """Where the first stage's contention is."""
+        return PER_STAGE.index("contention") * self.stages
 
     def jobs(self, values: Floats) -> Jobs:
         """``[K, P]`` parameters as K jobs."""
         count, stages = len(values), self.stages
         parts = {name: values[:, at * stages : (at + 1) * stages] for at, name in enumerate(PER_STAGE)}
-        step, switching, power, storage = np.exp(values[:, len(PER_STAGE) * stages :]).T
+        step, knee, switching, power, storage = np.exp(values[:, len(PER_STAGE) * stages :]).T
         cpu, wait = np.exp(parts["cpu"]), np.exp(parts["wait"])
         reads = np.zeros((count, stages))
         reads[:, 0] = 1.0 / self.block_rows[0]
@@ -79,6 +84,7 @@ class Layout:
             step=step,
             step_cpu=self.step_cpu,
             switching=switching,
+            knee=knee,
             cpus=np.full((count, 1), self.cpus),
             interval=LONG * slowest,
             slots_per_cpu=1e4,

@@ -24,6 +24,12 @@ CROWDED, CROWDED_TRUST = 0.9, 0.2
 """Share of the processors in use from which on a stage's time tells little of it: much of that is queueing for one of
 them, by rules (who decodes first, whom the system prefers) that are none of its own."""
 
+KNEE = 0.15
+"""Believed width of a knee: bursts of tasks cost a tenth of the rate where slots and processors are in balance."""
+
+LOCKED = 7.0
+"""By how much the logit of a stage's contention is larger where the search begins with a lock: 0.02 becomes 0.95."""
+
 CROWDING, SWITCHING = 0.02, 0.02
 """What is believed of both before anything is measured: small, but not nothing, so that of two allocations that a twin
 has no other reason to tell apart the one with fewer slots is the better one."""
@@ -81,7 +87,7 @@ def _prior(measured: Measurement, layout: Layout) -> tuple[Floats, Floats]:
             np.log(wait),
             np.full(count, np.log(0.02)),
             np.full(count, np.log(CROWDING)),
-            [np.log(max(step, LEAST_TIME)), np.log(SWITCHING), 0.0, np.log(3.0 * best)],
+            [np.log(max(step, LEAST_TIME)), np.log(KNEE), np.log(SWITCHING), 0.0, np.log(3.0 * best)],
         ]
     )
     spread = np.concatenate(
@@ -90,7 +96,7 @@ def _prior(measured: Measurement, layout: Layout) -> tuple[Floats, Floats]:
             np.full(count, 1.5),
             np.full(count, 2.0),
             np.full(count, 1.2),
-            [0.05, 1.0, 0.3, 1.0],
+            [0.05, 1.2, 1.0, 0.3, 1.0],
         ]
     )
     return centre, spread
@@ -105,10 +111,15 @@ def search(measured: Measurement, layout: Layout, iterations: int, starts: int) 
     prior, deviation = _prior(measured, layout)
     low, high = _bounds(layout)
     residuals = _residuals(measured, layout)
-    candidates = np.repeat(prior[None], len(POWERS) * len(STORAGES), axis=0)
-    power, storage = np.meshgrid(np.log(POWERS), np.log(STORAGES), indexing="ij")
-    candidates[:, -2] = power.ravel()
-    candidates[:, -1] = np.log(measured.delivered.max()) + storage.ravel()
+    best = np.log(measured.delivered.max())
+    beginnings = [(power, storage, 0.0) for power in np.log(POWERS) for storage in np.log(STORAGES)]
+    beginnings.append((np.log(POWERS[-1]), np.log(STORAGES[0]), LOCKED))
+    candidates = np.repeat(prior[None], len(beginnings), axis=0)
+    power, storage, locked = np.array(beginnings).T
+    candidates[:, -2], candidates[:, -1] = power, best + storage
+    # One in which the stage that computes most holds a lock while it does.
+    costliest = int(np.argmax(prior[: layout.stages]))
+    candidates[:, layout.contention + costliest] += locked
     misfits = np.square(least_squares.robust(np.nan_to_num(residuals(candidates), nan=1e3))).sum(axis=1)
     order = list(np.argsort(misfits, kind="stable"))
     # One beginning without any limit is always among them: it is what most jobs are.
@@ -135,7 +146,7 @@ def _bounds(layout: Layout) -> tuple[Floats, Floats]:
             np.full(2 * count, np.log(1e-13)),
             np.full(count, -9.0),
             np.full(count, np.log(1e-6)),
-            [-33.0, np.log(1e-6), -2.0, -20.0],
+            [-33.0, np.log(1e-2), np.log(1e-6), -2.0, -20.0],
         ]
     )
     high = np.concatenate(
@@ -143,7 +154,7 @@ def _bounds(layout: Layout) -> tuple[Floats, Floats]:
             np.full(2 * count, np.log(10.0)),
             np.full(count, 9.0),
             np.full(count, np.log(3.0)),
-            [2.0, np.log(3.0), 0.5, 30.0],
+            [2.0, np.log(0.8), np.log(3.0), 0.5, 30.0],
         ]
     )
     return low, high

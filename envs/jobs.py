@@ -25,7 +25,7 @@ STAGE_FIELDS = (
 JOB_FIELDS = (
     "step", "step_cpu", "base_bytes", "queue_bytes", "storage_bandwidth", "storage_rate", "memory_bandwidth",
     "oversubscription", "resize_delay", "noise", "measurement_noise", "memory_noise", "hiccup_rate",
-    "hiccup_factor", "loss_rate", "loss_seconds", "slots_per_cpu", "interval", "switching",
+    "hiccup_factor", "loss_rate", "loss_seconds", "slots_per_cpu", "interval", "switching", "knee",
 )  # fmt: skip
 NODE_FIELDS = ("cpus", "memory", "nic")
 EVENT_FIELDS = ("event_time", "event_cpus", "event_memory")
@@ -76,6 +76,8 @@ class Jobs:
         interval: ``[N]`` seconds between two decisions.
         switching: ``[N]`` share of the time lost for each slot that would be at work beyond the processors there are:
             it is switched to and from, finds the caches cold and holds locks while it is not running.
+        knee: ``[N]`` how gradually the rate passes from what slots allow to what processors allow: 0 at once; the
+            larger, the more of the time bursts of tasks queue for processors while at others there are too few.
         cpus: ``[N, M]`` CPUs of every node (0: no such node); memory: bytes; nic: bytes/s of its network.
         event_time: ``[N, E]`` seconds after the start at which the machine is resized (``inf``: no event),
             ascending; event_cpus, event_memory: CPUs and memory from then on, as multiples of those at first.
@@ -121,6 +123,7 @@ class Jobs:
     event_memory: Floats
     crowding: Floats
     switching: Floats
+    knee: Floats
 
     def __len__(self) -> int:
         return len(self.present)
@@ -298,6 +301,7 @@ _MOST: dict[str, float] = {
     "contention": 1.0,
     "crowding": 10.0,
     "switching": 10.0,
+    "knee": 1.0,
     "coherence": 1.0,
     "noise": 2.0,
     "memory_noise": 2.0,

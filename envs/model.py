@@ -17,7 +17,8 @@ known in closed form. Symbols: N jobs, S stages, M nodes; the trainer is column 
    bandwidth and network is bounded by what there is (utilisation law; Denning and Buzen 1978). Where a bound is
    exceeded all flows of the interval slow down by the same factor, as under processor sharing. Demand beyond the
    processors costs ``oversubscription`` on top, and each slot that would be at work beyond them ``switching``. A
-   shared pool of slots serves what is nearest to delivery first.
+   shared pool of slots serves what is nearest to delivery first. Tasks come in bursts: near the point where
+   processors begin to be the limit, ``knee`` makes the lesser of both limits a smooth minimum.
 4. *Memory.* Resident bytes = base + slots x working set + rows queued; nodes carry it in proportion to their
    CPUs. Above a node's memory the job is killed.
 """
@@ -29,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from intune.envs.jobs import Bools, Floats, Jobs
-from intune.envs.prepared import TINY, Prepared, Shortage, ratio, shortage
+from intune.envs.prepared import LEAST_KNEE, TINY, Prepared, Shortage, ratio, shortage
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +224,7 @@ def advance(
     seconds = np.maximum(seconds, TINY)
     pooling = bool(pool.any())
     pooled = pool[:, None] > 0 if pooling else None
-    able = _able(prepared, state, now, slots, pooled, seconds)
+    able = _able(prepared, state, now, slots, pool, pooled, seconds)
     rows, held_up = passed(able.rate, state.queue, able.room, seconds)
     if pooled is not None:
         rows = np.where(pooled, pooled_flows(rows, state.queue, able.took, pool * seconds), rows)
@@ -237,7 +238,7 @@ def advance(
     lost: Floats | float = 1.0
     if prepared.parts.switching:
         lost = 1.0 + jobs.switching * np.maximum(demand - now.cpus, 0.0)
-    load = short.flows * demand / now.cpus
+    load = short.flows * demand / able.cpus
     # Of the time that a slot would work, it has a processor for this share.
     processor = 1.0 / (np.maximum(load, 1.0) * (1.0 + jobs.oversubscription * np.maximum(load - 1.0, 0.0)))
     factor = short.flows * processor / lost
@@ -245,7 +246,9 @@ def advance(
     through *= factor[:, None]
     queue = np.maximum(state.queue + rows[:, :width] - rows[:, 1:], 0.0)
 
-    cpu, busy = _at_work(prepared, now, able, short, through, delivered * factor, processor, lost)
+    cpu, busy = _at_work(
+        prepared, now, able, short, through, delivered * factor, processor * able.eased, lost
+    )
     idle = 1.0 - busy / able.capacity
     blocked = idle * held_up[:, :width]
     held = slots if pooled is None else np.where(pooled, pooled_peak(busy, pool, now.slot_bytes), slots)
@@ -280,6 +283,7 @@ class _Able:
         cpu: ``[N, S]`` processor seconds per row; took: with waiting.
         rate: ``[N, S + 1]`` rows/s, the trainer's as well.
         room: ``[N, S]`` rows that the queue behind the stage may hold.
+        eased: ``[N]`` what the knee leaves of the rates; cpus: of the processors.
     """
 
     capacity: Floats
@@ -288,10 +292,18 @@ class _Able:
     took: Floats
     rate: Floats
     room: Floats
+    eased: Floats | float
+    cpus: Floats
 
 
 def _able(
-    prepared: Prepared, state: State, now: Conditions, slots: Floats, pooled: Bools | None, seconds: Floats
+    prepared: Prepared,
+    state: State,
+    now: Conditions,
+    slots: Floats,
+    pool: Floats,
+    pooled: Bools | None,
+    seconds: Floats,
 ) -> _Able:
     jobs, parts = prepared.jobs, prepared.parts
     if parts.delay:
@@ -311,12 +323,42 @@ def _able(
     took = cpu + wait
     rate = np.empty((len(jobs), jobs.stages + 1), order="F")
     np.divide(capacity, took, out=rate[:, :-1])
+    eased: Floats | float = 1.0
+    cpus = now.cpus
+    if parts.knee:
+        load = _load(jobs, now, rate[:, :-1], cpu, took, pool)
+        left = knee(load, jobs.knee)
+        eased, cpus = np.where(load <= 1.0, left, 1.0), np.where(load > 1.0, left, 1.0) * cpus
+        rate[:, :-1] *= eased[:, None]
+        took = took / eased[:, None]
     rate[:, -1] = prepared.step_rate
     room = prepared.queue_rows * at_once
     if parts.queue_limit:
         asked = np.add.reduce(room * jobs.row_bytes, axis=1)
         room *= np.minimum(1.0, jobs.queue_bytes / np.maximum(asked, TINY))[:, None]
-    return _Able(capacity=capacity, at_once=at_once, cpu=cpu, took=took, rate=rate, room=room)
+    return _Able(
+        capacity=capacity, at_once=at_once, cpu=cpu, took=took, rate=rate, room=room, eased=eased, cpus=cpus
+    )
+
+
+def _load(jobs: Jobs, now: Conditions, rate: Floats, cpu: Floats, took: Floats, pool: Floats) -> Floats:
+    """``[N]`` what slots would take of the processors, of what there is; 0 of a pool that can never queue for them."""
+    slots = rate.min(axis=1)
+    shared = pool > 0
+    if shared.any():
+        slots = np.where(shared, np.minimum(slots, pool / np.add.reduce(took, axis=1)), slots)
+        slots = np.where(shared & (pool <= now.cpus), 0.0, slots)
+    return np.asarray(slots * (np.add.reduce(cpu, axis=1) + jobs.step_cpu) / now.cpus)
+
+
+def knee(load: Floats, width: Floats) -> Floats:
+    """Factor by which a rate is below the lesser of two limits, of which one is `load` times the other.
+
+    A smooth minimum: ``(1 + load^p)^(-1/p)`` instead of ``1 / max(1, load)``, with ``p = 1 / width``.
+    """
+    low = np.minimum(load, 1.0 / np.maximum(load, TINY))
+    # (low^p + 1)^(-1/p), without overflow; low is 0 to 1.
+    return np.where(width > 0, (1.0 + low ** (1.0 / np.maximum(width, LEAST_KNEE))) ** -width, 1.0)
 
 
 def _at_work(

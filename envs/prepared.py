@@ -15,13 +15,17 @@ TINY = 1e-30
 """Instead of zero where something is divided by it."""
 
 
+LEAST_KNEE = 1e-2
+"""Width of a knee below which it is reckoned as this, lest a power overflows; it is a thousandth of the rate then."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Which parts of the physics some job needs; the others are not computed.
 
     Attributes:
         scaling: contention, coherence or crowding; crowding: that one.
-        switching: time lost to slots beyond the processors.
+        switching: time lost to slots beyond the processors; knee: queueing for processors below saturation.
         delay: added slots that come late.
         queue_limit: a limit on the bytes of all queues.
         storage_bandwidth, storage_rate, memory_bandwidth, network: the limits shared by all stages.
@@ -32,6 +36,7 @@ class Parts:
     scaling: bool
     crowding: bool
     switching: bool
+    knee: bool
     delay: bool
     queue_limit: bool
     storage_bandwidth: bool
@@ -92,6 +97,7 @@ def prepare(jobs: Jobs) -> Prepared:
         scaling=bool(jobs.contention.any() or jobs.coherence.any() or jobs.crowding.any()),
         crowding=bool(jobs.crowding.any()),
         switching=bool(jobs.switching.any()),
+        knee=bool(jobs.knee.any()),
         delay=bool(jobs.resize_delay.any()),
         queue_limit=bool(limited(jobs.queue_bytes).any()),
         storage_bandwidth=bool((limited(jobs.storage_bandwidth) & jobs.storage_bytes.any(axis=1)).any()),

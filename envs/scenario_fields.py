@@ -63,6 +63,7 @@ JOB: Mapping[str, Field] = {
     "slots_per_cpu": Field(1.0, 1e4, 4.0, "slots", "that may be given out, per CPU"),
     "interval": Field(1e-6, 1e6, 5.0, "s", "between two decisions"),
     "switching": Field(0.0, 10.0, 0.0, "share", "time lost per slot at work beyond the processors"),
+    "knee": Field(0.0, 1.0, 0.0, "share", "how gradually slots' rate passes into processors'"),
     "speed": Field(1e-3, 1e3, 1.0, "times", "how fast the CPUs are: every `cpu` is divided by it"),
     "step_relative": Field(
         1e-9, 1e9, 0.0, "times", "`step` as a multiple of the pipeline's time per row at best"

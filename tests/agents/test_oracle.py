@@ -33,7 +33,8 @@ def random_jobs(seed: int, count: int, *, stages: int = 4, cpus: int = 6, **chan
         "storage_bandwidth": rng.choice([np.inf, 5e5], count), "memory_bandwidth": rng.choice([np.inf, 4e6], count),
         "step": rng.choice([1e-9, 1e-4], count), "step_cpu": rng.choice([0.0, 1e-5], count),
         "oversubscription": rng.choice([0.0, 0.2], count), "switching": rng.choice([0.0, 0.1], count),
-        "crowding": rng.choice([0.0, 0.3], wide), "base_bytes": 1e8, "cpus": np.full((count, 1), float(cpus)),
+        "crowding": rng.choice([0.0, 0.3], wide), "knee": rng.choice([0.0, 0.2], count),
+        "base_bytes": 1e8, "cpus": np.full((count, 1), float(cpus)),
         "memory": rng.uniform(1e9, 1e10, (count, 1)), "slots_per_cpu": 2.0,
     }  # fmt: skip
     return Jobs.of(stages=rng.integers(2, stages + 1, count), jobs=count, **(values | changes))

@@ -55,6 +55,7 @@ def eventful_jobs(rng: np.random.Generator, count: int = 16, **changes: Any) -> 
         "storage_rate": 10.0 ** rng.uniform(1, 4, count),
         "memory_bandwidth": 10.0 ** rng.uniform(8, 11, count),
         "oversubscription": rng.uniform(0, 0.5, count),
+        "knee": rng.uniform(0, 0.4, count) * rng.integers(0, 2),
         "switching": rng.uniform(0, 0.3, count) * rng.integers(0, 2),
         "crowding": rng.uniform(0, 0.5, shape) * rng.integers(0, 2),
         "resize_delay": rng.uniform(0, 12, count),

@@ -20,6 +20,7 @@ from intune.envs.model import (
     service,
 )
 from intune.envs.prepared import prepare
+from intune.envs.simulator import rate_of
 from tests.envs.generated import eventful_jobs, plain_jobs, seeds
 
 few = settings(max_examples=30, deadline=None)
@@ -293,6 +294,43 @@ def test_switching_costs_as_stated() -> None:
     assert flow.busy[0, 0] == pytest.approx(8.0)
     _, enough = run(jobs, 2)
     assert enough.rate[0, 0] == pytest.approx(2 / 1e-3)
+
+
+def test_at_the_knee_the_rate_is_the_smooth_minimum_of_slots_and_processors() -> None:
+    """Two slots of 1 ms and two CPUs are in balance: with p = 4, 2,000 rows/s become 2,000 x 2^(-1/4)."""
+    jobs = Jobs.of(stages=1, cpu=1e-3, step=1e-12, cpus=2, knee=0.25)
+    _, flow = run(jobs, 2)
+    assert flow.rate[0, 0] == pytest.approx(2000 * 2**-0.25)
+    # Who measures sees both at work all the time: they queue for a processor.
+    assert flow.busy[0, 0] == pytest.approx(2.0)
+    assert flow.cpu[0, 0] == pytest.approx(2.0 * 2**-0.25)
+    # Four slots want twice what there is: (1 + 2^4)^(-1/4) of their 4,000 rows/s.
+    assert run(jobs, 4)[1].rate[0, 0] == pytest.approx(4000 * 17**-0.25)
+    # One slot on its own processors of many is far from the knee.
+    assert run(jobs.with_(cpus=np.array([[64.0]])), 1)[1].rate[0, 0] == pytest.approx(1000, rel=1e-6)
+
+
+def test_a_trainer_that_is_slower_does_not_feel_the_knee() -> None:
+    jobs = Jobs.of(stages=1, cpu=1e-3, step=1 / 1500, cpus=2, knee=0.25, block_rows=10.0)
+    for slots in (2, 4):
+        _, flow = run(jobs, slots, intervals=3)
+        assert flow.rows[0, -1] == pytest.approx(1500 * jobs.interval[0])
+
+
+def test_a_pool_no_larger_than_the_processors_has_no_knee() -> None:
+    """Two tasks at once never queue for two processors."""
+    values: dict[str, Any] = {
+        "stages": 2,
+        "cpu": [[1e-3, 3e-3]],
+        "step": 1e-12,
+        "cpus": 2,
+        "block_rows": 10.0,
+    }
+    rates = [rate_of(Jobs.of(**values, knee=width), [[1, 1]], pool=[2], steps=60)[0] for width in (0.0, 0.25)]
+    assert rates[0] == pytest.approx(2 / 4e-3, rel=0.01)
+    assert rates[1] == rates[0]
+    crowded = rate_of(Jobs.of(**values, knee=0.25), [[1, 1]], pool=[4], steps=60)[0]
+    assert crowded == pytest.approx(1000 * 17**-0.25, rel=0.01)
 
 
 def test_slots_that_wait_are_not_switched() -> None:
