@@ -5,9 +5,10 @@
 
 RecBole runs in an environment of its own. Both get the same training interactions, shapes, batch and optimiser, and
 one core and one thread each, on which the pipeline's stages run too; sampling, shuffling and masking are counted.
-Since others may use that core, rows are compared by processor time, all threads of a process. Rounds are interleaved, each in a new process: warm-up, then a stretch that is timed. A row is a pair of user and item
-with one negative, or a sequence that is padded to the same length. RecBole makes a sequence of every beginning of a
-session, ours a window of each session every epoch, so that ours have more items that are not padding.
+Since others may use that core, rows are compared by processor time, that of all threads of a process. Rounds are
+interleaved, each in a new process: warm-up, then a stretch that is timed. A row is a pair of user and item with one
+negative, or a sequence that is padded to the same length. RecBole makes a sequence of every beginning of a session,
+ours a window of each session every epoch, so that ours have more items that are not padding.
 """
 
 from __future__ import annotations
