@@ -146,7 +146,7 @@ def passed(rate: Floats, queue: Floats, room: Floats, seconds: Floats) -> tuple[
         Both ``[N, S + 1]``.
     """
     rows = rate * seconds[:, None]
-    allowed = rows.copy()
+    allowed = rows.copy("K")
     free = np.maximum(room - queue, 0.0)
     last = queue.shape[1]
     # Columns of one stage each: views.
