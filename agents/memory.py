@@ -34,6 +34,8 @@ class MemoryRecord:
         self._base: Floats = np.zeros(jobs)
         # Whether the base was measured; where it was not, it is one column more to be learnt.
         self._told: Bools = np.zeros(jobs, dtype=bool)
+        # Whether all that was seen is of shared pools.
+        self._loose: Bools = np.zeros(jobs, dtype=bool)
         self._law: Law | None = None
 
     def forget(self, rows: Any) -> None:
@@ -41,6 +43,7 @@ class MemoryRecord:
         self._sums.forget(rows)
         self._base[rows] = 0.0
         self._told[rows] = False
+        self._loose[rows] = False
         self._law = None
 
     @property
@@ -56,14 +59,20 @@ class MemoryRecord:
         return self.law.noise
 
     def see(self, measured: Measurement) -> None:
-        """Remember one interval. Where it says nothing about memory it is passed over: NaN, nothing delivered, a
-        shared pool (who ran beside whom is chance), or killed, when the slots in force are no longer those that
-        took the memory."""
-        slots = in_use(measured)
+        """Remember one interval. Where it says nothing about memory it is passed over: NaN, nothing delivered, or
+        killed, when the slots in force are no longer those that took the memory. Of a shared pool nobody knows who ran
+        beside whom: such intervals count until there is one with slots of its own for every stage."""
+        pooled = measured.pool > 0
+        slots = np.where(pooled[:, None], ran_at_once(measured), measured.slots) * measured.present
         used = measured.memory_used - measured.memory_queued
         good = np.isfinite(used) & (used > 0) & np.isfinite(slots).all(axis=1)
-        good &= (measured.delivered > 0) & ~measured.killed & (measured.pool == 0)
+        good &= (measured.delivered > 0) & ~measured.killed
+        good &= ~pooled | self._loose | (self._sums.count == 0)
+        better = good & ~pooled & self._loose
+        if better.any():
+            self._sums.forget(better)
         first = good & (self._sums.count == 0)
+        self._loose = np.where(first, pooled, self._loose)
         self._told = np.where(first, np.isfinite(measured.memory_base), self._told)
         self._base = np.where(first, np.nan_to_num(measured.memory_base), self._base)
         rows = np.flatnonzero(good)
@@ -142,6 +151,12 @@ def queues_at_worst(measured: Measurement, slots: Floats, pool: Floats) -> Float
     full = (each[:, None] * then).sum(axis=2)
     # What waits already goes on waiting until it is taken, whatever the slots.
     return np.asarray(np.maximum(full, np.nan_to_num(measured.memory_queued)[:, None]))
+
+
+def ran_at_once(measured: Measurement) -> Floats:
+    """``[N, S]`` slots of a shared pool that worked for each stage, on average; at least a tenth of one."""
+    ran = np.clip(np.nan_to_num(measured.busy), 0.1, np.maximum(measured.pool, 1.0)[:, None])
+    return np.where(measured.present, ran, 0.0)
 
 
 def in_use(measured: Measurement) -> Floats:

@@ -194,6 +194,21 @@ def test_a_pool_in_force_takes_what_it_was_seen_to_take(measurement: Measured) -
     assert bound_of(record, [9, 9], pooled, 9.0) > bound_of(record, [8, 8], now, 8.0) * 0.99
 
 
+def test_a_job_that_only_ever_had_a_pool_is_bounded_by_what_that_took(measurement: Measured) -> None:
+    """Loaders begin with a pool: with no bound at all nothing else would ever be tried."""
+    record = MemoryRecord(1, 2)
+    busy = np.array([[0.2, 1.8]])
+    now = took(measurement, [2, 2], [0.0, 0.0], pool=2.0)
+    now = replace(now, busy=busy, memory_used=np.array([BASE + 1.8e8]))
+    for _ in range(3):
+        record.see(now)
+    most = [bound_of(record, [pool, pool], now, pool) for pool in (2.0, 4.0, 8.0)]
+    assert BASE + 2 * 1e8 < most[0] < most[1] < most[2] < BASE + 8 * 5e8
+    # The first interval in which every stage has its own slots says more.
+    record.see(took(measurement, [1, 1], [1e6, 1e6]))
+    assert bound_of(record, [1, 1], now) < BASE + 1e8
+
+
 def test_many_allocations_at_once_are_bounded_as_one_by_one(measurement: Measured) -> None:
     rng = np.random.default_rng(3)
     jobs, width, many = 40, 4, 19
