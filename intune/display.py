@@ -100,6 +100,13 @@ def panel(view: View, title: str) -> RenderableType:
     return Panel(Group(*parts), title=title, title_align="left", border_style="dim")
 
 
+def live_on(console: Console) -> Live:
+    """A panel that is redrawn. What the job prints goes above it if it goes to a terminal, and else where it would go
+    without the panel: to a file, a pipe."""
+    to_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return Live(console=console, auto_refresh=False, transient=False, redirect_stdout=to_terminal)
+
+
 def _stages(now: PipelineStats) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("stage")
@@ -179,7 +186,7 @@ class Display:
 
     def __enter__(self) -> Display:
         if self._mode == "live":
-            self._live = Live(console=self._console, auto_refresh=False, transient=False)
+            self._live = live_on(self._console)
             self._live.__enter__()
         return self
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from intune.decisions import Entry
+from intune.display import live_on
 from intune.pipelines.budget import format_bytes
 
 SHOWN = 5
@@ -138,7 +139,7 @@ class TuningDisplay:
                 self._console.print(line(entry), markup=False, highlight=False, soft_wrap=True)
         elif self._mode == "live":
             if self._live is None:
-                self._live = Live(console=self._console, auto_refresh=False, transient=False)
+                self._live = live_on(self._console)
                 self._live.start()
             self._live.update(panel(entry, self._past), refresh=True)
 

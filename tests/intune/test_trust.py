@@ -1,0 +1,143 @@
+"""What may go wrong around a job that is tuned, with real processes: the job does not notice."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import pty
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+import intune
+from intune.agents.guard import Guard
+from intune.agents.referee import Referee
+from intune.agents.registry import make
+from intune.control import Pace
+from intune.decisions import DecisionLog
+from tests.intune.tuned import Clock, controller, rounds, wait_until
+
+QUICK = Pace(first=0.001, shortest=0.001, longest=0.002, tasks=0)
+
+SCRIPT = """
+import sys, threading
+import psutil, torch
+import intune
+from intune.control import Pace
+from torch.utils.data import DataLoader, TensorDataset
+
+if __name__ == "__main__":
+    data = DataLoader(TensorDataset(torch.arange(4000)), batch_size=4)
+    pace = Pace(first=0.001, shortest=0.001, longest=0.002, tasks=0)
+    with intune.tune(data, agent="dqn", cpus=1, memory="64MiB", knowledge=sys.argv[1], log=sys.argv[1], pace=pace,
+                     workers="thread", display=sys.argv[2]) as loader:
+        total = 0
+        for number, (batch,) in enumerate(loader):
+            total += int(batch.sum())
+            if number in (100, 300):
+                seen = loader.controller.rounds
+                while loader.tuning and loader.controller.rounds < seen + 3:
+                    threading.Event().wait(0.001)
+                if number == 100:
+                    print("going", flush=True)
+                    sys.stdin.readline()  # until the terminal is gone
+        assert loader.tuning, loader.failure
+        process = psutil.Process()
+        for one in [process, *process.children(recursive=True)]:
+            assert not [c for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert total == sum(range(4000))
+    print("fine")
+"""
+
+
+@pytest.mark.parametrize("display", ["auto", "lines"])
+def test_a_terminal_that_is_closed_ends_nothing_and_nothing_listens(display: str, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "run"), display],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=theirs, text=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd(), "INTUNE": "", "OMP_NUM_THREADS": "1", "TERM": "xterm"},
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        drain = threading.Thread(target=_drain, args=(ours,), daemon=True)
+        drain.start()
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "going\n"
+        finally:
+            CLOSED.set()
+            drain.join(20)
+            os.close(ours)
+        out, _ = process.communicate("on\n", timeout=60)
+    assert (process.returncode, out) == (0, "fine\n")
+    assert len((tmp_path / "run" / "decisions.jsonl").read_text().splitlines()) > 4
+    CLOSED.clear()
+
+
+CLOSED = threading.Event()
+
+
+def _drain(terminal: int) -> None:
+    os.set_blocking(terminal, False)
+    while not CLOSED.wait(0.005):
+        try:
+            os.read(terminal, 65536)
+        except OSError:
+            continue
+
+
+def test_a_control_thread_that_is_killed_takes_nothing_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    data = DataLoader(TensorDataset(torch.arange(4000)), batch_size=4)
+    with intune.tune(
+        data, agent="even", cpus=1, memory="64MiB", knowledge=False, workers="thread", pace=QUICK
+    ) as tuned:
+        total = 0
+        for number, (batch,) in enumerate(tuned):
+            total += int(batch.sum())
+            if number == 100:
+                wait_until(lambda: len(tuned.decisions) > 2)
+                (thread,) = [one for one in threading.enumerate() if one.name == "intune-tuner"]
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)
+                )
+                wait_until(lambda: not tuned.tuning)
+                slots = tuned.stats().allocation
+        assert total == sum(range(4000))
+        assert tuned.stats().allocation == slots
+        assert isinstance(tuned.failure, SystemExit)
+        assert sum(int(batch.sum()) for (batch,) in tuned) == sum(range(4000))
+    assert caplog.text.count("tuning stopped (SystemExit") == len(caplog.records) == 1
+
+
+def test_hours_of_an_agent_that_learns_leave_nothing_behind(tmp_path: Path) -> None:
+    """Intervals of ten seconds: once what is remembered is full, an hour and more adds nothing."""
+    clock = Clock()
+    most = 128 << 10
+    log = DecisionLog(tmp_path / "decisions.jsonl", header={"agent": "dqn"}, most_bytes=most)
+    agent = Guard(Referee(make("dqn", learning=True)))
+    one, _ = controller(agent, clock, watch=[log.add], interval=10.0)
+    process = psutil.Process()
+
+    def state() -> tuple[int, int, int, int]:
+        gc.collect()
+        return process.num_fds(), threading.active_count(), len(gc.get_objects()), process.memory_info().rss
+
+    rounds(one, clock, 560, seconds=10.0)
+    before, known = state(), len(str(agent.knowledge()))
+    rounds(one, clock, 440, seconds=10.0)
+    after = state()
+    log.close()
+    assert after[:2] == before[:2]
+    assert after[2] < before[2] + 300  # one object a round would be 440
+    assert after[3] < before[3] + (16 << 20)
+    assert len(str(agent.knowledge())) < known + 500
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 2 * (most + 8192)
