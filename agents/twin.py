@@ -184,15 +184,9 @@ class Twin:
             self._table, self._spread = mean, np.nan_to_num(spread, nan=1.0, posinf=1.0)
         return self._table, self._spread
 
-    def table(self, optimism: float = 0.0) -> Floats:
-        """``[N, S, G]`` rows/s with each number of slots in `GRID`.
-
-        Args:
-            optimism: standard deviations by which stages are taken to be faster than believed. What is unknown
-                is then worth a try, and stops being so once it was tried.
-        """
-        mean, spread = self._predict()
-        return mean if not optimism else mean * (1.0 + optimism * np.minimum(spread, 1.0))
+    def table(self) -> Floats:
+        """``[N, S, G]`` rows/s with each number of slots in `GRID`."""
+        return self._predict()[0]
 
     def capacity(self, slots: Floats) -> Floats:
         """Rows/s that each stage can make with `slots`, ``[N, S]`` or ``[N, K, S]``; very many where nothing is

@@ -67,15 +67,6 @@ def test_doubt_grows_with_the_distance_and_falls_with_looks(measurement: Measure
     assert float(twin.deviation(np.array([[64.0]]))[0, 0]) < once[2]
 
 
-def test_optimism_raises_what_is_in_doubt_most(measurement: Measured) -> None:
-    twin = Twin(1, 1)
-    twin.see(interval(measurement, 2.0, 1e-3))
-    raised = twin.table(1.0)[0, 0] / twin.table()[0, 0]
-    assert (raised > 1).all()
-    assert raised[-1] > raised[1]
-    np.testing.assert_array_equal(twin.table(0.0), twin.table())
-
-
 def test_a_stumble_is_passed_over_and_a_change_believed(measurement: Measured) -> None:
     twin = Twin(1, 1)
     for _ in range(12):
@@ -122,7 +113,7 @@ def test_processors_and_trainer_are_a_ceiling(measurement: Measured) -> None:
 def test_what_was_never_seen_is_fast(measurement: Measured) -> None:
     twin = Twin(1, 1)
     assert capacity(twin, 1.0) > 1e100
-    assert np.isfinite(twin.table(1.0)).all()
+    assert np.isfinite(twin.table()).all()
 
 
 def test_forget_is_a_new_job(measurement: Measured) -> None:
@@ -163,7 +154,7 @@ def test_it_never_says_nan(measurement: Measured, rows: list[tuple[float, ...]])
                         delivered=delivered, cpus_used=used)
         )  # fmt: skip
     slots = np.array([[[1.0, 3.5], [1e6, 40.0]]])
-    for made in (twin.capacity(slots), twin.deviation(slots), twin.time(slots), twin.table(1.0)):
+    for made in (twin.capacity(slots), twin.deviation(slots), twin.time(slots), twin.table()):
         assert not np.isnan(made).any()
         assert (made >= 0).all()
     np.testing.assert_allclose(twin.belief().sum(axis=2), 1.0)
