@@ -134,7 +134,7 @@ class JobSource:
                 for place, block in enumerate(group):
                     # A copy: a view would keep the whole group as long as one of its blocks.
                     rows = np.arange(place * BLOCK, (place + 1) * BLOCK)
-                    found[block] = self._jobs.put(block, drawn.take(rows))
+                    found[block] = self._jobs.put(block, drawn if len(group) == 1 else drawn.take(rows))
         return [jobs for jobs in found.values() if jobs is not None]
 
     def _normal(self, block: int) -> _Normals:
@@ -188,5 +188,5 @@ def _joined(parts: list[Jobs]) -> Jobs:
 def _run(rows: NDArray[np.int64]) -> Any:
     """`rows` as a slice if they follow one another: copying is then several times faster."""
     first, last = int(rows[0]), int(rows[-1])
-    whole = last - first + 1 == len(rows) and (np.diff(rows) == 1).all()
+    whole = last - first + 1 == len(rows) and (len(rows) == 1 or (np.diff(rows) == 1).all())
     return slice(first, last + 1) if whole else rows
