@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from benchmarks.environment import describe
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 AGENT = "dqn"
+MARK = "measured: "
 ENDLESS = ("--epochs", "1000000", "--patience", "1000000", "--quiet")
 
 WORKLOADS: Mapping[str, tuple[str, ...]] = {
@@ -89,48 +90,79 @@ class Result:
 
 
 def read(text: str) -> Run:
-    """What a run's summary says.
+    """What a run that `run_watched` ran has written.
 
     Raises:
-        ValueError: it has no share of time waiting.
+        ValueError: nothing was trained.
     """
-    waited = [float(found) / 100 for found in re.findall(r"waited for data ([\d.]+)% of the time", text)]
-    rates = [float(found.replace(",", "")) for found in re.findall(r"([\d,]+)\s+(?:rows|sessions)/s", text)]
-    if not waited or not rates:
-        raise ValueError(f"the summary says nothing of waiting: {text[-2000:]}")
-    return Run(waited=float(np.mean(waited)), rows_per_s=rates[-1])
+    found = [json.loads(line.removeprefix(MARK)) for line in text.splitlines() if line.startswith(MARK)]
+    if not found:
+        raise ValueError(f"nothing was trained: {text[-2000:]}")
+    return Run(
+        waited=float(np.mean([each["waited"] for each in found])), rows_per_s=float(found[-1]["rows_per_s"])
+    )
 
 
-def train(command: Sequence[str], seconds: float) -> Run:
-    """Run a command, ask it to stop after `seconds` (it then ends with its summary), and read what it said."""
+def run_watched(arguments: Sequence[str], seconds: float | None) -> None:
+    """Run ``intune train``, write down what each training measured of itself, and ask it to stop after a while.
+
+    A training that is asked to stop still tells what it did, but the command line does not say it.
+    """
+    from intune.cli.main import main as command_line
+    from intune.workloads.training import Trainer, TrainSummary
+
+    fit = Trainer.fit
+
+    def watched(trainer: Trainer) -> TrainSummary:
+        if seconds is not None:
+            timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+            timer.daemon = True
+            timer.start()
+        summary = fit(trainer)
+        print(MARK + json.dumps({"waited": summary.wait_share, "rows_per_s": summary.rows_per_s}), flush=True)
+        return summary
+
+    Trainer.fit = watched  # type: ignore[method-assign]
+    sys.argv = ["intune", "train", *arguments]
+    command_line()
+
+
+def train(name: str, arguments: Sequence[str], seconds: float | None) -> Run:
+    """A run in a process of its own, without what earlier ones have learnt."""
+    limit = "" if seconds is None else str(seconds)
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "benchmarks.models.waiting",
+        "--watched",
+        limit,
+        "--",
+        name,
+        *arguments,
+    ]
     with tempfile.TemporaryDirectory() as cache:
-        process = subprocess.Popen(
-            list(command),
+        done = subprocess.run(
+            command,
             cwd=REPOSITORY,
             env={**os.environ, "OMP_NUM_THREADS": "1", "INTUNE_CACHE": cache},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            check=False,
         )
-        try:
-            text, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
-            text, _ = process.communicate()
-    return read(text)
+    return read(done.stdout)
 
 
 def measure(name: str, data: Path, rounds: int, seconds: float) -> Result:
     """Untuned and tuned in turn."""
     folder, *options = WORKLOADS[name]
-    command = [sys.executable, "-W", "ignore", "-m", "intune.cli.main", "train", name]
-    command += ["--data", str(data / folder), "--executor", "threads", *options]
-    if name == "trendrec":
-        seconds = 20 * seconds
+    arguments = ["--data", str(data / folder), "--executor", "threads", *options]
     runs: tuple[list[Run], list[Run]] = ([], [])
     for _ in range(rounds):
         for which, more in enumerate(([], ["--agent", AGENT])):
-            run = train([*command, *more], seconds)
+            run = train(name, [*arguments, *more], None if name == "trendrec" else seconds)
             runs[which].append(run)
             print(
                 f"{name}{' tuned' * which}: waited {run.waited:.1%}, {run.rows_per_s:,.0f} rows/s", flush=True
@@ -165,7 +197,7 @@ def main(
         folder: The data set ml-100k; the others lie beside it.
         out: Where the JSON goes, after every workload.
         rounds: How often each is run each way.
-        seconds: Length of a run, start included. TrendRec runs to its end.
+        seconds: Length of a training, evaluations included. TrendRec's two run to their end.
         only: Names of the workloads to run; all where none is given.
     """
     results: list[Result] = []
@@ -184,4 +216,7 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    if sys.argv[1:2] == ["--watched"]:
+        run_watched(sys.argv[4:], float(sys.argv[2]) if sys.argv[2] else None)
+    else:
+        tyro.cli(main)

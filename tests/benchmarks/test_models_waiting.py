@@ -1,48 +1,62 @@
-"""Waiting before and after tuning: what is read of a run, how it is ended, what is concluded; no model is trained."""
+"""Waiting before and after tuning: what a run says, how it is ended, what is concluded; no model is trained."""
 
 from __future__ import annotations
 
+import json
+import signal
 import sys
+import threading
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks.models.__main__ import CLAIMS, DATA
-from benchmarks.models.waiting import WORKLOADS, Result, Run, read, table, train
-
-SUMMARY = """\
-1,616,160 rows in 4.8 s, 20 epochs, step 800: 421,074 rows/s while training, loss 0.2318
-waited for data 36.2% of the time; evaluated for 0.8 s
-"""
-
-TWO = """\
-next items: 3 epochs, step 9, 1.0 s, 1,000 rows/s while training, waited for data 10.0% of the time; kept epoch 3
-acceleration: 3 epochs, step 9, 1.0 s, 2,000 rows/s while training, waited for data 30.0% of the time; kept epoch 1
-"""
+from benchmarks.models.waiting import WORKLOADS, Result, Run, read, run_watched, table
+from intune.workloads.training import Trainer, TrainSummary
 
 
-def test_a_summary_is_read() -> None:
-    assert read(SUMMARY) == Run(waited=pytest.approx(0.362), rows_per_s=421_074.0)
+def line(waited: float, rate: float) -> str:
+    return "measured: " + json.dumps({"waited": waited, "rows_per_s": rate})
+
+
+def test_what_a_training_measured_is_read_among_all_else() -> None:
+    assert read(f"step 3\n{line(0.362, 421.0)}\nstopped\n") == Run(waited=0.362, rows_per_s=421.0)
 
 
 def test_of_two_trainings_the_mean_share_is_taken() -> None:
-    assert read(TWO) == Run(waited=pytest.approx(0.2), rows_per_s=2000.0)
+    found = read(f"{line(0.1, 1000.0)}\n{line(0.3, 2000.0)}")
+    assert found == Run(waited=pytest.approx(0.2), rows_per_s=2000.0)
 
 
-def test_a_run_that_says_nothing_of_waiting_is_an_error() -> None:
+def test_a_run_that_trained_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="NotFoundError"):
         read("NotFoundError: no such folder")
 
 
-def test_a_run_that_does_not_end_is_asked_to_and_its_summary_read() -> None:
-    program = (
-        "import signal, sys, time\n"
-        "def end(*_):\n"
-        f"    print({SUMMARY!r}); sys.exit(0)\n"
-        "signal.signal(signal.SIGINT, end)\n"
-        "time.sleep(600)\n"
-    )
-    # A second is enough to have set the handler; too little would be an error, not a wrong number.
-    assert train([sys.executable, "-S", "-c", program], seconds=2.0).rows_per_s == 421_074.0
+def test_a_training_is_asked_to_stop_and_tells_what_it_did(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Asked(Exception):
+        pass
+
+    def forever(self: Trainer) -> TrainSummary:
+        with pytest.raises(Asked):
+            threading.Event().wait(60)
+        return SimpleNamespace(wait_share=0.25, rows_per_s=8.0)  # type: ignore[return-value]
+
+    def ask(number: int, frame: object) -> None:
+        raise Asked
+
+    monkeypatch.setattr(Trainer, "fit", forever)
+    monkeypatch.setattr("intune.cli.main.main", lambda: Trainer.fit(None))  # type: ignore[arg-type]
+    monkeypatch.setattr("sys.argv", ["before"])
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        run_watched(["ans", "--quiet"], 0.01)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert sys.argv == ["intune", "train", "ans", "--quiet"]
+    assert read(capsys.readouterr().out) == Run(waited=0.25, rows_per_s=8.0)
 
 
 def test_a_row_of_the_table_has_means_over_rounds() -> None:
