@@ -122,7 +122,7 @@ def run_watched(arguments: Sequence[str], seconds: float | None) -> None:
         print(MARK + json.dumps({"waited": summary.wait_share, "rows_per_s": summary.rows_per_s}), flush=True)
         return summary
 
-    Trainer.fit = watched  # type: ignore[method-assign]
+    Trainer.fit = watched  # type: ignore[assignment, method-assign]
     sys.argv = ["intune", "train", *arguments]
     command_line()
 
