@@ -63,6 +63,9 @@ def promising(options: Candidates, measured: Measurement) -> Bools:
     """
     now = np.nan_to_num(measured.delivered)
     most = np.minimum(options.wished, now / np.maximum(1.0 - np.nan_to_num(measured.waiting, nan=1.0), 1e-9))
+    # Work per row does not fall as slots are added: so much more is there to be had of the processors.
+    used = np.nan_to_num(measured.cpus_used) / np.maximum(np.nan_to_num(measured.cpus), 1e-9)
+    most = np.minimum(most, now / np.clip(used, 1e-9, 1.0))
     hope = most > (1.0 + HOPE) * now
     present = measured.present[:, None]
     total = np.where(options.pool > 0, options.pool, (options.slots * present).sum(axis=2))

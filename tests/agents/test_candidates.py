@@ -185,6 +185,16 @@ def test_where_the_trainer_does_not_wait_only_fewer_slots_are_promising(measurem
     assert not allowed[total > total[0]].any()
 
 
+@pytest.mark.parametrize(("used", "more"), [(15.9, False), (14.0, True), (99.0, False), (np.nan, True)])
+def test_where_the_processors_do_all_they_can_only_fewer_slots_are_promising(
+    measurement: Measured, used: float, more: bool
+) -> None:
+    measured = roomy(measurement, waiting=0.8, cpus_used=used)
+    options = propose(*known(roomy(measurement, waiting=0.8), 30), measured)
+    total = np.where(options.pool[0] > 0, options.pool[0], options.slots[0].sum(axis=1))
+    assert promising(options, measured)[0][total > total[0]].any() == more
+
+
 def test_what_no_longer_fits_may_be_left_for_anything(measurement: Measured) -> None:
     measured = roomy(measurement, waiting=0.0, memory_limit=1.0)
     assert promising(propose(*known(measured, 30), measured), measured).all()
