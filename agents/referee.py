@@ -1,8 +1,9 @@
 """`Referee`: every change is on trial. What does not deliver more than what it replaced is taken back.
 
 Wraps any agent. A twin may be wrong about a real machine; measured rates are not. So a change is kept if it
-delivers more, or as much with fewer slots; otherwise the allocation before it returns and the agent has to wait
-twice as long before its next try. What tuning can cost is bounded that way, whatever the agent believes.
+delivers more, or as much with fewer slots, or with fewer slots all that the trainer can take; otherwise the
+allocation before it returns and the agent has to wait twice as long before its next try. What tuning can cost is
+bounded that way, whatever the agent believes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ SAME = 0.01
 
 LONGEST = 6
 """Doublings of the time between tries after failures: 64 intervals at most."""
+
+FED = 0.02
+"""Share of its time that the trainer waits for data up to which its own pace is what is measured: fewer slots lose
+nothing then, whatever rate is compared with (the first interval's has what was made before the trainer began)."""
 
 WARM = 1
 """Decisions at the beginning that are not judged: there is nothing to compare the first with."""
@@ -109,8 +114,9 @@ class Referee(Agent):
         fewer = self._total(measured.slots, measured.pool, measured) < 0.95 * self._total(
             self._slots, self._pool, measured
         )
-        clear = (np.abs(gain) > CLEAR) | (count >= 2)
-        better = on_trial & clear & ((gain > SAME) | (fewer & (gain > -SAME)))
+        enough = fewer & (np.nan_to_num(measured.waiting, nan=1.0) <= FED)
+        clear = (np.abs(gain) > CLEAR) | (count >= 2) | enough
+        better = on_trial & clear & ((gain > SAME) | (fewer & (gain > -SAME)) | enough)
         worse = on_trial & clear & ~better
         undecided = on_trial & ~clear
         self._tried = np.where(undecided, count, 0.0)

@@ -80,6 +80,19 @@ def test_fewer_slots_for_as_much_are_kept(measurement: Measured) -> None:
     assert given[-1] <= 4
 
 
+@pytest.mark.parametrize(("waiting", "kept"), [(0.01, True), (0.1, False), (np.nan, False)])
+def test_fewer_slots_that_feed_the_trainer_are_kept_whatever_the_rate_before(
+    measurement: Measured, waiting: float, kept: bool
+) -> None:
+    """The first interval delivers what was made before the trainer began as well, so the next one looks worse."""
+    referee = Referee(Restless(-1.0))
+    referee.start(1, 2)
+    first = measurement(stages=2, slots=[[4.0, 2.0]], busy=1.0, delivered=1000.0, waiting=waiting)
+    fewer = measurement(stages=2, slots=[[3.0, 2.0]], busy=1.0, delivered=950.0, waiting=waiting)
+    assert referee.propose(first).slots[0, 0] == 3
+    assert referee.propose(fewer).slots[0, 0] == (2 if kept else 4)
+
+
 def test_what_failed_is_not_tried_again_soon(measurement: Measured) -> None:
     given, said, _ = run(measurement, lambda n: 100.0 * n if n <= 5 else 400.0, 200)
     tries = [i for i in range(1, len(given)) if given[i] == 6 and given[i - 1] == 5]
