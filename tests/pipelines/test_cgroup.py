@@ -346,7 +346,7 @@ rows = 0
 for index, batch in enumerate(loader):
     rows += len(batch["c0"])
     if index == 4:
-        limit = int(open("/proc/self/statm").read().split()[1]) * 4096 + (150 << 20)
+        limit = int(open("/proc/self/statm").read().split()[1]) * 4096 + (300 << 20)
         open(f"{folder}/memory." + ("limit_in_bytes" if v1 else "max"), "w").write(str(limit))
         loader.resize({"transform": 32})  # 768 MB at once, were they all begun
 print(rows)
