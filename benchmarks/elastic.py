@@ -285,7 +285,7 @@ def whole(run: Mapping[str, Any], rows: int = SPEC.rows) -> bool:
 
 
 def bars(document: Mapping[str, Any]) -> list[Bar]:
-    """The issue's, as far as they were measured."""
+    """Those that were measured."""
     found = []
     for part, label in (("cpus", "processors 2, 1, 2"), ("ray", "Ray nodes 1, 2, 1")):
         of = document.get(part, {})

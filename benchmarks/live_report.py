@@ -1,4 +1,4 @@
-"""What follows from the runs of `live`: rates, ratios, the issue's bars. Pure, but for printing."""
+"""What follows from the runs of `live`: rates, ratios, bars. Pure, but for printing."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def to_best(runs: Runs) -> dict[str, float]:
 
 
 def bars(document: Mapping[str, Any]) -> list[Bar]:
-    """The issue's, as far as they were measured."""
+    """Those that were measured."""
     runs: Runs = document.get("runs", {})
     against = ratios(runs, OURS, TFDATA)
     untuned = ratios(runs, OURS, UNTUNED)

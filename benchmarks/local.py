@@ -42,7 +42,7 @@ def measure(context: Context) -> dict[str, Any]:
 
 
 def bars(result: Mapping[str, Any]) -> list[Bar]:
-    """The issue's bars on rates, memory and the first batch."""
+    """Bars on rates, memory and the first batch."""
     runs: Mapping[str, Runs] = result["runs"]
     ours, ray, shuffled = families.THREADS.name, families.RAY.name, families.SHUFFLED.name
     processes = families.DATALOADER_PROCESSES

@@ -102,7 +102,7 @@ class Options:
 
     Attributes:
         json: Where to write the results; with `resume`, jobs that are there already are left out.
-        jobs: How many (the issue's number is 200).
+        jobs: How many (200 for a figure to go by).
         contenders: Who takes part: ours, tfdata, dataloader, pool.
         seconds: Of each run, from the moment its loader is made.
         parallel: Runs at once: imports take longer than jobs, and memory's limits do not mix.

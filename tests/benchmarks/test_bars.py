@@ -1,4 +1,4 @@
-"""The issue's bars, computed from runs made up for the purpose, and the tables that show them."""
+"""Bars, computed from runs made up for the purpose, and the tables that show them."""
 
 import io
 from typing import Any
