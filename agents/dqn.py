@@ -20,7 +20,7 @@ from intune.agents.measures import without_absent
 from intune.agents.memory import MemoryRecord
 from intune.agents.online import Online
 from intune.agents.qweights import Weights, load
-from intune.agents.recall import MemoryLog, recall_twin, twin_knowledge
+from intune.agents.recall import MemoryLog, knowledge_of, recall_into
 from intune.agents.rehearsal import Rehearsal, rehearsal
 from intune.agents.twin import Twin
 from intune.envs.jobs import Floats
@@ -68,13 +68,11 @@ class DQN(Agent):
 
     def knowledge(self) -> dict[str, Any]:
         """Beliefs of the twin, and what was seen of memory."""
-        return {"twin": twin_knowledge(self._twin), "memory": self._log.knowledge()}
+        return knowledge_of(self._twin, self._log)
 
     def recall(self, known: Mapping[str, Any]) -> None:
         """Begin with them; memory counts once this run confirms it."""
-        self._log.recall(known.get("memory"))
-        if "twin" in known:
-            recall_twin(self._twin, known["twin"])
+        recall_into(self._twin, self._log, known)
 
     def look(self, measured: Measurement) -> tuple[Candidates, Rehearsal]:
         """Learn from an interval; the candidates, and what the network sees of them."""

@@ -15,7 +15,7 @@ from intune.agents.base import Agent, Proposal, where_sound
 from intune.agents.candidates import NAMES, propose
 from intune.agents.measures import without_absent
 from intune.agents.memory import MemoryRecord
-from intune.agents.recall import MemoryLog, recall_twin, twin_knowledge
+from intune.agents.recall import MemoryLog, knowledge_of, recall_into
 from intune.agents.twin import Twin
 from intune.envs.measurement import Measurement
 
@@ -50,13 +50,11 @@ class Planner(Agent):
 
     def knowledge(self) -> dict[str, Any]:
         """Beliefs of the twin, and what was seen of memory."""
-        return {"twin": twin_knowledge(self._twin), "memory": self._log.knowledge()}
+        return knowledge_of(self._twin, self._log)
 
     def recall(self, known: Mapping[str, Any]) -> None:
         """Begin with them; memory counts once this run confirms it."""
-        self._log.recall(known.get("memory"))
-        if "twin" in known:
-            recall_twin(self._twin, known["twin"])
+        recall_into(self._twin, self._log, known)
 
     def propose(self, measured: Measurement) -> Proposal:
         """The plan, or what is in force where the plan promises no more than noise and takes no less."""

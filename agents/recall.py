@@ -57,6 +57,22 @@ def recall_twin(twin: Twin, known: Any) -> None:
     twin.resume({name: values[None] for name, values in read.items()})
 
 
+def knowledge_of(twin: Twin, log: MemoryLog) -> dict[str, Any]:
+    """What an agent with a twin keeps for the next run: its beliefs, and what was seen of memory."""
+    return {"twin": twin_knowledge(twin), "memory": log.knowledge()}
+
+
+def recall_into(twin: Twin, log: MemoryLog, known: Mapping[str, Any]) -> None:
+    """Begin with that; memory counts once this run confirms it.
+
+    Raises:
+        ConfigError: it is none of this job's.
+    """
+    log.recall(known.get("memory"))
+    if "twin" in known:
+        recall_twin(twin, known["twin"])
+
+
 class MemoryLog:
     """What the one job of a tuner took with the slots it had, for its next run; and what its last run said of that.
 

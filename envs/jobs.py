@@ -215,18 +215,9 @@ class Jobs:
         """The jobs at `rows` (an index array or slice)."""
         return Jobs(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
-    def put(self, rows: Any, other: Jobs) -> None:
-        """Overwrite the jobs at `rows` in place by others of the same widths."""
-        for field in fields(self):
-            getattr(self, field.name)[rows] = getattr(other, field.name)
-
     def with_(self, **changes: Any) -> Jobs:
         """A copy with fields replaced by arrays of the same shape."""
         return replace(self, **changes)
-
-    def column_major(self) -> Jobs:
-        """A copy whose arrays lie stage by stage in memory: sums over stages are then many times faster."""
-        return Jobs(**{field.name: np.array(getattr(self, field.name), order="F") for field in fields(self)})
 
     def widened(self, *, stages: int, nodes: int, events: int) -> Jobs:
         """The same jobs in wider arrays, so that jobs of several families can stand in one.

@@ -4,8 +4,7 @@ and the limits that all stages share. Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -77,13 +76,6 @@ class Prepared:
     def crowding(self) -> Floats | None:
         """Of `jobs`; None where no job has any."""
         return self.jobs.crowding if self.parts.crowding else None
-
-    def put(self, rows: Any, other: Prepared, chosen: Any = slice(None)) -> Prepared:
-        """Overwrite `rows` in place by those of `other` at `chosen`; its own jobs have been overwritten already."""
-        for field in fields(self):
-            if field.name not in ("jobs", "parts"):
-                getattr(self, field.name)[rows] = getattr(other, field.name)[chosen]
-        return replace(self, parts=self.parts | other.parts)
 
 
 def prepare(jobs: Jobs) -> Prepared:

@@ -67,17 +67,23 @@ class Rest:
     def __init__(self, release: Callable[[], None] | None = None) -> None:
         self._release = give_back if release is None else release
         self._times = 0
+        self._waited = 0.0
 
     @property
     def patience(self) -> float | None:
         """Seconds to wait for work before the next time; None: as long as it takes."""
-        return PATIENCE[self._times] if self._times < len(PATIENCE) else None
+        return max(PATIENCE[self._times] - self._waited, 0.0) if self._times < len(PATIENCE) else None
+
+    def waited(self, seconds: float) -> bool:
+        """It waited for `seconds` more, for a reason of its own; whether `pause` is due."""
+        self._waited += seconds
+        return self.patience is not None and self.patience <= 0
 
     def work(self) -> None:
         """There is work: begin anew when it is done."""
-        self._times = 0
+        self._times, self._waited = 0, 0.0
 
     def pause(self) -> None:
         """There was none for so long."""
-        self._times += 1
+        self._times, self._waited = self._times + 1, 0.0
         self._release()

@@ -18,7 +18,7 @@ from intune.pipelines.cgroup import MemoryGauge
 logger = logging.getLogger("intune")
 
 EVERY_S = 0.05
-"""Seconds between two looks; one costs some 50 us."""
+"""Seconds between two looks; one costs a tenth of a millisecond."""
 
 LEAST_SHARE, MOST_SHARE = 0.03, 0.10
 """Part of the limit that is kept free: at least, and at most, where what is in use moves fast."""

@@ -230,9 +230,11 @@ class Run:
 
     def _await_work(self, timeout: float | None, rest: Rest | None) -> None:
         patience = None if rest is None else rest.patience
-        if rest is None or patience is None or (timeout is not None and timeout <= patience):
-            self.work.wait(timeout)
-        elif not self.work.wait(patience):
+        seconds = min((each for each in (timeout, patience) if each is not None), default=None)
+        woken = self.work.wait(seconds)
+        # Short waits add up: where the system has no memory for a task there are no long ones, and then of all times
+        # what idle threads keep is wanted.
+        if rest is not None and seconds is not None and not woken and rest.waited(seconds):
             self.lock.release()
             try:
                 rest.pause()

@@ -75,14 +75,11 @@ def test_values_that_make_no_sense_are_named(values: dict[str, Any], words: list
         assert word in str(error.value)
 
 
-def test_jobs_can_be_taken_put_and_joined() -> None:
+def test_jobs_can_be_taken_and_joined() -> None:
     rng = np.random.default_rng(0)
     jobs = eventful_jobs(rng, 6)
     same(Jobs.joined([jobs.take([0, 1]), jobs.take(slice(2, 6))]), jobs)
-    other = eventful_jobs(rng, 6).widened(stages=9, nodes=2, events=2)
     wide = jobs.widened(stages=9, nodes=2, events=2)
-    wide.put(np.array([1, 4]), other.take([0, 5]))
-    same(wide.take([1, 4]), other.take([0, 5]))
     same(wide.take([0, 2]), jobs.take([0, 2]).widened(stages=9, nodes=2, events=2))
 
 
@@ -99,14 +96,6 @@ def test_jobs_cannot_be_made_narrower(name: str, value: int) -> None:
     jobs = Jobs.of(stages=2, event_time=[[1.0, 2.0]])
     with pytest.raises(ConfigError, match=name):
         jobs.widened(**({"stages": 2, "nodes": 1, "events": 2} | {name: value}))
-
-
-def test_stage_by_stage_in_memory_it_is_the_same() -> None:
-    jobs = eventful_jobs(np.random.default_rng(0), 6)
-    turned = jobs.column_major()
-    same(turned, jobs)
-    assert turned.cpu.flags.f_contiguous
-    assert not np.shares_memory(turned.step, jobs.step)
 
 
 def test_there_is_a_slot_for_every_stage_at_least() -> None:

@@ -224,6 +224,15 @@ def test_the_gauge_knows_where_version_2_throttles_and_that_nothing_is_known(tmp
     assert MemoryGauge(tmp_path).read() == (2 * GIB, GIB)
 
 
+def printed_by(code: str, *arguments: str) -> str:
+    """What a Python process prints; it must not be killed."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
+    return done.stdout
+
+
 CHILD = """
 import json, os, sys
 with open(sys.argv[1], "w") as procs:
@@ -265,14 +274,8 @@ def limited_group() -> Iterator[tuple[Path, int]]:
 @pytest.mark.cgroup
 def test_a_child_in_a_limited_group_sees_its_limit(limited_group: tuple[Path, int]) -> None:
     folder, limit = limited_group
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(folder / "cgroup.procs")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    memory, left, budget, refused = json.loads(done.stdout)
+    printed = printed_by(CHILD, str(folder / "cgroup.procs"))
+    memory, left, budget, refused = json.loads(printed)
     assert memory == limit
     assert 0 < left < limit, "the child's own pages are not free"
     assert abs(budget - left // 4) < 16 << 20, "a quarter of what was free a moment later"
@@ -316,14 +319,8 @@ def test_a_run_under_a_limit_close_to_its_budget_is_not_killed(
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=group)
     assert table.nbytes > 200 << 20
     budget, slack = 100 << 20, 40 << 20
-    done = subprocess.run(
-        [sys.executable, "-c", LOADING_CHILD, str(folder), str(tmp_path), str(budget), str(slack)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    seen, peak = json.loads(done.stdout)
+    printed = printed_by(LOADING_CHILD, str(folder), str(tmp_path), str(budget), str(slack))
+    seen, peak = json.loads(printed)
     assert seen == rows
     assert 0.5 * budget < peak <= budget + group * columns * 8
 
@@ -363,11 +360,5 @@ def test_memory_that_no_budget_counts_is_not_taken_to_the_last_byte(
     pq.write_table(
         pa.table({"c0": np.random.default_rng(0).random(rows)}), tmp_path / "x.parquet", row_group_size=50_000
     )
-    done = subprocess.run(
-        [sys.executable, "-c", GROWING_CHILD, str(folder), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
-    assert int(done.stdout) == rows
+    printed = printed_by(GROWING_CHILD, str(folder), str(tmp_path))
+    assert int(printed) == rows

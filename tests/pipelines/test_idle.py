@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from intune.pipelines.executors.crew import Crew
 from intune.pipelines.idle import PATIENCE, LastFirst, Rest
+from intune.pipelines.run import Run
 
 
 def waiters(
@@ -35,7 +38,7 @@ def waiters(
     return woken, threads
 
 
-def test_the_thread_that_began_to_wait_last_is_woken_first():
+def test_the_thread_that_began_to_wait_last_is_woken_first() -> None:
     lock = threading.Lock()
     condition = LastFirst(lock)
     woken, threads = waiters(condition, lock, 3)
@@ -46,7 +49,7 @@ def test_the_thread_that_began_to_wait_last_is_woken_first():
     assert woken == [2, 1, 0]
 
 
-def test_all_are_woken():
+def test_all_are_woken() -> None:
     lock = threading.Lock()
     condition = LastFirst(lock)
     woken, threads = waiters(condition, lock, 3)
@@ -58,7 +61,7 @@ def test_all_are_woken():
     assert sorted(woken) == [0, 1, 2]
 
 
-def test_a_wait_ends_when_its_time_is_over_and_is_forgotten():
+def test_a_wait_ends_when_its_time_is_over_and_is_forgotten() -> None:
     lock = threading.Lock()
     condition = LastFirst(lock)
     with lock:
@@ -67,7 +70,7 @@ def test_a_wait_ends_when_its_time_is_over_and_is_forgotten():
         assert not condition.wait(0.0)
 
 
-def test_rest_gives_back_ever_more_rarely_and_begins_anew_after_work():
+def test_rest_gives_back_ever_more_rarely_and_begins_anew_after_work() -> None:
     given: list[float | None] = []
     rest = Rest(lambda: given.append(rest.patience))
     seen = []
@@ -80,7 +83,20 @@ def test_rest_gives_back_ever_more_rarely_and_begins_anew_after_work():
     assert rest.patience == PATIENCE[0]
 
 
-def test_a_crew_has_no_more_threads_than_calls_at_once_and_raises_what_they_raise():
+def test_short_waits_add_up_to_one_rest_and_work_ends_them() -> None:
+    given: list[int] = []
+    rest = Rest(lambda: given.append(1))
+    assert not rest.waited(0.6 * PATIENCE[0])
+    rest.work()
+    assert not rest.waited(0.6 * PATIENCE[0])
+    assert rest.patience == pytest.approx(0.4 * PATIENCE[0])
+    assert rest.waited(0.5 * PATIENCE[0])
+    rest.pause()
+    assert given == [1]
+    assert rest.patience == PATIENCE[1]
+
+
+def test_a_crew_has_no_more_threads_than_calls_at_once_and_raises_what_they_raise() -> None:
     crew = Crew(2, "test-crew")
     names = {crew.call(lambda: threading.current_thread().name) for _ in range(20)}
     assert names == {"test-crew-1"}
@@ -94,7 +110,7 @@ def test_a_crew_has_no_more_threads_than_calls_at_once_and_raises_what_they_rais
     helper.join(5)
 
 
-def test_threads_that_are_left_without_work_give_their_memory_back(tmp_path):
+def test_threads_that_are_left_without_work_give_their_memory_back(tmp_path: Path) -> None:
     if not sys.platform.startswith("linux"):
         pytest.skip("reads /proc")
     script = tmp_path / "script.py"
@@ -135,3 +151,24 @@ print((resident_bytes() - before) >> 20)
         [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True
     )
     assert int(done.stdout) <= 48
+
+
+def test_a_thread_that_is_to_look_again_soon_rests_all_the_same() -> None:
+    """As where the system has no memory for a task: looks every 50 ms must not keep idle threads from giving back."""
+
+    class Soon:
+        next_due = 0.0
+
+        def take(self, now: float) -> None:
+            self.next_due = now + 0.01
+
+    work = SimpleNamespace(plan=SimpleNamespace(levels=[None]))
+    run = Run(work, Soon(), retries=0, max_skipped=0, on_skip=print)  # type: ignore[arg-type]
+    rested = threading.Event()
+    thread = threading.Thread(target=run.take, args=(Rest(rested.set),))
+    thread.start()
+    found = rested.wait(20 * PATIENCE[0])
+    run.closed = True
+    thread.join(5)
+    assert found
+    assert not thread.is_alive()
