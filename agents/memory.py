@@ -20,6 +20,10 @@ RISK = 1.3e-4
 deviations) in the tenth, 3e-6 in the thirtieth."""
 
 
+LATELY = 8
+"""Intervals for which what a pool took counts for its return: beyond that, working sets may have grown."""
+
+
 class MemoryRecord:
     """What N jobs took with the slots they had.
 
@@ -36,6 +40,10 @@ class MemoryRecord:
         self._told: Bools = np.zeros(jobs, dtype=bool)
         # Whether all that was seen is of shared pools.
         self._loose: Bools = np.zeros(jobs, dtype=bool)
+        # The largest pool lately, what it took above the base, and how long ago that was.
+        self._pool: Floats = np.zeros(jobs)
+        self._pool_took: Floats = np.zeros(jobs)
+        self._pool_age: Floats = np.zeros(jobs)
         self._law: Law | None = None
 
     def forget(self, rows: Any) -> None:
@@ -44,6 +52,7 @@ class MemoryRecord:
         self._base[rows] = 0.0
         self._told[rows] = False
         self._loose[rows] = False
+        self._pool[rows] = 0.0
         self._law = None
 
     @property
@@ -67,6 +76,7 @@ class MemoryRecord:
         used = measured.memory_used - measured.memory_queued
         good = np.isfinite(used) & (used > 0) & np.isfinite(slots).all(axis=1)
         good &= (measured.delivered > 0) & ~measured.killed
+        self._see_pool(measured, good & pooled)
         good &= ~pooled | self._loose | (self._sums.count == 0)
         better = good & ~pooled & self._loose
         if better.any():
@@ -79,6 +89,18 @@ class MemoryRecord:
         # At the least a byte, for a base that is no less than all there is cannot be right.
         self._sums.add(rows, self._columns(slots)[rows], np.maximum(used - self._base, 1.0)[rows])
         self._law = None
+
+    def _see_pool(self, measured: Measurement, good: Bools) -> None:
+        """Remember what the largest pool takes, for when a job returns to it."""
+        self._pool_age += 1.0
+        self._pool[measured.killed | (self._pool_age > LATELY)] = 0.0
+        took = np.nan_to_num(measured.memory_used - measured.memory_base)
+        again = good & (measured.pool == self._pool)
+        fresh = good & (measured.pool > self._pool)
+        most = np.where(again, np.maximum(self._pool_took, took), took)
+        self._pool_took = np.where(again | fresh, most, self._pool_took)
+        self._pool = np.where(fresh, measured.pool, self._pool)
+        self._pool_age[again | fresh] = 0.0
 
     def _columns(self, slots: Floats) -> Floats:
         """``[N, ..., S + 1]`` slots, and 1 for a base that was not measured."""
@@ -116,11 +138,9 @@ class MemoryRecord:
         of_pools = of_pools.reshape(len(slots), len(columns), -1).max(axis=2)
         worst[:, columns] = np.where(pooled[:, columns], of_pools, worst[:, columns])
         worst += queued
-        # A pool that runs already takes what it was seen to take, give or take the noise of both intervals.
-        seen = measured.memory_base + (measured.memory_used - measured.memory_base) * (
-            1.0 + 2.0 * self.law.margin
-        )
-        same = pooled & (measured.pool[:, None] >= pool) & np.isfinite(seen)[:, None]
+        # A pool that ran, or a larger one, takes what that was seen to take, give or take the noise of both intervals.
+        seen = measured.memory_base + self._pool_took * (1.0 + 2.0 * self.law.margin)
+        same = pooled & (self._pool[:, None] >= pool) & np.isfinite(seen)[:, None]
         return np.where(same, np.minimum(worst, seen[:, None]), worst)
 
     def _of_slots(self, slots: Floats) -> Floats:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intune.agents.memory import MemoryRecord, in_use, queues_at_worst
+from intune.agents.memory import LATELY, MemoryRecord, in_use, queues_at_worst
 from intune.envs.measurement import Measurement
 
 Measured = Callable[..., Measurement]
@@ -192,6 +192,33 @@ def test_a_pool_in_force_takes_what_it_was_seen_to_take(measurement: Measured) -
     # Fewer slots take no more; one slot more may always be in the largest stage.
     assert bound_of(record, [4, 4], pooled, 4.0) <= running
     assert bound_of(record, [9, 9], pooled, 9.0) > bound_of(record, [8, 8], now, 8.0) * 0.99
+
+
+def test_a_pool_may_return_for_what_it_took_while_that_is_fresh(measurement: Measured) -> None:
+    """A change that was tried and failed is taken back; slots of their own in between say less of pools."""
+    record = MemoryRecord(1, 2)
+    pooled = took(measurement, [16, 16], [0.0, 0.0], pool=16.0)
+    pooled = replace(pooled, busy=np.array([[1.0, 12.0]]), memory_used=np.array([BASE + 8e8]))
+    for _ in range(3):
+        record.see(pooled)
+    own = took(measurement, [1, 13], [1e7, 6e7])
+    for number in range(LATELY):
+        record.see(own)
+        back = bound_of(record, [16, 16], own, 16.0)
+        assert back <= BASE + 8e8 * (1 + 2.01 * record.law.margin[0]), number
+        assert bound_of(record, [17, 17], own, 17.0) > back
+    record.see(own)
+    assert bound_of(record, [16, 16], own, 16.0) >= BASE + 16 * 6e7, "all may be in the larger stage"
+
+
+def test_what_a_pool_took_before_it_was_killed_is_forgotten(measurement: Measured) -> None:
+    record = MemoryRecord(1, 2)
+    pooled = took(measurement, [4, 4], [0.0, 0.0], pool=4.0)
+    pooled = replace(pooled, busy=np.array([[0.5, 3.0]]), memory_used=np.array([BASE + 4e8]))
+    record.see(pooled)
+    before = bound_of(record, [4, 4], pooled, 4.0)
+    record.see(replace(pooled, killed=np.array([True])))
+    assert bound_of(record, [4, 4], pooled, 4.0) > before
 
 
 def test_a_job_that_only_ever_had_a_pool_is_bounded_by_what_that_took(measurement: Measured) -> None:
