@@ -2,7 +2,8 @@
 
 Resident memory is linear in the slots (base + sum of working sets), with unknown, non-negative coefficients and
 noise of unknown size; `memory_law` learns both. Queues are counted full; of a pool, all slots may be in the stage with
-the largest working set at some moment.
+the largest working set at some moment. A job that watches its memory itself is not killed by a bound that fails: there
+a pool's slots are taken to work where they did, and less is left free.
 """
 
 from __future__ import annotations
@@ -19,6 +20,16 @@ RISK = 1.3e-4
 """Chance that a bound fails, before it is shared out over the intervals: 4e-6 in the first, 6e-6 (4.4 standard
 deviations) in the tenth, 3e-6 in the thirtieth."""
 
+WATCHED_RISK = 1e-2
+"""The same for a job that begins nothing which would take the last of the memory: there a bound that fails costs time,
+and one that is too low costs as much in every interval."""
+
+WATCHED_DOUBT = 0.3
+"""Part of the doubt about the stages' working sets that a bound reckons with there: what was guessed wrongly shows in
+the next interval. The noise of what is known counts in full."""
+
+SHRUNK = 0.95
+"""Slots as a share of those before, below which an interval still holds what these left behind."""
 
 LATELY = 8
 """Intervals for which what a pool took counts for its return: beyond that, working sets may have grown."""
@@ -40,6 +51,9 @@ class MemoryRecord:
         self._told: Bools = np.zeros(jobs, dtype=bool)
         # Whether all that was seen is of shared pools.
         self._loose: Bools = np.zeros(jobs, dtype=bool)
+        self._watched: Bools = np.zeros(jobs, dtype=bool)
+        # Slots of all stages in the interval before.
+        self._before: Floats = np.zeros(jobs)
         # The largest pool lately, what it took above the base, and how long ago that was.
         self._pool: Floats = np.zeros(jobs)
         self._pool_took: Floats = np.zeros(jobs)
@@ -52,6 +66,8 @@ class MemoryRecord:
         self._base[rows] = 0.0
         self._told[rows] = False
         self._loose[rows] = False
+        self._watched[rows] = False
+        self._before[rows] = 0.0
         self._pool[rows] = 0.0
         self._law = None
 
@@ -59,7 +75,8 @@ class MemoryRecord:
     def law(self) -> Law:
         """What follows from all that was seen."""
         if self._law is None:
-            self._law = Law(self._sums, self.risk)
+            risk = np.where(self._watched, WATCHED_RISK, self.risk) if self._watched.any() else self.risk
+            self._law = Law(self._sums, risk, np.where(self._watched, WATCHED_DOUBT, 1.0))
         return self._law
 
     @property
@@ -78,6 +95,11 @@ class MemoryRecord:
         good &= (measured.delivered > 0) & ~measured.killed
         self._see_pool(measured, good & pooled)
         good &= ~pooled | self._loose | (self._sums.count == 0)
+        total = np.where(pooled, measured.pool, slots.sum(axis=1))
+        # The most that was held in an interval whose slots were fewer than before is what those before held. Where
+        # nothing is watched it counts all the same, as a margin.
+        good &= ~measured.watched | (total >= SHRUNK * self._before)
+        self._before = np.where(np.isfinite(total), total, self._before)
         better = good & ~pooled & self._loose
         if better.any():
             self._sums.forget(better)
@@ -85,6 +107,7 @@ class MemoryRecord:
         self._loose = np.where(first, pooled, self._loose)
         self._told = np.where(first, np.isfinite(measured.memory_base), self._told)
         self._base = np.where(first, np.nan_to_num(measured.memory_base), self._base)
+        self._watched = np.where(good, measured.watched, self._watched)
         rows = np.flatnonzero(good)
         # At the least a byte, for a base that is no less than all there is cannot be right.
         self._sums.add(rows, self._columns(slots)[rows], np.maximum(used - self._base, 1.0)[rows])
@@ -136,6 +159,9 @@ class MemoryRecord:
         )
         of_pools = self._of_slots(alone.reshape(len(slots), -1, slots.shape[2]))
         of_pools = of_pools.reshape(len(slots), len(columns), -1).max(axis=2)
+        if self._watched.any():
+            spread_out = self._of_slots(pool[:, columns, None] * shares_at_work(measured)[:, None])
+            of_pools = np.where(self._watched[:, None], np.minimum(of_pools, spread_out), of_pools)
         worst[:, columns] = np.where(pooled[:, columns], of_pools, worst[:, columns])
         worst += queued
         # A pool that ran, or a larger one, takes what that was seen to take, give or take the noise of both intervals.
@@ -177,6 +203,13 @@ def ran_at_once(measured: Measurement) -> Floats:
     """``[N, S]`` slots of a shared pool that worked for each stage, on average; at least a tenth of one."""
     ran = np.clip(np.nan_to_num(measured.busy), 0.1, np.maximum(measured.pool, 1.0)[:, None])
     return np.where(measured.present, ran, 0.0)
+
+
+def shares_at_work(measured: Measurement) -> Floats:
+    """``[N, S]`` part of all slots at work that each stage has, on average."""
+    ran = np.where(measured.pool[:, None] > 0, ran_at_once(measured), np.nan_to_num(measured.busy))
+    ran = np.where(measured.present, np.maximum(ran, 0.1), 0.0)
+    return np.asarray(ran / ran.sum(axis=1, keepdims=True))
 
 
 def in_use(measured: Measurement) -> Floats:

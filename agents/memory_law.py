@@ -98,14 +98,16 @@ class Law:
 
     Args:
         sums: what was seen.
-        risk: that a bound does not hold, before it is shared out over the intervals (see `BEFORE`).
+        risk: ``[N]``, or one for all: that a bound does not hold, before it is shared out over the intervals (see
+            `BEFORE`).
+        doubt: ``[N]``, or one for all: part of the doubt about the working sets that a bound reckons with.
 
     Attributes:
         noise: ``[N]`` expected noise, as a share.
         margin: ``[N]`` part by which memory at the same slots may rise, as a logarithm.
     """
 
-    def __init__(self, sums: Sums, risk: float) -> None:
+    def __init__(self, sums: Sums, risk: Any, doubt: Any = 1.0) -> None:
         present = sums.scale > 0
         variance = SIGMAS**2
         self._scale = sums.scale
@@ -118,7 +120,7 @@ class Law:
         rest = ((sums.firsts - toward)[:, None] @ self._turn)[:, 0]
         left = sums.count - 2.0 * (sums.firsts * centre).sum(axis=1) + (toward * centre).sum(axis=1)
         sure = np.maximum(values, 0.0)[:, None] / variance[:, None] + SPREAD**-2
-        self._spread = 1.0 / sure
+        self._spread = np.square(doubt).reshape(-1, 1, 1) / sure
         self._mean = rest[:, None] / sure / variance[:, None]
         unexplained = left[:, None] - (rest[:, None] * self._mean).sum(axis=2)
         belief = _LOG_PRIOR - sums.count[:, None] * np.log(SIGMAS)

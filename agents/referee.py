@@ -3,7 +3,8 @@
 Wraps any agent. A twin may be wrong about a real machine; measured rates are not. So a change is kept if it
 delivers more, or as much with fewer slots, or with fewer slots all that the trainer can take; otherwise the
 allocation before it returns and the agent has to wait twice as long before its next try. What tuning can cost is
-bounded that way, whatever the agent believes.
+bounded that way, whatever the agent believes. Where the allocation before cannot be had any more (memory no longer
+holds it), what is in force instead is what later changes are compared with.
 """
 
 from __future__ import annotations
@@ -66,12 +67,15 @@ class Referee(Agent):
         self._hold: Floats = np.zeros(jobs)
         self._failures: Floats = np.zeros(jobs)
         self._age: Floats = np.zeros(jobs)
+        # Whether the last decision was to return to what was before.
+        self._returning: Bools = np.zeros(jobs, dtype=bool)
         self._cpus: Floats = np.zeros(jobs)
         self._limit: Floats = np.zeros(jobs)
         # Absent entries have a pool of -1, which nothing asks for.
         self._failed_slots: Floats = np.zeros((jobs, REMEMBERED, stages))
         self._failed_pool: Floats = np.full((jobs, REMEMBERED), -1.0)
         self._failed_at: Floats = np.zeros((jobs, REMEMBERED))
+        self._failed_rate: Floats = np.zeros((jobs, REMEMBERED))
         self._failed_next = np.zeros(jobs, dtype=np.int64)
 
     def forget(self, rows: Any) -> None:
@@ -82,6 +86,7 @@ class Referee(Agent):
             self._age, self._cpus, self._limit,
         ):  # fmt: skip
             array[rows] = 0.0
+        self._returning[rows] = False
         self._failed_pool[rows] = -1.0
 
     def knowledge(self) -> dict[str, Any]:
@@ -104,9 +109,11 @@ class Referee(Agent):
         self._cpus = np.where(resized, measured.cpus, self._cpus)
         self._limit = np.where(resized, measured.memory_limit, self._limit)
         rate = measured.delivered
-        # After a resize, or before anything is known, what is in force is what to compare with.
-        fresh = sound & (resized | (self._rate == 0) | (self._age <= WARM) | measured.killed)
         same = self._in_force(measured)
+        # After a resize, before anything is known, or where a guard did not let the job return to what was before,
+        # what is in force is what to compare with.
+        refused = self._returning & ~same
+        fresh = sound & (resized | (self._rate == 0) | (self._age <= WARM) | measured.killed | refused)
         on_trial = sound & ~fresh & ~same
         count = np.where(on_trial, self._tried + 1.0, 0.0)
         mean = np.where(self._tried > 0, (self._trial * self._tried + rate) / np.maximum(count, 1.0), rate)
@@ -119,6 +126,7 @@ class Referee(Agent):
         better = on_trial & clear & ((gain > SAME) | (fewer & (gain > -SAME)) | enough)
         worse = on_trial & clear & ~better
         undecided = on_trial & ~clear
+        self._returning = worse | (self._returning & ~sound)
         self._tried = np.where(undecided, count, 0.0)
         self._trial = np.where(undecided, mean, 0.0)
         taken = fresh | better
@@ -166,6 +174,7 @@ class Referee(Agent):
         self._failed_slots[rows, at] = measured.slots[rows]
         self._failed_pool[rows, at] = measured.pool[rows]
         self._failed_at[rows, at] = self._age[rows]
+        self._failed_rate[rows, at] = measured.delivered[rows]
         self._failed_next[rows] += 1
 
     def _has_failed(self, asked: Proposal, measured: Measurement) -> Bools:
@@ -173,7 +182,9 @@ class Referee(Agent):
         off = np.abs(self._failed_slots - np.rint(asked.slots)[:, None]) * measured.present[:, None]
         same = (asked.pool[:, None] > 0) | (off.max(axis=2, initial=0.0) < 0.5)
         lately = self._age[:, None] - self._failed_at < SOON
-        return np.asarray(((self._failed_pool == asked.pool[:, None]) & same & lately).any(axis=1))
+        # It failed beside what was in force then; where less is delivered now, it may be worth having.
+        less = self._failed_rate <= (1.0 + CLEAR) * self._rate[:, None]
+        return np.asarray(((self._failed_pool == asked.pool[:, None]) & same & lately & less).any(axis=1))
 
     def _in_force(self, measured: Measurement) -> Bools:
         slots = np.abs(measured.slots - self._slots).max(axis=1, initial=0.0, where=measured.present) < 0.5

@@ -117,6 +117,7 @@ def measure(
         since_change=_one(since_change),
         interval=_one(seconds),
         killed=np.array([killed]),
+        watched=np.array([now.watched]),
     )
 
 
@@ -217,6 +218,7 @@ def _unusable(
         since_change=_one(since_change),
         interval=_one(0.0),
         killed=np.array([False]),
+        watched=np.array([now.watched]),
     )
 
 

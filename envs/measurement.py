@@ -50,6 +50,7 @@ class Measurement:
         since_change: ``[N]`` seconds since the allocation was changed.
         interval: ``[N]`` seconds that were measured.
         killed: ``[N]`` the job ran out of memory in the interval (and was started again).
+        watched: ``[N]`` the job itself begins nothing that would take the last of the memory.
     """
 
     present: Bools
@@ -78,6 +79,7 @@ class Measurement:
     since_change: Floats
     interval: Floats
     killed: Bools
+    watched: Bools
 
     def __len__(self) -> int:
         return len(self.present)

@@ -62,6 +62,7 @@ def measurement_of(reading: Reading, jobs: Jobs, block_bytes: Row) -> Measuremen
         clock=one(nan),
         interval=jobs.interval.copy(),
         killed=np.array([reading.killed]),
+        watched=np.zeros(1, dtype=bool),
         **{name: wide(getattr(reading, name)) for name in stages},
         **{name: one(getattr(reading, name)) for name in single},
     )

@@ -40,6 +40,7 @@ class Simulator:
         count = len(jobs)
         self._all = np.arange(count)
         self._unknown: Floats = np.full(count, np.nan)
+        self._unwatched: Bools = np.zeros(count, dtype=bool)
         self._held = _held_by_measurements(self.jobs)
         self.state = State.empty(self.jobs)
         self.slots: Floats = self.state.slots
@@ -251,6 +252,7 @@ class Simulator:
             else np.where(np.isfinite(jobs.memory_bandwidth), flow.traffic, np.nan),
             since_change=self.since_change,
             killed=killed,
+            watched=self._unwatched,
         )
 
     def _as_one_node(self, flow: Flow, limit: Floats) -> tuple[Floats, Floats]:

@@ -269,6 +269,8 @@ class Loader:
             workers_lost=self._fleet.workers_lost,
             skipped=counts.skipped,
             allocation=self.allocation,
+            # Of the memory of other machines it sees nothing.
+            watched=self.executor != "ray",
         )
 
     def close(self) -> None:

@@ -74,6 +74,7 @@ class PipelineStats:
         workers_lost: worker processes that died.
         skipped: files, row groups and batches left out under ``on_error="skip"``.
         allocation: slots in force.
+        watched: whether it begins no task that would take the last of the memory (see `pressure`).
     """
 
     stages: tuple[StageStats, ...]
@@ -92,6 +93,7 @@ class PipelineStats:
     redone: int = 0
     workers_lost: int = 0
     skipped: int = 0
+    watched: bool = False
 
     @property
     def rows_per_s(self) -> float:

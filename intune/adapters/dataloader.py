@@ -250,6 +250,7 @@ class TunableDataLoader:
                 memory_limit=sum(limit for _, limit in readings) or self.budget.memory,
                 workers_lost=self.workshop.processes.workers_lost,
                 allocation=self.allocation,
+                watched=True,
             )
 
     def close(self) -> None:

@@ -32,10 +32,11 @@ def _measurement(*, stages: int = 3, jobs: int = 1, **values: Any) -> Measuremen
             )
         )
         for name, value in given.items()
-        if name not in ("present", "killed")
+        if name not in ("present", "killed", "watched")
     }
     arrays["present"] = np.array(np.broadcast_to(values.get("present", True), (jobs, stages)))
-    arrays["killed"] = np.array(np.broadcast_to(values.get("killed", False), (jobs,)))
+    for name in ("killed", "watched"):
+        arrays[name] = np.array(np.broadcast_to(values.get(name, False), (jobs,)))
     return Measurement(**arrays)
 
 

@@ -221,6 +221,45 @@ def test_what_a_pool_took_before_it_was_killed_is_forgotten(measurement: Measure
     assert bound_of(record, [4, 4], pooled, 4.0) > before
 
 
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_smaller_pool_of_a_job_that_watches_its_memory_takes_less(
+    measurement: Measured, watched: bool
+) -> None:
+    """Without, no pool but one slot could be sure of less, and a lowered limit left one slot of sixteen."""
+    record = MemoryRecord(1, 2)
+    pooled = took(measurement, [16, 16], [0.0, 0.0], pool=16.0, watched=watched)
+    pooled = replace(pooled, busy=np.array([[0.1, 14.0]]), memory_used=np.array([BASE + 8e8]))
+    for _ in range(4):
+        record.see(pooled)
+    full, half = (bound_of(record, [n, n], pooled, n) for n in (16.0, 8.0))
+    assert full >= BASE + 8e8
+    assert (half < BASE + 0.7 * 8e8) == watched
+    assert half >= BASE + 4e8
+
+
+def test_less_is_left_free_by_a_job_that_watches_its_memory(measurement: Measured) -> None:
+    bounds = []
+    for watched in (False, True):
+        record = MemoryRecord(1, 2)
+        for more in (1.0, 1.2, 0.9, 1.1):
+            now = took(measurement, [2, 6], [1e8 * more, 1e8 * more], watched=watched)
+            record.see(now)
+        bounds.append(bound_of(record, [2, 6], now))
+    assert BASE + 1.2 * 8e8 < bounds[1] < bounds[0]
+
+
+def test_what_slots_left_behind_is_not_held_against_those_that_stayed(measurement: Measured) -> None:
+    """The most that was held in the first interval with fewer slots is what the slots before held."""
+    record = MemoryRecord(1, 1)
+    for _ in range(3):
+        record.see(took(measurement, [10], [1e8], watched=True))
+    before = bound_of(record, [5], took(measurement, [5], [1e8], watched=True))
+    record.see(replace(took(measurement, [5], [1e8], watched=True), memory_used=np.array([BASE + 1e9])))
+    assert bound_of(record, [5], took(measurement, [5], [1e8], watched=True)) == before
+    record.see(took(measurement, [5], [1e8], watched=True))
+    assert bound_of(record, [5], took(measurement, [5], [1e8], watched=True)) < before
+
+
 def test_a_job_that_only_ever_had_a_pool_is_bounded_by_what_that_took(measurement: Measured) -> None:
     """Loaders begin with a pool: with no bound at all nothing else would ever be tried."""
     record = MemoryRecord(1, 2)

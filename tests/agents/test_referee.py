@@ -93,12 +93,46 @@ def test_fewer_slots_that_feed_the_trainer_are_kept_whatever_the_rate_before(
     assert referee.propose(fewer).slots[0, 0] == (2 if kept else 4)
 
 
+def test_where_the_job_cannot_return_what_is_in_force_is_compared_with(measurement: Measured) -> None:
+    """A guard that cut slots for want of memory keeps the job from returning to more: no failure of the agent's."""
+    referee = Referee(Restless())
+    referee.start(1, 2)
+
+    def step(slots: float, rate: float) -> tuple[float, str]:
+        measured = measurement(stages=2, slots=[[slots, 2.0]], busy=1.0, delivered=rate)
+        proposal = referee.propose(measured)
+        return float(proposal.slots[0, 0]), proposal.explain(0)
+
+    assert step(8, 800.0)[0] == 9
+    assert step(1, 100.0)[0] == 8  # cut to one
+    assert step(5, 500.0) == (6.0, "one more")  # and asked to return, cut to five
+    assert step(6, 600.0) == (7.0, "one more")
+
+
 def test_what_failed_is_not_tried_again_soon(measurement: Measured) -> None:
     given, said, _ = run(measurement, lambda n: 100.0 * n if n <= 5 else 400.0, 200)
     tries = [i for i in range(1, len(given)) if given[i] == 6 and given[i - 1] == 5]
     assert len(tries) >= 3
     assert (np.diff(tries) >= SOON).all()
     assert "keep: what the agent would try was tried before, and delivered less" in said
+
+
+def test_what_failed_beside_more_is_tried_where_there_is_less_now(measurement: Measured) -> None:
+    """Twelve slots that failed beside a pool's rate are worth having once memory leaves one slot."""
+    referee = Referee(Restless())
+    referee.start(1, 2)
+
+    def step(slots: float, rate: float) -> float:
+        measured = measurement(stages=2, slots=[[slots, 2.0]], busy=1.0, delivered=rate)
+        return float(referee.propose(measured).slots[0, 0])
+
+    assert step(4, 800.0) == 5
+    assert step(5, 500.0) == 4  # failed
+    for _ in range(5):
+        assert step(4, 800.0) == 4  # waits, then would ask for the same again
+    assert step(1, 100.0) == 4  # cut to one
+    assert step(3, 300.0) == 4  # and not allowed back
+    assert step(4, 400.0) == 5
 
 
 def test_tries_of_other_allocations_become_rarer_and_rarer(measurement: Measured) -> None:
