@@ -24,6 +24,9 @@ POOL_MARGINS = (1.0, 1.15, 1.4)
 HOPE = 0.03
 """Gain below which more slots are not worth a try: what one interval's noise shows."""
 
+IDLE = 0.08
+"""The same of idle processors: some of what they seem to have to spare is the system's, and what is lost between tasks."""
+
 SAME = 0.02
 """Loss that fewer slots are expected to bring at most."""
 
@@ -65,8 +68,7 @@ def promising(options: Candidates, measured: Measurement) -> Bools:
     most = np.minimum(options.wished, now / np.maximum(1.0 - np.nan_to_num(measured.waiting, nan=1.0), 1e-9))
     # Work per row does not fall as slots are added: so much more is there to be had of the processors.
     used = np.nan_to_num(measured.cpus_used) / np.maximum(np.nan_to_num(measured.cpus), 1e-9)
-    most = np.minimum(most, now / np.clip(used, 1e-9, 1.0))
-    hope = most > (1.0 + HOPE) * now
+    hope = (most > (1.0 + HOPE) * now) & (now / np.clip(used, 1e-9, 1.0) > (1.0 + IDLE) * now)
     present = measured.present[:, None]
     total = np.where(options.pool > 0, options.pool, (options.slots * present).sum(axis=2))
     leaner = (total < total[:, :1]) & (options.rate >= (1.0 - SAME) * now[:, None])
@@ -181,12 +183,13 @@ def rehearse(
     at = alone.argmin(axis=2)
     reach = alone.min(axis=2)
     shared = pool > 0
-    # Of a pool: every stage takes its part; contention is that of the slots it needs.
+    # Of a pool: every stage takes its part; contention is that of the slots it needs. No more than every stage would make
+    # with the whole pool, which is what `slots` says of one.
     wanted = target[:, None]
     busy = np.maximum(wanted * twin.time(np.ones_like(wanted) * present), 1.0)
     part = np.maximum(np.minimum((wanted * twin.time(busy))[:, None], pool[..., None]), 1e-9)
     per_row = (part * present[:, None]).sum(axis=2) / np.maximum(wanted, 1e-300)
-    reach = np.where(shared, pool / np.maximum(per_row, 1e-300), reach)
+    reach = np.where(shared, np.minimum(pool / np.maximum(per_row, 1e-300), reach), reach)
     at = np.where(shared, width, at)
     unsure = twin.deviation(slots)
     doubt = np.take_along_axis(unsure, np.minimum(at, width - 1)[..., None], axis=2)[..., 0]
