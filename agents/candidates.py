@@ -25,7 +25,7 @@ HOPE = 0.03
 """Gain below which more slots are not worth a try: what one interval's noise shows."""
 
 IDLE = 0.08
-"""The same of idle processors: some of what they seem to have to spare is the system's, and what is lost between tasks."""
+"""The same of idle processors: some of what they seem to spare is the system's, or lost between tasks."""
 
 SAME = 0.02
 """Loss that fewer slots are expected to bring at most."""
@@ -183,8 +183,8 @@ def rehearse(
     at = alone.argmin(axis=2)
     reach = alone.min(axis=2)
     shared = pool > 0
-    # Of a pool: every stage takes its part; contention is that of the slots it needs. No more than every stage would make
-    # with the whole pool, which is what `slots` says of one.
+    # Of a pool: every stage takes its part; contention is that of the slots it needs. It delivers no more than every
+    # stage would make with the whole pool, which is what `slots` says of one.
     wanted = target[:, None]
     busy = np.maximum(wanted * twin.time(np.ones_like(wanted) * present), 1.0)
     part = np.maximum(np.minimum((wanted * twin.time(busy))[:, None], pool[..., None]), 1e-9)

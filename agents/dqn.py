@@ -108,10 +108,10 @@ class DQN(Agent):
             (pool > 0) | (slots == measured.slots).all(axis=1, where=measured.present)
         )
         choice = np.where(stay | same, 0, choice)
-        if self._online is not None:
-            self._online.decided(seen, choice, measured, options.target)
         slots = options.slots[rows, choice]
         pool = options.pool[rows, choice]
+        if self._online is not None:
+            self._online.decided(seen, choice, measured, options.target, slots, pool)
 
         def explain(i: int) -> str:
             return _reason(options, measured, i, int(choice[i]), float(gain[i]))

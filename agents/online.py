@@ -42,7 +42,7 @@ class Online:
         self._learner: QLearner | None = None
         self._arrays: Mapping[str, Any] = weights.arrays
         self._rng = np.random.default_rng(seed)
-        self._last: tuple[Rehearsal, np.ndarray, Floats] | None = None
+        self._last: tuple[Rehearsal, np.ndarray, Floats, Floats, Floats] | None = None
         self._memory: list[tuple[Rehearsal, np.ndarray, np.ndarray, Rehearsal]] = []
         self._next = 0
 
@@ -53,15 +53,36 @@ class Online:
         # In NumPy: a handful of candidates is not worth waking torch's threads.
         return forward(self._arrays, seen)
 
-    def decided(self, seen: Rehearsal, choice: np.ndarray, measured: Measurement, target: Floats) -> None:
-        """Remember a decision, reward the one before it with what was measured since, and learn a little."""
+    def decided(
+        self,
+        seen: Rehearsal,
+        choice: np.ndarray,
+        measured: Measurement,
+        target: Floats,
+        slots: Floats,
+        pool: Floats,
+    ) -> None:
+        """Remember a decision, reward the one before it with what was measured since, and learn a little.
+
+        A decision that was not carried out (on trial was another, or it did not fit) teaches nothing.
+
+        Args:
+            seen, measured: what was decided on.
+            choice: ``[N]`` numbers of the candidates.
+            target: ``[N]`` rows/s thought possible.
+            slots, pool: ``[N, S]`` and ``[N]`` of the candidates chosen.
+        """
         if self._last is not None and len(self._last[1]) == len(choice):
-            before, chosen, hoped = self._last
+            before, chosen, hoped, wanted, shared = self._last
             reward = np.clip(measured.delivered / np.maximum(hoped, 1e-12), 0.0, 1.2) - measured.killed
-            if np.isfinite(reward).all():
-                self._remember((before, chosen, reward.astype(np.float32), seen))
+            off = (np.abs(measured.slots - wanted) * measured.present).max(axis=1, initial=0.0) > 0.5
+            done = (measured.pool == shared) & ((shared > 0) | ~off) & np.isfinite(reward)
+            if done.any():
+                rows = np.flatnonzero(done)
+                entry = (before.take(rows), chosen[rows], reward[rows].astype(np.float32), seen.take(rows))
+                self._remember(entry)
                 self._learn()
-        self._last = (seen, choice, target)
+        self._last = (seen, choice, target, slots, pool)
 
     def _remember(self, entry: tuple[Rehearsal, np.ndarray, np.ndarray, Rehearsal]) -> None:
         if len(self._memory) < CAPACITY:

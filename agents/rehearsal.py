@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,10 @@ class Rehearsal:
     options: NDArray[np.float32]
     present: NDArray[np.bool_]
     allowed: NDArray[np.bool_]
+
+    def take(self, rows: Any) -> Rehearsal:
+        """The jobs at `rows`."""
+        return Rehearsal(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 JOB_WIDTH = len(observation.JOB_FIELDS) + 3

@@ -148,7 +148,7 @@ def _run(tuned: Tuned, name: str, config: ProfileConfig, watch: Callable[[int, f
         waiting=stats.wait_share,
         memory=memory,
         slots=stats.allocation.as_dict(),
-        changes=sum(entry.decided is not None for entry in tuned.decisions),
+        changes=0 if tuned.controller is None else tuned.controller.changes,
         failure=failure,
         times=tuple(times[1:]),
         rates=tuple(

@@ -115,6 +115,7 @@ class Controller:
         self.best: tuple[Allocation, float, float] | None = None
         self._delivered: dict[Allocation, tuple[float, float, float]] = {}  # seconds, rows, bytes at most
         self.rounds = 0
+        self.changes = 0
         self._watch = list(watch)
         self._clock = clock
         self._began = clock()
@@ -153,6 +154,7 @@ class Controller:
 
     def _note(self, measured: Measurement, allocation: Allocation, decision: Decision) -> None:
         self.rounds += 1
+        self.changes += decision.allocation is not None
         if measured.sound()[0]:
             self._judge(measured, allocation)
         entry = Entry(

@@ -96,7 +96,13 @@ class DecisionLog:
         self._broken = False
         self._file: Any = None
         self._header = header
+        with contextlib.suppress(OSError):  # of an earlier run
+            self._second.unlink(missing_ok=True)
         self._open(path)
+
+    @property
+    def _second(self) -> Path:
+        return self._path.with_name(self._path.name + ".1")
 
     def add(self, entry: Entry) -> None:
         """Write one entry; an error is logged once, and the job goes on without a log."""
@@ -132,7 +138,7 @@ class DecisionLog:
             return
         if full:
             self.close()
-            self._open(self._path.with_name(self._path.name + ".1"))
+            self._open(self._second)
 
     def _fail(self, error: Exception) -> None:
         file, self._file = self._file, None

@@ -18,7 +18,7 @@ from typing import Any
 from intune.agents.base import Agent
 from intune.agents.guard import Guard
 from intune.agents.referee import Referee
-from intune.agents.registry import make
+from intune.agents.registry import GUARDED, make
 from intune.control import Controller, ControlThread, Pace, describe
 from intune.decisions import Entry
 from intune.envs.observer import Observer
@@ -192,7 +192,7 @@ class Tuned:
     def __iter__(self) -> Iterator[Any]:
         batches: Iterator[Any] = iter(self.loader)  # where this fails, there is nothing to tune
         self.start()
-        return batches
+        return _Batches(self, batches)
 
     def start(self) -> None:
         """Begin to tune now: for what is not iterated over here, as a job on a cluster. A loop does it by itself."""
@@ -261,6 +261,26 @@ class Tuned:
         self.close()
 
 
+class _Batches(Iterator[Any]):
+    """The batches of one loop. It holds on to what tunes them, which nothing else may do: ``for batch in tune(…)``."""
+
+    def __init__(self, tuned: Tuned, batches: Iterator[Any]) -> None:
+        self._tuned = tuned
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._batches)
+
+    def __getattr__(self, name: str) -> Any:
+        # Only what this class does not have itself comes here: what the loader's own iterator offers.
+        if name.startswith("__") or name in ("_tuned", "_batches"):
+            raise AttributeError(name)
+        return getattr(self._batches, name)
+
+
 def _end(thread: ControlThread, sinks: Sinks, pid: int) -> None:
     if os.getpid() == pid:  # a fork has neither the thread nor a say in the log
         thread.stop()
@@ -294,8 +314,9 @@ def _teach(agent: Agent, known: Knowledge) -> None:
 def _agent(agent: str | Agent | None, *, guard: bool) -> Agent | None:
     if agent is None:
         return None
+    plain = agent.removesuffix(GUARDED) if isinstance(agent, str) else ""
     if isinstance(agent, str):
-        made = make(agent, learning=True) if agent == "dqn" else make(agent)
+        made = make(plain, learning=True) if plain == "dqn" else make(plain)
     elif isinstance(agent, Agent):
         made = agent
     else:
@@ -305,9 +326,10 @@ def _agent(agent: str | Agent | None, *, guard: bool) -> Agent | None:
         )
     if made.name == "oracle":
         raise ConfigError("`agent`='oracle' knows a simulator's own parameters; a real job has none")
-    if isinstance(agent, str) and agent in LEARNT:
+    if plain in LEARNT:
         made = Referee(made)
-    return Guard(made) if guard and not isinstance(made, Guard) else made
+    asked = guard or (isinstance(agent, str) and agent.endswith(GUARDED))
+    return Guard(made) if asked and not isinstance(made, Guard) else made
 
 
 def _loader(
@@ -362,7 +384,11 @@ def _usable_part() -> Usable:
 
 def _resources(inner: Any) -> Callable[[], Resources]:
     own = getattr(inner, "resources", None)
-    return own if callable(own) else ResourceReader(inner.budget, detect=_usable_part)
+    if callable(own):
+        return own  # type: ignore[no-any-return]
+    # The workers of a Ray that this process started are its children, but their own clocks count them.
+    children = getattr(inner, "executor", None) != "ray"
+    return ResourceReader(inner.budget, children=children, detect=_usable_part)
 
 
 def _ranks_here() -> int:

@@ -122,7 +122,7 @@ class _Patch:
         self._class = dataloader
         self._original = dataloader.__iter__
         self._settings = settings
-        self._tuned: list[tuple[str, weakref.ref[Any]]] = []
+        self._tuned: list[tuple[str, weakref.ref[Any], weakref.finalize[Any, Any]]] = []
         self._count = 0
         self._pid = os.getpid()
 
@@ -162,7 +162,10 @@ class _Patch:
         if tuned.controller is None:
             return None
         say(f"{name} is tuned by {settings.agent}")
-        self._tuned.append((name, weakref.ref(tuned)))
+        # One that is made for a single loop is gone with it; what tuning came to is said then.
+        over = weakref.finalize(tuned, _over, name, tuned.controller)
+        over.atexit = False
+        self._tuned.append((name, weakref.ref(tuned), over))
         return tuned
 
     def _plain(self, loader: Any) -> Any:
@@ -184,14 +187,21 @@ class _Patch:
         """Say what tuning came to, and end it."""
         if os.getpid() != self._pid:
             return
-        for name, reference in self._tuned:
+        for name, reference, over in self._tuned:
             tuned = reference()
             if tuned is not None:
+                over.detach()
                 summary = tuned.summary()
                 with contextlib.suppress(Exception):
                     tuned.close()
                 say(f"{name}: {summary}")
         self._tuned.clear()
+
+
+def _over(name: str, controller: Any) -> None:
+    from intune.control import describe
+
+    say(f"{name}: {describe(controller)}")
 
 
 def say(text: str) -> None:

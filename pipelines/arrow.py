@@ -87,8 +87,19 @@ def to_column(data: pa.ChunkedArray, fill: Any = None) -> Column:
         SchemaError: nulls in an integer column without `fill`, or a type that cannot be used. The message lacks
             the column's name, which the caller knows.
     """
-    array = data.chunk(0) if data.num_chunks == 1 else pa.concat_arrays(data.chunks or [_none(data.type)])
-    return _convert(array, fill)
+    return _convert(_whole(data), fill)
+
+
+def _whole(data: pa.ChunkedArray) -> pa.Array:
+    if data.num_chunks == 1:
+        return data.chunk(0)
+    try:
+        return pa.concat_arrays(data.chunks or [_none(data.type)])
+    except pa.ArrowInvalid as error:
+        raise SchemaError(
+            f"holds more than {data.type} can in one piece ({error}); write smaller row groups, or the column as "
+            "large_string or large_list"
+        ) from error
 
 
 def _none(type_: pa.DataType) -> pa.Array:
@@ -140,10 +151,19 @@ def _expose(array: pa.Array) -> Array:
 def _filled(array: pa.Array, fill: Any) -> pa.Array:
     if not array.null_count:
         return array
+    type_ = array.type
+    if pa.types.is_boolean(type_) and isinstance(fill, int | float) and fill in (0, 1):
+        fill = bool(fill)
+    # Arrow would cut off what is behind the point.
+    broken = pa.types.is_integer(type_) and isinstance(fill, float) and not fill.is_integer()
     try:
+        if broken:
+            raise ValueError(fill)
         return pc.fill_null(array, pa.scalar(fill, type=array.type))
     except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError, OverflowError) as error:
-        raise SchemaError(f"has type {array.type}, for which `fill`={fill!r} is no value") from error
+        raise SchemaError(
+            f"has type {type_}, for which `fill`={fill!r} is no value; give one of its own: `fill={{column: value}}`"
+        ) from error
 
 
 def _ragged(array: pa.Array, fill: Any) -> Ragged:

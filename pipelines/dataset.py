@@ -29,6 +29,8 @@ from intune.pipelines.errors import (
     ConfigError,
     CorruptError,
     DataError,
+    IntuneError,
+    MemoryShortError,
     NotFoundError,
     SchemaError,
     StorageError,
@@ -179,10 +181,14 @@ def _from_uris(uris: Sequence[str]) -> tuple[Any, list[str]]:
     first: Any = None
     paths: list[str] = []
     for uri in uris:
-        base, star, rest = uri.partition("*")
-        head, slash, tail = base.rpartition("/") if star else (uri, "", "")
+        # What follows a "?" are options of the filesystem, or else it stands for any character.
+        plain, mark, query = uri.partition("?")
+        if "=" not in query:
+            plain, mark, query = uri, "", ""
+        base, star, rest = plain.partition("*")
+        head, slash, tail = base.rpartition("/") if star else (plain, "", "")
         try:
-            filesystem, path = fs.FileSystem.from_uri(head if star else uri)
+            filesystem, path = fs.FileSystem.from_uri(f"{head}{mark}{query}")
         except (pa.ArrowInvalid, ValueError, TypeError) as error:
             raise ConfigError(f"`paths` holds {uri!r}, which no filesystem takes: {error}") from error
         if first is not None and filesystem != first:
@@ -194,9 +200,10 @@ def _from_uris(uris: Sequence[str]) -> tuple[Any, list[str]]:
 
 def _expand(filesystem: Any, path: str) -> list[str]:
     """A file, the files of a folder, or those that match a glob."""
-    if glob.has_magic(path):
-        return _glob(filesystem, path)
     info = filesystem.get_file_info(path)
+    # What is there by that very name is meant, whatever characters it has.
+    if info.type == fs.FileType.NotFound and glob.has_magic(path):
+        return _glob(filesystem, path)
     if info.type == fs.FileType.NotFound:
         raise NotFoundError(f"{path}: no such file or folder")
     if info.type != fs.FileType.Directory:
@@ -205,7 +212,10 @@ def _expand(filesystem: Any, path: str) -> list[str]:
     found = sorted(
         item.path
         for item in filesystem.get_file_info(selector)
-        if item.is_file and item.path.endswith((".parquet", ".pq")) and "/." not in item.path
+        if item.is_file
+        and item.path.endswith((".parquet", ".pq"))
+        # Hidden below the folder; what the folder itself lies in is the user's business.
+        and "/." not in item.path.removeprefix(path.rstrip("/"))
     )
     if not found:
         raise NotFoundError(f"{path}: the folder holds no .parquet file")
@@ -213,21 +223,27 @@ def _expand(filesystem: Any, path: str) -> list[str]:
 
 
 def _glob(filesystem: Any, pattern: str) -> list[str]:
-    root = pattern[: min(i for i, char in enumerate(pattern) if char in "*?[")].rpartition("/")[0] or "/"
+    root = pattern[: min(i for i, char in enumerate(pattern) if char in "*?[")].rpartition("/")[0]
+    if not root and pattern.startswith("/"):
+        root = "/"
+    here = "./" if not root and isinstance(filesystem, fs.LocalFileSystem) else ""
+    root, pattern = root or here[:1], here + pattern
     if filesystem.get_file_info(root).type == fs.FileType.NotFound:
         raise NotFoundError(f"{pattern}: matches nothing, since {root} does not exist")
     deep = "**" in pattern or "/" in pattern[len(root) + 1 :]
     items = filesystem.get_file_info(fs.FileSelector(root, recursive=deep))
     levels = None if "**" in pattern else pattern.count("/")
     found = sorted(
-        item.path
+        item.path.removeprefix(here)
         for item in items
         if item.is_file
         and fnmatch.fnmatchcase(item.path, pattern)
         and (levels is None or item.path.count("/") == levels)
     )
     if not found:
-        raise NotFoundError(f"{pattern}: matches no file")
+        raise NotFoundError(
+            f"{pattern}: matches no file (glob.escape says how to write a [ that is part of a name)"
+        )
     return found
 
 
@@ -378,7 +394,7 @@ def _parse_footer(handle: Any, path: str) -> Any:
         raise explain(error, path, decoding=True) from error
 
 
-def explain(error: BaseException, where: str, *, decoding: bool = False) -> DataError:
+def explain(error: BaseException, where: str, *, decoding: bool = False) -> IntuneError:
     """What a failure of Arrow or of the storage means, naming the place and the remedy.
 
     Args:
@@ -388,6 +404,11 @@ def explain(error: BaseException, where: str, *, decoding: bool = False) -> Data
             the error has a system's number. (Arrow raises `OSError` for both.)
     """
     text = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return MemoryShortError(
+            f"{where}: there is not memory enough to read it ({text}); nothing is wrong with the file: give the "
+            "pipeline fewer slots or less `memory`, read fewer columns, or write smaller row groups"
+        )
     if isinstance(error, FileNotFoundError):
         return NotFoundError(f"{where}: no such file (removed since its footer was read?)")
     if decoding and not (isinstance(error, OSError) and error.errno is not None):
@@ -533,6 +554,8 @@ class Reader:
                 columns[name] = arrow.to_column(table.column(name), fill)
             except SchemaError as error:
                 raise SchemaError(f"{where}: column {name!r} {error}") from error.__cause__
+            except MemoryError:
+                raise
             except pa.ArrowException as error:
                 raise CorruptError(f"{where}: column {name!r} cannot be decoded ({error})") from error
         return columns

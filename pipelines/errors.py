@@ -45,6 +45,10 @@ class StorageError(DataError, OSError):
     """Storage kept failing after the last retry; the last failure is the cause."""
 
 
+class MemoryShortError(IntuneError, MemoryError):
+    """There is not memory enough to read something; nothing is wrong with it, so it is never skipped."""
+
+
 class StageError(IntuneError):
     """The user's code in a stage failed; the original exception is the `__cause__`."""
 

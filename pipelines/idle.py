@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from intune.pipelines.allocators import give_back
 
@@ -25,7 +26,7 @@ class LastFirst:
         lock: held by whoever calls the methods.
     """
 
-    def __init__(self, lock: threading.Lock) -> None:
+    def __init__(self, lock: Any) -> None:
         self._lock = lock
         self._waiting: list[threading.Lock] = []
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NoReturn, Protocol
 
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.budget import Budget, Usable, format_bytes
@@ -23,7 +23,7 @@ from intune.pipelines.operations import Job
 from intune.pipelines.pipeline import Pipeline
 from intune.pipelines.plan import BLOCK_ROWS, Plan, make_plan
 from intune.pipelines.pressure import Pressure
-from intune.pipelines.run import Run
+from intune.pipelines.run import Run, close_dropped
 from intune.pipelines.scheduler import Scheduler
 from intune.pipelines.schema import block_rows
 
@@ -50,7 +50,7 @@ class Fleet(Protocol):
     def resize(self, threads: int) -> None:
         """Be able to run `threads` tasks at once."""
 
-    def stop(self) -> None:
+    def stop(self, run: Run | None = None) -> None:
         """Leave the run under way."""
 
     def close(self) -> list[str]:
@@ -449,7 +449,10 @@ class _Epoch(Iterator[dict[str, Any]]):
         except BaseException:
             self.close()
             raise
-        index, batch = self._queue.popleft()
+        try:
+            index, batch = self._queue.popleft()
+        except IndexError:  # closed by another thread
+            self._refuse()
         self._advance(index)
         self._counts.batches += 1
         self._counts.rows += block_rows(batch)
@@ -460,7 +463,7 @@ class _Epoch(Iterator[dict[str, Any]]):
         made: dict[str, Any] = batch
         return made
 
-    def _refuse(self) -> None:
+    def _refuse(self) -> NoReturn:
         self._loader._check_process()
         raise LoaderError(
             "this loop over the loader is over: it was closed, or another loop has begun; begin a new one"
@@ -473,6 +476,8 @@ class _Epoch(Iterator[dict[str, Any]]):
             self._output = None
         found = self._run.next_output()
         if found is None:
+            if self.closed:  # by another thread: that is no end of the epoch
+                self._refuse()
             return False
         self._output, batches = found
         start = int(self._plan.levels[-1].start[self._output])
@@ -492,7 +497,11 @@ class _Epoch(Iterator[dict[str, Any]]):
             self._next += 1
 
     def _end(self) -> None:
-        self.close()
+        if not self.closed:
+            self.close()
+            self._finish()
+
+    def _finish(self) -> None:
         loader = self._loader
         if loader.epoch == self._epoch:  # else `set_epoch` was called meanwhile
             loader.epoch += 1
@@ -524,13 +533,15 @@ class _Epoch(Iterator[dict[str, Any]]):
         self._counts.elapsed_s += self._clock() - self._began
         self._counts.redone += self._run.scheduler.redone
         loader._last = self.position()
+        if self._next >= self._plan.batches:
+            self._finish()  # a loop that counts batches takes them all, and does not ask for one more
         self._queue.clear()
-        loader._fleet.stop()
+        loader._fleet.stop(self._run)
 
     def __del__(self) -> None:
         # A loop left early drops its iterator: the workers need not go on for nobody.
         if hasattr(self, "_run"):
-            self.close()
+            close_dropped(self._run, self.close)
 
 
 def _weakly(loader: Loader) -> Callable[[str], None]:

@@ -6,6 +6,7 @@ here, once for all executors.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -73,7 +74,7 @@ class Run:
         self._job = job
         self.scheduler = scheduler
         self.clock = clock
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.work = LastFirst(self.lock)
         self.output = threading.Condition(self.lock)
         self.payloads: dict[Key, Any] = {}
@@ -185,6 +186,11 @@ class Run:
         with self.lock:
             self._end(error)
 
+    def held_here(self) -> bool:
+        """Whether this thread holds the lock: then the garbage collector was called from under it."""
+        held: bool = self.lock._is_owned()  # type: ignore[attr-defined]
+        return held
+
     def close(self) -> None:
         """End the run; workers stop after the task in hand."""
         with self.lock:
@@ -267,6 +273,16 @@ class Run:
             self.payloads.pop(key, None)
         if self.on_free is not None and keys:
             self.on_free(keys)
+
+
+def close_dropped(run: Run, close: Callable[[], None]) -> None:
+    """Close what nobody refers to any more, when Python finds that out: perhaps in a worker that holds the run's lock
+    just then. There another thread has to do it."""
+    if run.held_here():
+        with contextlib.suppress(RuntimeError):  # the interpreter is at its end
+            threading.Thread(target=close, name="intune-close", daemon=True).start()
+    else:
+        close()
 
 
 def finalize(pieces: Sequence[Piece]) -> list[Any]:

@@ -67,11 +67,13 @@ def block_rows(block: Mapping[str, Any]) -> int:
 
 
 def slice_column(column: Any, start: int, stop: int) -> Any:
-    """Rows ``[start, stop)`` as a view; only a list column's offsets are computed anew."""
+    """Rows ``[start, stop)`` as a view; only a list column's offsets are computed anew.
+
+    (Always: neighbours share an offset, and whoever gets one of them may change it.)
+    """
     if isinstance(column, Ragged):
         first, last = int(column.offsets[start]), int(column.offsets[stop])
-        offsets = column.offsets[start : stop + 1]
-        return Ragged(column.values[first:last], offsets - first if first else offsets)
+        return Ragged(column.values[first:last], column.offsets[start : stop + 1] - first)
     if isinstance(column, pa.Array):
         return column.slice(start, stop - start)
     return column[start:stop]

@@ -173,4 +173,4 @@ class Epoch(Iterator[Any]):
     def __del__(self) -> None:
         # A loop left early drops its iterator: the workers need not go on for nobody.
         if hasattr(self, "feed"):
-            self.close()
+            self.feed.close_dropped(self.close)

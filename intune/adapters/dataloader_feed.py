@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from intune.adapters.dataloader_indices import Item
@@ -15,7 +15,7 @@ from intune.pipelines.executors.threads import ThreadFleet
 from intune.pipelines.memory import MemoryLedger
 from intune.pipelines.metrics import StageMeter, StageStats
 from intune.pipelines.pressure import Pressure
-from intune.pipelines.run import Run
+from intune.pipelines.run import Run, close_dropped
 from intune.pipelines.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -191,8 +191,16 @@ class Feed:
 
     def stop(self) -> None:
         """Leave what is under way."""
-        self.fleet.stop()
+        if (run := self._run) is not None:
+            self.fleet.stop(run)
         self._run = self._tasks = None
+
+    def close_dropped(self, close: Callable[[], None]) -> None:
+        """`close` a loop that nobody refers to any more, see `run.close_dropped`."""
+        if (run := self._run) is None:
+            close()
+        else:
+            close_dropped(run, close)
 
     # ---- for the loader --------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ def fed(pipeline: Pipeline, agent: str | None, **options: Any) -> Iterator[Loade
             return
         from intune.tuning import tune
 
-        with tune(loader, agent=agent) as tuned:
+        # Slots that were asked for go before those of an earlier run.
+        with tune(loader, agent=agent, allocation=options.get("allocation")) as tuned:
             # All that a trainer asks of a loader, a tuned one hands on.
             yield cast(Loader, tuned)

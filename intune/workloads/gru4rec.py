@@ -95,9 +95,11 @@ class GRU4Rec(nn.Module):
         return self.logits(self.encode(sequence))
 
     def loss(self, batch: Mapping[str, Any]) -> Tensor:
-        """Mean cross-entropy of the targets of a batch with ``sequence`` and ``target``."""
+        """Mean cross-entropy of the targets of a batch with ``sequence`` and ``target``; 0 where there are none."""
         target = batch["target"]
         known = target != IGNORED
+        if not known.any():
+            return self.bias.sum() * 0.0
         return F.cross_entropy(self.logits(self.encode(batch["sequence"])[known]), target[known])
 
     def scores(self, batch: Mapping[str, Any]) -> Tensor:

@@ -105,9 +105,12 @@ class SASRec(nn.Module):
         return F.linear(self.encode(sequence), self.items.weight[: self.config.items])
 
     def loss(self, batch: Mapping[str, Any]) -> Tensor:
-        """Mean loss of the targets of a batch with ``sequence``, ``target`` and, for bce, ``negative``."""
+        """Mean loss of the targets of a batch with ``sequence``, ``target`` and, for bce, ``negative``; 0 where there
+        are none."""
         target = batch["target"]
         known = target != IGNORED
+        if not known.any():
+            return self.items.weight.sum() * 0.0
         hidden = self.encode(batch["sequence"])[known]
         if self.config.loss == "softmax":
             return F.cross_entropy(F.linear(hidden, self.items.weight[: self.config.items]), target[known])

@@ -10,11 +10,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from intune.pipelines import Budget, Loader, Pipeline
-from intune.pipelines.errors import ConfigError
+from intune.pipelines.errors import ConfigError, DataError
 from intune.workloads.feeding import fed
 from intune.workloads.fitting import FitOptions, FitSummary, fit
 from intune.workloads.llm_seq_prompt import LLMSeqPrompt
@@ -218,6 +219,12 @@ def ready(job: SequenceJob) -> Iterator[ReadySequence]:
 def _training(job: SequenceJob, data: RatingData, recommender: SequenceRecommender) -> Pipeline:
     if not isinstance(recommender, Learned):
         return data.pipeline("sessions/train", ["items", "timestamps"]).batch(SCORED_AT_ONCE)
+    users = data.train_pairs[0]
+    if np.bincount(users).max(initial=0) < 2:
+        raise DataError(
+            f"{data.folder}: no user has 2 interactions to train on, so that there is no next item to learn from; "
+            "make the data set with another `--split` or `--core`"
+        )
     sessions = data.pipeline("sessions/train", ["user", "items"])
     if job.shuffle:
         sessions = sessions.shuffle(job.shuffle, seed=job.seed)

@@ -133,18 +133,10 @@ class ShiftTargets(Transform):
         """The block with inputs and targets.
 
         A session of one item has no next and gets no target.
-
-        Raises:
-            DataError: there is no target in the whole batch.
         """
         sequence = matrix_of("ShiftTargets", block, self.column)
         present = sequence < self.items
         known = present[:, :-1] & present[:, 1:]
-        if not known.any():
-            raise DataError(
-                "ShiftTargets: no session of the batch has 2 items, so that there is no next item to learn from; "
-                "make batches larger, or leave sessions of 1 item out when preparing the data"
-            )
         return {
             **block,
             # Where padding is on the right, the last item is a target only, and must not be an input.

@@ -138,9 +138,11 @@ class RayFleet:
     def resize(self, threads: int) -> None:
         """Nothing to do: the workers run as many tasks as the scheduler gives out."""
 
-    def stop(self) -> None:
-        """Leave the run under way."""
+    def stop(self, run: Run | None = None) -> None:
+        """Leave the run under way, if it is `run` or none is named."""
         with self._lock:
+            if run is not None and run is not self._run:
+                return
             run, self._run = self._run, None
             operations, self._operations = self._operations, None
             dispatcher, self._dispatcher = self._dispatcher, None

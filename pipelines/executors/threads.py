@@ -96,9 +96,12 @@ class ThreadFleet:
             while len(self._threads) < self._wanted and not self._closed:
                 self._spawn()
 
-    def stop(self) -> None:
-        """Leave the run under way. A thread in the middle of a task ends it for nobody, then is free."""
+    def stop(self, run: Run | None = None) -> None:
+        """Leave the run under way, if it is `run` or none is named. A thread in the middle of a task ends it for
+        nobody, then is free."""
         with self._idle:
+            if run is not None and run is not self._run:
+                return
             run, self._run, self._operations = self._run, None, None
         if run is not None:
             run.close()

@@ -133,6 +133,27 @@ def test_nulls_in_integers_become_the_fill_and_nothing_else_changes(
     assert column.tolist() == [fill if v is None else v for v in rows[start:]]
 
 
+def test_a_fill_that_a_type_cannot_hold_is_refused_and_not_cut_off() -> None:
+    for array, fill in ((pa.array([1, None]), 0.5), (pa.array([True, None]), -1), (pa.array([1, None]), "a")):
+        with pytest.raises(SchemaError, match=r"for which `fill`=.* is no value; give one of its own"):
+            to_column(pa.chunked_array([array]), fill=fill)
+    for array, fill, expected in (
+        (pa.array([1, None]), 2.0, [1, 2]),
+        (pa.array([True, None]), 0, [True, False]),
+        (pa.array([True, None]), 1.0, [True, True]),
+    ):
+        assert to_column(pa.chunked_array([array]), fill=fill).tolist() == expected
+
+
+def test_more_text_than_its_type_can_hold_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def overflow(parts: Any) -> Any:
+        raise pa.ArrowInvalid("offset overflow while concatenating arrays")
+
+    monkeypatch.setattr("intune.pipelines.arrow.pa.concat_arrays", overflow)
+    with pytest.raises(SchemaError, match="write smaller row groups, or the column as large_string"):
+        to_column(pa.chunked_array([["a"], ["b"]]))
+
+
 def test_a_fill_reaches_strings_booleans_floats_times_and_fixed_lists() -> None:
     cases: list[tuple[pa.Array, Any, list[Any]]] = [
         (pa.array(["a", None]), "?", ["a", "?"]),

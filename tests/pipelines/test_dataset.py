@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import itertools
 import os
 from collections.abc import Callable
@@ -62,6 +63,45 @@ def test_a_folder_a_glob_a_list_and_a_uri_name_files_in_order(tmp_path: Path) ->
     assert names(make_source(f"file://{root}/*.parquet")) == ["a.parquet", "b.parquet"]
     assert names(make_source(f"file://{root}")) == ["a.parquet", "b.parquet", "c.pq"]
     assert names(make_source("a.parquet", filesystem=fs.SubTreeFileSystem(root, fs.LocalFileSystem())))
+
+
+def test_names_with_the_characters_of_globs_are_names_first(tmp_path: Path) -> None:
+    write(tmp_path / "run[3]" / "p.parquet")
+    folder = f"{tmp_path}/run[3]"
+    assert names(make_source(folder)) == ["p.parquet"]
+    assert names(make_source(f"{folder}/p.parquet")) == ["p.parquet"]
+    assert names(make_source(f"{glob.escape(folder)}/*.parquet")) == ["p.parquet"]
+    with pytest.raises(NotFoundError, match=r"glob\.escape"):
+        names(make_source(f"{folder}/*.parquet"))
+
+
+def test_only_what_is_hidden_below_the_folder_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path / ".cache" / "x" / "a.parquet")
+    write(tmp_path / ".cache" / "x" / ".hidden" / "b.parquet")
+    assert names(make_source(tmp_path / ".cache" / "x")) == ["a.parquet"]
+    assert names(make_source(f"{tmp_path}/.cache/x/")) == ["a.parquet"]
+    assert names(make_source(f"file://{tmp_path}/.cache/x")) == ["a.parquet"]
+
+
+def test_globs_take_a_uris_options_and_a_filesystem_of_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.parquet")
+    assert names(make_source(f"file://{tmp_path}/*.parquet?use_mmap=false")) == ["a.parquet"]
+    assert names(make_source(f"file://{tmp_path}/?.parquet")) == ["a.parquet"]
+    monkeypatch.chdir(tmp_path)
+    assert names(make_source("*.parquet", filesystem=fs.LocalFileSystem())) == ["a.parquet"]
+    below = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    assert names(make_source("*.parquet", filesystem=below)) == ["a.parquet"]
+
+
+@pytest.mark.parametrize("decoding", [False, True])
+def test_a_want_of_memory_is_no_fault_of_the_file(decoding: bool) -> None:
+    for error in (pa.ArrowMemoryError("malloc of size 1 failed"), MemoryError()):
+        explained = explain(error, "f.parquet, row group 0", decoding=decoding)
+        assert isinstance(explained, MemoryError)
+        assert not isinstance(explained, DataError), "or on_error='skip' would leave good rows out"
+        assert "fewer slots" in str(explained)
 
 
 def test_relative_paths_are_relative_to_where_the_program_runs(

@@ -336,6 +336,94 @@ def test_a_loop_left_early_begins_the_same_epoch_anew(data_sets: Any) -> None:
         assert len(again) == len(loader)
 
 
+def test_a_loop_that_counts_its_batches_ends_the_epoch(data_sets: Any) -> None:
+    """`zip(range(len(loader)), loader)` takes every batch and does not ask for one more."""
+    pipe = pipeline(data_sets.folder(SHAPES[1]), "rows", 2, 0, 9, False)
+    with load(pipe) as loader, load(pipe) as plain:
+        for epoch in range(3):
+            counted = [ids(one) for _, one in zip(range(len(loader)), loader, strict=False)]
+            assert counted == [ids(one) for one in plain]
+            assert (loader.epoch, loader.state_dict()["batch"]) == (epoch + 1, 0)
+
+
+def test_a_loop_closed_by_another_thread_is_not_taken_for_a_whole_epoch(data_sets: Any) -> None:
+    loader = load(pipeline(data_sets.folder(SHAPES[1]), "rows", 2, 0, 9, False))
+    waits, go = threading.Event(), threading.Event()
+
+    def slow(block: dict[str, Any]) -> dict[str, Any]:
+        waits.set()
+        go.wait(10)
+        return block
+
+    slowed = load(Pipeline.from_parquet(str(data_sets.folder(SHAPES[1]))).batch(9).map(slow))
+    raised: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            for _ in slowed:
+                pass
+        except LoaderError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert waits.wait(10)
+    closer = threading.Thread(target=slowed.close)
+    closer.start()
+    thread.join(10)
+    go.set()
+    closer.join(10)
+    loader.close()
+    assert "it was closed" in str(raised[0])
+    assert (slowed.epoch, slowed.state_dict()["batch"]) == (0, 0)
+
+
+def test_the_garbage_collector_may_end_a_loop_in_a_worker_that_holds_its_lock(data_sets: Any) -> None:
+    """An iterator in a cycle is closed by whichever thread collects: it must not wait for itself."""
+    collect, collected, go = threading.Event(), threading.Event(), threading.Event()
+
+    def clock() -> float:
+        if collect.is_set() and threading.current_thread() is not reader:
+            collect.clear()
+            gc.collect()
+            collected.set()
+        return time.monotonic()
+
+    def slow(block: dict[str, Any]) -> dict[str, Any]:
+        if block["id"][0] >= 36:
+            go.wait(10)
+        return block
+
+    class Holder:
+        """Refers to itself, so that only the collector finds it."""
+
+        def __init__(self, batches: Iterator[Any]) -> None:
+            self.me, self.batches = self, batches
+
+    rows: list[int] = []
+
+    def use() -> None:
+        pipe = Pipeline.from_parquet(str(data_sets.folder(SHAPES[1]))).batch(9).map(slow)
+        with load(pipe, clock=clock) as loader:
+            gc.disable()
+            try:
+                holder = Holder(iter(loader))
+                next(holder.batches)
+                del holder
+                collect.set()
+                go.set()  # a worker reports its batch, and reads the clock under the lock
+                collected.wait(10)
+            finally:
+                gc.enable()
+            rows.extend(row for one in loader for row in ids(one))
+
+    reader = threading.Thread(target=use, daemon=True)
+    reader.start()
+    reader.join(30)
+    assert collected.is_set()
+    assert rows == list(range(71))
+
+
 def test_a_second_loop_ends_the_first(data_sets: Any) -> None:
     with load(pipeline(data_sets.folder(SHAPES[1]), None, 1, 0, 9, False)) as loader:
         first = iter(loader)

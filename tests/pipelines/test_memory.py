@@ -69,7 +69,7 @@ def test_a_list_column_counts_both_parts() -> None:
     values, offsets = owned(100), np.arange(0, 101, 10)
     assert roots({"bag": Ragged(values, offsets)}) == roots(values) | roots(offsets)
     assert size(Ragged(values, offsets)) == 100 * 8 + 11 * 8
-    assert size(slice_column(Ragged(values, offsets), 0, 2)) == 100 * 8 + 11 * 8
+    assert size(slice_column(Ragged(values, offsets), 0, 2)) == 100 * 8 + 3 * 8
 
 
 def test_strings_count_every_buffer_and_slices_the_whole() -> None:
@@ -244,8 +244,13 @@ class World:
             return Known(known.column.view(np.uint8 if known.column.ndim == 1 else np.int32), known.buffers)
         if isinstance(known.column, Ragged):  # new offsets over the same values
             shorter = Ragged(known.column.values, known.column.offsets.copy())
-            return Known(shorter, self._buffers(shorter.offsets.nbytes) | self._values(known))
+            return self.renewed(known, shorter)
         return known
+
+    def renewed(self, known: Known, column: Ragged) -> Known:
+        """The same values under new offsets."""
+        values = frozenset([min(known.buffers)])  # the values were made before any offsets
+        return Known(column, self._buffers(column.offsets.nbytes) | values)
 
     def held(self) -> int:
         alive = {
@@ -256,9 +261,6 @@ class World:
             for buffer in known.buffers
         }
         return sum(self.sizes[buffer] for buffer in alive)
-
-    def _values(self, ragged: Known) -> frozenset[int]:
-        return frozenset([min(ragged.buffers)])  # the values were made before any offsets
 
     def _buffers(self, *sizes: int) -> frozenset[int]:
         first = len(self.sizes)
@@ -271,11 +273,12 @@ def payload_of(batches: list[dict[str, Known]]) -> Any:
     return plain[0] if len(plain) == 1 else [*plain, None]
 
 
-def cut(known: Known, start: int, stop: int) -> Known:
-    if isinstance(known.column, Ragged):
-        start = 0  # else its offsets would be computed anew
+def cut(world: World, known: Known, start: int, stop: int) -> Known:
     rows = len(known.column)
-    return Known(slice_column(known.column, min(start, rows), min(stop, rows)), known.buffers)
+    part = slice_column(known.column, min(start, rows), min(stop, rows))
+    if isinstance(part, Ragged):  # its offsets are computed anew
+        return world.renewed(known, part)
+    return Known(part, known.buffers)
 
 
 KINDS = ["owned", "exposed", "tensor", "matrix", "strings", "ragged"]
@@ -315,7 +318,7 @@ def _make(data: st.DataObject, world: World, action: str, alive: list[int]) -> l
     if action == "cut":
         start, length = data.draw(st.integers(0, 3)), data.draw(st.integers(1, 4))
         return [
-            {name: cut(known, at, at + length) for name, known in batch.items()}
+            {name: cut(world, known, at, at + length) for name, known in batch.items()}
             for batch in source
             for at in (start, 0)
         ]

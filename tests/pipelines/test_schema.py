@@ -133,3 +133,12 @@ def test_bytes_are_those_that_can_be_seen() -> None:
 def test_lengths_of_lists() -> None:
     assert ragged([[1], [], [2, 3]]).lengths.tolist() == [1, 0, 2]
     assert len(ragged([])) == 0
+
+
+def test_neighbouring_slices_of_lists_share_no_offset() -> None:
+    """A function may change the arrays it gets: the last offset of one batch is the first of the next."""
+    column = Ragged(np.arange(12), np.arange(0, 13, 3))
+    first, second = slice_column(column, 0, 2), slice_column(column, 2, 4)
+    first.offsets[:] = [0, 1, 2]
+    assert second.offsets.tolist() == [0, 3, 6]
+    assert slice_column(column, 2, 4).offsets.tolist() == [0, 3, 6]
