@@ -171,11 +171,6 @@ def ready(job: ClickJob) -> Iterator[ReadyJob]:
         loader = stack.enter_context(
             fed(pipeline, job.agent, executor=job.executor, budget=budget, allocation=job.slots or None)
         )
-        if len(loader) == 0:
-            raise ConfigError(
-                f"`data`={job.data!r} has fewer rows to train on than a batch of {config.recipe.batch_size}; give more "
-                "data or a smaller `--batch-size`"
-            )
         steps = job.options.epochs * len(loader)
         trainer = Trainer(
             model,

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +110,29 @@ def test_learning_on_the_job_changes_the_network_and_not_the_shipped_weights() -
     assert max(np.abs(learnt[name] - value).max() for name, value in before.items()) < 0.02
     for name, value in before.items():
         np.testing.assert_array_equal(agent.weights.arrays[name], value)
+
+
+def test_a_decision_that_was_not_carried_out_teaches_nothing() -> None:
+    """A referee that waits, or a guard that cuts: what was delivered is not owed to what was asked for."""
+    learnt = []
+    for obeyed in (True, False):
+        simulator = noisy(1, 3, 42)
+        agent = DQN(learning=True)
+        agent.start(len(simulator), simulator.jobs.stages)
+        measured = simulator.run()
+        changes = 0
+        for _ in range(12):
+            proposal = agent.propose(measured)
+            changes += bool(
+                (proposal.slots != measured.slots).any() or (proposal.pool != measured.pool).any()
+            )
+            if obeyed:
+                simulator.allocate(proposal.slots, proposal.pool)
+            measured = simulator.run()
+        assert changes
+        online: Any = agent._online
+        learnt.append(sum(len(entry[1]) for entry in online._memory))
+    assert learnt[1] < learnt[0]
 
 
 def test_learning_survives_intervals_that_say_nothing(measurement: Measured) -> None:

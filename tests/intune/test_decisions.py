@@ -100,6 +100,12 @@ def test_a_reason_that_is_no_text_does_not_end_the_job(
     assert len(caplog.records) == 1
 
 
+def test_what_an_earlier_run_left_is_not_taken_for_this_ones(tmp_path: Path) -> None:
+    (tmp_path / "decisions.jsonl.1").write_text("{}\n")
+    DecisionLog(tmp_path / "decisions.jsonl", header={}).close()
+    assert not (tmp_path / "decisions.jsonl.1").exists()
+
+
 def test_a_long_job_keeps_its_beginning_and_its_end(tmp_path: Path) -> None:
     path = tmp_path / "decisions.jsonl"
     most = 8192

@@ -31,7 +31,7 @@ from intune.errors import ConfigError, LoaderError
 from intune.knowledge import Knowledge, keep
 from intune.pipelines import Allocation, Budget, Pipeline
 from intune.pipelines.budget import Usable
-from intune.tuning import _name, _ranks_here
+from intune.tuning import _agent, _name, _ranks_here, _resources
 from tests.intune.tuned import STAGES, Clock, Scripted, simulated, tuner_threads, wait_until
 
 QUICK = Pace(shortest=0.001, longest=0.002, tasks=0)
@@ -103,6 +103,40 @@ def test_a_tuned_pipeline_gives_the_same_batches(pipeline: Pipeline) -> None:
         assert tuned.decisions
         assert "decisions; most delivered" in tuned.summary()
     assert not tuned.tuning
+
+
+def test_a_loop_over_what_nothing_else_refers_to_is_tuned(pipeline: Pipeline) -> None:
+    """`for batch in tune(…)`: the loop holds on to its tuner, and to nothing once it is over."""
+    threads = [
+        bool(tuner_threads())
+        for _ in intune.tune(pipeline, agent=Restless(), executor="threads", **options())
+    ]
+    assert len(threads) == 40
+    assert all(threads)
+    wait_until(lambda: not tuner_threads())
+
+
+@pytest.mark.parametrize("name", ["dqn", "planner"])
+def test_an_agent_under_the_guard_by_name_is_the_same_agent(name: str) -> None:
+    def kinds(agent: Any) -> list[str]:
+        return [type(agent).__name__, *(kinds(agent.agent) if hasattr(agent, "agent") else [])]
+
+    plain, guarded = _agent(name, guard=True), _agent(f"{name}+guard", guard=True)
+    assert kinds(plain) == kinds(guarded) == kinds(_agent(f"{name}+guard", guard=False))
+    assert kinds(plain)[:2] == ["Guard", "Referee"]
+    assert kinds(_agent(name, guard=False))[0] == "Referee"
+
+
+def test_rays_workers_are_counted_by_their_own_clocks_only() -> None:
+    class OnRay:
+        budget = Budget(cpus=2, memory=1 << 20)
+        executor = "ray"
+
+    reader: Any = _resources(OnRay())
+    assert not reader._count_children
+    OnRay.executor = "threads"
+    reader = _resources(OnRay())
+    assert reader._count_children
 
 
 def test_a_tuned_dataloader_gives_the_same_batches() -> None:

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from intune.pipelines import Budget, Pipeline
+from intune.knowledge import Knowledge
+from intune.pipelines import Allocation, Budget, Pipeline
 from intune.pipelines.errors import ConfigError
 from intune.tuning import Tuned
 from intune.workloads.feeding import fed
@@ -27,6 +28,24 @@ def test_batches_are_the_same_whoever_tunes(tmp_path: Path, monkeypatch: pytest.
             assert len(loader) == 16
             seen.append(np.concatenate([batch["x"].numpy() for batch in loader]))
     np.testing.assert_array_equal(*seen)
+
+
+def test_slots_that_were_asked_for_go_before_what_an_earlier_run_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INTUNE_CACHE", str(tmp_path / "cache"))
+    pq.write_table(pa.table({"x": np.arange(1000)}), tmp_path / "a.parquet", row_group_size=100)
+    pipeline = Pipeline.from_parquet(str(tmp_path / "a.parquet")).batch(64)
+    options = {"executor": "threads", "budget": Budget(cpus=2, memory=1 << 28)}
+    asked = {"load": 4, "batch": 2}
+    monkeypatch.setattr(
+        "intune.tuning.recall",
+        lambda *_: Knowledge(allocation=Allocation.per_stage({"load": 1, "batch": 1}), rate=1.0, memory=0),
+    )
+    with fed(pipeline, "even", allocation=asked, **options) as loader:
+        assert loader.allocation.as_dict() == asked
+    with fed(pipeline, "even", **options) as loader:
+        assert loader.allocation.as_dict() == {"load": 1, "batch": 1}
 
 
 def test_an_agent_that_there_is_not_is_refused(tmp_path: Path) -> None:

@@ -241,7 +241,6 @@ def test_sessions_that_cannot_be_are_refused_with_their_file(folder: Path) -> No
 
     assert "session 1 of `drawn` is empty" in broken([[1, 2], []])
     assert "the item 99" in broken([[1, 99]])
-    assert "no session of the batch has 2 items" in broken([[1], [2]], "sasrec")
     assert "broken.parquet" in broken([[1, 99]], "llm-seq-prompt")
 
 

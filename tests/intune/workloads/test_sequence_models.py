@@ -143,6 +143,22 @@ def gru_by_hand(x: Tensor, gru: nn.GRU) -> Tensor:
     return torch.stack(states)
 
 
+@pytest.mark.parametrize("loss", ["bce", "softmax"])
+def test_a_batch_without_any_target_costs_nothing_and_changes_nothing(loss: Any) -> None:
+    """Sessions of one item: a batch that by chance has no others must not end the training, nor spoil it."""
+    batch = {"sequence": torch.full((2, 4), 9), "target": torch.full((2, 4), IGNORED)}
+    batch["negative"] = torch.zeros(2, 4, dtype=torch.int64)
+    for model in (
+        SASRec(SASRecConfig(items=9, length=4, width=8, layers=1, loss=loss)),
+        GRU4Rec(GRU4RecConfig(items=9, length=4, width=8)),
+    ):
+        cost = model.loss(batch)
+        cost.backward()
+        assert cost.item() == 0.0
+        for parameter in model.parameters():
+            assert parameter.grad is None or not parameter.grad.any()
+
+
 def test_gru4rec_is_a_gru_over_each_session_whatever_its_padding() -> None:
     model = GRU4Rec(GRU)
     spread(model)
