@@ -24,6 +24,9 @@ CLEAR = 0.03
 SAME = 0.01
 """Loss that noise makes: with fewer slots, as good."""
 
+DOUBLED = 0.02
+"""Gain that every doubling of the slots has to bring besides: they hold rows that are under way, and memory."""
+
 LONGEST = 6
 """Doublings of the time between tries after failures: 64 intervals at most."""
 
@@ -118,12 +121,13 @@ class Referee(Agent):
         count = np.where(on_trial, self._tried + 1.0, 0.0)
         mean = np.where(self._tried > 0, (self._trial * self._tried + rate) / np.maximum(count, 1.0), rate)
         gain = np.where(on_trial, mean / np.maximum(self._rate, 1e-12) - 1.0, 0.0)
-        fewer = self._total(measured.slots, measured.pool, measured) < 0.95 * self._total(
-            self._slots, self._pool, measured
-        )
+        total = self._total(measured.slots, measured.pool, measured)
+        before = np.maximum(self._total(self._slots, self._pool, measured), 1.0)
+        fewer = total < 0.95 * before
+        enough_gain = SAME + DOUBLED * np.log2(np.maximum(total / before, 1.0))
         enough = fewer & (np.nan_to_num(measured.waiting, nan=1.0) <= FED)
         clear = (np.abs(gain) > CLEAR) | (count >= 2) | enough
-        better = on_trial & clear & ((gain > SAME) | (fewer & (gain > -SAME)) | enough)
+        better = on_trial & clear & ((gain > enough_gain) | (fewer & (gain > -SAME)) | enough)
         worse = on_trial & clear & ~better
         undecided = on_trial & ~clear
         self._returning = worse | (self._returning & ~sound)

@@ -74,6 +74,22 @@ def test_what_brings_nothing_is_looked_at_twice_and_then_taken_back(measurement:
     assert said[2].startswith("back to what was before: the change brought +0.0%")
 
 
+@pytest.mark.parametrize(("gain", "kept"), [(1.02, False), (1.05, False), (1.1, True)])
+def test_many_more_slots_have_to_bring_more_than_noise(
+    measurement: Measured, gain: float, kept: bool
+) -> None:
+    """Sixteen slots that share one link hold rows under way, and deliver what two did."""
+    referee = Referee(Restless(14.0))
+    referee.start(1, 2)
+    given = [2.0]
+    for _ in range(3):
+        rate = 1000.0 if given[-1] == 2 else 1000.0 * gain
+        now = measurement(stages=2, slots=[[given[-1], 1.0]], busy=1.0, delivered=rate)
+        given.append(float(referee.propose(now).slots[0, 0]))
+    assert given[1] == 16
+    assert (2.0 in given[2:]) != kept
+
+
 def test_fewer_slots_for_as_much_are_kept(measurement: Measured) -> None:
     given, _, _ = run(measurement, lambda n: 1000.0, 14, step=-1.0, first=9.0)
     assert given[-1] < given[3]
