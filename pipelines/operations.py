@@ -36,6 +36,7 @@ from intune.pipelines.schema import (
     concat_blocks,
     rows_of,
     slice_block,
+    writable,
 )
 from intune.pipelines.stages import Map
 
@@ -322,7 +323,7 @@ class Operations:
     def _apply(self, stage: Map, level: int, index: int, block: Block, result: Result) -> Block | None:
         rows = block_rows(block)
         try:
-            return checked(self._call(stage, block), rows, last=stage is self.job.maps[-1])
+            return checked(self._call(stage, writable(block)), rows, last=stage is self.job.maps[-1])
         except IntuneError as error:
             failure: IntuneError = type(error)(f"{self.job.where(level, index)}: {error}")
             cause: BaseException | None = error.__cause__

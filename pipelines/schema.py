@@ -86,6 +86,21 @@ def slice_block(block: Mapping[str, Any], start: int, stop: int) -> Block:
     return {name: slice_column(column, start, stop) for name, column in block.items()}
 
 
+def writable(block: Mapping[str, Any]) -> Block:
+    """The block, with copies of arrays that may only be read (as those are that come through Ray's store): functions
+    may change what they get."""
+    return {name: _writable(column) for name, column in block.items()}
+
+
+def _writable(column: Any) -> Any:
+    if isinstance(column, np.ndarray):
+        return column if column.flags.writeable else column.copy()
+    if isinstance(column, Ragged):
+        values, offsets = _writable(column.values), _writable(column.offsets)
+        return column if values is column.values and offsets is column.offsets else Ragged(values, offsets)
+    return column
+
+
 def concat_columns(parts: Sequence[Any]) -> Any:
     """One column from several, in order; a single one is returned as it is, without a copy."""
     if len(parts) == 1:

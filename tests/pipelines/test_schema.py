@@ -23,6 +23,7 @@ from intune.pipelines.schema import (
     slice_column,
     take_block,
     take_column,
+    writable,
 )
 
 ROWS = st.lists(st.lists(st.integers(-5, 5), max_size=4), min_size=1, max_size=10)
@@ -142,3 +143,18 @@ def test_neighbouring_slices_of_lists_share_no_offset() -> None:
     first.offsets[:] = [0, 1, 2]
     assert second.offsets.tolist() == [0, 3, 6]
     assert slice_column(column, 2, 4).offsets.tolist() == [0, 3, 6]
+
+
+def test_what_may_only_be_read_is_copied_and_nothing_else() -> None:
+    """Arrays that come through Ray's store are read-only, and functions may change what they get."""
+    locked, free = np.arange(3), np.arange(3)
+    locked.flags.writeable = False
+    text = pa.array(["a", "b", "c"])
+    lists = Ragged(locked, np.arange(4))
+    made = writable({"locked": locked, "free": free, "text": text, "lists": lists, "own": Ragged(free, free)})
+    made["locked"] += 1
+    made["lists"].values[:] = 0
+    assert locked.tolist() == [0, 1, 2]
+    assert made["free"] is free
+    assert made["text"] is text
+    assert made["own"].values is free
