@@ -103,22 +103,27 @@ def tune(
     decides = _agent(agent, guard=guard)
     off = not tune or decides is None or os.environ.get("INTUNE", "").strip().lower() in OFF
     inner, budget = _loader(source, cpus, memory, allocation, options)
-    return Tuned(
-        inner,
-        agent=None if off else decides,
-        pace=pace,
-        folder=_folder(knowledge),
-        begin=allocation is None,
-        name=_name(source),
-        budget=budget,
-        shown=Shown(
-            display=display,
-            log=None if log is None else Path(log),
-            tensorboard=None if tensorboard is None else Path(tensorboard),
-            prometheus=prometheus,
-            watch=tuple(watch),
-        ),
-    )
+    try:
+        return Tuned(
+            inner,
+            agent=None if off else decides,
+            pace=pace,
+            folder=_folder(knowledge),
+            begin=allocation is None,
+            name=_name(source),
+            budget=budget,
+            shown=Shown(
+                display=display,
+                log=None if log is None else Path(log),
+                tensorboard=None if tensorboard is None else Path(tensorboard),
+                prometheus=prometheus,
+                watch=tuple(watch),
+            ),
+        )
+    except BaseException:
+        if inner is not source:  # made here, so nobody else can close it
+            inner.close()
+        raise
 
 
 class Tuned:

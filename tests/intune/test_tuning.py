@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -29,7 +30,7 @@ from intune.envs.measurement import Measurement
 from intune.envs.resources import ResourceReader
 from intune.errors import ConfigError, LoaderError
 from intune.knowledge import Knowledge, keep
-from intune.pipelines import Allocation, Budget, Pipeline
+from intune.pipelines import Allocation, Budget, Loader, Pipeline
 from intune.pipelines.budget import Usable
 from intune.tuning import _agent, _name, _ranks_here, _resources
 from tests.intune.tuned import STAGES, Clock, Scripted, simulated, tuner_threads, wait_until
@@ -125,6 +126,21 @@ def test_an_agent_under_the_guard_by_name_is_the_same_agent(name: str) -> None:
     assert kinds(plain) == kinds(guarded) == kinds(_agent(f"{name}+guard", guard=False))
     assert kinds(plain)[:2] == ["Guard", "Referee"]
     assert kinds(_agent(name, guard=False))[0] == "Referee"
+
+
+def test_a_loader_that_cannot_be_tuned_after_all_is_closed(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A port that is taken, say: workers that were begun must not wait for the garbage collector."""
+    closed = []
+    close = Loader.close
+    monkeypatch.setattr(Loader, "close", lambda self: (closed.append(self), close(self)))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ConfigError):
+            intune.tune(pipeline, prometheus=taken.getsockname()[1], executor="threads", **options())
+    assert len(closed) == 1
 
 
 def test_rays_workers_are_counted_by_their_own_clocks_only() -> None:
