@@ -75,7 +75,7 @@ class MemoryRecord:
     def law(self) -> Law:
         """What follows from all that was seen."""
         if self._law is None:
-            risk = np.where(self._watched, WATCHED_RISK, self.risk) if self._watched.any() else self.risk
+            risk = np.where(self._watched, WATCHED_RISK, self.risk)
             self._law = Law(self._sums, risk, np.where(self._watched, WATCHED_DOUBT, 1.0))
         return self._law
 

@@ -51,7 +51,7 @@ class Fleet(Protocol):
         """Be able to run `threads` tasks at once."""
 
     def stop(self, run: Run | None = None) -> None:
-        """Leave the run under way."""
+        """Leave the run under way, if it is `run` or none is named."""
 
     def close(self) -> list[str]:
         """End all workers; names of those that could not be ended."""
@@ -444,7 +444,6 @@ class _Epoch(Iterator[dict[str, Any]]):
         try:
             while not self._queue:
                 if not self._fetch():
-                    self._end()
                     raise StopIteration
         except BaseException:
             self.close()
@@ -496,11 +495,6 @@ class _Epoch(Iterator[dict[str, Any]]):
             self._ahead.discard(self._next)
             self._next += 1
 
-    def _end(self) -> None:
-        if not self.closed:
-            self.close()
-            self._finish()
-
     def _finish(self) -> None:
         loader = self._loader
         if loader.epoch == self._epoch:  # else `set_epoch` was called meanwhile
@@ -534,7 +528,7 @@ class _Epoch(Iterator[dict[str, Any]]):
         self._counts.redone += self._run.scheduler.redone
         loader._last = self.position()
         if self._next >= self._plan.batches:
-            self._finish()  # a loop that counts batches takes them all, and does not ask for one more
+            self._finish()  # by what was taken: a loop that counts its batches does not ask for one more
         self._queue.clear()
         loader._fleet.stop(self._run)
 

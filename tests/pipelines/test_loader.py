@@ -347,7 +347,6 @@ def test_a_loop_that_counts_its_batches_ends_the_epoch(data_sets: Any) -> None:
 
 
 def test_a_loop_closed_by_another_thread_is_not_taken_for_a_whole_epoch(data_sets: Any) -> None:
-    loader = load(pipeline(data_sets.folder(SHAPES[1]), "rows", 2, 0, 9, False))
     waits, go = threading.Event(), threading.Event()
 
     def slow(block: dict[str, Any]) -> dict[str, Any]:
@@ -373,7 +372,6 @@ def test_a_loop_closed_by_another_thread_is_not_taken_for_a_whole_epoch(data_set
     thread.join(10)
     go.set()
     closer.join(10)
-    loader.close()
     assert "it was closed" in str(raised[0])
     assert (slowed.epoch, slowed.state_dict()["batch"]) == (0, 0)
 
