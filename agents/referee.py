@@ -124,10 +124,10 @@ class Referee(Agent):
         total = self._total(measured.slots, measured.pool, measured)
         before = np.maximum(self._total(self._slots, self._pool, measured), 1.0)
         fewer = total < 0.95 * before
-        enough_gain = SAME + DOUBLED * np.log2(np.maximum(total / before, 1.0))
+        needed = SAME + DOUBLED * np.log2(np.maximum(total / before, 1.0))
         enough = fewer & (np.nan_to_num(measured.waiting, nan=1.0) <= FED)
         clear = (np.abs(gain) > CLEAR) | (count >= 2) | enough
-        better = on_trial & clear & ((gain > enough_gain) | (fewer & (gain > -SAME)) | enough)
+        better = on_trial & clear & ((gain > needed) | (fewer & (gain > -SAME)) | enough)
         worse = on_trial & clear & ~better
         undecided = on_trial & ~clear
         self._returning = worse | (self._returning & ~sound)

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from intune.workloads.data.ratings import RatingsOptions, write_ratings
 from intune.workloads.data.splits import SplitOptions
 from intune.workloads.fitting import FitOptions
 from intune.workloads.sequence_evaluation import keep_elements, rank_sessions
-from intune.workloads.sequence_job import ClippedAdamW, SequenceJob, ready
+from intune.workloads.sequence_job import ClippedAdamW, SequenceJob, _training, ready
 from intune.workloads.sequence_models import MODELS, Material, TextOptions, module_of
 from tests.intune.workloads.ratings_files import drawn, write_recbole
 
@@ -242,6 +243,15 @@ def test_sessions_that_cannot_be_are_refused_with_their_file(folder: Path) -> No
     assert "session 1 of `drawn` is empty" in broken([[1, 2], []])
     assert "the item 99" in broken([[1, 99]])
     assert "broken.parquet" in broken([[1, 99]], "llm-seq-prompt")
+
+
+def test_users_of_one_interaction_each_leave_nothing_to_learn(folder: Path) -> None:
+    job = job_of("sasrec", folder)
+    with ready(job) as run:
+        lonely: Any = SimpleNamespace(folder=folder, train_pairs=(np.arange(5), np.zeros(5, dtype=np.int64)))
+        recommender: Any = run.recommender
+        with pytest.raises(DataError, match="no user has 2 interactions to train on"):
+            _training(job, lonely, recommender)
 
 
 def test_embeddings_from_a_file_do_as_well(folder: Path, tmp_path: Path) -> None:
