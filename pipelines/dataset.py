@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import hashlib
 import os
 import threading
 import time
@@ -80,10 +81,12 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
-    """One Parquet file: path on its filesystem, rows of each row group, and its footer where kept."""
+    """One Parquet file: path on its filesystem, rows of each row group, what tells it from one with other content
+    (a digest of the footer, which says where each column lies and how long it is), and the footer where kept."""
 
     path: str
     rows: tuple[int, ...]
+    digest: bytes = b""
     footer: Any = field(default=None, repr=False, compare=False)
 
 
@@ -123,12 +126,10 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """Identifies the rows and their order: changes if files are added, removed, renamed or rewritten."""
-        import hashlib
-
         digest = hashlib.sha256()
         for file in self.files:
             digest.update(os.path.basename(file.path).encode())
-            digest.update(np.array(file.rows, dtype=np.int64).tobytes())
+            digest.update(np.array(file.rows, dtype=np.int64).tobytes() + file.digest)
         digest.update("\0".join(self.columns).encode())
         return digest.hexdigest()[:32]
 
@@ -296,7 +297,9 @@ def open_dataset(
     if files is not None and not keep:
         files.close()  # each keeps its footer
     entries = tuple(
-        FileEntry(path=path, rows=footer.rows, footer=footer.metadata if keep else None)
+        FileEntry(
+            path=path, rows=footer.rows, digest=footer.digest, footer=footer.metadata if keep else None
+        )
         for path, footer in good
     )
     if not any(sum(file.rows) for file in entries):
@@ -316,9 +319,11 @@ def open_dataset(
 
 @dataclass(frozen=True, kw_only=True)
 class _Footer:
+    filesystem: Any
     metadata: Any
     schema: pa.Schema
     rows: tuple[int, ...]
+    digest: bytes
     bytes: int
     data_bytes: int
 
@@ -341,14 +346,16 @@ def _read_footer(filesystem: Any, path: str, files: OpenFiles | None) -> _Footer
     info = filesystem.get_file_info(path)
     key = (filesystem.type_name, path, info.size, info.mtime_ns)
     with _footers_lock:
-        if info.mtime_ns is not None and key in _footers:
-            return _footers[key]
+        kept = _footers.get(key)
+    # Two buckets, or two folders seen as roots, may have files of one name, length and time.
+    if info.mtime_ns is not None and kept is not None and kept.filesystem.equals(filesystem):
+        return kept
     if info.size is not None and info.size < 12:
         raise CorruptError(f"{path}: {info.size} bytes are too few for a Parquet file; remove or rewrite it")
     handle = filesystem.open_input_file(path)
     stays_open = False
     try:
-        metadata = _parse_footer(handle, path)
+        metadata, digest = _parse_footer(handle, path)
         # A local file costs nothing to open; one written in Python has one position, which threads cannot share.
         if files is not None and not isinstance(filesystem, fs.LocalFileSystem | fs.PyFileSystem):
             stays_open = files.keep_early(path, handle, metadata)
@@ -365,9 +372,11 @@ def _read_footer(filesystem: Any, path: str, files: OpenFiles | None) -> _Footer
             raise SchemaError(f"{path}: column {name!r} is there twice; give every column a name of its own")
     sampled = range(0, metadata.num_row_groups, max(1, metadata.num_row_groups // 16))
     footer = _Footer(
+        filesystem=filesystem,
         metadata=metadata,
         schema=schema,
         rows=tuple([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]),
+        digest=digest,
         bytes=metadata.serialized_size,
         data_bytes=int(
             sum(metadata.row_group(i).total_byte_size for i in sampled)
@@ -376,22 +385,24 @@ def _read_footer(filesystem: Any, path: str, files: OpenFiles | None) -> _Footer
     )
     with _footers_lock:
         _footers[key] = footer
-        while sum(kept.bytes for kept in _footers.values()) > KEPT_FOOTER_BYTES and len(_footers) > 1:
+        while sum(other.bytes for other in _footers.values()) > KEPT_FOOTER_BYTES and len(_footers) > 1:
             _footers.popitem(last=False)
     return footer
 
 
-def _parse_footer(handle: Any, path: str) -> Any:
-    """The footer of an open file. Its bytes are read first and decoded then, so that it is known which failed."""
+def _parse_footer(handle: Any, path: str) -> tuple[Any, bytes]:
+    """The footer of an open file, and a digest of its bytes. They are read first and decoded then, so that it is
+    known which failed."""
     size = handle.size()
     tail = handle.read_at(min(_TAIL, size), max(0, size - _TAIL))
     length = int.from_bytes(tail[-8:-4], "little") + 8
     if len(tail) < length <= size:
         tail = handle.read_at(length, size - length)
     try:
-        return pq.read_metadata(pa.BufferReader(tail))
+        metadata = pq.read_metadata(pa.BufferReader(tail))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise explain(error, path, decoding=True) from error
+    return metadata, hashlib.blake2b(tail[-length:], digest_size=8).digest()
 
 
 def explain(error: BaseException, where: str, *, decoding: bool = False) -> IntuneError:

@@ -197,6 +197,18 @@ def test_footers_are_read_once_and_again_when_a_file_is_rewritten(
     assert open_dataset(make_source(path)).files[0].rows == (50,)
 
 
+def test_files_of_one_name_length_and_time_below_two_roots_are_told_apart(tmp_path: Path) -> None:
+    for name, rows in (("a", [1, 2, 3]), ("b", [1, 2, 4])):
+        path = write(tmp_path / name / "x.parquet", pa.table({"id": rows}), use_dictionary=False)
+        os.utime(path, ns=(0, 0))
+    marks = set()
+    for name in ("a", "b"):
+        root = fs.SubTreeFileSystem(str(tmp_path / name), fs.LocalFileSystem())
+        marks.add(open_dataset(make_source("x.parquet", filesystem=root)).fingerprint())
+    assert (tmp_path / "a/x.parquet").stat().st_size == (tmp_path / "b/x.parquet").stat().st_size
+    assert len(marks) == 2
+
+
 def test_the_fingerprint_tells_data_sets_apart(tmp_path: Path) -> None:
     def mark(table: pa.Table, name: str = "x.parquet", **options: Any) -> str:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
@@ -211,8 +223,10 @@ def test_the_fingerprint_tells_data_sets_apart(tmp_path: Path) -> None:
         mark(table, row_group_size=2),
         mark(table, "y.parquet"),
         mark(table.select(["id"])),
+        mark(pa.table({"id": [1, 2, 3], "b": [1, 2, 4]})),
+        mark(table, use_dictionary=False),
     ]
-    assert len({base, *others}) == 5
+    assert len({base, *others}) == 7
 
 
 def test_fills_go_by_name_then_by_the_last_pattern_and_a_number_to_numbers_only(tmp_path: Path) -> None:
