@@ -297,9 +297,7 @@ def open_dataset(
     if files is not None and not keep:
         files.close()  # each keeps its footer
     entries = tuple(
-        FileEntry(
-            path=path, rows=footer.rows, digest=footer.digest, footer=footer.metadata if keep else None
-        )
+        FileEntry(path=path, rows=footer.rows, digest=footer.digest, footer=footer.metadata if keep else None)
         for path, footer in good
     )
     if not any(sum(file.rows) for file in entries):

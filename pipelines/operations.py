@@ -23,6 +23,7 @@ from intune.pipelines.dataset import COLUMNS_AT_ONCE, Dataset, Reader, describe_
 from intune.pipelines.errors import (
     DataError,
     IntuneError,
+    MemoryShortError,
     SchemaError,
     StageError,
     StageTimeout,
@@ -334,7 +335,8 @@ class Operations:
                 "mend the function, or skip such batches with on_error='skip'"
             )
             cause = error
-        if not self.job.skip:
+        # Of want of memory the data is not guilty: the same batch may pass the next time.
+        if not self.job.skip or isinstance(failure, MemoryShortError) or isinstance(cause, MemoryError):
             raise failure from cause
         result.skipped.append(str(failure))
         return None

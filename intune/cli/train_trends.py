@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -166,11 +166,14 @@ def trendrec(
         model: The model and its optimisers.
         fitting: How to train.
     """
-    from intune.workloads.trend_data import CutOptions
-    from intune.workloads.trend_job import TrendOptions, trend_forecaster
+    from intune.workloads.trend_data import CutOptions, find_trend_data
+    from intune.workloads.trend_job import TrendForecaster, TrendOptions
 
     options = TrendOptions(forecaster=forecaster, tune_items=not freeze_items, **asdict(model))
-    made = trend_forecaster(data, options, CutOptions(valid_share=valid_share, test_share=test_share))
+    found = find_trend_data(data, CutOptions(valid_share=valid_share, test_share=test_share))
+    # Of few items, no more can be ranked.
+    cutoffs = tuple(k for k in options.cutoffs if k <= found.items) or (found.items,)
+    made = TrendForecaster(data=found, options=replace(options, cutoffs=cutoffs))
     set_torch_threads(fitting.torch_threads)
     result = made.fit(fitting.job())
     if result.stopped is not None:

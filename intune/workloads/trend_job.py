@@ -164,6 +164,13 @@ class TrendForecaster:
     data: TrendData
     options: TrendOptions = field(default_factory=TrendOptions)
 
+    def __post_init__(self) -> None:
+        most = max(self.options.cutoffs, default=0)
+        if not 1 <= most <= self.data.items:
+            raise ConfigError(
+                f"`cutoffs` are {self.options.cutoffs}, but the data has {self.data.items} items; choose 1 to that"
+            )
+
     @cached_property
     def model(self) -> TrendRec:
         """Made anew from the seed."""

@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 
 from intune.pipelines import plan as plan_module
 from intune.pipelines.dataset import Dataset, FileEntry, make_source, open_dataset
-from intune.pipelines.errors import CorruptError, StageError, StageTimeout, StorageError
+from intune.pipelines.errors import (
+    CorruptError,
+    IntuneError,
+    MemoryShortError,
+    StageError,
+    StageTimeout,
+    StorageError,
+)
 from intune.pipelines.operations import Job, Missing, Operations, call_here, checked
 from intune.pipelines.plan import LoadBlock, Order, RowGroups, ShuffleSpec, make_plan
 from intune.pipelines.run import finalize
@@ -255,6 +262,17 @@ def test_a_batch_whose_function_raises_is_left_out_alone(
     ]  # fmt: skip
     (message,) = skipped
     assert "spoil.<locals>.function raised KeyError: 'nope'" in message
+
+
+@pytest.mark.parametrize("error", [MemoryError("cannot allocate"), MemoryShortError("none is left")])
+def test_want_of_memory_in_a_function_is_no_reason_to_leave_data_out(
+    numbered: Callable[..., Files], error: Exception
+) -> None:
+    files = numbered([[20]])
+    stage = Map(function=spoil({9}, error))
+    job = job_of(files, ("batch", "map"), batch=4, chunk_rows=100, maps=(stage,), skip=True)
+    with pytest.raises(IntuneError, match=r"cannot allocate|none is left"):
+        run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
 
 
 def test_before_batch_the_block_is_left_out_and_later_batches_keep_their_rows(

@@ -34,6 +34,18 @@ def test_from_a_market_to_forecasts(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+def test_fewer_items_than_places_are_ranked_as_far_as_they_go(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(tmp_path / "market")
+    made = ["--users", "30", "--items", "12", "--audiences", "3", "--steps", "16"]
+    assert main(["data", "market", "--out", folder, *made]) == 0
+    assert main(["train", "trendrec", "--data", folder, "--forecaster", "markov"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "precision@10" in last
+    assert "@20" not in last
+
+
 def test_what_makes_no_sense_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "market", "--out", str(tmp_path / "m"), "--users", "1"]) == 2
     assert "`users` must be at least 2" in capsys.readouterr().err

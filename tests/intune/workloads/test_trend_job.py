@@ -173,6 +173,14 @@ def test_a_data_set_of_one_user_is_refused(data: TrendData, tmp_path: Path) -> N
         find_trend_data(tmp_path)
 
 
+@pytest.mark.parametrize("cutoffs", [(5, 25), (0,), ()])
+def test_more_places_than_items_are_refused_before_anything_is_learnt(
+    data: TrendData, cutoffs: tuple[int, ...]
+) -> None:
+    with pytest.raises(ConfigError, match="the data has 24 items"):
+        TrendForecaster(data=data, options=options(cutoffs=cutoffs))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
