@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -79,6 +80,9 @@ BEGINNING_S = 0.1
 PATIENCE = 2
 """Times that a round is put off because a stage has finished too few tasks to be judged."""
 
+LUCK = 0.1
+"""Share of its mean by which one interval's rate may be luck; of n intervals' mean, 1/√n of it."""
+
 KEPT = 256
 """Decisions kept in memory for displays; the log has all."""
 
@@ -95,8 +99,8 @@ class Controller:
 
     Attributes:
         entries: the last decisions.
-        best: allocation that delivered most on average, its rows/s and the most memory it took; None before the
-            first.
+        best: allocation that delivered most on average, less what may be luck, its mean rows/s and the most memory it
+            took; None before the first.
     """
 
     def __init__(
@@ -113,7 +117,7 @@ class Controller:
         self.stages = tuple(stages)
         self.entries: deque[Entry] = deque(maxlen=KEPT)
         self.best: tuple[Allocation, float, float] | None = None
-        self._delivered: dict[Allocation, tuple[float, float, float]] = {}  # seconds, rows, bytes at most
+        self._delivered: dict[Allocation, _Delivered] = {}
         self.rounds = 0
         self.changes = 0
         self._watch = list(watch)
@@ -178,18 +182,36 @@ class Controller:
 
     def _judge(self, measured: Measurement, allocation: Allocation) -> None:
         # By all its intervals: the highest of many single ones is luck.
-        seconds, rows, memory = self._delivered.pop(allocation, (0.0, 0.0, 0.0))
+        before = self._delivered.pop(allocation, _Delivered())
         interval = float(measured.interval[0])
-        self._delivered[allocation] = (
-            seconds + interval,
-            rows + interval * float(measured.delivered[0]),
-            max(memory, float(np.nan_to_num(measured.memory_used[0]))),
+        self._delivered[allocation] = _Delivered(
+            intervals=before.intervals + 1,
+            seconds=before.seconds + interval,
+            rows=before.rows + interval * float(measured.delivered[0]),
+            memory=max(before.memory, float(np.nan_to_num(measured.memory_used[0]))),
         )
         while len(self._delivered) > KEPT:
             del self._delivered[next(iter(self._delivered))]
-        best = max(self._delivered, key=lambda given: self._delivered[given][1] / self._delivered[given][0])
-        seconds, rows, memory = self._delivered[best]
-        self.best = (best, rows / seconds, memory)
+        best = max(self._delivered, key=lambda given: self._delivered[given].trusted)
+        self.best = (best, self._delivered[best].rate, self._delivered[best].memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Delivered:
+    """What an allocation has delivered in all its intervals, and the most memory it took in one."""
+
+    intervals: int = 0
+    seconds: float = 0.0
+    rows: float = 0.0
+    memory: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        return self.rows / self.seconds
+
+    @property
+    def trusted(self) -> float:
+        return self.rate * (1 - LUCK / math.sqrt(self.intervals))
 
 
 class ControlThread:
