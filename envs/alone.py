@@ -75,7 +75,8 @@ class JobAlone:
             for each, rows in zip(self._stage["row_bytes"], self._stage["block_rows"], strict=True)
         ]
         self.slots: Row = [1.0] * self.count
-        self._working: Row = [1.0] * self.count
+        self._given: Row = [1.0] * self.count
+        self._on_the_way()
         self._queue: Row = [0.0] * self.count
         self._queued = 0.0
         self._step, self._since_change, self._down = 0, 0.0, 0.0
@@ -92,7 +93,7 @@ class JobAlone:
     def begin_with(self, wanted: Row) -> None:
         """See `Simulator.begin_with`."""
         self.allocate(wanted)
-        self._working = self.slots
+        self._given = self.slots
 
     def allocate(self, wanted: Row) -> float:
         """Give slots, cut as `actions.feasible` says; slots added plus slots taken away are returned."""
@@ -114,7 +115,8 @@ class JobAlone:
         reading = self._advance(now, max(seconds, TINY), seconds / self.interval)
         self._down -= standing
         if reading.killed:
-            self.slots = self._working = reading.slots = [1.0] * self.count
+            self.slots = self._given = reading.slots = [1.0] * self.count
+            self._on_the_way()
             self._queue, self._queued = [0.0] * self.count, 0.0
             self._since_change, self._down = 0.0, self.restart_seconds
             reading.since_change = 0.0
@@ -152,7 +154,7 @@ class JobAlone:
         total = sum(waiting_bytes)
         queued = max(total, self._queued)
         held = sum([self.slots[i] * now[2 * width + i] for i in stages]) + queued
-        self._queue, self._queued, self._working = queue, total, self.slots
+        self._queue, self._queued, self._given = queue, total, self.slots
         self._step += 1
         self._since_change += self.interval
         ahead = self._tape[min(self._step, len(self._tape) - 1)]
@@ -192,10 +194,10 @@ class JobAlone:
             stage["most_slots"],
             stage["row_bytes"],
         )
-        works, late = 1.0 - now[4 * width], min(self._delay / seconds, 1.0)
+        works = 1.0 - now[4 * width]
         able = Able([], [], [], [], [])
-        for i, slots in enumerate(self.slots):
-            slots = (slots - max(slots - self._working[i], 0.0) * late) * works
+        for i, slots in enumerate(self._joined(seconds) if self._delay else self.slots):
+            slots *= works
             capacity = max(min(slots, most_slots[i]), TINY)
             once = max(capacity, 1.0)
             work, wait = now[i], now[width + i]
@@ -223,6 +225,24 @@ class JobAlone:
             part = min(1.0, self._queue_bytes / max(asked, TINY))
             able.room = [room * part for room in able.room]
         return able
+
+    def _on_the_way(self) -> None:
+        """No slot is."""
+        self._coming: Row = [0.0] * self.count
+        self._due: Row = [0.0] * self.count
+
+    def _joined(self, seconds: float) -> Row:
+        """Slots that worked on average: `model.joining`."""
+        working = []
+        for i, slots in enumerate(self.slots):
+            added = max(slots - self._given[i], 0.0)
+            before = max(self._coming[i] - max(self._given[i] - slots, 0.0), 0.0)
+            coming = before + added
+            due = (before * self._due[i] + added * self._delay) / max(coming, TINY)
+            working.append(slots - coming * min(due / seconds, 1.0))
+            self._due[i] = max(due - seconds, 0.0)
+            self._coming[i] = coming if self._due[i] > 0 else 0.0
+        return working
 
     def _shortage(self, through: Row, delivered: float) -> tuple[float, float, float, float]:
         """`prepared.shortage`: of storage, of memory, the shortest of all; and bytes/s of memory traffic."""

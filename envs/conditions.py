@@ -5,6 +5,7 @@ All of it happens whatever an agent does: it depends on the job, its random numb
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 
 from intune.envs.jobs import ABSENT_WAIT, Floats, Jobs, slot_limit
 from intune.envs.model import Conditions
+
+LONGEST_LOSS = 1024
+"""Intervals after which a worker that died is back at the latest."""
 
 CHANNELS_PER_STAGE = 4
 CHANNELS_PER_JOB = 4
@@ -136,7 +140,7 @@ def record(jobs: Jobs, normals: NDArray[Any], *, chance: bool = True) -> Tape:
     - *Noise*: a stage's time per row is log-normal around its median, anew each interval; so is a working set.
     - *Hiccups*: with probability ``hiccup_rate x interval`` a stage takes ``hiccup_factor`` times as long.
     - *Losses*: with probability ``loss_rate x interval`` a worker dies; one CPU's share of all slots is missing
-      for the part of the interval that ``loss_seconds`` lasts.
+      for ``loss_seconds`` from the interval's start on.
     - *Drift*: ``exp(drift x time)``. *Resizes*: as the job's events say.
 
     Args:
@@ -170,15 +174,34 @@ def record(jobs: Jobs, normals: NDArray[Any], *, chance: bool = True) -> Tape:
         if jobs.measurement_noise.any():
             np.multiply(_of(jobs.measurement_noise), part[3], out=measured)
         if jobs.loss_rate.any():
-            share = np.minimum(jobs.loss_seconds / jobs.interval, 1.0)[:, None] / np.maximum(cpus, 2.0)
             dies = _uniform(job[:, :, 0], job[:, :, 1]) < (jobs.loss_rate * jobs.interval)[:, None]
-            lost[:] = np.where(dies, share, 0.0)
+            lasts = jobs.loss_seconds / jobs.interval
+            missing = dies * np.minimum(lasts, 1.0)[:, None]
+            for later in range(1, min(intervals_of_loss(lasts), steps)):
+                missing[:, later:] += dies[:, :-later] * part_of_loss(lasts, later)[:, None]
+            lost[:] = share_lost(missing, cpus)
         if jobs.memory_noise.any():
             skew = np.exp(jobs.memory_noise[:, None] * job[:, :, 2])[:, :, None]
     np.multiply(jobs.cpu[:, None, :], slower, out=cpu)
     np.multiply(jobs.wait[:, None, :], slower, out=wait)
     np.multiply(jobs.slot_bytes[:, None, :], skew, out=slot_bytes)
     return Tape(data=data)
+
+
+def intervals_of_loss(lasts: Floats) -> int:
+    """Intervals in which a worker that dies is missing, of the job where it is longest; `lasts` is in intervals."""
+    return math.ceil(min(float(lasts.max(initial=0.0)), LONGEST_LOSS))
+
+
+def part_of_loss(lasts: Floats, later: int) -> Floats:
+    """Part of the interval that comes `later` for which a worker that dies in this one is missing."""
+    return np.minimum(np.maximum(lasts - later, 0.0), 1.0)
+
+
+def share_lost(missing: Floats, cpus: Floats) -> Floats:
+    """Share of all slots that is missing with so many workers; one worker is always left."""
+    workers = np.maximum(cpus, 2.0)
+    return np.minimum(missing / workers, 1.0 - 1.0 / workers)
 
 
 def _sizes(jobs: Jobs, time: Floats) -> tuple[Floats, Floats]:

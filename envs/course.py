@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from intune.envs.conditions import CHANNELS_PER_STAGE, Coming
+from intune.envs.conditions import (
+    CHANNELS_PER_STAGE,
+    Coming,
+    channels,
+    intervals_of_loss,
+    part_of_loss,
+    share_lost,
+)
 from intune.envs.jobs import ABSENT_WAIT, Floats, Jobs, slot_limit
 from intune.envs.model import Conditions
 
@@ -22,7 +29,7 @@ _STAGE = ("cpu", "wait", "slot_bytes", "drift")
 _JOB = (
     "interval",
     "memory_noise",
-    "loss_share",
+    "loss_lasts",
     "loss_chance",
     "total",
     "slots_per_cpu",
@@ -31,6 +38,7 @@ _JOB = (
     "limit",
 )
 _SINGLE = ("noise", "often", "hiccup_factor", "measurement_noise")
+_CHANCE = ("noise", "hiccup_rate", "loss_rate", "memory_noise", "measurement_noise")
 _EVENT = ("event_time", "event_cpus", "event_memory")
 
 LINE = 64
@@ -44,16 +52,20 @@ class Course:
         jobs: N jobs. Copied.
         normals: ``[N, T, channels(S)]`` standard normal numbers. Kept, and overwritten by `put`.
         stages: width of what `at` returns where it is more than that of `jobs`; the added stages are absent.
+        endless: drift and resizes go on after T intervals; what is random repeats its last numbers.
     """
 
-    def __init__(self, jobs: Jobs, normals: Singles, *, stages: int | None = None) -> None:
+    def __init__(
+        self, jobs: Jobs, normals: Singles, *, stages: int | None = None, endless: bool = False
+    ) -> None:
         self._normals = normals
+        self._endless = endless
         self._had, self._stages = jobs.stages, stages or jobs.stages
         self._first = np.arange(len(jobs)) * normals.shape[1]  # the row of a job's first interval
         present, total = jobs.present.sum(axis=1), jobs.cpus.sum(axis=1)
         cpus = np.maximum(np.floor(total + 1e-9), 1.0)
         values = {
-            "loss_share": np.minimum(jobs.loss_seconds / jobs.interval, 1.0),
+            "loss_lasts": jobs.loss_seconds / jobs.interval,
             "loss_chance": jobs.loss_rate * jobs.interval,
             "often": jobs.hiccup_rate * jobs.interval,
             "total": total,
@@ -88,6 +100,13 @@ class Course:
         """Intervals, T."""
         return int(self._normals.shape[1])
 
+    @classmethod
+    def without_chance(cls, jobs: Jobs) -> Course:
+        """Drift and resizes only, however long it takes."""
+        none = {name: np.zeros_like(getattr(jobs, name)) for name in _CHANCE}
+        normals = np.zeros((len(jobs), 1, channels(jobs.stages)), dtype=np.float32)
+        return cls(jobs.with_(**none), normals, endless=True)
+
     def put(self, rows: Any, other: Course, chosen: Any = slice(None)) -> None:
         """Overwrite the jobs at `rows` by those of `other` at `chosen`; of the same family."""
         self._normals[rows] = other._normals[chosen]
@@ -96,13 +115,13 @@ class Course:
         self._parts = {name: used or other._parts[name] for name, used in self._parts.items()}
 
     def at(self, steps: Any) -> Coming:
-        """The interval `steps` of every job, ``[N]``; beyond the end the last one again."""
+        """The interval `steps` of every job, ``[N]``; beyond the end the last one again, unless it is endless."""
         step = np.minimum(steps, self.steps - 1)
         normals = self._normals_at(step)
         had, job = self._had, normals[CHANNELS_PER_STAGE * self._had :]
         per_job = dict(zip(_JOB, self._doubles[len(_STAGE) * had :], strict=False))
         per_stage = [self._doubles[at * had : (at + 1) * had] for at in range(len(_STAGE))]
-        time = step * per_job["interval"]
+        time = (steps if self._endless else step) * per_job["interval"]
         cpus, memory, limit = self._sizes(per_job, time)
         cpu, wait, slot_bytes, misjudged = np.empty((4, self._stages, len(time)))
         slower = self._slower(normals, per_stage[3], time)
@@ -116,14 +135,23 @@ class Course:
             misjudged[:had] = 0.0
         lost = np.zeros(len(time))
         if self._parts["losses"]:
-            dies = _uniform(job[0], job[1]) < per_job["loss_chance"]
-            lost = np.where(dies, per_job["loss_share"] / np.maximum(cpus, 2.0), 0.0)
+            lost = share_lost(self._missing(job, step, per_job["loss_lasts"], per_job["loss_chance"]), cpus)
         for each, absent in ((cpu, 0.0), (wait, ABSENT_WAIT), (slot_bytes, 0.0), (misjudged, 0.0)):
             each[had:] = absent
         conditions = Conditions(
             cpu=cpu.T, wait=wait.T, lost=lost, slot_bytes=slot_bytes.T, cpus=cpus, memory=memory
         )
         return Coming(conditions=conditions, measured=misjudged.T, slot_limit=limit)
+
+    def _missing(self, normals: Singles, step: Any, lasts: Floats, chance: Floats) -> Floats:
+        """``[N]`` workers that are missing: those that die in this interval, and those that died before."""
+        missing = (_uniform(normals[0], normals[1]) < chance) * np.minimum(lasts, 1.0)
+        first = CHANNELS_PER_STAGE * self._had
+        for later in range(1, min(intervals_of_loss(lasts), self.steps)):
+            before = self._normals_at(np.maximum(step - later, 0))[first:]
+            died = (_uniform(before[0], before[1]) < chance) & (step >= later)
+            missing += died * part_of_loss(lasts, later)
+        return missing
 
     def _normals_at(self, step: Any) -> Singles:
         """``[channels(S), N]`` of the interval `step` of each job."""

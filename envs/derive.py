@@ -45,7 +45,7 @@ def _work(stage: Named, present: Bools, job: Named, nodes: Named) -> optimum.Wor
     cpus = nodes["cpus"].sum(axis=0)
     return optimum.Work(
         cpu=stage["cpu"], wait=stage["wait"], contention=stage["contention"], coherence=stage["coherence"],
-        most_slots=stage["most_slots"], step_cpu=job["step_cpu"], cpus=cpus,
+        crowding=stage["crowding"], most_slots=stage["most_slots"], step_cpu=job["step_cpu"], cpus=cpus,
         # An absent stage has one slot in the sums of `optimum`, but takes none.
         slots=slot_limit(cpus, job["slots_per_cpu"], present.sum(axis=0)) + (~present).sum(axis=0),
     )  # fmt: skip

@@ -93,7 +93,8 @@ class Episode:
         self._best = max(self._best, now.delivered)
         self.reward = self._judge(now)
         self._made += 1
-        self.terminated = now.killed and settings.on_kill == "end"
+        # Slots to begin with may have been too many: the job died before its first decision.
+        self.terminated = (now.killed or self._before.killed) and settings.on_kill == "end"
         self.truncated = self._made >= settings.episode_steps and not self.terminated
 
     def observe(self) -> Any:

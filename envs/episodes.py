@@ -94,7 +94,8 @@ class Episodes:
         self.reward = settings.reward(self.now, moved=self.moved, reference=self._reference)
         self.counts += 1
         if settings.on_kill == "end":
-            self.terminated = self.now.killed.copy()
+            # Slots to begin with may have been too many: the job died before its first decision.
+            self.terminated = self.now.killed | self._before.killed
             self.truncated = (self.counts >= settings.episode_steps) & ~self.terminated
         else:
             self.terminated = np.zeros(len(self), dtype=bool)

@@ -25,7 +25,7 @@ from intune.envs.settings import EnvSettings
 from intune.envs.simulated import HISTORY, RENDER_MODES, check_render_mode, width_of
 from intune.envs.tunable import Tunable
 from intune.pipelines.allocation import Allocation
-from intune.pipelines.errors import ConfigError, IntuneError
+from intune.pipelines.errors import ConfigError, LoaderError
 
 SETTINGS = ("observation", "action", "pool", "reward", "reference", "episode_steps", "stages")
 """Those of `EnvSettings` that mean something for a pipeline that is not drawn and never restarted."""
@@ -38,12 +38,13 @@ class LivePipelineEnv(gym.Env[Any, Any]):
 
     Each step gives slots through `Tunable.resize`, waits one interval and measures it. Nothing here touches the
     loop that consumes the pipeline: whatever is raised, is raised to who calls `step`. Once the pipeline is over
-    (closed) the episode is terminated; ``info["over"]`` has the reason. Memory is the pipeline's own to keep within
-    its budget, so no episode ends by running out of it.
+    (closed, or it raises `LoaderError`) the episode is terminated; ``info["over"]`` has the reason. Memory is the
+    pipeline's own to keep within its budget, so no episode ends by running out of it.
 
     `reset` leaves the slots in force as they are, unless ``options["slots"]`` gives others, and waits for the
-    first interval. `info` has ``rate``, ``memory``, ``moved`` and ``killed`` as the simulated environment, and
-    ``sound``: whether the interval's measurement can be trusted.
+    first interval. Rewards are 0 until an interval shows which rate counts as 1: that of the first one that
+    delivers anything, or the trainer's. `info` has ``rate``, ``memory``, ``moved`` and ``killed`` as the simulated
+    environment, and ``sound``: whether the interval's measurement can be trusted.
 
     Args:
         tunable: the pipeline.
@@ -91,7 +92,7 @@ class LivePipelineEnv(gym.Env[Any, Any]):
         self._now: Measurement | None = None
         self._before: Measurement | None = None
         self._best: Floats = np.zeros(1)
-        self._reference = 1.0
+        self._reference: float | None = None
         self._steps = 0
         self._moved = 0.0
         self._over = self._closed = False
@@ -126,7 +127,7 @@ class LivePipelineEnv(gym.Env[Any, Any]):
 
         Raises:
             ConfigError: unknown options, or values that make no sense.
-            IntuneError: the pipeline is over.
+            LoaderError: the pipeline is over.
             ClosedEnvironmentError: after `close`.
         """
         self._check_open()
@@ -138,9 +139,11 @@ class LivePipelineEnv(gym.Env[Any, Any]):
         if slots is None:
             self.observer.skip()
         else:
-            self.observer.resize(self._allocation(slots, None))
+            now = widened(self.observer.measure(), self.stages)
+            given = feasible(now.present, now.slots, slots[None], now.slot_limit)
+            self.observer.resize(self._allocation(given[0], None))
         self._wait(self.interval)
-        self._see(self.observer.measure())
+        self._measure()
         now = self._running()
         self._before = now
         self._best = now.delivered.copy()
@@ -163,18 +166,23 @@ class LivePipelineEnv(gym.Env[Any, Any]):
         wanted = spaces.wanted_slots(
             self.settings.action, np.asarray(action)[None], before.slots, pool=self.settings.pool
         )
-        over: IntuneError | None = None
+        over: LoaderError | None = None
         try:
             self._moved = self._give(before, *wanted)
             self._wait(self.interval)
-            self._see(self.observer.measure())
-        except IntuneError as error:
+            self._measure()
+        except LoaderError as error:
             over = error
         now = self._running()
         self._before = before
         self._best = np.maximum(self._best, now.delivered)
         self._steps += 1
-        reward = self.settings.reward(now, moved=np.array([self._moved]), reference=self._reference)
+        if self._reference is None:
+            self._reference = self._judge(now)
+        value = 0.0
+        if over is None and self._reference is not None:
+            reward = self.settings.reward(now, moved=np.array([self._moved]), reference=self._reference)
+            value = float(np.nan_to_num(reward[0], posinf=0.0, neginf=0.0))
         terminated = over is not None
         truncated = not terminated and self._steps >= self.settings.episode_steps
         self._over = terminated or truncated
@@ -182,7 +190,6 @@ class LivePipelineEnv(gym.Env[Any, Any]):
         info = self._info()
         if over is not None:
             info["over"] = str(over)
-        value = 0.0 if terminated else float(np.nan_to_num(reward[0], posinf=0.0, neginf=0.0))
         return self._observation(), value, terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -223,7 +230,7 @@ class LivePipelineEnv(gym.Env[Any, Any]):
         """Slots added plus slots taken away; nothing is touched where nothing changes."""
         pooled = float(before.pool[0])
         limit = float(before.slot_limit[0])
-        if pool is not None and pool[0] >= 0.5:
+        if pool is not None and np.rint(pool[0]) >= 1:
             size = float(np.clip(np.rint(pool[0]), 1, limit))
             if size != pooled:
                 self.observer.resize(self._allocation(None, size))
@@ -232,7 +239,8 @@ class LivePipelineEnv(gym.Env[Any, Any]):
             change = size - pooled if pooled else (size - before.slots) * before.present
             return float(np.abs(change).sum())
         kept = (slots == before.slots) | ~before.present
-        if self.settings.action == "moves" and kept.all():
+        fits = pooled or float(before.slots[before.present].sum()) <= limit
+        if self.settings.action == "moves" and kept.all() and fits:
             # Of a shared pool too, keeping every stage as it is keeps the pool.
             self.observer.skip()
             return 0.0
@@ -250,20 +258,23 @@ class LivePipelineEnv(gym.Env[Any, Any]):
         counts = np.maximum(np.rint(slots[: len(self._names)]), 1).astype(int).tolist()
         return Allocation.per_stage(dict(zip(self._names, counts, strict=True)))
 
-    def _see(self, measured: Measurement) -> None:
-        self._now = widened(measured, self.stages)
+    def _measure(self) -> None:
+        # A loader that is closed still tells what it counted.
+        if getattr(self.observer.tunable, "closed", False):
+            raise LoaderError("the pipeline was closed; make another, and an environment for it")
+        self._now = widened(self.observer.measure(), self.stages)
 
-    def _judge(self, first: Measurement) -> float:
-        """Rows/s that count as 1."""
+    def _judge(self, now: Measurement) -> float | None:
+        """Rows/s that count as 1; None where this interval does not say."""
         kind = self.settings.reference
         if not isinstance(kind, str):
             return float(kind)
-        step = float(first.step[0])
-        of_trainer = 1.0 / step if math.isfinite(step) and step > 0 else 1.0
         if kind == "none":
             return 1.0
-        delivered = float(first.delivered[0])
-        return delivered if kind == "first" and delivered > 0 else of_trainer
+        delivered, step = float(now.delivered[0]), float(now.step[0])
+        if not delivered > 0:
+            return None
+        return 1.0 / step if kind == "trainer" and math.isfinite(step) and step > 0 else delivered
 
     def _observation(self) -> Any:
         given = spaces.observe(self.settings.observation, self._running(), self._before, self._best)
@@ -304,7 +315,12 @@ def _slots_option(options: Mapping[str, Any] | None, stages: int) -> Floats | No
             raise ConfigError(f"unknown option `{name}` of `reset`; known is slots")
     if options.get("slots") is None:
         return None
-    slots = np.asarray(options["slots"], dtype=np.float64)
+    try:
+        slots = np.asarray(options["slots"], dtype=np.float64)
+    except (TypeError, ValueError):
+        slots = np.full(1, np.nan)
     if slots.shape != (stages,) or not np.isfinite(slots).all() or slots.min() < 0:
-        raise ConfigError(f"`slots`={slots.tolist()} of `reset` must be {stages} finite numbers of 0 or more")
+        raise ConfigError(
+            f"`slots`={options['slots']!r} of `reset` must be {stages} finite numbers of 0 or more"
+        )
     return slots

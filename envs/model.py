@@ -59,19 +59,23 @@ class State:
 
     Attributes:
         queue: ``[N, S]`` rows waiting behind each stage.
-        slots: ``[N, S]`` slots that work (added ones join after the resize delay).
+        slots: ``[N, S]`` slots that were given.
         running: ``[N, S]`` slots at work on average in the last interval, at least 1.
+        coming: ``[N, S]`` those of the slots that do not work yet; due: seconds until they do.
     """
 
     queue: Floats
     slots: Floats
     running: Floats
+    coming: Floats
+    due: Floats
 
     @classmethod
     def empty(cls, jobs: Jobs) -> State:
         """No rows anywhere, one slot a stage."""
         slots = jobs.present.astype(np.float64)
-        return cls(queue=np.zeros_like(slots), slots=slots, running=np.ones_like(slots))
+        queue, coming, due = (np.zeros_like(slots) for _ in range(3))
+        return cls(queue=queue, slots=slots, running=np.ones_like(slots), coming=coming, due=due)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +228,11 @@ def advance(
     seconds = np.maximum(seconds, TINY)
     pooling = bool(pool.any())
     pooled = pool[:, None] > 0 if pooling else None
-    able = _able(prepared, state, now, slots, pool, pooled, seconds)
+    coming, due, working = state.coming, state.due, slots
+    if prepared.parts.delay:
+        coming, due, missing = joining(state, slots, jobs.resize_delay[:, None], seconds[:, None])
+        working = slots - missing
+    able = _able(prepared, state, now, working, pool, pooled)
     rows, held_up = passed(able.rate, state.queue, able.room, seconds)
     if pooled is not None:
         rows = np.where(pooled, pooled_flows(rows, state.queue, able.took, pool * seconds), rows)
@@ -271,7 +279,32 @@ def advance(
         killed=killed,
         traffic=None if short.traffic is None else short.traffic * factor / jobs.memory_bandwidth,
     )
-    return State(queue=queue, slots=slots, running=np.maximum(busy, 1.0)), flow
+    running = np.maximum(busy, 1.0)
+    return State(queue=queue, slots=slots, running=running, coming=coming, due=due), flow
+
+
+def joining(state: State, slots: Floats, delay: Floats, seconds: Floats) -> tuple[Floats, Floats, Floats]:
+    """Added slots that join late; those taken away stop with their task, first those that have not joined yet.
+
+    What is on its way to a stage joins together: further slots put that off in proportion to how many they are.
+
+    Args:
+        state: before the interval.
+        slots: ``[N, S]`` given for it.
+        delay: ``[N, 1]`` seconds from giving a slot to its first work.
+        seconds: ``[N, 1]`` length of the interval.
+
+    Returns:
+        ``[N, S]`` each: slots that have not joined at the end, seconds until they do, and slots that were missing on
+        average.
+    """
+    added = np.maximum(slots - state.slots, 0.0)
+    before = np.maximum(state.coming - np.maximum(state.slots - slots, 0.0), 0.0)
+    coming = before + added
+    due = (before * state.due + added * delay) / np.maximum(coming, TINY)
+    missing = coming * np.minimum(due / seconds, 1.0)
+    due = np.maximum(due - seconds, 0.0)
+    return coming * (due > 0), due, missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,13 +336,8 @@ def _able(
     slots: Floats,
     pool: Floats,
     pooled: Bools | None,
-    seconds: Floats,
 ) -> _Able:
     jobs, parts = prepared.jobs, prepared.parts
-    if parts.delay:
-        # Added slots join after the delay; slots taken away stop with their task.
-        late = np.minimum(jobs.resize_delay / seconds, 1.0)
-        slots = slots - np.maximum(slots - state.slots, 0.0) * late[:, None]
     if now.lost.any():
         slots = slots * (1.0 - now.lost)[:, None]
     capacity = np.minimum(slots, jobs.most_slots)

@@ -1,8 +1,9 @@
 """The best steady rate that jobs can reach by themselves, and the slots it takes. Pure.
 
 This is what trainers, storage and memory are stated relative to in a scenario. It follows `model.py`: a stage of n
-slots delivers ``n / (a (1 + sigma (n - 1) + kappa n (n - 1)))`` rows/s with ``a = cpu + wait``, slots are whole, and
-all work together takes no more processors and slots than there are.
+slots delivers ``n / (a (1 + sigma (n - 1) + kappa n (n - 1)) + gamma cpu (n - 1))`` rows/s with ``a = cpu + wait``,
+slots are whole, and all work together takes no more processors and slots than there are. How the knee and switching
+slow a machine that is nearly full is left out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Work:
 
     Attributes:
         cpu, wait: seconds per row; wait above 0 where cpu is 0.
-        contention, coherence: sigma and kappa.
+        contention, coherence, crowding: sigma, kappa and gamma.
         most_slots: that the stage can use.
         step_cpu: ``[N]`` seconds per row of the trainer.
         cpus: ``[N]`` processors there are.
@@ -35,6 +36,7 @@ class Work:
     wait: Floats
     contention: Floats
     coherence: Floats
+    crowding: Floats
     most_slots: Floats
     step_cpu: Floats
     cpus: Floats
@@ -50,15 +52,20 @@ def slots_for(work: Work, rate: Floats) -> Floats:
     """
     extra = (1,) * (rate.ndim - 1)
     shape = (work.cpu.shape[0], *extra, work.cpu.shape[1])
-    sigma, kappa = work.contention.reshape(shape), work.coherence.reshape(shape)
-    load = (work.cpu + work.wait).reshape(shape) * rate
+    alone = work.cpu + work.wait
+    # Crowding is contention of the processor's part alone.
+    sigma = (work.contention + work.crowding * work.cpu / alone).reshape(shape)
+    kappa = work.coherence.reshape(shape)
+    load = alone.reshape(shape) * rate
     # The smaller root of kappa load n^2 + (load (sigma - kappa) - 1) n + load (1 - sigma) = 0.
     slope = 1.0 - load * (sigma - kappa)
     rest = load * (1.0 - sigma)
     square = slope * slope - 4.0 * kappa * load * rest
     never = (square < 0.0) | (slope <= 0.0)
     root = slope + np.sqrt(np.maximum(square, 0.0))
-    return np.where(never, np.inf, 2.0 * rest / np.where(never, 1.0, root))
+    found = np.where(never, np.inf, 2.0 * rest / np.where(never, 1.0, root))
+    # One slot will do, also where a second one would only be in its way.
+    return np.where(load <= 1.0 + 1e-9, np.clip(found, 0.0, load), found)
 
 
 def attainable(work: Work, rate: Floats) -> NDArray[np.bool_]:
@@ -68,7 +75,8 @@ def attainable(work: Work, rate: Floats) -> NDArray[np.bool_]:
     possible = (needed <= work.most_slots.reshape(shape)).all(axis=0)
     given = np.where(possible, needed, 1.0)
     alone = (work.cpu + work.wait).reshape(shape)
-    each = work.cpu.reshape(shape) + alone * (work.coherence.reshape(shape) * given * (given - 1.0))
+    cpu, kappa, gamma = (part.reshape(shape) for part in (work.cpu, work.coherence, work.crowding))
+    each = cpu * (1.0 + gamma * (given - 1.0)) + alone * (kappa * given * (given - 1.0))
     used = rate * (each.sum(axis=0) + work.step_cpu)
     result: NDArray[np.bool_] = possible & (used <= work.cpus) & (given.sum(axis=0) <= work.slots)
     return result

@@ -14,6 +14,7 @@ import numpy as np
 from intune.envs.actions import feasible
 from intune.envs.columns import Columns
 from intune.envs.conditions import Coming, Tape, World, quiet
+from intune.envs.course import Course
 from intune.envs.jobs import Bools, Floats, Ints, Jobs
 from intune.envs.measurement import Measurement
 from intune.envs.model import Flow, State, advance
@@ -26,16 +27,23 @@ class Simulator:
     Args:
         jobs: their parameters. Copied.
         tape: the world around them; by default without chance.
-        steps: intervals of the tape where none is given.
+        steps: intervals after which that default stands still; None for never.
         restart_seconds: how long a job that ran out of memory stands still before it starts again, with the
             allocation it started from.
     """
 
     def __init__(
-        self, jobs: Jobs, tape: World | None = None, *, steps: int = 64, restart_seconds: float = 60.0
+        self,
+        jobs: Jobs,
+        tape: World | None = None,
+        *,
+        steps: int | None = None,
+        restart_seconds: float = 60.0,
     ) -> None:
         self._columns = Columns(jobs)
-        self.tape: World = tape if tape is not None else quiet(jobs, steps)
+        if tape is None:
+            tape = Course.without_chance(jobs) if steps is None else quiet(jobs, steps)
+        self.tape: World = tape
         self.restart_seconds = restart_seconds
         count = len(jobs)
         self._all = np.arange(count)
@@ -77,9 +85,11 @@ class Simulator:
         state = self.state
         self.slots, self.pool = self.slots.copy("K"), self.pool.copy()
         self.since_change = self.since_change.copy()
-        self.state = State(queue=state.queue, slots=state.slots.copy("K"), running=state.running)
+        self.state = replace(state, slots=state.slots.copy("K"))
         for mine, new in (
             (self.state.queue, other.state.queue),
+            (self.state.coming, other.state.coming),
+            (self.state.due, other.state.due),
             (self.state.slots, other.state.slots),
             (self.state.running, other.state.running),
             (self.slots, other.slots),
@@ -108,6 +118,8 @@ class Simulator:
         """Empty the queues of the jobs at `rows`; one slot a stage. Their clock goes on."""
         self.state.queue[rows] = 0.0
         self.state.running[rows] = 1.0
+        self.state.coming[rows] = 0.0
+        self.state.due[rows] = 0.0
         # Measurements and the state hold the arrays of these two: they are not changed in place.
         self.slots, self.pool = self.slots.copy("K"), self.pool.copy()
         self.slots[rows] = self.jobs.present[rows]

@@ -19,8 +19,8 @@ from intune.pipelines.metrics import PipelineStats
 class Tunable(Protocol):
     """Something whose stages can be given more or fewer slots while it runs.
 
-    `stats` and `resize` may be called from another thread than the one that consumes it. Both raise
-    `LoaderError` where it is over (closed).
+    `stats` and `resize` may be called from another thread than the one that consumes it. Where it is over, `resize`
+    raises `LoaderError`, and `stats` does so or tells what was counted; then an attribute ``closed`` may be true.
     """
 
     @property

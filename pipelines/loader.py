@@ -273,6 +273,11 @@ class Loader:
             watched=self.executor != "ray",
         )
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed: it hands out nothing any more."""
+        return self._closed
+
     def close(self) -> None:
         """End the workers and let go of everything; may be called again."""
         if self._closed or os.getpid() != self._pid:

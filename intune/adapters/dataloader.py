@@ -253,6 +253,11 @@ class TunableDataLoader:
                 watched=True,
             )
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed: it hands out nothing any more."""
+        return self._closed
+
     def close(self) -> None:
         """End the workers and let go of everything; may be called again."""
         if self._closed or os.getpid() != self.pid:

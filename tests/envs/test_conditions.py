@@ -93,6 +93,20 @@ def test_chance_has_the_spread_and_the_rates_that_jobs_state() -> None:
     assert (lost > 0).mean() == pytest.approx(0.01 * 5, rel=0.1)
 
 
+def test_a_lost_worker_is_missing_as_long_as_it_is_said_and_one_is_always_left() -> None:
+    jobs = Jobs.of(
+        stages=1, jobs=4, cpu=1.0, loss_rate=[0.01, 0.01, 0.01, 0.2], loss_seconds=[2.0, 5.0, 23.0, 1e6],
+        cpus=10, interval=5.0,
+    )  # fmt: skip
+    lost = record(jobs, normals(jobs, 4000, seed=2)).data[:, :, -4]
+    # So many workers are away at a time on average, of 10.
+    np.testing.assert_allclose(lost[:3].mean(axis=1) * 10, [0.02, 0.05, 0.23], rtol=0.15)
+    alone = np.flatnonzero(lost[2] > 0)
+    alone = alone[np.diff(alone, prepend=-99) > 9][0]
+    np.testing.assert_allclose(lost[2, alone : alone + 6], [0.1, 0.1, 0.1, 0.1, 0.06, 0.0])
+    assert lost[3, -1] == 0.9
+
+
 def test_single_jobs_and_many_have_the_same_conditions_at_any_time() -> None:
     jobs = eventful_jobs(np.random.default_rng(1), 6)
     numbers = normals(jobs, 12)

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from intune.envs.live import LivePipelineEnv
 from intune.envs.simulated import SimulatedPipelineEnv
 from intune.envs.simulated_tunable import SimulatedTunable
 from intune.pipelines import Allocation, Budget, Loader, Pipeline
-from intune.pipelines.errors import ConfigError
+from intune.pipelines.errors import ConfigError, LoaderError
 from tests.envs.one_job import Clock, a_job
 
 assert intune.envs
@@ -118,6 +119,60 @@ def test_an_episode_ends_when_the_pipeline_is_over_and_says_why() -> None:
         env.step([KEEP] * 3)
 
 
+def test_what_is_refused_is_raised_and_ends_nothing() -> None:
+    env, tunable = live()
+    env.reset()
+    resize = tunable.resize
+
+    def refuses(allocation: Any) -> None:
+        raise ConfigError("no more than 7")
+
+    tunable.resize = refuses  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match="no more than 7"):
+        env.step([KEEP + 1] * 3)
+    tunable.resize = resize  # type: ignore[method-assign]
+    assert not env.step([KEEP + 1] * 3)[2]
+
+
+def test_a_job_that_has_not_begun_earns_nothing_and_sets_no_measure() -> None:
+    env, tunable = live()
+    env.observer.measure = _without_rows(env.observer.measure)  # type: ignore[method-assign]
+    env.reset()
+    assert [env.step([KEEP] * 3)[1] for _ in range(2)] == [0.0, 0.0]
+    env.observer = type(env.observer)(
+        tunable, resources=tunable.resources, memory_base=1e9, slots_per_cpu=4.0, clock=tunable._clock
+    )
+    rewards = [env.step([KEEP] * 3)[1] for _ in range(3)]
+    assert all(0.0 < each < 1.5 for each in rewards)
+
+
+def _without_rows(measure: Callable[[], Any]) -> Callable[[], Any]:
+    def none() -> Any:
+        return replace(measure(), delivered=np.zeros(1), step=np.full(1, np.nan))
+
+    return none
+
+
+def test_keeping_takes_back_what_a_smaller_machine_has_no_room_for() -> None:
+    smaller = {"event_time": [[12.0]], "event_cpus": [[0.25]], "event_memory": [[1.0]]}
+    env, tunable = live(a_job(**smaller))
+    env.reset(options={"slots": [10, 10, 10]})
+    totals = []
+    for _ in range(5):
+        env.step([KEEP] * 3)
+        totals.append(tunable.stats().allocation.total)
+    assert totals[0] == 30
+    assert totals[-1] <= 8
+
+
+def test_slots_to_begin_with_are_cut_to_what_may_be_given() -> None:
+    env, tunable = live()
+    env.reset(options={"slots": [1000, 1000, 1000]})
+    assert 3 < tunable.stats().allocation.total <= 32
+    with pytest.raises(ConfigError, match="`slots`='abc'"):
+        env.reset(options={"slots": "abc"})
+
+
 def test_wrong_actions_are_errors_and_leave_the_pipeline_as_it_was() -> None:
     env, tunable = live()
     with pytest.raises(ResetNeeded):
@@ -210,6 +265,19 @@ def test_it_passes_gymnasiums_checks_over_a_loader_that_is_read_meanwhile(tmp_pa
         assert measured.memory_used[0] < measured.memory_limit[0]
         over.set()
     assert set(got) == {40_000}
+
+
+def test_a_closed_loader_ends_the_episode_and_begins_none(tmp_path: Path) -> None:
+    with consumed(tmp_path) as (loader, _, over):
+        env = LivePipelineEnv(loader, wait=until_read(loader))
+        env.reset()
+        over.set()
+    env._wait = lambda seconds: None
+    _, reward, terminated, _, info = env.step([KEEP] * 4)
+    assert (reward, terminated) == (0.0, True)
+    assert "closed" in info["over"]
+    with pytest.raises(LoaderError, match="closed"):
+        env.reset()
 
 
 def test_an_agent_that_fails_stops_nothing_but_itself(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def run(
     )
     state = State.empty(jobs)
     if queue is not None:
-        state = State(queue=np.array(queue, dtype=float), slots=given_slots, running=state.running)
+        state = replace(state, queue=np.array(queue, dtype=float), slots=given_slots)
     now = quiet(jobs, 1).at(np.zeros(len(jobs), dtype=int)).conditions
     long = jobs.interval if seconds is None else np.full(len(jobs), seconds)
     for _ in range(intervals):
@@ -441,6 +442,24 @@ def test_added_slots_work_after_the_delay() -> None:
     assert second.rows[0, 0] == pytest.approx(5 * 8 * 1e3)
     _, third = advance(prepared, state, now, np.array([[2.0]]), np.zeros(1), jobs.interval)
     assert third.rows[0, 0] == pytest.approx(2 * 8 * 1e3)
+
+
+def test_a_delay_may_last_several_intervals_and_slots_taken_away_are_those_that_had_not_come() -> None:
+    jobs = Jobs.of(stages=1, cpu=1e-3, step=1e-12, cpus=64, resize_delay=20.0, interval=8.0)
+    prepared, state = prepare(jobs), State.empty(jobs)
+    now = quiet(jobs, 1).at(np.zeros(1, dtype=int)).conditions
+
+    def rows_with(slots: float) -> float:
+        nonlocal state
+        state, flow = advance(prepared, state, now, np.array([[slots]]), np.zeros(1), jobs.interval)
+        return float(flow.rows[0, 0]) / 1e3
+
+    # 1 slot throughout, and 4 more after 20 s: for the last 4 of 24.
+    assert [rows_with(5) for _ in range(4)] == pytest.approx([8, 8, 8 + 4 * 4, 5 * 8])
+    # 2 of 3 that are still on their way are not wanted any more; what is left comes when it was to come.
+    assert [rows_with(slots) for slots in (8, 6, 6, 6)] == pytest.approx([40, 40, 40 + 4, 6 * 8])
+    # Every slot added puts off those on their way a little: they join together, and not never.
+    assert sum(rows_with(6 + more) for more in range(1, 9)) > 6 * 8 * 8
 
 
 def test_memory_is_base_slots_and_queues_on_nodes_by_their_cpus() -> None:

@@ -15,7 +15,7 @@ from intune.envs.simulator import rate_of
 def work_of(jobs: Jobs) -> Work:
     return Work(
         cpu=jobs.cpu.T, wait=jobs.wait.T, contention=jobs.contention.T, coherence=jobs.coherence.T,
-        most_slots=jobs.most_slots.T, step_cpu=jobs.step_cpu, cpus=jobs.cpus.sum(axis=1),
+        crowding=jobs.crowding.T, most_slots=jobs.most_slots.T, step_cpu=jobs.step_cpu, cpus=jobs.cpus.sum(axis=1),
         slots=jobs.limit.astype(np.float64),
     )  # fmt: skip
 
@@ -30,6 +30,7 @@ def some_jobs(count: int, seed: int) -> Jobs:
         wait=10 ** rng.uniform(-8, -5, shape),
         contention=rng.choice([0.0, 0.05, 0.3], shape),
         coherence=rng.choice([0.0, 1e-3], shape),
+        crowding=rng.choice([0.0, 0.1, 1.0], shape),
         most_slots=rng.choice([2.0, 4.0, 4096.0], shape),
         step_cpu=rng.choice([0.0, 2e-7], count),
         cpus=rng.integers(2, 9, (count, 1)).astype(float),
@@ -51,8 +52,9 @@ def tried(jobs: Jobs, row: int) -> float:
         for at, n in enumerate(slots):
             sigma, kappa = jobs.contention[row, at], jobs.coherence[row, at]
             alone = jobs.cpu[row, at] + jobs.wait[row, at]
-            rate = min(rate, n / (alone * (1 + sigma * (n - 1) + kappa * n * (n - 1))))
-            seconds += jobs.cpu[row, at] + alone * kappa * n * (n - 1)
+            crowded = jobs.cpu[row, at] * jobs.crowding[row, at] * (n - 1)
+            rate = min(rate, n / (alone * (1 + sigma * (n - 1) + kappa * n * (n - 1)) + crowded))
+            seconds += jobs.cpu[row, at] + alone * kappa * n * (n - 1) + crowded
         best = max(best, min(rate, float(jobs.cpus[row].sum()) / seconds))
     return best
 

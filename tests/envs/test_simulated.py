@@ -131,6 +131,18 @@ def test_episodes_end_after_their_steps_or_out_of_memory() -> None:
     assert reward == -1.0
 
 
+def test_a_job_that_dies_of_the_slots_it_begins_with_ends_at_the_first_decision() -> None:
+    job = Jobs.of(stages=2, cpu=1e-3, slot_bytes=1e9, memory=10e9, cpus=64)
+    for settings in ({"observation": "flat"}, {"action": "absolute", "pool": True}):
+        env = SimulatedPipelineEnv(job, **settings)
+        _, info = env.reset(seed=0, options={"slots": [8, 8]})
+        assert info["killed"]
+        action = [2, 2] if "pool" not in settings else np.array([1, 1, 0], dtype=np.float32)
+        assert env.step(action)[2:4] == (True, False)
+        env.reset(seed=0, options={"slots": [2, 2]})
+        assert env.step(action)[2:4] == (False, False)
+
+
 def test_a_job_out_of_memory_may_begin_again_instead() -> None:
     env = make(on_kill="restart", restart_seconds=7.0, episode_steps=4)
     env.reset(seed=0)

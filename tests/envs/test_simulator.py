@@ -164,6 +164,17 @@ def test_adopted_jobs_go_on_as_they_would_have(seed: int) -> None:
         assert_same(ours.take(rows), theirs, chosen)
 
 
+def test_without_chance_a_job_still_drifts_and_is_resized_however_long_it_takes() -> None:
+    jobs = Jobs.of(
+        stages=1, cpu=1e-3, step=1e-12, cpus=8, drift=1e-3, noise=0.3, interval=5.0,
+        event_time=[[400.0]], event_cpus=[[0.5]], event_memory=[[1.0]],
+    )  # fmt: skip
+    simulator = Simulator(jobs)
+    seen = [simulator.run() for _ in range(100)]
+    assert [float(each.cpus[0]) for each in seen[78:81]] == [8.0, 4.0, 4.0]
+    assert seen[99].delivered[0] == pytest.approx(1e3 / np.exp(1e-3 * 99 * 5.0))
+
+
 def test_beginning_with_slots_waits_for_none() -> None:
     jobs = Jobs.of(stages=1, cpu=1e-3, step=1e-12, resize_delay=100.0, cpus=8)
     late, ready = Simulator(jobs), Simulator(jobs)
