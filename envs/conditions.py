@@ -176,9 +176,9 @@ def record(jobs: Jobs, normals: NDArray[Any], *, chance: bool = True) -> Tape:
         if jobs.loss_rate.any():
             dies = _uniform(job[:, :, 0], job[:, :, 1]) < (jobs.loss_rate * jobs.interval)[:, None]
             lasts = jobs.loss_seconds / jobs.interval
-            missing = dies * np.minimum(lasts, 1.0)[:, None]
+            missing = np.where(dies, np.minimum(lasts, 1.0)[:, None], 0.0)
             for later in range(1, min(intervals_of_loss(lasts), steps)):
-                missing[:, later:] += dies[:, :-later] * part_of_loss(lasts, later)[:, None]
+                missing[:, later:] += np.where(dies[:, :-later], part_of_loss(lasts, later)[:, None], 0.0)
             lost[:] = share_lost(missing, cpus)
         if jobs.memory_noise.any():
             skew = np.exp(jobs.memory_noise[:, None] * job[:, :, 2])[:, :, None]

@@ -145,12 +145,12 @@ class Course:
 
     def _missing(self, normals: Singles, step: Any, lasts: Floats, chance: Floats) -> Floats:
         """``[N]`` workers that are missing: those that die in this interval, and those that died before."""
-        missing = (_uniform(normals[0], normals[1]) < chance) * np.minimum(lasts, 1.0)
+        missing: Floats = np.where(_uniform(normals[0], normals[1]) < chance, np.minimum(lasts, 1.0), 0.0)
         first = CHANNELS_PER_STAGE * self._had
         for later in range(1, min(intervals_of_loss(lasts), self.steps)):
             before = self._normals_at(np.maximum(step - later, 0))[first:]
             died = (_uniform(before[0], before[1]) < chance) & (step >= later)
-            missing += died * part_of_loss(lasts, later)
+            missing += np.where(died, part_of_loss(lasts, later), 0.0)
         return missing
 
     def _normals_at(self, step: Any) -> Singles:

@@ -106,6 +106,23 @@ class Distribution:
         """The greatest number it can give."""
         return self._ends()[1]
 
+    @property
+    def whole(self) -> bool:
+        """Whether it gives whole numbers only."""
+        if self.kind == "integers":
+            return True
+        return self.kind in ("constant", "choice") and all(number.is_integer() for number in self.numbers)
+
+    def product(self, other: Distribution) -> tuple[float, float, bool]:
+        """The least and the greatest product of a number of each, NaN for both where 0 may meet inf; whether whole."""
+        ends = [mine * theirs for mine in self._ends() for theirs in other._ends()]
+        if any(math.isnan(end) for end in ends):
+            return math.nan, math.nan, False
+        whole = self.whole and other.whole
+        if not whole and {self.kind, other.kind} <= {"constant", "choice"}:
+            whole = all((mine * theirs).is_integer() for mine in self.numbers for theirs in other.numbers)
+        return min(ends), max(ends), whole
+
     def _ends(self) -> tuple[float, float]:
         if self.kind in ("constant", "choice"):
             return min(self.numbers), max(self.numbers)

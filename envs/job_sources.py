@@ -30,7 +30,10 @@ class Jobbing(Protocol):
 
 
 class GivenJobs:
-    """The jobs of a `Jobs`, over and over, each number with chance of its own: number i is row ``i % N``.
+    """The jobs of a `Jobs`, over and over, each number with chance of its own.
+
+    Number i below `JOBS_PER_SEED` is row ``i % N``. The first of an environment seeded with s (see `first_job`) is row
+    ``s % N``, and the next ones follow it: environments of different seeds do not all begin with the same job.
 
     Args:
         jobs: N jobs.
@@ -44,7 +47,8 @@ class GivenJobs:
     def take(self, ids: Any, steps: int) -> tuple[Jobs, NDArray[np.float32]]:
         """See `Jobbing`."""
         numbers: Ints = np.asarray(ids, dtype=np.int64)
-        jobs = self._jobs.take(numbers % len(self._jobs))
+        seeds, places = np.divmod(numbers, JOBS_PER_SEED)
+        jobs = self._jobs.take((seeds + places) % len(self._jobs))
         normals = np.empty((len(numbers), steps, channels(jobs.stages)), dtype=np.float32)
         for row, number in enumerate(numbers.tolist()):
             rng = np.random.default_rng((self._seed, number))

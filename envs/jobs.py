@@ -206,6 +206,20 @@ class Jobs:
                 raise ConfigError(f"`{field.name}`={value[at]!r} of job {at[0]} (at {at}) must be {limits}")
         if (self.cpus[:, 0] < 1).any():
             raise ConfigError("`cpus` of the first node must be 1 or more")
+        for name, unit in (("memory", "bytes"), ("nic", "bytes/s")):
+            # Nodes that a job does not have have neither.
+            without = (getattr(self, name) <= 0) & (self.cpus > 0)
+            if without.any():
+                job, node = np.argwhere(without)[0]
+                raise ConfigError(
+                    f"`{name}`=0 of job {job} (node {node}) must be above 0 {unit}; inf is no limit"
+                )
+        late = self.event_time[:, 1:] < self.event_time[:, :-1]
+        if late.any():
+            job = int(np.argwhere(late)[0, 0])
+            raise ConfigError(
+                f"`event_time`={self.event_time[job].tolist()} of job {job} must be ascending, inf (no event) last"
+            )
         if not self.present[:, 0].all():
             raise ConfigError("a job needs one stage at least")
         if ((self.cpu + self.wait)[self.present] <= 0).any():
@@ -273,7 +287,9 @@ class Jobs:
 
 def slot_limit(cpus: Floats, slots_per_cpu: Floats, stages: Any) -> Ints:
     """Slots that may be given out altogether on `cpus` CPUs: never less than one a stage."""
-    limit: Ints = np.maximum(np.floor(cpus * slots_per_cpu), np.maximum(stages, 1)).astype(np.int64)
+    # 45 x 1.4 is a touch less than 63.
+    whole = np.floor(cpus * slots_per_cpu + 1e-9)
+    limit: Ints = np.maximum(whole, np.maximum(stages, 1)).astype(np.int64)
     return limit
 
 

@@ -16,9 +16,11 @@ import numpy as np
 from intune.envs import scenario_fields, toml
 from intune.envs.distributions import CUT
 from intune.envs.jobs import EVENT_FIELDS, JOB_FIELDS, NODE_FIELDS, STAGE_FIELDS, Jobs
+from intune.envs.prepared import TINY
 from intune.envs.scenario_draw import Drawer
 from intune.envs.scenario_file import parse_spec, read
 from intune.envs.scenario_spec import Spec
+from intune.envs.simulator import Simulator
 from intune.pipelines.errors import ConfigError, NotFoundError
 
 BUILT_IN = Path(__file__).parent / "scenarios"
@@ -36,7 +38,9 @@ class Scenario:
         self.spec = spec
         self._drawer = Drawer(spec)
         try:
-            self.draw(np.random.default_rng(0), 64).check()
+            jobs = self.draw(np.random.default_rng(0), 64)
+            jobs.check()
+            _check_memory(jobs, self.stage_names)
         except ConfigError as error:
             raise ConfigError(f"{where}: jobs drawn from it make no sense: {error}") from None
 
@@ -222,6 +226,34 @@ def _tables(job: Jobs, stage_names: Sequence[str]) -> dict[str, Any]:
         "stage": stages,
         "events": events,
     }
+
+
+def _check_memory(jobs: Jobs, stage_names: Sequence[str]) -> None:
+    """Look whether some job lives through its first interval with one slot a stage, without chance.
+
+    Raises:
+        ConfigError: none does, so no episode could begin; the one nearest to it is described.
+    """
+    with np.errstate(all="ignore"):  # files may give values whose products overflow
+        simulator = Simulator(jobs, steps=1)
+        killed = simulator.run().killed
+    if not killed.all():
+        return
+    flow = simulator.flow
+    assert flow is not None
+    filled = np.where(jobs.cpus > 0, flow.memory / np.maximum(flow.memory_limit, TINY), 0.0)
+    job = int(filled.max(axis=1).argmin())
+    node = int(filled[job].argmax())
+    slots = ", ".join(
+        f"{name} {size:g}"
+        for name, size, there in zip(stage_names, jobs.slot_bytes[job], jobs.present[job], strict=True)
+        if there
+    )
+    raise ConfigError(
+        f"`memory`={jobs.memory[job, node]:g} bytes of `nodes[{node}]` never holds one slot a stage, for which it "
+        f"needs {flow.memory[job, node]:g} at least (`base_bytes` {jobs.base_bytes[job]:g}; a slot of each stage: "
+        f"{slots}; and rows in queues); give more, in bytes (1 GiB is {2**30:,}), or `job.memory_floor`"
+    )
 
 
 def _around(value: float, deviation: float, limits: scenario_fields.Field) -> dict[str, list[float]]:

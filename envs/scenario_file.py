@@ -12,7 +12,7 @@ from typing import Any
 
 from intune.envs import scenario_fields
 from intune.envs.distributions import Distribution, is_number, parse
-from intune.envs.scenario_checks import check_whole
+from intune.envs.scenario_checks import check_whole, limits_of, reach_of
 from intune.envs.scenario_fields import Field
 from intune.envs.scenario_spec import Spec, Stage, Tie, Value, Values, Variant
 from intune.pipelines.errors import ConfigError, NotFoundError
@@ -131,18 +131,15 @@ class _Reader:
             if isinstance(times, Tie):
                 raise self.fail(f"`{at}.times` must not be tied itself; give a number or a distribution")
             return Tie(of, times)
-        limits = f"{field.low:g} to {field.high:g}" if field.high < math.inf else f"{field.low:g} or more"
+        limits = limits_of(field)
         try:
             drawn = parse(value)
         except ConfigError as error:
-            raise self.fail(f"`{at}`: {error}, {limits} ({field.unit})") from None
+            raise self.fail(f"`{at}`: {error}, {limits}") from None
         if drawn.low < field.low or drawn.high > field.high:
-            reach = (
-                f"={drawn.low:g}" if drawn.low == drawn.high else f" is from {drawn.low:g} to {drawn.high:g}"
-            )
-            raise self.fail(f"`{at}`{reach}, but must be {limits} ({field.unit})")
-        if field.whole and not _whole(drawn):
-            raise self.fail(f"`{at}`={value!r} must be whole numbers, {limits} ({field.unit})")
+            raise self.fail(f"`{at}`{reach_of(drawn.low, drawn.high)}, but must be {limits}")
+        if field.whole and not drawn.whole:
+            raise self.fail(f"`{at}`={value!r} must be whole numbers, {limits}")
         return drawn
 
     def stages(self, value: Any) -> tuple[Stage, ...]:
@@ -159,10 +156,6 @@ class _Reader:
             if not isinstance(optional, bool):
                 raise self.fail(f"`{place}.optional`={optional!r} must be true or false")
             values = self.values(table, scenario_fields.STAGE, name, others=("name", "optional"))
-            if not _positive(values.get("cpu")) and not any(
-                _positive(values.get(one)) for one in ("wait", "wait_per_block")
-            ):
-                raise self.fail(f"`{name}` takes no time; give `cpu` or `wait` above 0 (s/row)")
             stages.append(Stage(name=name, optional=optional, values=values))
         return tuple(stages)
 
@@ -246,15 +239,3 @@ def _short(value: Any) -> str:
 
 def _path(at: str, name: str) -> str:
     return f"{at}.{name}" if at else name
-
-
-def _whole(drawn: Distribution) -> bool:
-    if drawn.kind == "integers":
-        return True
-    return drawn.kind in ("constant", "choice") and all(number.is_integer() for number in drawn.numbers)
-
-
-def _positive(value: Value | None) -> bool:
-    if isinstance(value, Tie):
-        return value.times.low > 0.0
-    return value is not None and value.low > 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from math import isfinite
+from operator import index
 from typing import Any, Literal, get_args
 
 from intune.envs.reward import Reward
@@ -62,13 +63,15 @@ class EnvSettings:
             _number("reference", self.reference, 0.0, open_low=True)
         if not isinstance(self.reward, Reward):
             raise ConfigError(f"`reward`={self.reward!r} must be a Reward")
+        if not isinstance(self.pool, bool):
+            raise ConfigError(f"`pool`={self.pool!r} must be True or False")
         if self.pool and self.action != "absolute":
             raise ConfigError('`pool`=True needs `action`="absolute": moves are those of single stages')
         _number("restart_seconds", self.restart_seconds, 0.0)
-        _whole("episode_steps", self.episode_steps, 1)
-        _whole("source_seed", self.source_seed, 0)
-        if self.stages is not None:
-            _whole("stages", self.stages, 1)
+        for name, least in (("episode_steps", 1), ("source_seed", 0), ("stages", 1)):
+            value = getattr(self, name)
+            if name != "stages" or value is not None:
+                object.__setattr__(self, name, _whole(name, value, least))
 
     @classmethod
     def of(cls, **values: Any) -> EnvSettings:
@@ -100,6 +103,12 @@ def _number(name: str, value: Any, low: float, *, open_low: bool = False) -> Non
         )
 
 
-def _whole(name: str, value: Any, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+def _whole(name: str, value: Any, low: int) -> int:
+    """`value` as an int: NumPy's whole numbers are meant as well as Python's."""
+    try:
+        whole = low - 1 if isinstance(value, bool) else index(value)
+    except TypeError:
+        whole = low - 1
+    if whole < low:
         raise ConfigError(f"`{name}`={value!r} must be a whole number of {low} or more")
+    return whole

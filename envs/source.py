@@ -7,10 +7,11 @@ that ask for the same number get the same job, and no two splits share a seed.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from threading import Lock
-from typing import Any, Literal, TypeAlias, TypeVar, get_args, overload
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,15 +31,20 @@ _GROUP = 8
 """Blocks whose jobs are computed together: few calls of NumPy for each, and their arrays fit a core's cache."""
 
 _JOB, _NORMAL, _OTHER = range(3)
-_KEPT_JOBS = 256
-_KEPT_NORMALS = 48  # about 1 MB each at 5 stages and 200 steps
+
+_KEPT_BYTES = 64 * 2**20
+"""Of blocks that are kept, of jobs and of normals each. Of the latter a block has 1 MB at 5 stages and 200 steps, but
+30 MB at 5,000."""
+
+_LEAST_KEPT = 2
+"""Blocks kept however large they are: neighbouring jobs are taken from one, or from two where one ends."""
 
 Ids: TypeAlias = Sequence[int] | NDArray[np.integer[Any]]
 T = TypeVar("T")
 
 
 class JobSource:
-    """Jobs of `scenario` by number. Threads may ask at the same time.
+    """Jobs of `scenario` by number. Threads may ask at the same time. A copy, also by `pickle`, has the same jobs.
 
     Args:
         scenario: to draw from.
@@ -57,9 +63,13 @@ class JobSource:
         self.scenario = scenario
         self.split = split
         self.seed = seed
-        self._jobs: _Cache[Jobs] = _Cache(_KEPT_JOBS)
-        self._normals: _Cache[_Normals] = _Cache(_KEPT_NORMALS)
+        self._jobs: _Cache[Jobs] = _Cache(_bytes_of)
+        self._normals: _Cache[_Normals] = _Cache(_Normals.nbytes)
         self._lock = Lock()  # of both: threads may begin episodes at the same time
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Blocks are not copied, but drawn again where they are wanted; locks cannot be.
+        return partial(type(self), split=self.split, seed=self.seed), (self.scenario,)
 
     def jobs(self, ids: Ids) -> Jobs:
         """The jobs of these numbers, in this order.
@@ -88,6 +98,8 @@ class JobSource:
             with self._lock:
                 kept = self._normals.get(block) or self._normals.put(block, self._normal(block))
             drawn = kept.first(steps)
+            with self._lock:
+                self._normals.put(block, kept)  # again: it may have grown
             mine = np.flatnonzero(numbers // BLOCK == block)
             made[_run(mine)] = drawn[:, _run(numbers[mine] % BLOCK)].swapaxes(0, 1)
         return made
@@ -158,26 +170,38 @@ class _Normals:
                 self._drawn = np.concatenate([self._drawn, extra]) if len(self._drawn) else extra
             return self._drawn[:steps]
 
+    def nbytes(self) -> int:
+        """Of what is drawn so far."""
+        return self._drawn.nbytes
 
-class _Cache(OrderedDict[int, T]):
-    """The last `keep` values used."""
 
-    def __init__(self, keep: int) -> None:
-        super().__init__()
-        self._keep = keep
+class _Cache(Generic[T]):
+    """The values used last, `_KEPT_BYTES` of them; `size` says how many bytes one has."""
+
+    def __init__(self, size: Callable[[T], int]) -> None:
+        self._size = size
+        self._kept: OrderedDict[int, tuple[T, int]] = OrderedDict()
+        self.nbytes = 0
 
     def put(self, number: int, value: T) -> T:
-        """Keep `value`; it is returned."""
-        self[number] = value
-        if len(self) > self._keep:
-            self.popitem(last=False)
+        """Keep `value`, or if it is kept, see how large it is now; it is returned."""
+        size = self._size(value)
+        self.nbytes += size - self._kept.pop(number, (value, 0))[1]
+        self._kept[number] = value, size
+        while self.nbytes > _KEPT_BYTES and len(self._kept) > _LEAST_KEPT:
+            self.nbytes -= self._kept.popitem(last=False)[1][1]
         return value
 
-    def get(self, number: int, default: Any = None) -> Any:
+    def get(self, number: int) -> T | None:
         """The value of `number` if it is kept."""
-        if number in self:
-            self.move_to_end(number)
-        return super().get(number, default)
+        if number not in self._kept:
+            return None
+        self._kept.move_to_end(number)
+        return self._kept[number][0]
+
+
+def _bytes_of(jobs: Jobs) -> int:
+    return sum(getattr(jobs, f.name).nbytes for f in fields(Jobs))
 
 
 def _joined(parts: list[Jobs]) -> Jobs:

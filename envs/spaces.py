@@ -166,7 +166,9 @@ def checked_actions(kind: ActionKind, given: NDArray[Any]) -> NDArray[Any]:
 def action_masks(present: Bools, slots: Floats, limit: Any) -> Bools:
     """Which moves would be made in full if they were the only ones: ``[N, S, len(MOVES)]``.
 
-    A stage keeps one slot at least, all together no more than `limit`; absent stages can only keep.
+    A stage keeps one slot at least, all together no more than `limit`: where more are in force, as after the machine
+    has shrunk, a move that leaves too many is not made in full either, since slots are taken back. Keeping is always
+    among the moves, lest there be none; absent stages can only keep.
 
     Args:
         present, slots: ``[N, S]``.
@@ -174,7 +176,7 @@ def action_masks(present: Bools, slots: Floats, limit: Any) -> Bools:
     """
     after = slots[:, :, None] + _MOVES
     total = (slots * present).sum(axis=1)[:, None] + _MOVES
-    mask = (after >= 1.0) & ((_MOVES <= 0.0) | (total <= np.asarray(limit)[:, None]))[:, None, :]
+    mask = (after >= 1.0) & (total <= np.asarray(limit)[:, None])[:, None, :]
     mask &= present[:, :, None]
     mask[:, :, KEEP] = True
     return np.asarray(mask)

@@ -153,3 +153,37 @@ def test_errors_name_the_value_and_the_remedy(value: Any, says: str) -> None:
 def test_integers_hold_only_whole_numbers_when_scaled() -> None:
     with pytest.raises(ConfigError, match="must be whole numbers"):
         parse({"integers": [1, 3]}).times(0.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "whole"),
+    [
+        (3, True), (3.5, False), (float("inf"), False), ({"integers": [1, 4]}, True), ({"uniform": [1, 4]}, False),
+        ({"choice": [1, 4.0]}, True), ({"choice": [1, 4.5]}, False),
+    ],
+)  # fmt: skip
+def test_some_give_whole_numbers_only(value: Any, whole: bool) -> None:
+    assert parse(value).whole is whole
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "low", "high", "whole"),
+    [
+        (2, {"uniform": [1, 3]}, 2, 6, False),
+        ({"uniform": [0, 2]}, {"uniform": [-1, 0.5]}, -2, 1, False),
+        (2, {"integers": [1, 3]}, 2, 6, True),
+        (0.5, {"choice": [2, 4]}, 1, 2, True),
+        (0.5, {"choice": [2, 3]}, 1, 1.5, False),
+        (0.5, {"integers": [2, 4]}, 1, 2, False),
+        (2, float("inf"), float("inf"), float("inf"), False),
+    ],
+)
+def test_what_a_product_may_be(one: Any, other: Any, low: float, high: float, whole: bool) -> None:
+    assert parse(one).product(parse(other)) == (low, high, whole)
+
+
+def test_zero_times_infinity_is_no_number() -> None:
+    low, high, whole = parse({"uniform": [0, 1]}).product(parse(float("inf")))
+    assert math.isnan(low)
+    assert math.isnan(high)
+    assert not whole

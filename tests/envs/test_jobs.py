@@ -66,6 +66,11 @@ def test_absent_stages_have_no_cost_but_a_touch() -> None:
         ({"drift": np.inf}, ["drift", "inf"]),
         ({"cpus": 0.0}, ["cpus", "1 or more"]),
         ({"cpu": 0.0, "wait": 0.0}, ["cpu", "wait", "above 0"]),
+        ({"memory": 0.0}, ["memory", "job 0", "node 0", "above 0 bytes"]),
+        ({"nic": 0.0}, ["nic", "job 0", "node 0", "above 0 bytes/s"]),
+        ({"cpus": [[4.0, 4.0]], "nic": [[1e9, 0.0]]}, ["nic", "node 1", "above 0"]),
+        ({"event_time": [[200.0, 100.0]]}, ["event_time", "[200.0, 100.0]", "job 0", "ascending"]),
+        ({"event_time": [[np.inf, 100.0]]}, ["event_time", "job 0", "inf (no event) last"]),
     ],
 )
 def test_values_that_make_no_sense_are_named(values: dict[str, Any], words: list[str]) -> None:
@@ -73,6 +78,18 @@ def test_values_that_make_no_sense_are_named(values: dict[str, Any], words: list
         Jobs.of(stages=2, **values)
     for word in words:
         assert word in str(error.value)
+
+
+def test_nodes_that_are_not_there_need_neither_memory_nor_network() -> None:
+    jobs = Jobs.of(stages=2, cpus=[[4.0, 0.0]], memory=[[1e9, 0.0]], nic=[[1e9, 0.0]])
+    jobs.widened(stages=2, nodes=4, events=1).check()
+
+
+def test_events_are_ascending_in_each_job_and_may_coincide() -> None:
+    times = [[5.0, 5.0, np.inf], [1.0, 2.0, 3.0], [np.inf, np.inf, np.inf]]
+    assert Jobs.of(stages=2, jobs=3, event_time=times).event_time.tolist() == times
+    with pytest.raises(ConfigError, match="of job 1 must be ascending"):
+        Jobs.of(stages=2, jobs=2, event_time=[[1.0, 2.0], [2.0, 1.0]])
 
 
 def test_jobs_can_be_taken_and_joined() -> None:
@@ -101,3 +118,8 @@ def test_jobs_cannot_be_made_narrower(name: str, value: int) -> None:
 def test_there_is_a_slot_for_every_stage_at_least() -> None:
     limit = slot_limit(np.array([2.0, 4.0]), np.array([1.5, 1.5]), np.array([5, 5]))
     assert limit.tolist() == [5, 6]
+
+
+def test_the_limit_is_what_the_product_is_on_paper() -> None:
+    assert 45 * 1.4 < 63
+    assert Jobs.of(stages=2, cpus=45.0, slots_per_cpu=1.4).limit.tolist() == [63]

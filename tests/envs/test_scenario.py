@@ -167,6 +167,11 @@ def test_built_in_files_say_why() -> None:
         assert sum(line.startswith("#") for line in text.splitlines()) >= 2, name
 
 
+def test_a_scenario_of_which_some_jobs_can_run_is_one() -> None:
+    jobs = drawn(64, stage=two({"slot_bytes": {"choice": [1e8, 2e9]}}, {}))
+    assert set(survives(jobs, one_slot(jobs))) == {False, True}
+
+
 # What a file means, worked by hand.
 
 
@@ -236,6 +241,26 @@ def test_ties_speed_and_values_per_block() -> None:
     np.testing.assert_allclose(jobs.cpu[:, 1] / jobs.cpu[:, 0], 3)
     assert jobs.cpu[:, 0].min() >= 0.25e-6
     assert jobs.cpu[:, 0].max() <= 0.5e-6
+
+
+def test_a_tie_may_lead_to_whole_numbers_and_to_the_ends_of_its_range() -> None:
+    stage = two(
+        {"most_slots": {"choice": [2, 4]}, "contention": {"uniform": [0, 0.5]}},
+        {
+            "most_slots": {"of": "load.most_slots", "times": 0.5},
+            "contention": {"of": "load.contention", "times": 2.0},
+        },
+    )
+    jobs = drawn(50, stage=stage)
+    assert set(jobs.most_slots[:, 1]) == {1.0, 2.0}
+    assert jobs.contention[:, 1].max() <= 1.0
+
+
+def test_a_variant_may_tie_what_the_file_does_not_and_the_other_way_round() -> None:
+    stage = two({}, {"wait": {"of": "load.cpu"}})
+    variant = [{"stage": {"work": {"wait": 5e-6}, "load": {"wait": {"of": "work.wait", "times": 2.0}}}}]
+    jobs = drawn(3, stage=stage, variant=variant)
+    np.testing.assert_allclose(jobs.wait, [[1e-5, 5e-6]] * 3)
 
 
 def test_variants_differ_where_they_say_and_are_as_frequent_as_their_weight() -> None:
@@ -396,7 +421,80 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, text: str, says: s
         ({"variant": [{"weight": 0}]}, "`variant[0].weight`=0 must be a number above 0"),
         ({"variant": [{"stage": {"wrok": {}}}]}, "unknown field `variant[0].stage.wrok`; did you mean `work`?"),
         ({"variant": [{"job": {"noise": 5}}]}, "`variant[0].job.noise`=5, but must be 0 to 2"),
-        ({"variant": [{"stage": {"work": {"cpu": 0.0}}}]}, "jobs drawn from it make no sense: `cpu` + `wait`"),
+        (
+            {"variant": [{}, {"weight": 1e-3, "stage": {"work": {"cpu": 0.0}}}]},
+            "`work` in `variant[1]` takes no time; give `cpu` or `wait` above 0",
+        ),
+        ({"stage": two({}, {"cpu": {"of": "load.wait"}})}, "`work` takes no time; give `cpu` or `wait` above 0"),
+        (
+            {"stage": two({"cpu": 1e-6}, {"cpu": {"of": "load.cpu"}}),
+             "variant": [{"stage": {"load": {"cpu": 0.0, "wait": 1e-6}}}]},
+            "`work` in `variant[0]` takes no time; give `cpu` or `wait` above 0",
+        ),
+        (
+            {"stage": two({"block_rows": 65}, {"block_rows": {"of": "load.block_rows", "times": 1e-4}})},
+            "`work.block_rows`=0.0065, as `times` x `load.block_rows`, but must be 1 to 1e+12 (rows)",
+        ),
+        (
+            {"stage": two({}, {"row_bytes": {"of": "load.row_bytes", "times": {"choice": [1, 2e30]}}})},
+            "`work.row_bytes` is from 160 to 3.2e+32, as `times` x `load.row_bytes`, but must be 0 to 1e+12 (bytes)",
+        ),
+        (
+            {"stage": two({}, {"drift": {"of": "job.step", "times": 3e11}})},
+            "`work.drift`=300, as `times` x `job.step`, but must be -1 to 1 (1/s)",
+        ),
+        (
+            {"stage": two({"most_slots": 2}, {"most_slots": {"of": "load.most_slots", "times": 2.05}})},
+            "`work.most_slots`=4.1, as `times` x `load.most_slots`, but must be whole numbers, 1 to 1e+06 (slots)",
+        ),
+        (
+            {"stage": two({}, {"slot_bytes": {"of": "job.queue_bytes"}})},
+            "`work.slot_bytes`=inf, as `times` x `job.queue_bytes`, but must be 0 to 1e+15 (bytes)",
+        ),
+        (
+            {"stage": two({}, {"slot_bytes": {"of": "job.queue_bytes", "times": 0}})},
+            "`work.slot_bytes` is from nan to nan, as `times` x `job.queue_bytes`, but must be 0 to 1e+15",
+        ),
+        (
+            {"stage": two({}, {"block_rows": {"of": "load.block_rows"}}),
+             "variant": [{"stage": {"work": {"block_rows": {"of": "load.block_rows", "times": 1e-5}}}}]},
+            "`variant[0].stage.work.block_rows`=0.65536, as `times` x `load.block_rows`, but must be 1 to",
+        ),
+        (
+            {"stage": two({}, {"contention": {"of": "load.contention", "times": 2.0}}),
+             "variant": [{"stage": {"load": {"contention": 0.75}}}]},
+            "`work.contention` in `variant[0]`=1.5, as `times` x `load.contention`, but must be 0 to 1 (share)",
+        ),
+        (
+            {"variant": [{"job": {"noise": {"of": "job.hiccup_factor", "times": 3}}}]},
+            "`variant[0].job.noise`=3, as `times` x `job.hiccup_factor`, but must be 0 to 2 (log)",
+        ),
+        (
+            {"stage": two({"wait": {"of": "work.cpu"}}, {"wait": {"of": "load.wait"}}),
+             "variant": [{"stage": {"work": {"wait": {"of": "job.step"}}}}]},
+            "`work.wait` is tied to `load.wait`, which is tied itself",
+        ),
+        (
+            {"stage": two({}, {"wait": {"of": "load.wait"}}),
+             "variant": [{"stage": {"load": {"wait": {"of": "job.step"}}}}]},
+            "`work.wait` in `variant[0]` is tied to `load.wait`, which is tied itself",
+        ),
+        (
+            {"variant": [{"stage": {"load": {"wait": {"of": "job.setp"}}}}]},
+            "unknown field `variant[0].stage.load.wait.of.job.setp`; did you mean `job.step`?",
+        ),
+        (
+            {"nodes": [{"cpus": 8, "memory": 24}]},
+            "`memory`=24 bytes of `nodes[0]` never holds one slot a stage, for which it needs 1.04858e+07 at least",
+        ),
+        (
+            {"job": {"base_bytes": 2e9}, "stage": two({"slot_bytes": 3e8}, {})},
+            "(`base_bytes` 2e+09; a slot of each stage: load 3e+08, work 0; and rows in queues); give more, in bytes",
+        ),
+        (
+            {"nodes": [{"cpus": 4, "memory": 1e9}, {"cpus": 4, "memory": 1e8}], "stage": two({"slot_bytes": 4e8}, {})},
+            "`memory`=1e+08 bytes of `nodes[1]` never holds one slot a stage",
+        ),
         ({"uncertainty": {"work.cup": 0.1}}, "unknown field `uncertainty.work.cup`; did you mean `work.cpu`?"),
         ({"uncertainty": {"work.cpu": -0.1}}, '`uncertainty."work.cpu"`=-0.1 must be 0 or more'),
         ({"name": ""}, "`name`='' must be a text that is not empty"),

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import Any
 
@@ -9,6 +13,7 @@ import pytest
 from intune.envs.conditions import channels
 from intune.envs.jobs import Jobs
 from intune.envs.scenario import Scenario
+from intune.envs.simulated import SimulatedPipelineEnv
 from intune.envs.source import BLOCK, SPLITS, JobSource
 from intune.pipelines.errors import ConfigError
 
@@ -33,8 +38,7 @@ def test_a_job_is_the_same_whatever_is_drawn_beside_and_before_it(wide: Scenario
 
 
 def test_forgetting_a_block_does_not_change_it(wide: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("intune.envs.source._KEPT_JOBS", 1)
-    monkeypatch.setattr("intune.envs.source._KEPT_NORMALS", 1)
+    monkeypatch.setattr("intune.envs.source._KEPT_BYTES", 1)
     source = JobSource(wide)
     before, numbers = source.take([1], 3)
     for block in range(1, 4):
@@ -42,6 +46,72 @@ def test_forgetting_a_block_does_not_change_it(wide: Scenario, monkeypatch: pyte
     after, again = source.take([1], 3)
     assert same(before, after)
     np.testing.assert_array_equal(numbers, again)
+
+
+def test_long_episodes_are_not_all_kept() -> None:
+    source = JobSource(Scenario.load("criteo"))
+    first = source.normals([3], 4000)
+    for block in range(1, 8):
+        source.normals([block * BLOCK, 3], 4000)
+    block_bytes = BLOCK * 4000 * channels(source.scenario.max_stages) * 4
+    assert source._normals.nbytes <= 2**26
+    assert source._normals.nbytes % block_bytes == 0
+    assert source._normals.nbytes >= 2 * block_bytes
+    np.testing.assert_array_equal(source.normals([3], 4000), first)
+
+
+def test_blocks_that_grew_are_counted_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = JobSource(Scenario.load("criteo"))
+    step = BLOCK * channels(source.scenario.max_stages) * 4
+    monkeypatch.setattr("intune.envs.source._KEPT_BYTES", 30 * step)
+    for steps in (2, 9, 5):
+        source.normals([0, BLOCK, 2 * BLOCK], steps)
+        assert source._normals.nbytes == 3 * max(steps, 9 if steps > 2 else 2) * step
+    source.normals([0], 20)  # 38 with the two others
+    assert source._normals.nbytes == 29 * step
+
+
+def test_threads_get_the_same_numbers_however_little_is_kept(
+    wide: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("intune.envs.source._KEPT_BYTES", 1)
+    ids = np.arange(0, 6 * BLOCK, 7)
+    expected = JobSource(wide).normals(ids, 6)
+    source = JobSource(wide)
+    with ThreadPoolExecutor(4) as pool:
+        for steps, numbers in [
+            (steps, pool.submit(source.normals, ids, steps)) for steps in (1, 6, 3, 5) * 4
+        ]:
+            np.testing.assert_array_equal(numbers.result(), expected[:, :steps])
+
+
+COPIES: list[Callable[[Any], Any]] = [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))]
+
+
+@pytest.mark.parametrize("copied", COPIES, ids=["copy", "deepcopy", "pickle"])
+def test_a_copy_has_the_same_jobs(wide: Scenario, copied: Callable[[Any], Any]) -> None:
+    source = JobSource(wide, split="test", seed=2**40)
+    jobs, numbers = source.take([5, 900], 7)
+    made = copied(source)
+    assert (made.split, made.seed, made.scenario) == ("test", 2**40, wide)
+    again, same_numbers = made.take([5, 900], 7)
+    assert same(jobs, again)
+    np.testing.assert_array_equal(numbers, same_numbers)
+
+
+@pytest.mark.parametrize("copied", COPIES[1:], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_environment_can_be_copied_and_goes_on_alike(copied: Callable[[Any], Any], begun: bool) -> None:
+    env = SimulatedPipelineEnv("paper", observation="flat")
+    if begun:
+        env.reset(seed=4)
+        env.step([3] * env.stages)
+    made = copied(env)
+    if not begun:
+        env.reset(seed=4)
+        made.reset(seed=4)
+    for one, other in zip(env.step([4] * env.stages), made.step([4] * env.stages), strict=True):
+        np.testing.assert_equal(one, other)
 
 
 def test_more_steps_begin_with_the_same_numbers(wide: Scenario) -> None:
