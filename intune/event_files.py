@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from intune.pipelines.errors import ConfigError
+from intune.pipelines.errors import ConfigError, StorageError
 
 Write = Callable[[int, Mapping[str, float]], None]
 """Called with the step and values by tag."""
@@ -18,6 +18,7 @@ def event_writer(folder: Path) -> Iterator[Write]:
 
     Raises:
         ConfigError: the package is not installed.
+        StorageError: there is no such folder and none can be made.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -25,6 +26,12 @@ def event_writer(folder: Path) -> Iterator[Write]:
         raise ConfigError(
             f"`tensorboard`={folder} needs the package tensorboard ({error}); install intune[tensorboard], or leave "
             f"the option out"
+        ) from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"`tensorboard`={folder} cannot be a folder of event files ({error}); choose another one"
         ) from error
     with SummaryWriter(str(folder)) as writer:
 

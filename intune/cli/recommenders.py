@@ -33,7 +33,7 @@ class RunOptions:
         epochs: Passes over the data, at most.
         metric: Which metric on validation data decides when to stop and which parameters are kept.
         patience: Evaluations in a row without a new best after which training ends.
-        evaluate_epochs: Epochs between two evaluations.
+        evaluate_epochs: Epochs between two evaluations; there is one at the end in any case.
         max_steps: Stop after so many steps.
         executor: What runs the pipeline: threads of this process, or Ray; auto takes Ray where a cluster is named.
         cpus: CPUs that the pipeline may keep busy.

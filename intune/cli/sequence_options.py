@@ -48,7 +48,7 @@ class Fitting:
 
     Attributes:
         epochs: Passes over the sessions, at most.
-        evaluate_epochs: Passes between two looks at validation's sessions.
+        evaluate_epochs: Passes between two looks at validation's sessions; there is one at the end in any case.
         patience: Looks without anything better after which training ends.
         max_steps: Stop after so many steps.
         checkpoints: Folder for checkpoints; the latest three are kept.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from intune.pipelines import Loader, PipelineStats
-    from intune.workloads.training import Trainer, TrainSummary
+    from intune.workloads.training import OnStep, Trainer, TrainSummary
 
 
 def run_trainer(
@@ -39,7 +39,7 @@ def run_trainer(
         print(f"intune: going on from {resumed_from}", file=sys.stderr)
     memory_seen = PeakMemory(lambda: loader.stats(resident=True))
     display = Display(steps, title=title, mode="quiet" if quiet else "auto", read=memory_seen.read)
-    trainer.on_step = memory_seen.on_step if quiet else display.on_step
+    trainer.on_step = _after(trainer.on_step, memory_seen.on_step if quiet else display.on_step)
     with display:
         summary = trainer.fit()
     stats = memory_seen.read()
@@ -47,6 +47,18 @@ def run_trainer(
         print(how_to_resume(summary), file=sys.stderr)
         raise SystemExit(128 + summary.stopped_by)
     print(summarise(summary, stats, memory_seen.bytes, best_auc))
+
+
+def _after(first: OnStep | None, then: OnStep) -> OnStep:
+    """Call both, where the job has somebody of its own who looks at steps."""
+    if first is None:
+        return then
+
+    def on_step(step: int, loss: float, stats: PipelineStats) -> None:
+        first(step, loss, stats)
+        then(step, loss, stats)
+
+    return on_step
 
 
 def set_torch_threads(wanted: int | None) -> None:

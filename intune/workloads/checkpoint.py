@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ class CheckpointStore:
     """A folder of checkpoints, ``step-000000001200.pt`` and so on. One trainer at a time writes to it.
 
     Attributes:
-        directory: made when the first checkpoint is written.
+        directory: made when the first checkpoint is written, if not before.
         keep: how many of the latest are kept, ≥ 1.
     """
 
@@ -46,6 +45,23 @@ class CheckpointStore:
     def latest(self) -> Path | None:
         """The checkpoint of the highest step; None where there is none."""
         return max(self.paths(), default=None)
+
+    def make_directory(self) -> None:
+        """Make the folder now, to learn before training whether checkpoints can be written there.
+
+        Raises:
+            StorageError: it cannot be made, or written to.
+        """
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"no checkpoints can be kept in {self.directory} ({error}); choose another folder"
+            ) from error
+        if not os.access(self.directory, os.W_OK | os.X_OK):
+            raise StorageError(
+                f"no checkpoints can be kept in {self.directory}, which may not be written to; choose another folder"
+            )
 
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
         """Write a checkpoint, then delete all but the latest `keep`.
@@ -91,6 +107,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         NotFoundError: there is no such file.
+        StorageError: it may not be read.
         CorruptError: it is not a checkpoint, is cut short, or holds objects that only running code could make.
     """
     try:
@@ -99,8 +116,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise NotFoundError(
             f"checkpoint {path} does not exist; name a step-….pt file or its folder"
         ) from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+    except PermissionError as error:
+        raise StorageError(f"checkpoint {path} may not be read ({error}); change its rights") from error
+    except Exception as error:
+        # Bytes that are no checkpoint make torch raise nearly anything: OSError, KeyError, IndexError, AttributeError …
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")
         raise CorruptError(
             f"checkpoint {path} cannot be read ({reason}); delete it to resume from the one before"
         ) from error

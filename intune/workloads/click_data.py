@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,24 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
-from intune.pipelines import Pipeline
+from intune.pipelines import Budget, Pipeline
 from intune.pipelines.dataset import make_source, open_dataset
 from intune.pipelines.errors import SchemaError
 from intune.pipelines.schema import Ragged
-from intune.pipelines.transforms import Compose, Select, Vocabulary, VocabularyBuilder
+from intune.pipelines.transforms import Vocabulary, VocabularyBuilder
 from intune.pipelines.transforms.criteo import DENSE, SPARSE, criteo
+from intune.workloads.click_labels import LABEL, MISSING_LABEL, Labelled
 from intune.workloads.data.description import DATASET_FILE, read_description
 from intune.workloads.data.rating_clicks import CLICKS, RatingClicksOptions, write_rating_clicks
-
-LABEL = "label"
 
 MISSING_ID = -1
 """Stands for a missing integer id: Criteo's are 32-bit numbers, so no other id is negative."""
 
-VOCABULARY_BATCH = 65_536
-"""Rows whose ids are counted at once."""
+READ_THROUGH_BATCH = 65_536
+"""Rows looked at at once where data is read through before training."""
+
+_WRITTEN = '{"schema_version": 1, "columns": {"label": "…", "dense": ["…"], "categorical": ["…"]}}'
+"""What a description that names columns looks like, for messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,19 +77,23 @@ class ClickData:
         """Whether any categorical feature is a list of ids."""
         return any(_is_list(self.schema.field(name).type) for name in self.columns.sparse)
 
-    def pipeline(self, paths: Sequence[str]) -> Pipeline:
-        """Rows of these files, missing integer ids filled in."""
-        integers = [
-            name
-            for name in self.columns.sparse
-            if pa.types.is_integer(_element(self.schema.field(name).type))
-        ]
+    def pipeline(self, paths: Sequence[str], columns: Sequence[str] | None = None) -> Pipeline:
+        """Rows of these files, missing integers filled in; all columns where none are named."""
+        fill = {
+            **self._integers(self.columns.dense, 0),
+            **self._integers(self.columns.sparse, MISSING_ID),
+            **self._integers([self.columns.label], MISSING_LABEL),
+        }
         return Pipeline.from_parquet(
             paths,
-            columns=self.columns.all,
-            fill=dict.fromkeys(integers, MISSING_ID),
+            columns=self.columns.all if columns is None else columns,
+            fill=fill,
             filesystem=self.filesystem,
         )
+
+    def _integers(self, names: Sequence[str], fill: int) -> dict[str, int]:
+        """What stands for a null in those of the columns that hold integers or lists of them."""
+        return {name: fill for name in names if pa.types.is_integer(_element(self.schema.field(name).type))}
 
 
 def find_click_data(data: str) -> ClickData:
@@ -94,22 +101,23 @@ def find_click_data(data: str) -> ClickData:
 
     Args:
         data: a folder as `intune data` writes it (``train``, ``test``, ``dataset.json``); or a file, folder, glob or
-            URI of Parquet files, of which the last is held out if there are several. A folder of MovieLens's ratings
-            is made click logs of first, once; they are kept in it (see `data.rating_clicks`).
+            URI of Parquet files, of which the last is held out if there are several; on a local disk, a
+            ``dataset.json`` beside them describes them. A folder of MovieLens's ratings is made click logs of first,
+            once; they are kept in it (see `data.rating_clicks`).
 
     Raises:
         NotFoundError, CorruptError, StorageError: there are no usable files.
-        SchemaError: the files lack columns of click logs.
+        SchemaError: the files lack columns of click logs, or what describes them says too little.
     """
     folder = Path(data)
     if (folder / "ratings").is_dir():
         folder /= CLICKS
         if not (folder / DATASET_FILE).exists():
             write_rating_clicks(Path(data), RatingClicksOptions(), folder)
-    described: dict[str, Any] = {}
+    # A URI is no path; beside such files nothing is looked for.
+    description = (folder if folder.is_dir() else folder.parent) / DATASET_FILE
+    described = read_description(description.parent) if description.exists() else {}
     if (folder / "train").is_dir():
-        if (folder / DATASET_FILE).exists():
-            described = read_description(folder)
         found = open_dataset(make_source(str(folder / "train")))
         train = [file.path for file in found.files]
         test: list[str] = []
@@ -119,26 +127,33 @@ def find_click_data(data: str) -> ClickData:
         found = open_dataset(make_source(data))
         paths = [file.path for file in found.files]
         train, test = (paths[:-1], paths[-1:]) if len(paths) > 1 else (paths, [])
-    columns = _columns(described)
+    columns = _columns(described, description)
     missing = [name for name in columns.all if name not in found.schema.names]
     if missing:
+        lacking = f"{data} lacks the columns {', '.join(missing)}"
+        if "columns" in described:
+            raise SchemaError(f"{lacking}, which {description} names; mend it")
         raise SchemaError(
-            f"{data} lacks the columns {', '.join(missing)}; click logs have {LABEL}, {DENSE[0]} … {DENSE[-1]} and "
-            f"{SPARSE[0]} … {SPARSE[-1]}: convert them with `intune data criteo`, rename them, or say in "
-            f"{DATASET_FILE} what yours are called"
+            f"{lacking}; click logs have {LABEL}, {DENSE[0]} … {DENSE[-1]} and {SPARSE[0]} … {SPARSE[-1]}: convert "
+            f"them with `intune data criteo`, rename them, or say what yours are called in a {DATASET_FILE} beside "
+            f"them, on a local disk: {_WRITTEN}"
         )
-    cardinalities = described.get("cardinalities")
-    return ClickData(
+    made = ClickData(
         filesystem=found.filesystem,
         columns=columns,
         train=tuple(train),
         test=tuple(test),
         schema=found.schema,
-        cardinalities=None
-        if cardinalities is None
-        else tuple(cardinalities[name] for name in columns.sparse),
+        cardinalities=_cardinalities(described, columns, description),
         best_auc=described.get("teacher", {}).get("auc", {}).get("test"),
     )
+    clash = [name for name in columns.sparse if name in (LABEL, "dense", "sparse")]
+    if clash and made.has_lists:
+        raise SchemaError(
+            f"{data} has lists of ids, whose columns keep their names in a batch, but `{clash[0]}` has another meaning "
+            f"there; give the column another name"
+        )
+    return made
 
 
 def to_batches(
@@ -175,33 +190,79 @@ def build_vocabulary(data: ClickData) -> Vocabulary:
     """Every id of the training rows, one pass over them; whatever else turns up is id 0."""
     names = list(data.columns.sparse)
     builder = VocabularyBuilder(names)
-    pipeline = data.pipeline(data.train).map(Select(columns=names)).batch(VOCABULARY_BATCH)
-    with pipeline.loader(executor="threads") as loader:
+    with data.pipeline(data.train, names).batch(READ_THROUGH_BATCH).loader(executor="threads") as loader:
         for batch in loader:
             builder.update({name: _as_array(batch[name]) for name in names})
     return builder.build()
 
 
-def _transform(data: ClickData, ids: Sequence[int] | int | Vocabulary) -> Compose:
-    columns, multi_hot = data.columns, data.has_lists
+def check_held_out_labels(data: ClickData, budget: Budget) -> None:
+    """Read the held-out rows' labels and nothing else: what is wrong with them shall not be found after training.
+
+    It costs a small part of what one evaluation does, which reads all columns.
+
+    Raises:
+        DataError: a label is neither 0 nor 1.
+    """
+    pipeline = data.pipeline(data.test, [data.columns.label]).batch(READ_THROUGH_BATCH)
+    labels = pipeline.map(Labelled(label=data.columns.label))
+    with labels.loader(executor="threads", budget=budget) as loader:
+        for _ in loader:
+            pass
+
+
+def _transform(data: ClickData, ids: Sequence[int] | int | Vocabulary) -> Labelled:
+    columns = data.columns
     size = None if isinstance(ids, Vocabulary) else ids if isinstance(ids, int) else list(ids)
-    vocabulary = ids if isinstance(ids, Vocabulary) else None
-    return criteo(
+    features = criteo(
         size=size,
-        vocabulary=vocabulary,
-        multi_hot=multi_hot,
+        vocabulary=ids if isinstance(ids, Vocabulary) else None,
+        multi_hot=data.has_lists,
         dense=columns.dense,
         sparse=columns.sparse,
-        label=columns.label,
+        label=None,
     )
+    return Labelled(label=columns.label, features=features)
 
 
-def _columns(described: dict[str, Any]) -> ClickColumns:
-    """The columns that a data set's description names."""
+def _columns(described: Mapping[str, Any], file: Path) -> ClickColumns:
+    """The columns that a data set's description, read from `file`, names."""
     given = described.get("columns")
     if given is None:
         return ClickColumns()
-    return ClickColumns(label=given["label"], dense=tuple(given["dense"]), sparse=tuple(given["categorical"]))
+    remedy = f"write {_WRITTEN}, with [] for no dense columns, or leave `columns` out for Criteo's"
+    if not isinstance(given, Mapping):
+        raise SchemaError(f"{file} has `columns` {given!r}; {remedy}")
+    missing = [f"`columns.{key}`" for key in ("label", "dense", "categorical") if key not in given]
+    if missing:
+        raise SchemaError(f"{file} has no {', '.join(missing)}; {remedy}")
+    label, dense, sparse = given["label"], given["dense"], given["categorical"]
+    for key, names in (("label", [label]), ("dense", dense), ("categorical", sparse)):
+        if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+            raise SchemaError(f"{file} has `columns.{key}` {given[key]!r}; {remedy}")
+    if not sparse:
+        raise SchemaError(f"{file} has no name in `columns.categorical`; click models need one at least")
+    columns = ClickColumns(label=label, dense=tuple(dense), sparse=tuple(sparse))
+    twice = [name for name, count in Counter(columns.all).items() if count > 1]
+    if twice:
+        raise SchemaError(f"{file} names the column `{twice[0]}` twice in `columns`; give it one place")
+    return columns
+
+
+def _cardinalities(described: Mapping[str, Any], columns: ClickColumns, file: Path) -> tuple[int, ...] | None:
+    """Distinct ids of each categorical feature, where the description knows them."""
+    given = described.get("cardinalities")
+    if given is None:
+        return None
+    remedy = "write how many distinct ids each categorical column has, or leave `cardinalities` out"
+    if not isinstance(given, Mapping):
+        raise SchemaError(f"{file} has `cardinalities` {given!r}; {remedy}")
+    for name in columns.sparse:
+        if name not in given:
+            raise SchemaError(f"{file} has no `cardinalities.{name}`; {remedy}")
+        if type(given[name]) is not int or given[name] < 0:
+            raise SchemaError(f"{file} has `cardinalities.{name}` {given[name]!r}; {remedy}")
+    return tuple(given[name] for name in columns.sparse)
 
 
 def _as_array(column: Any) -> Any:

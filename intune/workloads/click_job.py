@@ -15,13 +15,16 @@ from torch.optim import Optimizer
 
 from intune.pipelines import Budget, Loader
 from intune.pipelines.errors import ConfigError
-from intune.workloads.checkpoint import CheckpointStore, read_checkpoint
-from intune.workloads.click_data import ClickData, find_click_data, to_batches
+from intune.workloads.checkpoint import read_checkpoint
+from intune.workloads.click_data import ClickData, check_held_out_labels, find_click_data, to_batches
+from intune.workloads.click_events import logged
 from intune.workloads.click_model import ClickModel, OptimizerName, Schedule
 from intune.workloads.click_tables import IdRule, TableChoice, with_tables
 from intune.workloads.dcnv2 import DCNv2, DCNv2Config, Structure
+from intune.workloads.devices import check_device
 from intune.workloads.dlrm import DLRM, DLRMConfig
 from intune.workloads.feeding import fed
+from intune.workloads.fitting import open_store
 from intune.workloads.metrics import score
 from intune.workloads.optim import decay_linearly, make_optimizer
 from intune.workloads.table_sizes import DEMO_TABLE_ROWS
@@ -70,6 +73,7 @@ class ClickJob:
         device: where the model is.
         checkpoints: folder; None for none.
         resume: go on from the latest checkpoint there, or begin anew if there is none.
+        tensorboard: folder for event files; None for none.
         options: how long to train.
     """
 
@@ -95,6 +99,7 @@ class ClickJob:
     device: str = "cpu"
     checkpoints: Path | None = None
     resume: bool = False
+    tensorboard: Path | None = None
     options: TrainOptions = field(default_factory=TrainOptions)
 
     def __post_init__(self) -> None:
@@ -149,11 +154,14 @@ def ready(job: ClickJob) -> Iterator[ReadyJob]:
     Raises:
         IntuneError: data, budget, checkpoint or an option that cannot be used, before anything is trained.
     """
-    store, latest = _open_store(job)
+    check_device(job.device)
+    store, latest = open_store(job.checkpoints, resume=job.resume)
     data = find_click_data(job.data)
+    budget, evaluation_budget = _split(Budget.detect(cpus=job.cpus, memory=job.memory), bool(data.test))
+    if data.test:
+        check_held_out_labels(data, evaluation_budget)
     config, ids = configure(job, data)
     model = make_model(config, seed=job.seed, device=job.device)
-    budget, evaluation_budget = _split(Budget.detect(cpus=job.cpus, memory=job.memory), bool(data.test))
     with ExitStack() as stack:
         evaluate = None
         if data.test:
@@ -182,6 +190,8 @@ def ready(job: ClickJob) -> Iterator[ReadyJob]:
             store=store,
             config=_identity(job, config, steps),
         )
+        if job.tensorboard is not None:
+            stack.enter_context(logged(trainer, job.tensorboard))
         if latest is not None:
             trainer.load_state_dict(read_checkpoint(latest))
         yield ReadyJob(
@@ -266,17 +276,3 @@ def _split(budget: Budget, evaluates: bool) -> tuple[Budget, Budget]:
     if not evaluates:
         return budget, budget
     return replace(budget, memory=budget.memory - part), replace(budget, memory=part)
-
-
-def _open_store(job: ClickJob) -> tuple[CheckpointStore | None, Path | None]:
-    """The store, and the checkpoint to go on from."""
-    if job.checkpoints is None:
-        return None, None
-    store = CheckpointStore(directory=job.checkpoints)
-    latest = store.latest()
-    if latest is not None and not job.resume:
-        raise ConfigError(
-            f"`checkpoints`={job.checkpoints} holds those of another run, up to {latest.name}; "
-            f"go on from them with `resume`, or choose another folder"
-        )
-    return store, latest

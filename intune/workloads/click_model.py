@@ -88,6 +88,8 @@ class ClickModelConfig:
                 f"`table_sizes` needs one size of at least 1 per categorical feature, "
                 f"but {self.table_sizes} was found"
             )
+        if self.embedding_dim < 1:
+            raise ConfigError(f"`embedding_dim` must be at least 1, but {self.embedding_dim} was found")
         if self.dense_features < 0:
             raise ConfigError(f"`dense_features` must be at least 0, but {self.dense_features} was found")
         if self.feature_names and len(self.feature_names) != len(self.table_sizes):

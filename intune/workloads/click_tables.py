@@ -21,6 +21,9 @@ IdRule: TypeAlias = "Sequence[int] | int | Vocabulary"
 DEFAULT_SHRINKAGE = 4
 """A unified table has one row in so many of those that per-feature tables would have, where nothing else is said."""
 
+DEFAULT_TABLES, DEFAULT_CHUNKS = 1, 2
+"""Of a unified embedding, where nothing else is said."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TableChoice:
@@ -33,15 +36,16 @@ class TableChoice:
         rows: of the largest table with hashed ones, of each table with unified ones.
         parameters: numbers in all tables together; instead of `rows`. Hashed tables are then of sizes in proportion to
             the features' ids (`shared_rows`).
-        tables, chunks: of a unified embedding; chunks divide a feature's width.
+        tables, chunks: of a unified embedding only; None for `DEFAULT_TABLES` and `DEFAULT_CHUNKS`. Chunks divide a
+            feature's width.
         hash_seed: of a unified embedding.
     """
 
     kind: EmbeddingKind = "hashed"
     rows: int | None = None
     parameters: int | None = None
-    tables: int = 1
-    chunks: int = 2
+    tables: int | None = None
+    chunks: int | None = None
     hash_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -61,8 +65,13 @@ class TableChoice:
                 "`table_rows` and `embedding_parameters` both set the tables' sizes; give one of them"
             )
         for name, value in (("tables", self.tables), ("chunks", self.chunks)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ConfigError(f"`{name}` must be at least 1, but {value} was found")
+            if value is not None and self.kind != "unified":
+                raise ConfigError(
+                    f"`{name}`={value} is of unified tables, but `embedding`={self.kind!r} was found; "
+                    f"leave it out, or use `embedding`='unified'"
+                )
 
 
 def with_tables(
@@ -83,34 +92,43 @@ def with_tables(
         vocabulary = build_vocabulary(data)
         sizes = tuple(vocabulary.size(name) for name in data.columns.sparse)
         return _fitted(config, data, sizes), vocabulary
+    if choice.kind == "unified":
+        unified = _unified(config, choice, data, most)
+        return _fitted(config, data, (1,) * len(data.columns.sparse), unified), WORD_IDS
+    if choice.parameters is None:
+        sizes = hashed_rows(_cardinalities(config, data), choice.rows or most)
+    else:
+        sizes = shared_rows(_cardinalities(config, data), choice.parameters // config.embedding_dim)
+    return _fitted(config, data, sizes), sizes
+
+
+def _cardinalities(config: ClickModelConfig, data: ClickData) -> tuple[int, ...]:
+    """Ids of each feature: the data's, or else those that the configuration was made for."""
     cardinalities = data.cardinalities or config.table_sizes
     if len(cardinalities) != len(data.columns.sparse):
         raise ConfigError(
             f"the data has {len(data.columns.sparse)} categorical features, but nothing says how many ids each has; "
-            f"write `cardinalities` into its dataset.json, or use `embedding`='full'"
+            f"write `cardinalities` into its dataset.json, or use `embedding`='full', or 'unified' with `table_rows` "
+            f"or `embedding_parameters`"
         )
-    if choice.kind == "hashed":
-        if choice.parameters is None:
-            sizes = hashed_rows(cardinalities, choice.rows or most)
-        else:
-            sizes = shared_rows(cardinalities, choice.parameters // config.embedding_dim)
-        return _fitted(config, data, sizes), sizes
-    unified = _unified(config.embedding_dim, choice, hashed_rows(cardinalities, most))
-    return _fitted(config, data, (1,) * len(cardinalities), unified), WORD_IDS
+    return cardinalities
 
 
-def _unified(width: int, choice: TableChoice, hashed: Sequence[int]) -> UnifiedConfig:
-    """Shared tables for features of one width, whose own hashed tables would have so many rows."""
-    if width % choice.chunks:
-        raise ConfigError(f"`chunks`={choice.chunks} must divide the embeddings' width, {width}")
-    chunk_dim = width // choice.chunks
-    rows = choice.rows
+def _unified(
+    config: ClickModelConfig, choice: TableChoice, data: ClickData, most: int | None
+) -> UnifiedConfig:
+    """Shared tables; how many ids there are matters only where nothing says how large they are to be."""
+    width = config.embedding_dim
+    tables, chunks = choice.tables or DEFAULT_TABLES, choice.chunks or DEFAULT_CHUNKS
+    if width % chunks:
+        raise ConfigError(f"`chunks`={chunks} must divide the embeddings' width, {width}")
+    chunk_dim = width // chunks
+    rows, parameters = choice.rows, choice.parameters
     if rows is None:
-        parameters = choice.parameters or sum(hashed) * width // DEFAULT_SHRINKAGE
-        rows = max(1, parameters // (chunk_dim * choice.tables))
-    return UnifiedConfig(
-        rows=rows, chunk_dim=chunk_dim, chunks=choice.chunks, tables=choice.tables, seed=choice.hash_seed
-    )
+        if parameters is None:
+            parameters = sum(hashed_rows(_cardinalities(config, data), most)) * width // DEFAULT_SHRINKAGE
+        rows = max(1, parameters // (chunk_dim * tables))
+    return UnifiedConfig(rows=rows, chunk_dim=chunk_dim, chunks=chunks, tables=tables, seed=choice.hash_seed)
 
 
 def _fitted(

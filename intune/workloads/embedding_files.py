@@ -59,7 +59,7 @@ def read_embeddings(path: Path, *, items: int) -> Tensor:
 
     Raises:
         NotFoundError, CorruptError: there is no such file, or it is neither.
-        SchemaError: it lacks a column, or embeddings differ in length.
+        SchemaError: it lacks a column, ids are no whole numbers, or embeddings no lists of numbers of one length.
         DataError: an item has none or several, or a number is NaN or infinite.
     """
     if not path.exists():
@@ -87,7 +87,7 @@ def _read_npy(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         vectors = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise CorruptError(f"{path} is not a NumPy file ({error}); save it with numpy.save") from error
-    if vectors.ndim != 2 or vectors.dtype.kind != "f":
+    if vectors.ndim != 2 or vectors.dtype.kind != "f" or not vectors.shape[1]:
         raise SchemaError(
             f"{path} must hold floats of shape (items, dimensions), but {vectors.dtype} of shape {vectors.shape} "
             f"was found"
@@ -105,11 +105,28 @@ def _read_parquet(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         raise SchemaError(
             f"{path} lacks the column {missing[0]}; embeddings have the columns item and embedding"
         )
+    for name, kind, fits in (
+        ("item", "whole numbers", pa.types.is_integer),
+        ("embedding", "lists of numbers", _is_vector),
+    ):
+        found = table.schema.field(name).type
+        if not fits(found) or table.column(name).null_count:
+            nulls = ", some of them missing" if table.column(name).null_count else ""
+            raise SchemaError(f"{path}: `{name}` must hold {kind}, but {found} was found{nulls}")
     lists = table.column("embedding").combine_chunks()
-    flat = np.asarray(lists.flatten())
+    flat = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
     if len(table) == 0 or len(flat) % len(table) or len(set(map(len, lists.to_pylist()))) != 1:
         raise SchemaError(f"{path}: lists in `embedding` must be of one length; make it with one model")
+    if not len(flat):
+        raise SchemaError(f"{path}: lists in `embedding` are empty; make it with a model that gives numbers")
     return table.column("item").to_numpy(), flat.reshape(len(table), -1)
+
+
+def _is_vector(found: pa.DataType) -> bool:
+    lists: bool = (
+        pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found)
+    )
+    return lists and (pa.types.is_floating(found.value_type) or pa.types.is_integer(found.value_type))
 
 
 def read_label(path: Path) -> dict[str, str] | None:

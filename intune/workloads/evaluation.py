@@ -116,6 +116,22 @@ def hits_of(ranked: Ints, targets: Ragged, items: int) -> npt.NDArray[np.bool_]:
     return np.asarray(right[place] == keys)
 
 
+def metric_names(cutoffs: Sequence[int]) -> tuple[str, ...]:
+    """What `RankingMetrics.compute` gives for these values of k."""
+    names = (
+        "recall",
+        "precision",
+        "f1",
+        "ndcg",
+        "mrr",
+        "hit_rate",
+        "serendipity",
+        "coverage",
+        "novelty",
+    )
+    return (*(f"{name}@{k}" for name in names for k in sorted(set(cutoffs))), "users")
+
+
 class RankingMetrics:
     """Gathers rankings, some users at a time; the metrics above at every cut-off.
 

@@ -6,7 +6,7 @@ The loop itself is `training.py`'s; here is when it ends, what is kept, what is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ class FitOptions:
         metric: which one decides, as `evaluate` names it.
         higher_is_better: whether more of it is better.
         patience: evaluations in a row without a new best after which training ends; None for never.
-        evaluate_epochs: epochs between two evaluations.
+        evaluate_epochs: epochs between two evaluations; there is one at the end in any case.
         max_steps: stop after this step; None for no limit.
         report_every: steps between two reads of the loss.
         seed: of what is random in training, such as dropout; not of the model's initial parameters.
@@ -69,8 +69,7 @@ class FitOptions:
             )
         if self.evaluate_epochs < 1:
             raise ConfigError(f"`evaluate_epochs` must be at least 1, but {self.evaluate_epochs} was found")
-        if not 0 <= self.seed < 1 << 63:
-            raise ConfigError(f"`seed` must be from 0 to 2**63 - 1, but {self.seed} was found")
+        check_seed(self.seed)
         if self.resume and self.checkpoints is None:
             raise ConfigError("`resume` needs `checkpoints`, the folder to resume from; give both")
         self.train_options()
@@ -83,6 +82,18 @@ class FitOptions:
             report_every=self.report_every,
             checkpoint_every=self.checkpoint_every,
         )
+
+
+def check_seed(seed: int) -> None:
+    """Raise a `ConfigError` for a seed that torch's generators do not take."""
+    if not 0 <= seed < 1 << 63:
+        raise ConfigError(f"`seed` must be from 0 to 2**63 - 1, but {seed} was found")
+
+
+def require_metric(metric: str, there: Collection[str]) -> None:
+    """Raise a `ConfigError` unless the metric is one of those that are evaluated."""
+    if metric not in there:
+        raise ConfigError(f"`metric`={metric!r} is not evaluated; there are {', '.join(sorted(there))}")
 
 
 class EarlyStopping:
@@ -120,10 +131,7 @@ class EarlyStopping:
         Raises:
             ConfigError: the metric is not among those evaluated, or is NaN.
         """
-        if self.metric not in evaluation.metrics:
-            raise ConfigError(
-                f"`metric`={self.metric!r} is not evaluated; there are {', '.join(sorted(evaluation.metrics))}"
-            )
+        require_metric(self.metric, evaluation.metrics)
         value = float(evaluation.metrics[self.metric])
         if math.isnan(value):
             raise ConfigError(
@@ -143,6 +151,11 @@ class EarlyStopping:
         return value > than if self.higher_is_better else value < than
 
     @property
+    def looked(self) -> int:
+        """Epochs at the last look; 0 before the first."""
+        return self.history[-1][0] if self.history else 0
+
+    @property
     def stopped(self) -> bool:
         """Whether patience is at its end."""
         return self.patience is not None and self._since >= self.patience
@@ -151,6 +164,8 @@ class EarlyStopping:
         """Plain values and the best parameters."""
         best = self.best
         return {
+            "metric": self.metric,
+            "higher_is_better": self.higher_is_better,
             "epochs": self.epochs,
             "since": self._since,
             "best_epochs": self.best_epochs,
@@ -161,7 +176,19 @@ class EarlyStopping:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Go on from what `state_dict` gave.
+
+        Raises:
+            ConfigError: there the best was chosen by another metric, whose values cannot be compared with this one's.
+        """
+        # Checkpoints of before do not say.
+        before = state.get("metric", self.metric), state.get("higher_is_better", self.higher_is_better)
+        if before != (self.metric, self.higher_is_better):
+            raise ConfigError(
+                f"the checkpoint's best model was chosen by {_said(*before)}, but now it would be by "
+                f"{_said(self.metric, self.higher_is_better)}; use the same `metric`, or start anew in an empty "
+                f"checkpoint folder"
+            )
         self.epochs, self._since = state["epochs"], state["since"]
         self.best_epochs = state["best_epochs"]
         self.best = (
@@ -173,6 +200,10 @@ class EarlyStopping:
         self.history = [(int(epochs), float(value)) for epochs, value in state["history"]]
 
 
+def _said(metric: str, higher_is_better: bool) -> str:
+    return f"the {'highest' if higher_is_better else 'lowest'} {metric}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class FitSummary:
     """What a fit did.
@@ -182,7 +213,7 @@ class FitSummary:
         best: the best evaluation on validation data; the model has the parameters it was made with. None if training
             was stopped before the first.
         best_epochs: epochs trained until then.
-        epochs: epochs trained in all.
+        epochs: epochs trained in all, the last one counted even if `max_steps` cut it short.
         history: epochs and the metric after them, of each evaluation.
         resumed_from: the checkpoint it went on from; None from the beginning.
     """
@@ -203,6 +234,7 @@ def fit(
     loss: Callable[[Batch], Tensor],
     evaluate: Evaluate,
     options: FitOptions,
+    metrics: Collection[str] | None = None,
     config: Mapping[str, Any] | None = None,
     on_step: OnStep | None = None,
 ) -> FitSummary:
@@ -214,12 +246,15 @@ def fit(
         model, optimizer, loader, loss, config, on_step: as of `Trainer`.
         evaluate: metrics on validation data of the model as it is; the test's must not be looked at here.
         options: how long, how often, what decides.
+        metrics: names of what `evaluate` measures, to refuse another one before training; None if they are not known.
 
     Raises:
         ConfigError: `options.metric` is not evaluated, the loss or the metric is no number, or the checkpoints belong
             to another run.
         IntuneError: whatever the loader or a checkpoint raises.
     """
+    if metrics is not None:
+        require_metric(options.metric, metrics)
     store, latest = open_store(options.checkpoints, resume=options.resume)
     monitor = EarlyStopping(
         options.metric,
@@ -263,6 +298,7 @@ def open_store(folder: Path | None, *, resume: bool) -> tuple[CheckpointStore | 
 
     Raises:
         ConfigError: there are checkpoints, but `resume` was not asked for.
+        StorageError: there is no such folder and none can be made.
     """
     if folder is None:
         return None, None
@@ -273,6 +309,7 @@ def open_store(folder: Path | None, *, resume: bool) -> tuple[CheckpointStore | 
             f"`checkpoints`={folder} holds those of another run, up to {latest.name}; "
             f"go on from them with `resume`, or choose another folder"
         )
+    store.make_directory()
     return store, latest
 
 

@@ -46,6 +46,7 @@ class HubLanguageModel(nn.Module):
 
     def __init__(self, name: str, *, temperature: float = 1.0) -> None:
         super().__init__()
+        self.name = name
         try:
             from transformers import AutoModelForCausalLM, AutoTokenizer
         except ImportError as error:

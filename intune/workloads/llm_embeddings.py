@@ -80,25 +80,29 @@ class EmbedText(Transform):
         return {**block, self.into: load_encoder(self.model)(texts)}
 
 
-def load_encoder(model: str) -> Encoder:
+def load_encoder(model: str, *, or_file: bool = True) -> Encoder:
     """The encoder of that name; see `EmbedText`. Loaded once in a process.
+
+    Args:
+        model: which.
+        or_file: whether embeddings in a file would do as well, which is then said where it cannot be loaded.
 
     Raises:
         ConfigError: sentence-transformers is not installed, or there is no such model within reach.
     """
     with _loading:
         if model not in _encoders:
-            _encoders[model] = _load(model)
+            _encoders[model] = _load(model, "or give embeddings in a file" if or_file else "")
         return _encoders[model]
 
 
-def _load(model: str) -> Encoder:
+def _load(model: str, otherwise: str) -> Encoder:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise ConfigError(
             f"text cannot be embedded by {model!r} because sentence-transformers is not installed; "
-            f"install intune[text], or give embeddings in a file"
+            f"install intune[text]{otherwise and f', {otherwise}'}"
         ) from error
     packaged = packaged_model(model)
     try:
@@ -112,7 +116,7 @@ def _load(model: str) -> Encoder:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
             f"`model`={model!r} cannot be loaded ({reason}); name a folder, a model of a hub within reach, or "
-            f"{DEFAULT_MODEL!r} after installing intune[text]; or give embeddings in a file"
+            f"{DEFAULT_MODEL!r} after installing intune[text]{otherwise and f'; {otherwise}'}"
         ) from error
 
     encoding = threading.Lock()

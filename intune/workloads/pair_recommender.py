@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from intune.pipelines import Pipeline
 from intune.pipelines.errors import ConfigError
 from intune.workloads.ans import ANS
-from intune.workloads.evaluation import RankingMetrics, rank_all
+from intune.workloads.devices import check_device
+from intune.workloads.evaluation import RankingMetrics, metric_names, rank_all
+from intune.workloads.fitting import check_seed
 from intune.workloads.lightgcn import LightGCN
 from intune.workloads.matrix_factorisation import MatrixFactorisation
 from intune.workloads.mixgcf import MixGCF
@@ -25,7 +27,7 @@ from intune.workloads.negatives import NegativeOptions, NegativeSampler
 from intune.workloads.pairwise import BPR, Encoder, Nodes
 from intune.workloads.rating_data import HeldOut, RatingData
 from intune.workloads.sheaf import SheafNetwork
-from intune.workloads.training import Batch
+from intune.workloads.training import NO_MATTER, Batch
 
 EncoderName: TypeAlias = Literal["mf", "lightgcn", "sheaf"]
 ObjectiveName: TypeAlias = Literal["uniform", "popularity", "dns", "mixgcf", "ans"]
@@ -87,9 +89,10 @@ class PairOptions:
             )
         if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(f"`learning_rate` must be above 0, but {self.learning_rate} was found")
-        for name, least in (("candidates", 1), ("batch_size", 1), ("shuffle", 0), ("seed", 0)):
+        for name, least in (("candidates", 1), ("batch_size", 1), ("shuffle", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"`{name}` must be at least {least}, but {getattr(self, name)} was found")
+        check_seed(self.seed)
         self.sampling()
 
     def sampling(self) -> NegativeOptions:
@@ -128,6 +131,9 @@ class PairRecommender:
     data: RatingData
     options: PairOptions = field(default_factory=PairOptions)
 
+    def __post_init__(self) -> None:
+        check_device(self.options.device)
+
     @cached_property
     def model(self) -> PairModel:
         """Made anew from the seed."""
@@ -151,8 +157,14 @@ class PairRecommender:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """What a checkpoint belongs to."""
-        return {**asdict(self.options), "users": self.data.users, "items": self.data.items}
+        """What a checkpoint belongs to: it may go on elsewhere, and be judged at other places."""
+        options = {name: value for name, value in asdict(self.options).items() if name not in NO_MATTER}
+        return {**options, "users": self.data.users, "items": self.data.items}
+
+    def prepare(self) -> tuple[str, ...]:
+        """Find what is held out; the names of all metrics."""
+        _ = self.held_out
+        return metric_names(self.options.cutoffs)
 
     def loss(self, batch: Batch) -> Tensor:
         """See `PairModel.forward`."""
@@ -165,7 +177,7 @@ class PairRecommender:
 
     def rank(self, split: Literal["valid", "test"]) -> RankingMetrics:
         """The same, with what was measured of each user."""
-        held_out = self._held_out[split]
+        held_out = self.held_out[split]
         encoder = self.model.encoder
         with torch.no_grad():
             final = encoder()
@@ -174,7 +186,8 @@ class PairRecommender:
             return rank_all(lambda rows: users[rows] @ items, held_out, cutoffs=self.options.cutoffs)
 
     @cached_property
-    def _held_out(self) -> Mapping[str, HeldOut]:
+    def held_out(self) -> Mapping[str, HeldOut]:
+        """What is asked for in each of the two splits."""
         return {"valid": self.data.held_out("valid"), "test": self.data.held_out("test")}
 
 
@@ -182,7 +195,7 @@ def make_encoder(data: RatingData, options: PairOptions) -> Encoder:
     """The encoder that `options` names, its graph that of what is trained on."""
     if options.encoder == "mf":
         return MatrixFactorisation(data.users, data.items, options.dim, seed=options.seed)
-    user, item = data.train_pairs
+    user, item = data.train_edges
     size = {"users": data.users, "items": data.items, "dim": options.dim, "seed": options.seed}
     if options.encoder == "lightgcn":
         return LightGCN(user, item, **size, depth=3 if options.depth is None else options.depth)

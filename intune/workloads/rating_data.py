@@ -6,7 +6,7 @@ held-out interactions, what each user has seen, the graph.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,11 +32,12 @@ class HeldOut:
 
     Attributes:
         users: ids, int64, shape ``(rows,)``.
-        targets: items that are right answers: a list a row, none empty.
+        targets: items that are right answers: a list a row, none empty, each once and none of those in `seen`.
         seen: items that must not be recommended, since the user has had them: a list a row.
         candidates: whether an item may be recommended at all: it has been trained on; shape ``(items,)``.
         train_counts: interactions of each item that are trained on, int64, shape ``(items,)``.
         cold: held-out interactions that are not asked for, since their user or item was never trained on.
+        repeated: held-out interactions that are not asked for, since the user had met the item before.
     """
 
     users: Ints
@@ -45,6 +46,7 @@ class HeldOut:
     candidates: npt.NDArray[np.bool_]
     train_counts: Ints
     cold: int
+    repeated: int = 0
 
     def __len__(self) -> int:
         return len(self.users)
@@ -89,6 +91,18 @@ class RatingData:
         except (pa.ArrowInvalid, OSError) as error:
             raise CorruptError(f"{path} cannot be read ({error}); make the data set again") from error
 
+    def batches(self, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """One of the tables piece by piece, to look at its beginning; errors as of `table`."""
+        path = self.folder / name
+        try:
+            yield from arrow_dataset.dataset(path, format="parquet").to_batches(columns=list(columns))
+        except FileNotFoundError as error:
+            raise NotFoundError(
+                f"{path} does not exist; make the data set again with `intune data`"
+            ) from error
+        except (pa.ArrowInvalid, OSError) as error:
+            raise CorruptError(f"{path} cannot be read ({error}); make the data set again") from error
+
     @cached_property
     def train_pairs(self) -> tuple[Ints, Ints]:
         """User and item of every interaction that is trained on, in the order of the file."""
@@ -100,14 +114,20 @@ class RatingData:
         return np.bincount(self.train_pairs[1], minlength=self.items)
 
     @cached_property
+    def train_edges(self) -> tuple[Ints, Ints]:
+        """The same with each pair once, sorted; a data set may hold repeated interactions."""
+        return self._once(*self.train_pairs)
+
+    @cached_property
     def train_seen(self) -> Ragged:
-        """Items of each user that are trained on, sorted, a list a user."""
-        return grouped(*self.train_pairs, rows=self.users)
+        """Items of each user that are trained on, each once, sorted, a list a user."""
+        return grouped(*self.train_edges, rows=self.users)
 
     def held_out(self, split: Literal["valid", "test"]) -> HeldOut:
         """What is asked for of users: seen are their training items and, in the test, those of validation too.
 
-        Interactions whose user or item was never trained on are not asked for: nothing is known of them here.
+        Interactions whose user or item was never trained on are not asked for: nothing is known of them here. Nor are
+        those with an item that the user has met before, since such items are not recommended.
 
         Raises:
             SchemaError: nothing is left to ask for.
@@ -122,11 +142,19 @@ class RatingData:
                 f"{self.folder} holds out no {split} interaction of a user and an item that are trained on; make the "
                 f"data set with another `split`"
             )
-        cold = int(np.count_nonzero(~known))
-        user, item = user[known], item[known]
-        users = np.unique(user)
         pairs = [self.train_pairs] if split == "valid" else [self.train_pairs, self._pairs("valid")]
-        seen = grouped(*(np.concatenate(column) for column in zip(*pairs, strict=True)), rows=self.users)
+        met = self._once(*(np.concatenate(column) for column in zip(*pairs, strict=True)))
+        asked = self._once(user[known], item[known])
+        new = ~np.isin(self._keys(*asked), self._keys(*met))
+        if not new.any():
+            raise SchemaError(
+                f"{self.folder} holds out no {split} interaction with an item that is new to its user, and others are "
+                f"not recommended; make the data set without repeated interactions"
+            )
+        cold, repeated = int(np.count_nonzero(~known)), int(np.count_nonzero(known) - np.count_nonzero(new))
+        user, item = asked[0][new], asked[1][new]
+        users = np.unique(user)
+        seen = grouped(*met, rows=self.users)
         rows = np.searchsorted(users, user)
         return HeldOut(
             users=users,
@@ -135,7 +163,15 @@ class RatingData:
             candidates=self.train_counts > 0,
             train_counts=self.train_counts,
             cold=cold,
+            repeated=repeated,
         )
+
+    def _keys(self, user: Ints, item: Ints) -> Ints:
+        return user * np.int64(self.items) + item
+
+    def _once(self, user: Ints, item: Ints) -> tuple[Ints, Ints]:
+        """Each pair once, sorted."""
+        return np.divmod(np.unique(self._keys(user, item)), np.int64(self.items))
 
     def _pairs(self, split: SplitName) -> tuple[Ints, Ints]:
         table = self.table(f"ratings/{split}", ["user", "item"])

@@ -5,7 +5,7 @@ A family gives a `Recommender`; feeding, fitting and judging are the same for al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -37,6 +37,9 @@ class Recommender(Protocol):
     @property
     def config(self) -> Mapping[str, Any]:
         """What the model is and how it is trained, plain values: a checkpoint of another one is refused."""
+
+    def prepare(self) -> Collection[str]:
+        """Find what is held out, before anything is trained; the names of what `evaluate` measures."""
 
     def loss(self, batch: Batch) -> Tensor:
         """Scalar loss of a batch."""
@@ -118,6 +121,7 @@ def run_job(
         loss=recommender.loss,
         evaluate=lambda: recommender.evaluate("valid"),
         options=options,
+        metrics=recommender.prepare(),
         config=recommender.config,
         on_step=on_step,
     )

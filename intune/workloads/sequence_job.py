@@ -16,17 +16,25 @@ from torch import Tensor, nn
 
 from intune.pipelines import Budget, Loader, Pipeline
 from intune.pipelines.errors import ConfigError, DataError
+from intune.workloads.devices import check_device
+from intune.workloads.evaluation import metric_names
 from intune.workloads.feeding import fed
-from intune.workloads.fitting import FitOptions, FitSummary, fit
+from intune.workloads.fitting import FitOptions, FitSummary, check_seed, fit, require_metric
 from intune.workloads.llm_seq_prompt import LLMSeqPrompt
 from intune.workloads.rating_data import RatingData, find_rating_data
-from intune.workloads.sequence_evaluation import SequenceRecommender, SessionRanking, rank_sessions
+from intune.workloads.sequence_evaluation import (
+    SequenceRecommender,
+    SessionRanking,
+    rank_sessions,
+    require_questions,
+)
 from intune.workloads.sequence_models import (
     MODELS,
     Counted,
     Learned,
     Material,
     TextOptions,
+    identity,
     module_of,
     plain_config,
 )
@@ -78,9 +86,9 @@ class SequenceJob:
     def __post_init__(self) -> None:
         if self.model not in MODELS:
             raise ConfigError(f"`model`={self.model!r} is unknown; use {', '.join(MODELS)}")
-        for name in ("seed", "shuffle"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"`{name}` must be at least 0, but {getattr(self, name)} was found")
+        check_seed(self.seed)
+        if self.shuffle < 0:
+            raise ConfigError(f"`shuffle` must be at least 0, but {self.shuffle} was found")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,7 +164,8 @@ class ReadySequence:
             loss=recommender.loss,
             evaluate=self.validate,
             options=_fit_options(self.job),
-            config={"model": self.job.model, "seed": self.job.seed, **config},
+            metrics=_metrics(self.job),
+            config={"model": self.job.model, "seed": self.job.seed, **identity(self.recommender)},
             on_step=self.on_step,
         )
 
@@ -168,8 +177,14 @@ def ready(job: SequenceJob) -> Iterator[ReadySequence]:
     Raises:
         IntuneError: data, budget, model or an option that cannot be used, before anything is trained.
     """
+    check_device(job.device)
     data = find_rating_data(job.data)
+    # Before texts are embedded and models are loaded.
+    require_questions(data, "test")
     recommender = MODELS[job.model](Material(data=data, seed=job.seed, settings=job.settings, text=job.text))
+    if isinstance(recommender, Learned):
+        require_questions(data, "valid")
+        require_metric(_fit_options(job).metric, _metrics(job))
     module = module_of(recommender)
     if module is not None:
         module.to(job.device)
@@ -262,6 +277,11 @@ def _fit_options(job: SequenceJob) -> FitOptions:
     if job.model == "llm-seq-prompt":
         options = replace(options, metric="loss", higher_is_better=False)
     return options
+
+
+def _metrics(job: SequenceJob) -> tuple[str, ...]:
+    """What may decide when training ends."""
+    return ("loss",) if job.model == "llm-seq-prompt" else (*metric_names(job.cutoffs), "cold")
 
 
 def _split(budget: Budget) -> tuple[Budget, Budget]:

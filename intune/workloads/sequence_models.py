@@ -5,7 +5,9 @@ What is done with them is `sequence_job.py`'s.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -59,7 +61,8 @@ class TextOptions:
 
     Attributes:
         model: sentence encoder; see `llm_embeddings.EmbedText`.
-        embeddings: a file of item embeddings, used instead of it.
+        embeddings: a file of item embeddings, used instead of it; not for ``llm-seq-prompt``, which embeds what its
+            language model writes.
         language_model: causal language model by name or folder; None: a small one is trained here.
         spread: see `llm2bert4rec.llm2bert4rec`.
     """
@@ -169,7 +172,12 @@ def _llm_seq_sim(material: Material) -> SequenceRecommender:
 
 def _llm_seq_prompt(material: Material) -> SequenceRecommender:
     config, shape = material.configs(LLMSeqPromptConfig, SmallLanguageModelConfig)
-    names, model = material.names, material.text.model
+    if material.text.embeddings is not None:
+        raise ConfigError(
+            f"`embeddings`={material.text.embeddings} cannot be used by llm-seq-prompt: names that its language model "
+            f"writes are compared with the items', so that it needs the encoder itself; leave the option out"
+        )
+    names, encoder = material.names, load_encoder(material.text.model, or_file=False)
     language: SmallLanguageModel | HubLanguageModel
     if material.text.language_model is not None:
         language = HubLanguageModel(material.text.language_model)
@@ -181,8 +189,8 @@ def _llm_seq_prompt(material: Material) -> SequenceRecommender:
         language,
         names,
         # Names are compared with names: the items' whole texts would all be farther off.
-        torch.from_numpy(load_encoder(model)(names)),
-        load_encoder(model),
+        torch.from_numpy(encoder(names)),
+        encoder,
         config,
         seed=material.seed,
     )
@@ -215,3 +223,21 @@ def plain_config(recommender: SequenceRecommender) -> dict[str, Any]:
     """The recommender's configuration in plain values, for a checkpoint."""
     config = getattr(recommender, "config", None)
     return {} if config is None else asdict(config)
+
+
+def identity(recommender: SequenceRecommender) -> dict[str, Any]:
+    """What a checkpoint of the recommender belongs to: its configuration and, of a language model, its words."""
+    made = plain_config(recommender)
+    if isinstance(recommender, LLMSeqPrompt):
+        model = recommender.model
+        made |= {"items": len(recommender.names), "names": _digest(recommender.names)}
+        if isinstance(model, SmallLanguageModel):
+            made |= {"language_model": asdict(model.config), "tokenizer": _digest(model.tokenizer.words)}
+        else:
+            # The tokenizer is the one that belongs to it.
+            made["language_model"] = getattr(model, "name", type(model).__name__)
+    return made
+
+
+def _digest(words: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]

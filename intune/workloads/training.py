@@ -27,6 +27,9 @@ from intune.workloads.checkpoint import CheckpointStore
 FORMAT = 1
 """Version of what a checkpoint holds."""
 
+NO_MATTER = ("cutoffs", "device")
+"""Configuration that checkpoints of before may hold, though it does not decide how training goes on."""
+
 Batch: TypeAlias = Mapping[str, Any]
 
 
@@ -63,11 +66,15 @@ class Monitor(Protocol):
     epochs: int
     """Epochs looked at, or passed over, so far."""
 
+    @property
+    def looked(self) -> int:
+        """Epochs at the last look; 0 before the first."""
+
     def due(self, epochs: int) -> bool:
         """Whether to evaluate after so many epochs; where not, they are passed over."""
 
     def look(self, epochs: int, evaluation: Evaluation, model: nn.Module) -> None:
-        """Take the evaluation in that was made after so many epochs."""
+        """Take the evaluation in that was made after so many epochs, one cut short counted in."""
 
     @property
     def stopped(self) -> bool:
@@ -220,6 +227,7 @@ class Trainer:
         self._evaluations: list[Evaluation] = []
         self._times = dict.fromkeys(("wait", "step", "first", "evaluate", "checkpoint"), 0.0)
         self._rows = 0
+        self._epochs = 0
         self._unread: list[Tensor] = []
         self._mean_loss = math.nan
 
@@ -234,7 +242,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "loader": self._position if self._position is not None else self.loader.state_dict(),
-            "random": {"cpu": torch.get_rng_state(), "cuda": _cuda_random_states()},
+            "random": {"cpu": torch.get_rng_state(), "cuda": self._cuda_random_states()},
             "monitor": None if self._monitor is None else self._monitor.state_dict(),
         }
 
@@ -243,7 +251,8 @@ class Trainer:
 
         Raises:
             CorruptError: it is not a trainer's state, or one of another version.
-            ConfigError: it was made with another configuration; the message names what differs.
+            ConfigError: it was made with another configuration, or for a model of another shape; the message names
+                what differs.
             LoaderError: its position belongs to other data or another pipeline.
         """
         missing = {"format", "step", "config", "model", "optimizer", "loader", "random"} - state.keys()
@@ -255,7 +264,7 @@ class Trainer:
             raise CorruptError(f"the checkpoint has format {state['format']}, but this is format {FORMAT}")
         differing = [
             f"{name} was {state['config'].get(name)!r} and is {self._config.get(name)!r}"
-            for name in sorted(state["config"].keys() | self._config.keys())
+            for name in sorted((state["config"].keys() | self._config.keys()) - set(NO_MATTER))
             if _plain(state["config"].get(name)) != _plain(self._config.get(name))
         ]
         if differing:
@@ -263,12 +272,21 @@ class Trainer:
                 f"the checkpoint was made with another configuration: {'; '.join(differing)}; "
                 f"use the same, or start anew in an empty checkpoint folder"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        # First, since it knows other data by their files, which says more than a table of another size.
         self.loader.load_state_dict(state["loader"])
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(
+                f"the checkpoint does not fit this model ({reason}); use the same model and data, or start anew in an "
+                f"empty checkpoint folder"
+            ) from error
         torch.set_rng_state(state["random"]["cpu"])
-        if torch.cuda.is_available() and state["random"]["cuda"]:
-            torch.cuda.set_rng_state_all(state["random"]["cuda"])
+        # There may be other devices now, and fewer.
+        for device, random in zip(self._cuda_devices(), state["random"]["cuda"], strict=False):
+            torch.cuda.set_rng_state(random, device)
         if self._monitor is not None and state.get("monitor") is not None:
             self._monitor.load_state_dict(state["monitor"])
         self.step = state["step"]
@@ -295,8 +313,7 @@ class Trainer:
                 self._run(stop)
                 self._report()
                 self._save()
-                with stop.interruptible():
-                    self._evaluate_now()
+                self._finish(stop)
             except _Stopped:
                 self._report()
                 self._save()
@@ -317,12 +334,18 @@ class Trainer:
         )
 
     def _run(self, stop: _Stop) -> None:
+        """Train; `_epochs` is then how many epochs were begun."""
         options = self.options
         for epoch in range(self.loader.epoch, options.epochs):
+            self._epochs = epoch
             # Here too, since a run may have been killed after an epoch's last step and before its evaluation.
-            if self._done() or self._look(epoch, stop):
+            if self._done():
+                self._epochs += self.step > epoch * len(self.loader)
+                return
+            if self._look(epoch, stop):
                 return
             self.loader.set_epoch(epoch)
+            self._epochs += 1
             for batch in self._timed_batches(stop):
                 self._train_step(batch)
                 if self.step % options.report_every == 0:
@@ -335,7 +358,18 @@ class Trainer:
                 stop.check()
                 if self._done():
                     return
+        self._epochs = max(options.epochs, self.loader.epoch)
         self._look(options.epochs, stop)
+
+    def _finish(self, stop: _Stop) -> None:
+        """Evaluate what training has ended with, and let the monitor look at it whether or not it is due.
+
+        After the last save: a run that goes on from there must not know of a look that it would not have had.
+        """
+        with stop.interruptible():
+            self._evaluate_now()
+        if self._monitor is not None and self._epochs > self._monitor.looked:
+            self._monitor.look(self._epochs, self._evaluations[-1], self.model)
 
     def _look(self, epochs: int, stop: _Stop) -> bool:
         """Let the monitor look at the model after so many epochs; whether it ends training."""
@@ -350,6 +384,14 @@ class Trainer:
             else:
                 monitor.epochs = epochs
         return monitor.stopped
+
+    def _cuda_devices(self) -> list[torch.device]:
+        """Those that the model is on: to ask another one for its random state would open a context there."""
+        found = {value.device for value in self.model.parameters() if value.device.type == "cuda"}
+        return sorted(found, key=lambda device: device.index)
+
+    def _cuda_random_states(self) -> list[Tensor]:
+        return [torch.cuda.get_rng_state(device) for device in self._cuda_devices()]
 
     def _done(self) -> bool:
         return self.options.max_steps is not None and self.step >= self.options.max_steps
@@ -465,10 +507,6 @@ def _catching_signals() -> Iterator[_Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _cuda_random_states() -> list[Tensor]:
-    return list(torch.cuda.get_rng_state_all()) if torch.cuda.is_available() else []
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,8 @@ a step is used to forecast it, and none of a held-out step to train.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -15,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from intune.pipelines import Pipeline
-from intune.pipelines.errors import ConfigError
+from intune.pipelines import Loader, Pipeline
+from intune.pipelines.errors import ConfigError, DataError
 from intune.workloads import trend_baselines as baselines
-from intune.workloads.fitting import FitOptions, FitSummary, fit
+from intune.workloads.devices import check_device
+from intune.workloads.fitting import FitOptions, FitSummary, check_seed, fit, require_metric
 from intune.workloads.recommender_job import FeedOptions, feeding
-from intune.workloads.training import OnStep
+from intune.workloads.training import NO_MATTER, OnStep
 from intune.workloads.trend_data import CutOptions, TrendData, find_trend_data
 from intune.workloads.trend_metrics import mean_metrics, trend_metrics
 from intune.workloads.trend_stages import NextItemsBefore, SeriesBefore
@@ -41,6 +43,9 @@ FORECASTERS = (
 LEARNS_ITEMS, LEARNS_TRENDS = ("trendrec", "gru4rec"), ("trendrec", "deepar-item", "deepar")
 
 Floats = npt.NDArray[np.float64]
+
+Watch: TypeAlias = Callable[[str, Loader, int], AbstractContextManager[OnStep | None]]
+"""Shows one training while it lasts: given its name, its loader and the most steps to come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +99,10 @@ class TrendOptions:
                 raise ConfigError(f"`{name}` must be above 0, but {getattr(self, name)} was found")
         if not 0 <= self.weight_decay < float("inf"):
             raise ConfigError(f"`weight_decay` must be at least 0, but {self.weight_decay} was found")
-        for name, least in (("batch_size", 1), ("item_batch_size", 1), ("seed", 0)):
+        for name, least in (("batch_size", 1), ("item_batch_size", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"`{name}` must be at least {least}, but {getattr(self, name)} was found")
+        check_seed(self.seed)
         self.config(1)
 
     def config(self, items: int) -> TrendRecConfig:
@@ -165,6 +171,7 @@ class TrendForecaster:
     options: TrendOptions = field(default_factory=TrendOptions)
 
     def __post_init__(self) -> None:
+        check_device(self.options.device)
         most = max(self.options.cutoffs, default=0)
         if not 1 <= most <= self.data.items:
             raise ConfigError(
@@ -253,14 +260,44 @@ class TrendForecaster:
     @torch.no_grad()
     def loss_of_items(self) -> float:
         """The next-item model's loss on validation's steps."""
-        pair = self.data.next_items(self.data.held_out("valid"), length=self.options.length)
-        sequence, target = (torch.from_numpy(matrix).to(self.options.device) for matrix in pair)
+        sequence, target = (torch.from_numpy(matrix).to(self.options.device) for matrix in self._valid_items)
         return float(self.model.next_item.loss({"sequence": sequence, "target": target}))
 
-    def fit_items(self, fitting: TrendFit, *, on_step: OnStep | None = None) -> FitSummary:
-        """Learn next items."""
+    @cached_property
+    def _valid_items(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        return self.data.next_items(self.data.held_out("valid"), length=self.options.length)
+
+    def require_next_items(self) -> None:
+        """Raise a `DataError` where there is no next item to learn, or none in validation's steps to choose by."""
+        data = self.data
+        remedy = (
+            "choose another `valid_share`, or a `forecaster` that learns no next items, such as 'deepar-item'"
+        )
+        if not len(data.next_items(range(data.valid_from), length=1)[0]):
+            raise DataError(
+                f"{data.ratings.folder}: no user has 2 interactions before validation's steps, so that there is no "
+                f"next item to learn; {remedy}"
+            )
+        if not len(self._valid_items[0]):
+            raise DataError(
+                f"{data.ratings.folder}: in validation's {len(data.held_out('valid'))} steps no user has an "
+                f"interaction that follows another one, so that there is no next item to choose by; {remedy}"
+            )
+
+    def fit_items(
+        self, fitting: TrendFit, *, on_step: OnStep | None = None, watch: Watch | None = None
+    ) -> FitSummary:
+        """Learn next items.
+
+        Raises:
+            IntuneError: see `require_next_items`; whatever `fit` raises.
+        """
+        self.require_next_items()
         module = self.model.next_item
-        with feeding(self.sessions, fitting.feed) as loader:
+        with (
+            feeding(self.sessions, fitting.feed) as loader,
+            _watched("next items", loader, fitting.items, on_step, watch) as on_step,
+        ):
             return fit(
                 module,
                 self._adam(module, self.options.item_learning_rate),
@@ -268,15 +305,21 @@ class TrendForecaster:
                 loss=module.loss,
                 evaluate=lambda: {"loss": self.loss_of_items()},
                 options=self._inside(fitting.items, "items"),
+                metrics=("loss",),
                 config=self._config("items"),
                 on_step=on_step,
             )
 
-    def fit_trends(self, fitting: TrendFit, *, on_step: OnStep | None = None) -> FitSummary:
+    def fit_trends(
+        self, fitting: TrendFit, *, on_step: OnStep | None = None, watch: Watch | None = None
+    ) -> FitSummary:
         """Learn acceleration."""
         module = self.model.forecaster
         self.model.items.weight.requires_grad_(self.options.tune_items)
-        with feeding(self.series, fitting.feed) as loader:
+        with (
+            feeding(self.series, fitting.feed) as loader,
+            _watched("acceleration", loader, fitting.trends, on_step, watch) as on_step,
+        ):
             return fit(
                 module,
                 self._adam(module, self.options.learning_rate),
@@ -284,6 +327,7 @@ class TrendForecaster:
                 loss=module.loss,
                 evaluate=lambda: {"loss": self.loss_of_trends(), **self.metrics("valid")},
                 options=self._inside(fitting.trends, "trends"),
+                metrics=self._names,
                 config=self._config("trends"),
                 on_step=on_step,
             )
@@ -302,26 +346,50 @@ class TrendForecaster:
         )
 
     def _config(self, phase: str) -> dict[str, Any]:
-        return {**asdict(self.options), **asdict(self.data.cut), "items": self.data.items, "phase": phase}
+        options = {name: value for name, value in asdict(self.options).items() if name not in NO_MATTER}
+        return {**options, **asdict(self.data.cut), "items": self.data.items, "phase": phase}
 
-    def fit(self, fitting: TrendFit | None = None, *, on_step: OnStep | None = None) -> TrendResult:
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """What may decide when training on acceleration ends."""
+        return ("loss", *(f"{name}@{k}" for name in ("precision", "gain") for k in self.options.cutoffs))
+
+    def fit(
+        self, fitting: TrendFit | None = None, *, on_step: OnStep | None = None, watch: Watch | None = None
+    ) -> TrendResult:
         """Train what is to be trained; then validation's metrics, and the test's, once.
+
+        Args:
+            fitting: how long, and within what.
+            on_step: see `OnStep`.
+            watch: for a live display, in place of `on_step`; see `Watch`.
 
         Raises:
             IntuneError: data, checkpoint or an option cannot be used, or a loss is no number.
         """
         fitting = TrendFit() if fitting is None else fitting
+        if self.options.forecaster in LEARNS_TRENDS:
+            # Before next items are learnt, which may take hours.
+            require_metric(fitting.trends.metric, self._names)
         items = trends = None
         if self.options.forecaster in LEARNS_ITEMS:
-            items = self.fit_items(fitting, on_step=on_step)
+            items = self.fit_items(fitting, on_step=on_step, watch=watch)
         stopped = items is not None and items.train.stopped_by is not None
         if self.options.forecaster in LEARNS_TRENDS and not stopped:
-            trends = self.fit_trends(fitting, on_step=on_step)
+            trends = self.fit_trends(fitting, on_step=on_step, watch=watch)
             stopped = trends.train.stopped_by is not None
         valid = {} if stopped else self.metrics("valid")
         return TrendResult(
             items=items, trends=trends, valid=valid, test={} if stopped else self.metrics("test")
         )
+
+
+def _watched(
+    name: str, loader: Loader, options: FitOptions, on_step: OnStep | None, watch: Watch | None
+) -> AbstractContextManager[OnStep | None]:
+    if watch is None:
+        return nullcontext(on_step)
+    return watch(name, loader, min(options.epochs * len(loader), options.max_steps or 2**62))
 
 
 def trend_forecaster(

@@ -69,6 +69,17 @@ def call(*words: str) -> None:
     tyro.cli(dlrm, args=[*words, "--table-rows", "500"], config=(tyro.conf.FlagCreatePairsOff,))
 
 
+def test_the_display_leaves_room_for_event_files(data: str, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for words in (["--quiet"], []):
+        folder = str(tmp_path / f"events{len(words)}")
+        call("--data", data, "--executor", "threads", "--batch-size", "200", "--tensorboard", folder, *words)
+        events = EventAccumulator(folder).Reload()  # type: ignore[no-untyped-call]
+        assert [point.step for point in events.Scalars("loss/train")] == [10]
+
+
 def test_a_run_ends_with_a_summary_on_stdout(data: str, capsys: pytest.CaptureFixture[str]) -> None:
     call("--data", data, "--executor", "threads", "--batch-size", "200", "--slots", "load=2,transform=1")
     out, err = capsys.readouterr()

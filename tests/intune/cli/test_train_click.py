@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import tyro
@@ -64,11 +67,8 @@ def test_dcnv2_takes_what_is_said_of_tables_and_cross_layers(
         ("", TableChoice(kind="unified", rows=DEMONSTRATION_ROWS, tables=2, chunks=2)),
         ("--table-rows 700", TableChoice(kind="unified", rows=700, tables=2, chunks=2)),
         ("--embedding-parameters 800", TableChoice(kind="unified", parameters=800, tables=2, chunks=2)),
-        ("--embedding full", TableChoice(kind="full", tables=2)),
-        (
-            "--embedding hashed --embedding-parameters 23040",
-            TableChoice(parameters=23_040, tables=2),
-        ),
+        ("--embedding full", TableChoice(kind="full")),
+        ("--embedding hashed --embedding-parameters 23040", TableChoice(parameters=23_040)),
     ],
 )
 def test_the_demonstration_is_the_authors_where_nothing_is_said(
@@ -102,6 +102,35 @@ def test_the_demonstration_trains_from_a_folder_of_ratings(
 def test_a_full_table_of_a_given_size_is_refused() -> None:
     with pytest.raises(ConfigError, match="`table_rows`=5 leaves no row for each id"):
         Tables(embedding="full", table_rows=5).choice()
+
+
+@pytest.mark.parametrize("function", [dlrm, dcnv2, unified_embedding])
+@pytest.mark.parametrize("kind", ["hashed", "full"])
+@pytest.mark.parametrize("option", ["tables", "chunks"])
+def test_unified_tables_without_unified_tables_are_refused(
+    started: list[tuple[Run, dict[str, Any]]], function: Callable[..., None], kind: str, option: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"`{option}`=3 is of unified tables, but `embedding`='{kind}'"):
+        call(function, "--data", "d", "--embedding", kind, f"--{option}", "3")
+    call(function, "--data", "d", "--embedding", kind)
+    assert started[0][1]["embedding"] == TableChoice(kind=kind)  # type: ignore[arg-type]
+
+
+def test_the_demonstration_needs_no_numbers_of_ids(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pq.write_table(pa.table({"y": [0, 1] * 50, "a": list(range(100))}), tmp_path / "0.parquet")
+    columns = {"label": "y", "dense": [], "categorical": ["a"]}
+    (tmp_path / "dataset.json").write_text(json.dumps({"schema_version": 1, "columns": columns}))
+    call(unified_embedding, "--data", str(tmp_path), "--executor", "threads", "--quiet")
+    assert capsys.readouterr().out.startswith("500 rows in ")
+
+
+def test_a_run_can_be_followed_in_tensorboard(
+    started: list[tuple[Run, dict[str, Any]]], tmp_path: Path
+) -> None:
+    call(dlrm, "--data", "d", "--tensorboard", str(tmp_path))
+    assert started[0][0].tensorboard == tmp_path
 
 
 def test_every_command_has_its_help() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,12 +61,30 @@ def test_a_run_goes_on_from_its_checkpoint(
     assert "holds those of another run" in capsys.readouterr().err
 
 
+def test_interactions_that_are_not_asked_for_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(tmp_path / "market")
+    made = ["--users", "20", "--items", "60", "--audiences", "3", "--steps", "16", "--volume", "2"]
+    assert main(["data", "market", "--out", folder, *made]) == 0
+    assert main(["train", "lightgcn", "--data", folder, *SMALL]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(
+        r"not asked for: \d+ of the test's interactions, whose user had met the item before", last
+    )
+    assert main(["train", "popularity", "--data", folder]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"never trained on; not asked for: \d+ items that their sessions had before", shown)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--torch-threads", "0"], "`torch_threads` must be at least 1"),
         (["--metric", "auc"], "`metric`='auc' is not evaluated"),
         (["--dim", "0"], "`dim` must be at least 1"),
+        (["--device", "foo"], "`device`='foo' is unknown"),
+        (["--checkpoints", "/dev/null"], "no checkpoints can be kept in /dev/null"),
         (["--learning-rate", "1e30"], "learning_rate`"),
     ],
 )

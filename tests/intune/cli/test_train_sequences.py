@@ -96,10 +96,22 @@ def test_a_run_goes_on_from_its_checkpoint(
     assert "went on from" in capsys.readouterr().out
 
 
+def test_an_option_that_a_command_would_not_read_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["train", "llm-seq-prompt", "--data", str(folder), "--embeddings", "no-such.npy"])
+    assert left.value.code == 2
+    assert "--embeddings" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["train", "bert4rec", "--width", "0"], "`width`"),
+        (["train", "gru4rec", "--device", "foo"], "`device`='foo' is unknown"),
+        (["train", "gru4rec", "--seed", str(1 << 64)], "`seed` must be from 0"),
+        (["train", "llm-seq-prompt"], "install intune[text]\n"),
         (["train", "llm-seq-sim", "--embeddings", "no-such.npy"], "no embeddings at no-such.npy"),
         (["train", "llm-seq-prompt", "--text-model", "no-such-folder/none/at/all"], "no-such-folder"),
     ],

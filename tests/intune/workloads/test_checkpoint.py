@@ -141,6 +141,63 @@ def test_a_file_cut_short_is_reported_as_corrupt(tmp_path: Path, length: int) ->
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.9, 0.999])
+def test_a_larger_file_cut_short_is_reported_as_corrupt(tmp_path: Path, share: float) -> None:
+    path = CheckpointStore(directory=tmp_path).save(1, {"weight": torch.zeros(20_000)})
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(CorruptError, match=r"step-000000000001.pt cannot be read .* delete it"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"hello", b"hello\n" * 99, *(bytes([k]) * 300 for k in range(0, 256, 5))]
+)
+def test_bytes_that_are_no_checkpoint_are_reported_as_corrupt(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "step-000000000001.pt"
+    path.write_bytes(content)
+    with pytest.raises(CorruptError, match="cannot be read"):
+        read_checkpoint(path)
+
+
+def test_random_bytes_are_reported_as_corrupt(tmp_path: Path) -> None:
+    path, rng = tmp_path / "step-000000000001.pt", np.random.default_rng(0)
+    for _ in range(300):
+        path.write_bytes(rng.bytes(300))
+        with pytest.raises(CorruptError, match="cannot be read"):
+            read_checkpoint(path)
+
+
+def test_a_folder_of_that_name_is_reported_as_corrupt(tmp_path: Path) -> None:
+    (tmp_path / "step-000000000001.pt").mkdir()
+    with pytest.raises(CorruptError, match="cannot be read"):
+        read_checkpoint(tmp_path / "step-000000000001.pt")
+
+
+def test_a_file_that_may_not_be_read_is_not_called_corrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(StorageError, match="may not be read"):
+        read_checkpoint(tmp_path / "step-000000000001.pt")
+
+
+def test_a_folder_that_cannot_be_written_to_is_known_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    CheckpointStore(directory=tmp_path / "new" / "folder").make_directory()
+    assert (tmp_path / "new" / "folder").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"no checkpoints can be kept in .*file"):
+        CheckpointStore(directory=tmp_path / "file").make_directory()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(StorageError, match="may not be written to"):
+        CheckpointStore(directory=tmp_path).make_directory()
+
+
 def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="does not exist"):
         read_checkpoint(tmp_path / "step-000000000001.pt")

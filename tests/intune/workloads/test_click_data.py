@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,10 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from intune.errors import NotFoundError, SchemaError
+from intune.errors import DataError, NotFoundError, SchemaError
+from intune.pipelines import Budget
 from intune.pipelines.schema import Ragged
 from intune.pipelines.transforms.criteo import DENSE, SPARSE
-from intune.workloads.click_data import MISSING_ID, find_click_data, to_batches
+from intune.workloads.click_data import (
+    MISSING_ID,
+    ClickData,
+    check_held_out_labels,
+    find_click_data,
+    to_batches,
+)
 
 SIZES = (50,) * 26
 
@@ -158,3 +166,140 @@ def test_shuffled_rows_are_the_same_rows_in_another_order(tmp_path: Path) -> Non
     assert not torch.equal(sums[0], sums[1])
     assert not torch.equal(sums[1], sums[2])
     assert torch.equal(sums[0].sort().values, sums[1].sort().values)
+
+
+COLUMNS = {"label": "y", "dense": ["price"], "categorical": ["shop", "item"]}
+
+
+def shop(label: Any = (0, 1, 1, 0), **columns: Any) -> pa.Table:
+    """Click logs of a shop, whose columns have names of their own."""
+    made = {
+        "y": pa.array(label),
+        "price": [1.0, 2, 3, None],
+        "shop": ["a", "b", None, "a"],
+        "item": [7, 8, 9, 7],
+        **columns,
+    }
+    return pa.table(made)
+
+
+def write_shop(
+    folder: Path, train: pa.Table, test: pa.Table | None = None, columns: Any = COLUMNS, **more: Any
+) -> ClickData:
+    for split, table in (("train", train), ("test", train if test is None else test)):
+        (folder / split).mkdir(parents=True)
+        pq.write_table(table, folder / split / "0.parquet", row_group_size=2)
+    described = {"schema_version": 1, "columns": columns, **more}
+    (folder / "dataset.json").write_text(json.dumps(described))
+    return find_click_data(str(folder))
+
+
+def one_batch(data: ClickData, paths: tuple[str, ...] | None = None) -> dict[str, Any]:
+    pipeline = to_batches(data, paths or data.train, batch_size=4, ids=(50,) * len(data.columns.sparse))
+    with pipeline.loader(executor="threads") as loader:
+        (batch,) = loader
+        return dict(batch)
+
+
+@pytest.mark.parametrize("label", [[0, 1, 1, 0], [0.0, 1, 1, 0], [False, True, True, False]])
+def test_a_label_of_any_name_and_type_is_delivered_as_label(tmp_path: Path, label: list[Any]) -> None:
+    data = write_shop(tmp_path / "d", shop(label))
+    for paths in (data.train, data.test):
+        batch = one_batch(data, paths)
+        assert batch.keys() == {"label", "dense", "sparse"}
+        assert (batch["label"].dtype, batch["label"].tolist()) == (torch.float32, [0, 1, 1, 0])
+
+
+def test_another_column_may_be_called_label(tmp_path: Path) -> None:
+    second = ["p", "q", "r", "s"]
+    beside = write_shop(tmp_path / "beside", shop().append_column("label", [second]))
+    assert one_batch(beside)["label"].tolist() == [0, 1, 1, 0]
+    columns = {"label": "y", "dense": ["price"], "categorical": ["label", "item"]}
+    among = write_shop(tmp_path / "among", shop().append_column("label", [second]), None, columns)
+    batch = one_batch(among)
+    assert batch["label"].tolist() == [0, 1, 1, 0]
+    assert batch["sparse"].shape == (4, 2)
+
+
+def test_a_label_may_be_called_what_the_inputs_are_called_in_a_batch(tmp_path: Path) -> None:
+    table = shop().rename_columns(["dense", "price", "shop", "item"])
+    batch = one_batch(write_shop(tmp_path / "d", table, None, {**COLUMNS, "label": "dense"}))
+    assert batch["label"].tolist() == [0, 1, 1, 0]
+    assert batch["dense"].shape == (4, 1)
+
+
+def test_lists_of_ids_may_not_be_called_what_a_batch_has_already(tmp_path: Path) -> None:
+    table = shop(item=[[1], [2], [], [3]]).rename_columns(["y", "price", "shop", "label"])
+    with pytest.raises(SchemaError, match="`label` has another meaning there; give the column another name"):
+        write_shop(tmp_path / "d", table, None, {**COLUMNS, "categorical": ["shop", "label"]})
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ([0, 1, 2, 0], r"train/0\.parquet, row groups 0 to 1\): column `y` holds 2 in 1 of 4 rows"),
+        ([0.0, 1, None, 0], "column `y` holds NaN or null"),
+        ([0, 1, None, None], r"column `y` holds null \(or 127\) in 2 of 4 rows"),
+        (pa.array([0, 1, None, 0], pa.uint8()), r"column `y` holds null \(or 127\)"),
+        (["0", "1", "1", "0"], "column `y` holds string, but labels must be numbers"),
+    ],
+)
+def test_labels_to_train_on_are_checked_where_batches_are_made(
+    tmp_path: Path, label: Any, words: str
+) -> None:
+    data = write_shop(tmp_path / "d", shop(label), shop())
+    with pytest.raises(DataError, match=words):
+        one_batch(data)
+
+
+def test_held_out_labels_are_checked_without_the_other_columns(tmp_path: Path) -> None:
+    budget = Budget.detect(memory="100MB")
+    check_held_out_labels(write_shop(tmp_path / "good", shop([0, 2, 1, 0]), shop()), budget)
+    # Ids that no transform takes: nobody looks at them here.
+    bad = shop([0, 1, 2, 0], shop=[0.5, 1.5, 2.5, 3.5])
+    with pytest.raises(DataError, match=r"test/0\.parquet, .*column `y` holds 2 in 1 of 4 rows"):
+        check_held_out_labels(write_shop(tmp_path / "bad", shop(), bad), budget)
+
+
+def test_missing_whole_numbers_count_as_0(tmp_path: Path) -> None:
+    batch = one_batch(write_shop(tmp_path / "d", shop(price=pa.array([1, 2, None, 4], pa.int32()))))
+    assert batch["dense"][2].item() == 0
+
+
+@pytest.mark.parametrize("name", ["", "day_*.parquet", "day_0.parquet"])
+def test_plain_files_may_have_a_description_beside_them(tmp_path: Path, name: str) -> None:
+    for day in range(2):
+        pq.write_table(shop(), tmp_path / f"day_{day}.parquet")
+    described = {"schema_version": 1, "columns": COLUMNS, "cardinalities": {"shop": 3, "item": 4}}
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    data = find_click_data(str(tmp_path / name))
+    assert data.columns.all == ["y", "price", "shop", "item"]
+    assert data.cardinalities == (3, 4)
+    assert len(data.test) == (0 if name == "day_0.parquet" else 1)
+
+
+def test_columns_that_the_description_names_and_the_files_lack_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match=r"lacks the columns x, which .*dataset\.json names; mend it"):
+        write_shop(tmp_path / "d", shop(), None, {**COLUMNS, "dense": ["x"]})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"columns": {"label": "y", "dense": []}}, r"dataset\.json has no `columns\.categorical`; write "),
+        ({"columns": {"categorical": ["shop"]}}, r"has no `columns\.label`, `columns\.dense`"),
+        ({"columns": ["y", "shop"]}, r"has `columns` \['y', 'shop'\]"),
+        ({"columns": {**COLUMNS, "dense": "price"}}, r"has `columns\.dense` 'price'"),
+        ({"columns": {**COLUMNS, "label": 3}}, r"has `columns\.label` 3"),
+        ({"columns": {**COLUMNS, "categorical": []}}, r"has no name in `columns\.categorical`"),
+        ({"columns": {**COLUMNS, "dense": ["y"]}}, "names the column `y` twice"),
+        ({"cardinalities": {"shop": 3}}, r"dataset\.json has no `cardinalities\.item`; write how many"),
+        ({"cardinalities": {"shop": 3, "item": "4"}}, r"has `cardinalities\.item` '4'"),
+        ({"cardinalities": [3, 4]}, r"has `cardinalities` \[3, 4\]"),
+    ],
+)
+def test_a_description_that_says_too_little_is_refused(
+    tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(SchemaError, match=words):
+        write_shop(tmp_path / "d", shop(), **change)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -8,10 +9,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from intune.errors import ConfigError, LoaderError
+from intune.errors import ConfigError, DataError, LoaderError, StorageError
 from intune.workloads.checkpoint import CheckpointStore
 from intune.workloads.click_job import ClickJob, ready
 from intune.workloads.click_tables import TableChoice
@@ -273,3 +277,82 @@ def test_a_preset_that_keeps_every_row_trains_on_the_last_ones_too(data: str) ->
 def test_options_of_another_model_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         job("data", **changes)
+
+
+@pytest.mark.parametrize("model", ["dlrm", "dcnv2"])
+@pytest.mark.parametrize("device", ["foo", "cuda:x", "cuda", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_in_the_pipelines_words(
+    data: str, tmp_path: Path, model: Any, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda:99")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=f"`device`='{device}'"):
+        run(job(data, model=model, device=device, checkpoints=tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_for_checkpoints_that_cannot_be_is_refused_before_training(
+    data: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for folder, resume in ((file, False), (file, True), (file / "within", False)):
+        with (
+            pytest.raises(
+                StorageError, match=r"no checkpoints can be kept in .*file.*; choose another folder"
+            ),
+            ready(job(data, checkpoints=folder, resume=resume)),
+        ):
+            pass
+    assert file.read_text() == "mine"
+
+
+def shop(folder: Path, train: list[Any], test: list[Any]) -> str:
+    """Click logs whose label is called `bought`."""
+    for split, labels in (("train", train), ("test", test)):
+        (folder / split).mkdir(parents=True)
+        columns = {"bought": labels, "price": np.arange(len(labels)) / 7, "item": np.arange(len(labels)) % 9}
+        pq.write_table(pa.table(columns), folder / split / "0.parquet")
+    columns = {"label": "bought", "dense": ["price"], "categorical": ["item"]}
+    described = {"schema_version": 1, "columns": columns, "cardinalities": {"item": 9}}
+    (folder / "dataset.json").write_text(json.dumps(described))
+    return str(folder)
+
+
+@pytest.mark.parametrize("model", ["dlrm", "dcnv2"])
+def test_a_label_of_another_name_is_trained_on_and_scored(tmp_path: Path, model: Any) -> None:
+    settings = {"model": model, "batch_size": 20, **({} if model == "dlrm" else {"rank": 0})}
+    summary, _ = run(job(shop(tmp_path / "d", [0, 1] * 50, [1, 0, 1]), **settings))
+    assert summary.rows == 100
+    assert summary.evaluations[0].metrics["positives"] == 2
+
+
+def test_labels_that_are_no_clicks_end_training(tmp_path: Path) -> None:
+    with (
+        pytest.raises(DataError, match=r"train/0\.parquet, .*column `bought` holds 2 in 1 of 20 rows"),
+        ready(job(shop(tmp_path / "d", [0, 1] * 40 + [2] + [0] * 19, [1, 0, 1]), batch_size=20)) as made,
+    ):
+        made.trainer.fit()
+
+
+@pytest.mark.parametrize("label", [2, None, 0.5])
+def test_held_out_labels_that_are_no_clicks_are_found_before_training(tmp_path: Path, label: Any) -> None:
+    with (
+        pytest.raises(DataError, match=r"test/0\.parquet, .*column `bought` holds .* in 1 of 3 rows"),
+        ready(job(shop(tmp_path / "d", [0, 1] * 50, [1, 0, label]), batch_size=20)),
+    ):
+        pytest.fail("nothing was found")
+
+
+def test_a_run_writes_its_loss_and_its_evaluations_to_event_files(data: str, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings: dict[str, Any] = {"tensorboard": tmp_path, "options": {"max_steps": 20, "evaluate_every": 15}}
+    with ready(job(data, **settings)) as made:
+        summary = made.trainer.fit()
+    events = EventAccumulator(str(tmp_path)).Reload()  # type: ignore[no-untyped-call]
+    assert [point.step for point in events.Scalars("loss/train")] == [10, 20]
+    found = {point.step: point.value for point in events.Scalars("test/auc")}
+    assert found == pytest.approx({each.step: each.metrics["auc"] for each in summary.evaluations})
+    assert found.keys() == {15, 20}

@@ -96,6 +96,17 @@ def test_data_that_does_not_say_how_many_ids_there_are_can_only_be_counted(tmp_p
     ):
         with_tables(CONFIG, TableChoice(), data)
     assert with_tables(CONFIG, TableChoice(kind="full"), data)[0].table_sizes == (4, 6)
+    with pytest.raises(ConfigError, match="or 'unified' with `table_rows` or `embedding_parameters`"):
+        with_tables(CONFIG, TableChoice(kind="unified"), data)
+
+
+@pytest.mark.parametrize("size", [{"rows": 100}, {"parameters": 400}])
+def test_unified_tables_of_a_given_size_need_not_know_how_many_ids_there_are(
+    tmp_path: Path, size: dict[str, int]
+) -> None:
+    config, ids = with_tables(CONFIG, TableChoice(kind="unified", **size), write(tmp_path / "data"))
+    assert config.unified == UnifiedConfig(rows=100, chunk_dim=4, chunks=2)
+    assert (config.table_sizes, ids) == ((1, 1), WORD_IDS)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +120,8 @@ def test_data_that_does_not_say_how_many_ids_there_are_can_only_be_counted(tmp_p
         ({"kind": "full", "rows": 5}, "`table_rows`=5 leaves no row for each id"),
         ({"kind": "full", "parameters": 5}, "`embedding_parameters`=5 leaves no row for each id"),
         ({"rows": 5, "parameters": 5}, "give one of them"),
+        ({"tables": 3}, "`tables`=3 is of unified tables, but `embedding`='hashed' was found; leave it out"),
+        ({"kind": "full", "chunks": 2}, "`chunks`=2 is of unified tables, but `embedding`='full' was found"),
     ],
 )
 def test_choices_that_make_no_sense_are_refused(changes: dict[str, Any], words: str) -> None:

@@ -14,7 +14,7 @@ from sklearn.metrics import ndcg_score
 
 from intune.errors import ConfigError, DataError
 from intune.pipelines.schema import Ragged
-from intune.workloads.evaluation import NOTHING, RankingMetrics, hits_of, rank_all, top_k
+from intune.workloads.evaluation import NOTHING, RankingMetrics, hits_of, metric_names, rank_all, top_k
 from intune.workloads.rating_data import HeldOut
 
 
@@ -163,6 +163,13 @@ def test_places_that_nothing_is_left_for_stay_empty_and_are_no_hit() -> None:
     ranked = top_k(torch.tensor([[1.0, 2.0, 3.0]]), 5, seen=lists([[2]]))
     np.testing.assert_array_equal(ranked, [[1, 0, NOTHING, NOTHING, NOTHING]])
     np.testing.assert_array_equal(hits_of(ranked, lists([[0, 2]]), 3), [[False, True, False, False, False]])
+
+
+def test_the_names_of_the_metrics_are_known_beforehand() -> None:
+    metrics = RankingMetrics([10, 5, 5], np.arange(1, 21))
+    metrics.update(np.arange(10)[None], lists([[3]]))
+    assert set(metric_names([10, 5, 5])) == metrics.compute().keys()
+    assert len(metric_names([10, 5, 5])) == len(metrics.compute())
 
 
 def held_out(targets: list[list[int]], seen: list[list[int]], items: int) -> HeldOut:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from intune.errors import ConfigError
+from intune.errors import ConfigError, StorageError
 from intune.pipelines import Pipeline
 from intune.workloads.checkpoint import read_checkpoint
 from intune.workloads.fitting import EarlyStopping, FitOptions, FitSummary, fit, seeded
@@ -46,7 +47,11 @@ def scripted(values: list[float]) -> Callable[[], dict[str, float]]:
 
 
 def run(
-    data: Path, model: Line, evaluate: Callable[[], dict[str, float]], **options: Any
+    data: Path,
+    model: Line,
+    evaluate: Callable[[], dict[str, float]],
+    metrics: tuple[str, ...] | None = None,
+    **options: Any,
 ) -> tuple[FitSummary, Line]:
     pipeline = Pipeline.from_parquet(data).shuffle(2, seed=1).batch(16)
     with pipeline.loader(executor="threads") as loader:
@@ -57,6 +62,7 @@ def run(
             loss=model.loss,
             evaluate=evaluate,
             options=FitOptions(**{"metric": "score", **options}),
+            metrics=metrics,
         )
     return summary, model
 
@@ -249,3 +255,107 @@ def test_the_best_parameters_are_in_the_checkpoint(data: Path, tmp_path: Path) -
     state = read_checkpoint(summary.train.checkpoint)
     assert torch.equal(state["monitor"]["best_model"]["weight"], model.weight.detach())
     assert not torch.equal(state["model"]["weight"], model.weight.detach())
+
+
+def test_steps_that_end_with_an_epoch_keep_what_as_many_epochs_keep(data: Path) -> None:
+    by_epochs, one = run(data, Line(), scripted([0.1, 0.9]), epochs=2)
+    by_steps, other = run(data, Line(), scripted([0.1, 0.9]), epochs=20, max_steps=8)
+    assert by_steps.history == by_epochs.history == ((1, 0.1), (2, 0.9))
+    assert by_steps.best_epochs == by_steps.epochs == 2
+    assert torch.equal(one.weight, other.weight)
+
+
+def test_an_epoch_cut_short_is_compared_too(data: Path) -> None:
+    summary, _ = run(data, Line(), scripted([0.1, 0.9]), epochs=20, max_steps=7)
+    assert summary.history == ((1, 0.1), (2, 0.9))
+    assert summary.best is not None
+    assert (summary.best.step, summary.best_epochs) == (7, 2)
+
+
+def test_the_end_is_looked_at_though_it_is_not_due_and_a_longer_run_knows_nothing_of_it(
+    data: Path, tmp_path: Path
+) -> None:
+    options = {"evaluate_epochs": 2, "checkpoints": tmp_path / "c"}
+    summary, _ = run(data, Line(), scripted([0.5, 0.9]), epochs=3, **options)
+    assert summary.history == ((2, 0.5), (3, 0.9))
+    assert summary.best_epochs == 3
+    again, _ = run(data, Line(), scripted([0.9]), epochs=3, resume=True, **options)
+    assert again.history == summary.history
+    longer, _ = run(data, Line(), scripted([0.4]), epochs=4, resume=True, **options)
+    assert longer.history == ((2, 0.5), (4, 0.4))
+    assert longer.best_epochs == 2
+
+
+@pytest.mark.parametrize("cut", [3, 4, 8])
+def test_a_run_resumed_at_its_last_step_ends_as_it_did(data: Path, tmp_path: Path, cut: int) -> None:
+    options = {"epochs": 9, "max_steps": cut, "checkpoints": tmp_path / "c"}
+    model = Line()
+    summary, _ = run(data, model, lambda: {"score": model.weight.detach().item()}, **options)
+    again = Line()
+    resumed, _ = run(data, again, lambda: {"score": again.weight.detach().item()}, resume=True, **options)
+    assert resumed.history == summary.history
+    assert resumed.train.rows == 0
+    assert torch.equal(again.weight, model.weight)
+
+
+def test_a_run_that_a_signal_ends_is_not_looked_at(data: Path) -> None:
+    def evaluate() -> dict[str, float]:
+        if next(calls) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return {"score": 0.5}
+
+    calls = iter(range(9))
+    summary, _ = run(data, Line(), evaluate, epochs=5)
+    assert summary.train.stopped_by == signal.SIGTERM
+    assert summary.history == ((1, 0.5),)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"metric": "recall"}, "chosen by the highest score, but now it would be by the highest recall"),
+        ({"higher_is_better": False}, "the highest score, but now it would be by the lowest score"),
+    ],
+)
+def test_a_checkpoint_whose_best_was_chosen_otherwise_is_refused(
+    data: Path, tmp_path: Path, other: dict[str, Any], message: str
+) -> None:
+    def evaluate() -> dict[str, float]:
+        return {"score": 0.5, "recall": 0.1}
+
+    run(data, Line(), evaluate, epochs=1, checkpoints=tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        run(data, Line(), evaluate, epochs=2, checkpoints=tmp_path, resume=True, **other)
+
+
+def test_a_checkpoint_that_does_not_say_how_the_best_was_chosen_is_taken() -> None:
+    before = EarlyStopping("score")
+    before.look(1, Evaluation(step=1, metrics={"score": 0.5}), Line())
+    state = before.state_dict()
+    del state["metric"], state["higher_is_better"]
+    after = EarlyStopping("score")
+    after.load_state_dict(state)
+    assert after.history == before.history
+
+
+def test_what_cannot_be_used_is_refused_before_a_step_is_taken(data: Path, tmp_path: Path) -> None:
+    def never() -> dict[str, float]:
+        raise AssertionError("trained and evaluated")
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"no checkpoints can be kept in .*file"):
+        run(data, Line(), never, epochs=1, checkpoints=tmp_path / "file")
+    with pytest.raises(StorageError, match=r"no checkpoints can be kept in .*file"):
+        run(data, Line(), never, epochs=1, checkpoints=tmp_path / "file" / "below")
+    with pytest.raises(ConfigError, match="`metric`='auc' is not evaluated; there are loss, score"):
+        run(data, Line(), never, epochs=1, metric="auc", metrics=("score", "loss"))
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_event_files_that_cannot_be_written_are_refused_before_a_step(
+    data: Path, tmp_path: Path, place: str
+) -> None:
+    pytest.importorskip("tensorboard")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be a folder of event files"):
+        run(data, Line(), scripted([]), epochs=1, tensorboard=tmp_path / place)

@@ -108,6 +108,11 @@ def test_a_model_out_of_reach_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ConfigError, match=r"install intune\[text\]"):
         load_encoder("no/such")
+    for loads in (None, fake):
+        monkeypatch.setitem(sys.modules, "sentence_transformers", loads)
+        with pytest.raises(ConfigError, match=r"after installing|install intune\[text\]$") as caught:
+            load_encoder("no/such", or_file=False)
+        assert "file" not in str(caught.value)
 
 
 def test_a_model_is_found_in_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +179,64 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "i.npy", np.arange(3))
     with pytest.raises(SchemaError, match="int64 of shape"):
         read_embeddings(tmp_path / "i.npy", items=3)
+
+
+@pytest.mark.parametrize(
+    ("ids", "vectors", "message"),
+    [
+        (
+            pa.array([0, 1]),
+            pa.array([1.0, 2.0]),
+            "`embedding` must hold lists of numbers, but double was found",
+        ),
+        (pa.array([0, 1]), pa.array([["1.0"], ["2.0"]]), "`embedding` must hold lists of numbers, but list<"),
+        (
+            pa.array([0, 1]),
+            pa.array([[1.0], None]),
+            "`embedding` must hold lists of numbers, .* some of them missing",
+        ),
+        (pa.array([0, 1]), pa.array([[], []], pa.list_(pa.float32())), "lists in `embedding` are empty"),
+        (
+            pa.array([0.0, 1.0]),
+            pa.array([[1.0], [2.0]]),
+            "`item` must hold whole numbers, but double was found",
+        ),
+        (
+            pa.array(["0", "1"]),
+            pa.array([[1.0], [2.0]]),
+            "`item` must hold whole numbers, but string was found",
+        ),
+        (
+            pa.array([0, None]),
+            pa.array([[1.0], [2.0]]),
+            "`item` must hold whole numbers, .* some of them missing",
+        ),
+    ],
+)
+def test_columns_of_other_kinds_are_refused(tmp_path: Path, ids: Any, vectors: Any, message: str) -> None:
+    pq.write_table(pa.table({"item": ids, "embedding": vectors}), tmp_path / "e.parquet")
+    with pytest.raises(SchemaError, match=message):
+        read_embeddings(tmp_path / "e.parquet", items=2)
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.float16()), pa.large_list(pa.float64()), pa.list_(pa.int8(), 2)]
+)
+def test_lists_of_any_numbers_are_read(tmp_path: Path, kind: Any) -> None:
+    vectors = pa.array([[np.float16(3), np.float16(4)], [np.float16(1), np.float16(2)]]).cast(kind)
+    pq.write_table(
+        pa.table({"item": pa.array([1, 0], pa.uint8()), "embedding": vectors}), tmp_path / "e.parquet"
+    )
+    assert read_embeddings(tmp_path / "e.parquet", items=2).tolist() == [[1, 2], [3, 4]]
+
+
+def test_vectors_of_no_width_and_missing_numbers_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "e.npy", np.zeros((2, 0)))
+    with pytest.raises(SchemaError, match="floats of shape"):
+        read_embeddings(tmp_path / "e.npy", items=2)
+    pq.write_table(pa.table({"item": [0, 1], "embedding": [[1.0], [None]]}), tmp_path / "e.parquet")
+    with pytest.raises(DataError, match="item 1 holds NaN"):
+        read_embeddings(tmp_path / "e.parquet", items=2)
 
 
 def test_a_place_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:

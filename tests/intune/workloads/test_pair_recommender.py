@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from intune.errors import ConfigError
+from intune.errors import ConfigError, SchemaError
+from intune.workloads.data.market import MarketOptions, write_market
 from intune.workloads.data.movielens import read_movielens
 from intune.workloads.data.ratings import RatingsOptions, write_ratings
 from intune.workloads.data.splits import SplitOptions
@@ -18,7 +19,7 @@ from intune.workloads.negatives import NegativeSampler
 from intune.workloads.pair_recommender import OBJECTIVES, PairOptions, PairRecommender, make_encoder
 from intune.workloads.rating_data import RatingData, find_rating_data
 from intune.workloads.recommender_job import FeedOptions, JobResult, feeding, run_job
-from tests.intune.workloads.ratings_files import write_recbole
+from tests.intune.workloads.ratings_files import drawn, write_recbole
 
 EVERY = [
     *(("mf", negatives) for negatives in OBJECTIVES if negatives != "mixgcf"),
@@ -105,6 +106,49 @@ def test_a_checkpoint_of_another_model_is_refused(data: RatingData, tmp_path: Pa
         train(data, PairOptions(dim=8), epochs=1, checkpoints=tmp_path / "c", resume=True)
 
 
+def test_a_checkpoint_may_go_on_on_another_device_and_be_judged_at_other_places(
+    data: RatingData, tmp_path: Path
+) -> None:
+    recommender = PairRecommender(data=data, options=PairOptions(dim=4, cutoffs=(5, 10)))
+    assert not {"device", "cutoffs"} & recommender.config.keys()
+    train(data, PairOptions(dim=4), epochs=1, checkpoints=tmp_path / "c")
+    result, _ = train(
+        data, PairOptions(dim=4, cutoffs=(5, 10)), epochs=2, checkpoints=tmp_path / "c", resume=True
+    )
+    assert result.fit.resumed_from is not None
+
+
+def test_what_cannot_be_used_is_refused_before_a_step_is_taken(
+    data: RatingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(PairRecommender, "loss", never)
+    with pytest.raises(ConfigError, match="`metric`='ndcg@7' is not evaluated; there are coverage@10"):
+        train(data, PairOptions(dim=4), metric="ndcg@7")
+    with pytest.raises(ConfigError, match="`device`='foo' is unknown"):
+        train(data, PairOptions(dim=4, device="foo"))
+    found = read_movielens(write_recbole(tmp_path / "files", drawn()))
+    options = RatingsOptions(split=SplitOptions(name="session-time"))
+    write_ratings(found, options, tmp_path / "data", kind="movielens")
+    with pytest.raises(SchemaError, match="holds out no valid interaction"):
+        train(find_rating_data(tmp_path / "data"), PairOptions(dim=4))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "negatives"), [("mf", "dns"), ("lightgcn", "mixgcf"), ("sheaf", "uniform")]
+)
+def test_data_that_repeat_interactions_are_learnt_from(tmp_path: Path, encoder: str, negatives: str) -> None:
+    write_market(MarketOptions(users=20, items=60, audiences=3, steps=16, volume=2), tmp_path / "market")
+    data = find_rating_data(tmp_path / "market")
+    assert len(data.train_edges[0]) < len(data.train_pairs[0])
+    options = PairOptions(encoder=encoder, negatives=negatives, dim=4, depth=1, candidates=2)  # type: ignore[arg-type]
+    result, recommender = train(data, options, epochs=1)
+    assert recommender.held_out["test"].repeated > 0
+    assert 0 < result.test["ndcg@20"] <= 1
+
+
 def test_batches_come_through_the_pipeline_with_their_negatives(data: RatingData) -> None:
     recommender = PairRecommender(
         data=data, options=PairOptions(negatives="dns", candidates=3, batch_size=50)
@@ -158,7 +202,8 @@ def test_the_sampler_knows_training_only(data: RatingData) -> None:
         ({"candidates": 0}, "`candidates` must be at least 1"),
         ({"batch_size": 0}, "`batch_size` must be at least 1"),
         ({"shuffle": -1}, "`shuffle` must be at least 0"),
-        ({"seed": -1}, "`seed` must be at least 0"),
+        ({"seed": -1}, "`seed` must be from 0"),
+        ({"seed": 1 << 64}, "`seed` must be from 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:

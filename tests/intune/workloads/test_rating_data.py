@@ -93,3 +93,38 @@ def test_tables_that_are_missing_broken_or_hold_strange_ids_are_refused(data: Ra
     path.write_bytes(b"PAR1 no more")
     with pytest.raises(CorruptError, match="cannot be read"):
         data.table("ratings/train")
+
+
+def write_pairs(data: RatingData, split: str, pairs: list[tuple[int, int]]) -> None:
+    user, item = np.array(pairs, dtype=np.int64).T
+    for file in (data.folder / "ratings" / split).iterdir():
+        file.unlink()
+    pq.write_table(pa.table({"user": user, "item": item}), data.folder / "ratings" / split / "part.parquet")
+
+
+def test_repeated_interactions_are_asked_for_once_and_only_where_they_are_new(data: RatingData) -> None:
+    write_pairs(data, "train", [(0, 1), (0, 1), (0, 2), (1, 1), (1, 3)])
+    write_pairs(data, "valid", [(0, 3), (0, 3), (0, 1), (1, 1), (1, 19)])
+    write_pairs(data, "test", [(0, 3), (1, 2), (1, 2)])
+    assert [ids.tolist() for ids in data.train_edges] == [[0, 0, 1, 1], [1, 2, 1, 3]]
+    assert data.train_counts[:4].tolist() == [0, 3, 1, 1]
+    assert data.train_seen.values.tolist() == [1, 2, 1, 3]
+    valid, test = data.held_out("valid"), data.held_out("test")
+    assert (valid.users.tolist(), valid.targets.values.tolist()) == ([0], [3])
+    assert (valid.cold, valid.repeated) == (1, 3)
+    assert (test.users.tolist(), test.targets.values.tolist()) == ([1], [2])
+    assert (test.cold, test.repeated) == (0, 2)
+    write_pairs(data, "test", [(0, 1), (0, 3)])
+    with pytest.raises(SchemaError, match="no test interaction with an item that is new to its user"):
+        data.held_out("test")
+
+
+def test_a_table_is_read_piece_by_piece(data: RatingData, tmp_path: Path) -> None:
+    pieces = list(data.batches("ratings/train", ["item"]))
+    assert sum(len(piece) for piece in pieces) == len(data.train_pairs[0])
+    with pytest.raises(NotFoundError, match="does not exist"):
+        list(data.batches("ratings/none", ["item"]))
+    (data.folder / "broken").mkdir()
+    (data.folder / "broken" / "part.parquet").write_bytes(b"x")
+    with pytest.raises(CorruptError, match="cannot be read"):
+        list(data.batches("broken", ["item"]))

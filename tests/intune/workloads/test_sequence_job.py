@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from intune.pipelines import Pipeline
 from intune.pipelines.schema import Ragged
 from intune.workloads import llm_embeddings
 from intune.workloads.bert4rec import BERT4RecConfig
+from intune.workloads.data.market import MarketOptions, write_market
 from intune.workloads.data.movielens import read_movielens
 from intune.workloads.data.ratings import RatingsOptions, write_ratings
 from intune.workloads.data.splits import SplitOptions
@@ -211,6 +213,19 @@ def test_ranking_leaves_out_what_was_seen_and_what_was_never_trained_on() -> Non
     assert made.metrics.per_user("recall@3").tolist() == [1, 1]
 
 
+def test_ranking_asks_for_an_item_once_and_not_for_what_the_session_holds() -> None:
+    counts = np.array([5, 4, 0, 2, 1])
+    batch = batch_of([[0], [1, 3], [0, 0]], [[1, 1, 4], [3, 1], [0, 2, 3]])
+    made = rank_sessions(
+        lambda batch: torch.arange(5).float().expand(3, -1), [batch], train_counts=counts, cutoffs=(1, 3)
+    )
+    assert (made.cold, made.repeated) == (0, 4)
+    assert made.metrics.per_user("recall@3").tolist() == [1, 1]
+    assert made.metrics.per_user("recall@1").tolist() == [0.5, 0]
+    with pytest.raises(DataError, match=r"of 1 held-out sessions none .* new to the session"):
+        rank_sessions(lambda batch: torch.zeros(1, 5), [batch_of([[0]], [[0, 2]])], train_counts=counts)
+
+
 def test_ranking_refuses_when_nothing_can_be_asked() -> None:
     with pytest.raises(DataError, match="of 1 held-out sessions none"):
         rank_sessions(
@@ -289,6 +304,12 @@ def test_made_embeddings_are_kept_beside_the_data(folder: Path) -> None:
     [
         ({"model": "bert5rec"}, "`model`='bert5rec' is unknown"),
         ({"seed": -1}, "`seed`"),
+        ({"seed": 1 << 64}, "`seed` must be from 0"),
+        ({"shuffle": -1}, "`shuffle` must be at least 0"),
+        (
+            {"model": "llm-seq-prompt", "text": TextOptions(embeddings=Path("e.npy"))},
+            "cannot be used by llm-seq",
+        ),
         ({"settings": {"depth": 3}}, "`depth` is no setting of BERT4Rec"),
         ({"model": "popularity", "settings": {"width": 3}}, "`width` is no setting"),
         ({"settings": {"learning_rate": 0.0}}, "`learning_rate`"),
@@ -299,6 +320,86 @@ def test_jobs_that_make_no_sense_are_refused(folder: Path, changes: dict[str, An
     model = changes.pop("model", "bert4rec")
     with pytest.raises(ConfigError, match=message), ready(job_of(model, folder, **changes)) as run:
         run.train()
+
+
+@pytest.mark.parametrize("model", ["bert4rec", "gru4rec", "llm-seq-prompt", "popularity"])
+@pytest.mark.parametrize("device", ["foo", "cuda:x", "cuda"])
+def test_a_device_that_cannot_be_used_is_refused(
+    folder: Path, model: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with (
+        pytest.raises(ConfigError, match=f"`device`='{device}'"),
+        ready(job_of(model, folder, device=device)),
+    ):
+        pass
+
+
+def test_a_metric_that_is_not_evaluated_is_refused_before_anything_is_trained(folder: Path) -> None:
+    with (
+        pytest.raises(ConfigError, match="`metric`='ndcg@20' is not evaluated; there are cold, coverage@10"),
+        ready(job_of("gru4rec", folder, fit=replace(FIT, metric="ndcg@20"))),
+    ):
+        pass
+    # Its own decides there.
+    with ready(job_of("llm-seq-prompt", folder, fit=replace(FIT, metric="ndcg@20"))):
+        pass
+
+
+def test_a_language_model_of_other_items_is_refused(folder: Path, tmp_path: Path) -> None:
+    fit = replace(FIT, epochs=1, checkpoints=tmp_path / "c")
+    with ready(job_of("llm-seq-prompt", folder, fit=fit)) as run:
+        run.train()
+    found = read_movielens(write_recbole(tmp_path / "files", drawn(users=24, items=17, per_user=9)))
+    options = RatingsOptions(split=SplitOptions(name="leave-one-out"), row_group_rows=8)
+    write_ratings(found, options, tmp_path / "data", kind="movielens")
+    resumed = replace(fit, epochs=2, resume=True)
+    with (
+        ready(job_of("llm-seq-prompt", tmp_path / "data", fit=resumed)) as run,
+        pytest.raises(ConfigError, match=r"items was 15 and is 17; names was .*; tokenizer was"),
+    ):
+        run.train()
+    deeper = {**SMALL["llm-seq-prompt"], "layers": 1}
+    with (
+        ready(job_of("llm-seq-prompt", folder, fit=resumed, settings=deeper)) as run,
+        pytest.raises(ConfigError, match="language_model was"),
+    ):
+        run.train()
+    with ready(job_of("llm-seq-prompt", folder, fit=resumed)) as run:
+        assert run.train() is not None
+
+
+@pytest.mark.parametrize("model", ["gru4rec", "popularity", "vsknn", "sasrec"])
+def test_data_that_repeat_interactions_are_learnt_from(tmp_path: Path, model: str) -> None:
+    write_market(MarketOptions(users=20, items=60, audiences=3, steps=16, volume=2), tmp_path / "market")
+    with ready(job_of(model, tmp_path / "market")) as run:
+        test = run.run().test
+    assert test is not None
+    assert test.repeated > 0
+
+
+def write_sessions(folder: Path, split: str, items: list[list[int]], targets: list[list[int]]) -> None:
+    for file in (folder / "sessions" / split).iterdir():
+        file.unlink()
+    kind = pa.list_(pa.int64())
+    rows = {"user": range(len(items)), "items": pa.array(items, kind), "targets": pa.array(targets, kind)}
+    pq.write_table(pa.table(rows), folder / "sessions" / split / "part.parquet", row_group_size=1)
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_held_out_sessions_that_ask_for_nothing_are_refused_before_anything_is_trained(
+    folder: Path, tmp_path: Path, split: str
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "data"))
+    write_sessions(copy, split, [[1, 2], [3]], [[2, 1], [3, 3]])
+    with (
+        pytest.raises(DataError, match=r"of 2 held-out sessions none asks .* new to the session"),
+        ready(job_of("gru4rec", copy)),
+    ):
+        pass
+    write_sessions(copy, split, [[1, 2], [3]], [[2, 1], [3, 4]])
+    with ready(job_of("gru4rec", copy)):
+        pass
 
 
 def test_a_folder_without_a_data_set_is_refused(tmp_path: Path) -> None:

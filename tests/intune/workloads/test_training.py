@@ -340,6 +340,59 @@ def test_a_checkpoint_of_another_configuration_is_refused_and_what_differs_is_na
         resume(other, tmp_path)
 
 
+def test_where_a_model_was_and_what_it_was_judged_by_do_not_matter() -> None:
+    state = make_trainer(None, config={"seed": 1, "device": "cuda", "cutoffs": (5,)}).state_dict()
+    make_trainer(None, config={"seed": 1}).load_state_dict(state)
+    make_trainer(None, config={"seed": 1, "device": "cpu"}).load_state_dict(state)
+
+
+@pytest.mark.parametrize("part", ["model", "optimizer"])
+def test_a_checkpoint_for_another_model_is_refused(part: str) -> None:
+    state = make_trainer(None, epochs=1).state_dict()
+    if part == "model":
+        state["model"] = {name: value[:-1] for name, value in state["model"].items()}
+    else:
+        state["optimizer"]["param_groups"].append(state["optimizer"]["param_groups"][0])
+    with pytest.raises(ConfigError, match="the checkpoint does not fit this model") as caught:
+        make_trainer(None).load_state_dict(state)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_data_are_told_from_another_model() -> None:
+    state = make_trainer(None, FakeLoader(batches=20)).state_dict()
+    state["loader"] = {"epoch": 0, "batch": 15}
+    state["model"] = {}
+    with pytest.raises(LoaderError, match="other data"):
+        make_trainer(None).load_state_dict(state)
+
+
+def test_devices_that_the_model_is_not_on_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def touched(*_: object, **__: object) -> None:
+        raise AssertionError("a CUDA device was asked for")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("get_rng_state", "get_rng_state_all", "set_rng_state", "set_rng_state_all"):
+        monkeypatch.setattr(torch.cuda, name, touched)
+    trainer = make_trainer(None)
+    state = trainer.state_dict()
+    assert state["random"]["cuda"] == []
+    # Saved where there were GPUs.
+    state["random"]["cuda"] = [torch.zeros(16, dtype=torch.uint8)] * 8
+    trainer.load_state_dict(state)
+
+
+def test_random_states_are_those_of_the_models_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, devices = make_trainer(None), [torch.device("cuda:1")]
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(trainer, "_cuda_devices", lambda: devices)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.tensor([device.index]))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: asked.append((int(state), device)))
+    state = trainer.state_dict()
+    devices[0] = torch.device("cuda:0")
+    trainer.load_state_dict(state)
+    assert asked == [(1, torch.device("cuda:0"))]
+
+
 def test_what_is_not_a_trainers_state_is_refused() -> None:
     trainer = make_trainer(None)
     with pytest.raises(CorruptError, match="has no config, loader, optimizer, random, step"):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from intune.pipelines import Loader
 from intune.pipelines.errors import ConfigError, DataError
 from intune.pipelines.schema import Ragged
 from intune.workloads.data.market import MarketOptions, write_market
 from intune.workloads.fitting import FitOptions
 from intune.workloads.recommender_job import FeedOptions
 from intune.workloads.sequence_stages import IGNORED
+from intune.workloads.training import OnStep
 from intune.workloads.trend_data import CutOptions, TrendData, find_trend_data
 from intune.workloads.trend_job import FORECASTERS, TrendFit, TrendForecaster, TrendOptions
 from intune.workloads.trend_stages import NextItemsBefore, SeriesBefore
@@ -173,6 +179,73 @@ def test_a_data_set_of_one_user_is_refused(data: TrendData, tmp_path: Path) -> N
         find_trend_data(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["trendrec", "gru4rec"])
+def test_next_items_that_are_not_there_are_missed_before_anything_is_learnt(
+    data: TrendData, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("trained")
+
+    def only(kept: np.ndarray[Any, Any]) -> TrendForecaster:
+        changed = replace(data)
+        user, item, time = data.events
+        changed.__dict__["events"] = (user[kept], item[kept], time[kept])
+        made = TrendForecaster(data=changed, options=options(name))
+        monkeypatch.setattr(made.model.next_item, "loss", never)
+        return made
+
+    time = data.events[2]
+    early, late = time < data.moment(data.valid_from), time >= data.moment(data.test_from)
+    with pytest.raises(DataError, match=r"in validation's 2 steps no user has .* another `valid_share`"):
+        only(early | late).fit(FIT)
+    with pytest.raises(DataError, match="no user has 2 interactions before validation's steps"):
+        only(~early).fit(FIT)
+
+
+def test_a_metric_that_is_not_evaluated_is_refused_before_anything_is_learnt(
+    data: TrendData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = TrendForecaster(data=data, options=options())
+    monkeypatch.setattr(made.model.next_item, "loss", None)
+    with pytest.raises(ConfigError, match="`metric`='recall@5' is not evaluated; there are gain@5, loss"):
+        made.fit(replace(FIT, trends=replace(LOSS, metric="recall@5")))
+    with pytest.raises(ConfigError, match="`metric`='gain@5' is not evaluated; there are loss"):
+        made.fit(replace(FIT, items=replace(LOSS, metric="gain@5")))
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:x", "cuda"])
+def test_a_device_that_cannot_be_used_is_refused(
+    data: TrendData, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=f"`device`='{device}'"):
+        TrendForecaster(data=data, options=options(device=device))
+
+
+def test_a_checkpoint_may_be_judged_at_other_places(data: TrendData, tmp_path: Path) -> None:
+    kept = replace(LOSS, checkpoints=tmp_path)
+    TrendForecaster(data=data, options=options("deepar")).fit(replace(FIT, trends=kept))
+    other = TrendForecaster(data=data, options=options("deepar", cutoffs=(3,)))
+    assert other.fit(replace(FIT, trends=replace(kept, resume=True))).test.keys() == {"precision@3", "gain@3"}
+
+
+def test_each_training_is_shown_with_the_steps_to_come(data: TrendData) -> None:
+    seen: list[tuple[str, int]] = []
+    steps: list[int] = []
+
+    @contextmanager
+    def watch(name: str, loader: Loader, most: int) -> Iterator[OnStep]:
+        seen.append((name, most))
+        yield lambda step, loss, stats: steps.append(step)
+
+    fitting = replace(
+        FIT, items=replace(LOSS, max_steps=1, report_every=1), trends=replace(LOSS, report_every=1)
+    )
+    TrendForecaster(data=data, options=options()).fit(fitting, watch=watch)
+    assert seen == [("next items", 1), ("acceleration", 6)]
+    assert steps == [1, 1, 2, 3, 4, 5, 6]
+
+
 @pytest.mark.parametrize("cutoffs", [(5, 25), (0,), ()])
 def test_more_places_than_items_are_refused_before_anything_is_learnt(
     data: TrendData, cutoffs: tuple[int, ...]
@@ -188,6 +261,7 @@ def test_more_places_than_items_are_refused_before_anything_is_learnt(
         ({"weight": 0.0}, "`weight` must be above 0"),
         ({"learning_rate": 0.0}, "`learning_rate` must be above 0"),
         ({"weight_decay": -1.0}, "`weight_decay` must be at least 0"),
+        ({"seed": 1 << 64}, "`seed` must be from 0"),
         ({"batch_size": 0}, "`batch_size` must be at least 1"),
         ({"hidden": 0}, "`hidden` must be a whole number, 1 or more"),
     ],
