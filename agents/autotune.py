@@ -111,9 +111,11 @@ class Autotune(Agent):
         def explain(i: int) -> str:
             if due[i]:
                 return f"{self._algorithm} for {budget[i]:.0f} CPUs, those of the start; next round in {period[i]:g} s"
-            return f"keep: the next round is due {period[i]:g} s after the last"
+            said = "keep" if same[i] else "keep to what the last round chose"
+            return f"{said}: the next round is due {period[i]:g} s after the last"
 
         slots = np.where(measured.present, np.maximum(slots, 1.0), 0.0)
+        same = (measured.pool == 0) & (slots == measured.slots).all(axis=1, where=measured.present)
         pool = np.zeros(len(measured))
         if self._beyond == "pool":
             limit = np.maximum(np.floor(np.nan_to_num(measured.slot_limit)), 1.0)

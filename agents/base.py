@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from intune.envs.actions import feasible
 from intune.envs.jobs import Bools, Floats
 from intune.envs.measurement import Measurement
 from intune.pipelines.allocation import Allocation
@@ -52,9 +53,11 @@ class Agent(ABC):
 
     Attributes:
         name: by which it is known in the registry, on the command line and in `intune.tune`.
+        bounded: whether its decisions are cut to `Measurement.slot_limit`; not where a person said how many.
     """
 
     name: str = ""
+    bounded: bool = True
 
     @abstractmethod
     def start(self, jobs: int, stages: int) -> None:
@@ -94,20 +97,28 @@ class Agent(ABC):
         """
         if len(measured) != 1:
             raise ConfigError(f"`decide` takes measurements of one job, but there are {len(measured)}")
+        # An interval that says nothing of rates may still say that the job died or that time passed.
+        proposal = self.propose(measured)
         if not measured.sound()[0]:
             return Decision(allocation=None, reason=unsound_reason(measured))
-        proposal = self.propose(measured)
-        return decision_of(measured, proposal, stages)
+        return decision_of(measured, proposal, stages, bounded=self.bounded)
 
 
-def decision_of(measured: Measurement, proposal: Proposal, stages: Sequence[str]) -> Decision:
-    """A proposal for one job as an allocation with a reason; None where it changes nothing."""
+def decision_of(
+    measured: Measurement, proposal: Proposal, stages: Sequence[str], *, bounded: bool = True
+) -> Decision:
+    """A proposal for one job as an allocation with a reason; None where it changes nothing.
+
+    Where it is `bounded`, what is more than `Measurement.slot_limit` is cut as a simulated job would cut it.
+    """
     reason = proposal.explain(0)
-    pool = int(proposal.pool[0])
+    limit = max(float(measured.slot_limit[0]), 1.0) if bounded else np.inf
+    pool = int(min(proposal.pool[0], limit))
     if pool > 0:
         same = pool == int(measured.pool[0])
         return Decision(allocation=None if same else Allocation.shared(pool), reason=reason)
-    slots = np.maximum(np.rint(proposal.slots[0]), 1).astype(int)
+    wanted = np.where(measured.present, proposal.slots, 0.0)
+    slots = feasible(measured.present, measured.slots, wanted, np.full(1, limit))[0].astype(int)
     count = len(stages)
     same = measured.pool[0] == 0 and bool((slots[:count] == np.rint(measured.slots[0, :count])).all())
     given = Allocation.per_stage(dict(zip(stages, slots[:count].tolist(), strict=True)))

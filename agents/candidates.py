@@ -30,6 +30,9 @@ IDLE = 0.08
 SAME = 0.02
 """Loss that fewer slots are expected to bring at most."""
 
+LEAST_ANCHOR = 0.2
+"""Of what was expected of a pool: less is a stumble, which says nothing of other pools."""
+
 NAMES = (
     "keep", *[f"plan x{margin:g}" for margin in MARGINS], *[f"pool x{margin:g}" for margin in POOL_MARGINS],
     "half way", "raise the slowest", "raise the slowest by a quarter", "give back",
@@ -162,6 +165,14 @@ def propose(twin: Twin, record: MemoryRecord, measured: Measurement) -> Candidat
     return rehearse(twin, record, measured, slots, pool, target, wished)
 
 
+def _anchor(expected: Floats, measured: Measurement) -> Floats:
+    """``[N]`` what is delivered of the rate `expected` of the pool in force, 1 where none is: what a pool loses to
+    slots that are at the wrong stage is in no law of a stage, and other pools lose it too."""
+    usable = (measured.pool > 0) & np.isfinite(measured.delivered)
+    part = np.where(usable, measured.delivered, 1.0) / np.where(usable, np.maximum(expected, 1e-300), 1.0)
+    return np.clip(part, LEAST_ANCHOR, 1.0)
+
+
 def rehearse(
     twin: Twin,
     record: MemoryRecord,
@@ -196,10 +207,12 @@ def rehearse(
     # No one stage holds up a pool, so no one law of scaling is at stake: what is left is the noise of measuring.
     doubt = np.where(shared, NOISE, doubt)
     memory = record.bounds(slots * present[:, None], pool, measured)
+    rate = np.minimum(reach, ceiling)
+    rate = np.where(shared, rate * _anchor(rate[:, 0], measured)[:, None], rate)
     return Candidates(
         slots=slots,
         pool=pool,
-        rate=np.minimum(reach, ceiling),
+        rate=rate,
         doubt=doubt,
         memory=memory,
         target=target,

@@ -23,7 +23,7 @@ from intune.agents.qweights import Weights, load
 from intune.agents.recall import MemoryLog, knowledge_of, recall_into
 from intune.agents.rehearsal import Rehearsal, rehearsal
 from intune.agents.twin import Twin
-from intune.envs.jobs import Floats
+from intune.envs.jobs import Bools, Floats
 from intune.envs.measurement import Measurement
 
 SETTLED = 0.004
@@ -55,6 +55,7 @@ class DQN(Agent):
         self._record = MemoryRecord(jobs, stages)
         self._log = MemoryLog(stages)
         self._before: Measurement | None = None
+        self._new: Bools = np.zeros(jobs, dtype=bool)  # nothing is known of the interval before
         self._age: Floats = np.zeros(jobs)
         self._online = Online(self.weights, seed=self._seed) if self._learning else None
 
@@ -64,7 +65,9 @@ class DQN(Agent):
         self._record.forget(rows)
         self._log.clear()
         self._age[rows] = 0.0
-        self._before = None
+        self._new[rows] = True
+        if self._online is not None:
+            self._online.forget(rows)
 
     def knowledge(self) -> dict[str, Any]:
         """Beliefs of the twin, and what was seen of memory."""
@@ -80,6 +83,10 @@ class DQN(Agent):
         self._record.see(measured)
         self._log.look(self._record, measured)
         options = propose(self._twin, self._record, measured)
+        if self._before is not None and self._new.any():
+            self._before = self._before.take(np.arange(len(measured)))
+            self._before.put(self._new, measured, self._new)
+        self._new[:] = False
         seen = rehearsal(self._twin, measured, self._before, options, self._age)
         self._before = measured
         self._age = self._age + 1.0
@@ -97,11 +104,17 @@ class DQN(Agent):
         options, seen = self.look(measured)
         # A change has its price, which the simulator's rewards hardly show.
         worth = np.where(promising(options, measured), self.values(seen), -np.inf)
+        # What no longer fits into memory is left for whatever does.
+        leave = (
+            (options.memory[:, 0] > measured.memory_limit)
+            & np.isfinite(worth[:, 1:]).any(axis=1)
+            & ~measured.watched
+        )
+        worth[leave, 0] = -np.inf
         choice = worth.argmax(axis=1)
         rows = np.arange(len(measured))
-        gain = worth[rows, choice] - worth[:, 0]
-        # Staying may be impossible: what is in force no longer fits into memory.
-        stay = (gain < SETTLED) & (options.memory[:, 0] <= measured.memory_limit)
+        gain = np.where(leave, 0.0, worth[rows, choice] - np.where(leave, 0.0, worth[:, 0]))
+        stay = (gain < SETTLED) & ~leave
         # A candidate that comes to what is in force is staying by another name.
         slots, pool = options.slots[rows, choice], options.pool[rows, choice]
         same = (pool == measured.pool) & (
@@ -114,12 +127,12 @@ class DQN(Agent):
             self._online.decided(seen, choice, measured, options.target, slots, pool)
 
         def explain(i: int) -> str:
-            return _reason(options, measured, i, int(choice[i]), float(gain[i]))
+            return _reason(options, measured, i, int(choice[i]), None if leave[i] else float(gain[i]))
 
         return where_sound(measured, Proposal(slots=slots, pool=pool, explain=explain), sound)
 
 
-def _reason(options: Candidates, measured: Measurement, i: int, choice: int, gain: float) -> str:
+def _reason(options: Candidates, measured: Measurement, i: int, choice: int, gain: float | None) -> str:
     now = measured.delivered[i]
     if choice == 0:
         return f"keep: {now:,.0f} rows/s; of {len(NAMES) - 1} rehearsed allocations none is worth noticeably more"
@@ -129,7 +142,8 @@ def _reason(options: Candidates, measured: Measurement, i: int, choice: int, gai
         given = f"a pool of {options.pool[i, choice]:.0f} slots"
     else:
         given = "slots " + "/".join(f"{n:.0f}" for n in options.slots[i, choice][measured.present[i]])
+    why = "what is in force may not fit" if gain is None else f"worth {gain:+.3f} more than staying"
     return (
         f"{NAMES[choice]}: {given}; the twin expects {expected:,.0f} rows/s (now {now:,.0f}) "
-        f"with at most {memory:.0%} of the memory limit, worth {gain:+.3f} more than staying"
+        f"with at most {memory:.0%} of the memory limit, {why}"
     )

@@ -32,16 +32,29 @@ def fit(
         slots: ``[N, S]`` asked for; pool: ``[N]``, 0 for slots per stage.
 
     Returns:
-        Slots and pool that fit (one slot a stage where nothing does), and ``[N]`` whether they were cut.
+        Slots and pool that fit (one slot a stage where nothing does), and ``[N]`` whether they were cut. Where more of
+        the slots at work fit one by one than of a pool, which may turn all of them to the stage that takes most, they
+        are what is left of it.
     """
     present = measured.present
-    limit = measured.memory_limit
-    pooled = pool > 0
     slots = np.where(present, np.maximum(slots, 1.0), 0.0)
-    fine = (record.bound(slots, pool, measured) <= limit) | (pool == 1)
+    fine = (record.bound(slots, pool, measured) <= measured.memory_limit) | (pool == 1)
     if fine.all():
         return slots, pool, ~fine
     now = np.where(present, np.maximum(in_use(measured), 1.0), 0.0)
+    wanted, shared = _cut(record, measured, now, slots, pool)
+    if (~fine & (pool > 0)).any():
+        alone, none = _cut(record, measured, now, now, np.zeros(len(pool)))
+        more = (pool > 0) & (alone.sum(axis=1) > shared)
+        wanted, shared = np.where(more[:, None], alone, wanted), np.where(more, none, shared)
+    return np.where(fine[:, None], slots, wanted), np.where(fine, pool, shared), ~fine
+
+
+def _cut(
+    record: MemoryRecord, measured: Measurement, now: Floats, slots: Floats, pool: Floats
+) -> tuple[Floats, Floats]:
+    """The most between one slot a stage and `slots` and `pool` that fits, by way of the slots at work `now`."""
+    present, limit, pooled = measured.present, measured.memory_limit, pool > 0
     start = np.minimum(now, slots)
     # Give back first where the slots that stay do not fit either.
     stays = record.bound(start, np.zeros(len(slots)), measured) <= limit
@@ -60,11 +73,7 @@ def fit(
         fits = record.bound(wanted, shared, measured) <= limit
         floor, ceiling = np.where(fits, middle, floor), np.where(fits, ceiling, middle)
     wanted, shared = at(floor)
-    return (
-        np.where(fine[:, None], slots, np.where(pooled[:, None], slots, wanted)),
-        np.where(fine, pool, shared),
-        ~fine,
-    )
+    return np.where(pooled[:, None], slots, wanted), shared
 
 
 class Guard(Agent):
@@ -81,6 +90,7 @@ class Guard(Agent):
     def __init__(self, agent: Agent, *, risk: float = RISK) -> None:
         self.agent = agent
         self.name = agent.name
+        self.bounded = agent.bounded
         self.risk = risk
         self.vetoed: Any = np.zeros(0, dtype=np.int64)
         self._record = MemoryRecord(0, 1)

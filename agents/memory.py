@@ -91,7 +91,7 @@ class MemoryRecord:
         pooled = measured.pool > 0
         slots = np.where(pooled[:, None], ran_at_once(measured), measured.slots) * measured.present
         used = measured.memory_used - measured.memory_queued
-        good = np.isfinite(used) & (used > 0) & np.isfinite(slots).all(axis=1)
+        good = np.isfinite(used) & (used >= 0) & np.isfinite(slots).all(axis=1)
         good &= (measured.delivered > 0) & ~measured.killed
         self._see_pool(measured, good & pooled)
         good &= ~pooled | self._loose | (self._sums.count == 0)

@@ -23,6 +23,9 @@ BATCH = 16
 LEARNING_RATE = 1e-4
 """A fifth of the pre-training's: the job corrects what was learnt, it does not replace it."""
 
+NOTHING = -1.0
+"""Pool of a decision that was none."""
+
 
 class Online:
     """A Q-network that goes on learning from one running job (or a few side by side).
@@ -82,7 +85,12 @@ class Online:
                 entry = (before.take(rows), chosen[rows], reward[rows].astype(np.float32), seen.take(rows))
                 self._remember(entry)
                 self._learn()
-        self._last = (seen, choice, target, slots, pool)
+        self._last = (seen, choice, target, slots, pool.copy())
+
+    def forget(self, rows: Any) -> None:
+        """New jobs at `rows`: what was decided for those before is not judged by what these deliver."""
+        if self._last is not None:
+            self._last[4][rows] = NOTHING
 
     def _remember(self, entry: tuple[Rehearsal, np.ndarray, np.ndarray, Rehearsal]) -> None:
         if len(self._memory) < CAPACITY:

@@ -45,7 +45,8 @@ class QLearning(Agent):
     Args:
         table: to start from; None for the one that comes with the package.
         epsilon: probability of an action at random.
-        learn: go on learning.
+        learn: go on learning; None for doing so with one job, a tuner's. Of many side by side, each would profit from
+            what the others try.
         seed: of the actions at random.
 
     Raises:
@@ -55,7 +56,7 @@ class QLearning(Agent):
     name = "qlearning"
 
     def __init__(
-        self, *, table: QTable | None = None, epsilon: float = 0.0, learn: bool = True, seed: int = 0
+        self, *, table: QTable | None = None, epsilon: float = 0.0, learn: bool | None = None, seed: int = 0
     ) -> None:
         if not 0 <= epsilon <= 1:
             raise ConfigError(f"`epsilon`={epsilon!r} must be from 0 to 1")
@@ -71,6 +72,7 @@ class QLearning(Agent):
 
     def start(self, jobs: int, stages: int) -> None:
         """New jobs; what was learnt stays."""
+        self._learning = jobs == 1 if self._learn is None else self._learn
         self._state: Ints = np.zeros(jobs, dtype=np.int64)
         self._action: Ints = np.full(jobs, -1, dtype=np.int64)
 
@@ -82,7 +84,7 @@ class QLearning(Agent):
         """The action of most value, after learning from what the last one brought."""
         fine = known(measured)
         state, allowed, slowest, idlest = observe(measured)
-        if self._learn:
+        if self._learning:
             self._study(measured, fine, state, allowed)
         action = self.table.choose(state, allowed, self.epsilon, self._rng)
         # A job that cannot be decided on has no action whose fruit could be seen next.

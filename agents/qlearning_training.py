@@ -36,7 +36,8 @@ def train(
     for turn in range(rounds):
         epsilon = max(1.0 - 1.25 * turn / max(rounds, 1), 0.1)
         for number, source in enumerate(sources):
-            agent = QLearning(table=table, epsilon=epsilon, seed=seed * 1_000_003 + turn * 101 + number)
+            chance = seed * 1_000_003 + turn * 101 + number
+            agent = QLearning(table=table, epsilon=epsilon, learn=True, seed=chance)
             ids = np.arange(turn * jobs, (turn + 1) * jobs)
             drawn, normals = source.take(ids, steps + 1)
             simulator = Simulator(drawn, record(drawn, normals))

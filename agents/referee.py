@@ -40,6 +40,10 @@ WARM = 1
 RESIZED = 0.2
 """Change of CPUs or memory by which a machine counts as resized."""
 
+QUEUEING = 1.2
+"""Slots at work, for each that a processor works on, as a multiple of those before the machine shrank, from which some
+only queue for one."""
+
 REMEMBERED = 8
 """Allocations that failed last: they are not tried again soon."""
 
@@ -57,6 +61,7 @@ class Referee(Agent):
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.name = agent.name
+        self.bounded = agent.bounded
         self.start(0, 1)
 
     def start(self, jobs: int, stages: int) -> None:
@@ -72,6 +77,12 @@ class Referee(Agent):
         self._age: Floats = np.zeros(jobs)
         # Whether the last decision was to return to what was before.
         self._returning: Bools = np.zeros(jobs, dtype=bool)
+        # Whether a resize was seen in the last interval, most of which the machine before it ran.
+        self._resized: Bools = np.zeros(jobs, dtype=bool)
+        # By how much processors have become fewer since the slots in force were given: these are yet to be tried.
+        self._shrunk: Floats = np.ones(jobs)
+        # Slots at work for each processor in use, before it shrank.
+        self._at_work: Floats = np.full(jobs, np.nan)
         self._cpus: Floats = np.zeros(jobs)
         self._limit: Floats = np.zeros(jobs)
         # Absent entries have a pool of -1, which nothing asks for.
@@ -79,6 +90,8 @@ class Referee(Agent):
         self._failed_pool: Floats = np.full((jobs, REMEMBERED), -1.0)
         self._failed_at: Floats = np.zeros((jobs, REMEMBERED))
         self._failed_rate: Floats = np.zeros((jobs, REMEMBERED))
+        # One bad interval may have been a stumble: what failed in one has a second chance.
+        self._failed_surely: Bools = np.zeros((jobs, REMEMBERED), dtype=bool)
         self._failed_next = np.zeros(jobs, dtype=np.int64)
 
     def forget(self, rows: Any) -> None:
@@ -89,7 +102,8 @@ class Referee(Agent):
             self._age, self._cpus, self._limit,
         ):  # fmt: skip
             array[rows] = 0.0
-        self._returning[rows] = False
+        self._returning[rows] = self._resized[rows] = False
+        self._shrunk[rows], self._at_work[rows] = 1.0, np.nan
         self._failed_pool[rows] = -1.0
 
     def knowledge(self) -> dict[str, Any]:
@@ -109,6 +123,9 @@ class Referee(Agent):
         resized = (np.abs(measured.cpus / np.maximum(self._cpus, 1e-9) - 1.0) > RESIZED) | (
             np.abs(measured.memory_limit / np.maximum(self._limit, 1.0) - 1.0) > RESIZED
         )
+        first = self._cpus == 0
+        left = measured.cpus / np.where(self._cpus > 0, self._cpus, measured.cpus)
+        self._shrunk *= np.where(resized & (left < 1.0 - RESIZED), left, 1.0)
         self._cpus = np.where(resized, measured.cpus, self._cpus)
         self._limit = np.where(resized, measured.memory_limit, self._limit)
         rate = measured.delivered
@@ -116,7 +133,9 @@ class Referee(Agent):
         # After a resize, before anything is known, or where a guard did not let the job return to what was before,
         # what is in force is what to compare with.
         refused = self._returning & ~same
-        fresh = sound & (resized | (self._rate == 0) | (self._age <= WARM) | measured.killed | refused)
+        new = resized | self._resized
+        self._resized = resized & ~first
+        fresh = sound & (new | (self._rate == 0) | (self._age <= WARM) | measured.killed | refused)
         on_trial = sound & ~fresh & ~same
         count = np.where(on_trial, self._tried + 1.0, 0.0)
         mean = np.where(self._tried > 0, (self._trial * self._tried + rate) / np.maximum(count, 1.0), rate)
@@ -145,7 +164,7 @@ class Referee(Agent):
         self._hold = np.where(taken, 0.0, self._hold)
         waits = (self._hold > 0) & sound & ~worse
         self._failed_pool[resized] = -1.0
-        self._remember_failures(measured, worse)
+        self._remember_failures(measured, worse, count >= 2)
         known = sound & ~worse & ~undecided & ~waits & self._has_failed(asked, measured)
         slots = np.where(
             worse[:, None],
@@ -153,8 +172,16 @@ class Referee(Agent):
             np.where((undecided | waits | known)[:, None], measured.slots, asked.slots),
         )
         pool = np.where(worse, self._pool, np.where(undecided | waits | known, measured.pool, asked.pool))
+        part = self._shrunk
+        shrink = self._shrink(measured, sound & ~resized & ~on_trial)
+        if shrink.any():
+            fewer_slots = np.maximum(np.rint(measured.slots * part[:, None]), 1.0) * measured.present
+            slots = np.where(shrink[:, None], fewer_slots, slots)
+            pool = np.where(shrink, np.ceil(measured.pool * part), pool)
 
         def explain(i: int) -> str:
+            if shrink[i]:
+                return "as many slots for each processor as before: there are fewer now, and slots queue for them"
             if worse[i]:
                 return (
                     f"back to what was before: the change brought {gain[i]:+.1%}; next try in "
@@ -172,23 +199,43 @@ class Referee(Agent):
 
         return Proposal(slots=slots, pool=pool, explain=explain)
 
-    def _remember_failures(self, measured: Measurement, worse: Bools) -> None:
+    def _shrink(self, measured: Measurement, settled: Bools) -> Bools:
+        """``[N]`` whether to try as many slots for each processor as before the machine shrank."""
+        at_work = np.where(measured.present, np.nan_to_num(measured.busy), 0.0).sum(axis=1)
+        each = at_work / np.maximum(np.nan_to_num(measured.cpus_used), 1e-9)
+        known = self._shrunk == 1.0
+        shrink = settled & ~known & (measured.pool > 0)
+        shrink &= (each > QUEUEING * self._at_work) & (at_work > measured.cpus)
+        # While the machine is as it was, this is what is normal.
+        self._at_work = np.where(settled & known, each, self._at_work)
+        self._shrunk = np.where(settled, 1.0, self._shrunk)
+        return np.asarray(shrink)
+
+    def _remember_failures(self, measured: Measurement, worse: Bools, twice: Bools) -> None:
         rows = np.flatnonzero(worse)
-        at = self._failed_next[rows] % REMEMBERED
+        before = self._same_as_failed(measured.slots, measured.pool, measured)[rows]
+        again = before.any(axis=1)
+        at = np.where(again, before.argmax(axis=1), self._failed_next[rows] % REMEMBERED)
         self._failed_slots[rows, at] = measured.slots[rows]
         self._failed_pool[rows, at] = measured.pool[rows]
         self._failed_at[rows, at] = self._age[rows]
         self._failed_rate[rows, at] = measured.delivered[rows]
-        self._failed_next[rows] += 1
+        self._failed_surely[rows, at] = again | twice[rows]
+        self._failed_next[rows] += ~again
+
+    def _same_as_failed(self, slots: Floats, pool: Floats, measured: Measurement) -> Bools:
+        """``[N, REMEMBERED]`` which of the allocations that failed this is."""
+        off = np.abs(self._failed_slots - np.rint(slots)[:, None]) * measured.present[:, None]
+        same = (pool[:, None] > 0) | (off.max(axis=2, initial=0.0) < 0.5)
+        return np.asarray((self._failed_pool == pool[:, None]) & same)
 
     def _has_failed(self, asked: Proposal, measured: Measurement) -> Bools:
-        """``[N]`` whether what is asked for has failed lately."""
-        off = np.abs(self._failed_slots - np.rint(asked.slots)[:, None]) * measured.present[:, None]
-        same = (asked.pool[:, None] > 0) | (off.max(axis=2, initial=0.0) < 0.5)
-        lately = self._age[:, None] - self._failed_at < SOON
+        """``[N]`` whether what is asked for has surely failed lately."""
         # It failed beside what was in force then; where less is delivered now, it may be worth having.
         less = self._failed_rate <= (1.0 + CLEAR) * self._rate[:, None]
-        return np.asarray(((self._failed_pool == asked.pool[:, None]) & same & lately & less).any(axis=1))
+        lately = self._age[:, None] - self._failed_at < SOON
+        tried = self._same_as_failed(asked.slots, asked.pool, measured)
+        return np.asarray((tried & lately & less & self._failed_surely).any(axis=1))
 
     def _in_force(self, measured: Measurement) -> Bools:
         slots = np.abs(measured.slots - self._slots).max(axis=1, initial=0.0, where=measured.present) < 0.5

@@ -24,6 +24,7 @@ class Static(Agent):
     """
 
     name = "static"
+    bounded = False
 
     def __init__(self, *, slots: Sequence[int] | Mapping[str, int] | None = None) -> None:
         self._named = dict(slots) if isinstance(slots, Mapping) else None

@@ -12,7 +12,7 @@ from math import exp, floor, inf, isfinite, nan, sqrt
 
 from intune.envs.conditions import Tape
 from intune.envs.jobs import STAGE_FIELDS, Jobs
-from intune.envs.measurement import Measurement
+from intune.envs.measurement import UNLIMITED, Measurement
 from intune.envs.prepared import LEAST_KNEE, TINY, prepare
 from intune.envs.reading import Reading, Row, measurement_of
 
@@ -179,7 +179,7 @@ class JobAlone:
             memory_used=used,
             memory_base=base,
             memory_queued=queued,
-            memory_limit=allowed,
+            memory_limit=min(allowed, UNLIMITED),
             slot_limit=ahead[4 * width + 3],
             bandwidth=moved * factor / self._limits[2] if isfinite(self._limits[2]) else nan,
             since_change=self._since_change,

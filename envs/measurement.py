@@ -19,6 +19,10 @@ STAGE_FIELDS = (
 )  # fmt: skip
 
 
+UNLIMITED = float(1 << 50)
+"""Bytes of memory that stand for no limit: measurements are finite."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
     """N jobs of at most S stages, at the end of an interval.

@@ -15,16 +15,13 @@ import numpy as np
 
 from intune.envs.conditions import Tape
 from intune.envs.jobs import Floats, Jobs
-from intune.envs.measurement import Measurement
+from intune.envs.measurement import UNLIMITED, Measurement
 from intune.envs.resources import Resources
 from intune.envs.simulator import Simulator
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.budget import LEAST_MEMORY, Budget
 from intune.pipelines.errors import ConfigError, LoaderError
 from intune.pipelines.metrics import PipelineStats, StageStats
-
-UNLIMITED = 1 << 50
-"""Bytes that stand for memory without limit."""
 
 COUNTED = ("rows", "busy", "cpu", "slot", "starved", "blocked")
 
@@ -139,7 +136,7 @@ class SimulatedTunable:
                 cpu_s=self._cpu_s,
                 resident=float(self._job.base_bytes[0] if last is None else last.memory_used[0]),
                 cpus=float(self._job.cpus.sum() if last is None else last.cpus[0]),
-                memory_limit=min(memory if last is None else float(last.memory_limit[0]), float(UNLIMITED)),
+                memory_limit=min(memory if last is None else float(last.memory_limit[0]), UNLIMITED),
             )
 
     def close(self) -> None:

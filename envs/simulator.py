@@ -16,7 +16,7 @@ from intune.envs.columns import Columns
 from intune.envs.conditions import Coming, Tape, World, quiet
 from intune.envs.course import Course
 from intune.envs.jobs import Bools, Floats, Ints, Jobs
-from intune.envs.measurement import Measurement
+from intune.envs.measurement import UNLIMITED, Measurement
 from intune.envs.model import Flow, State, advance
 from intune.pipelines.errors import ConfigError
 
@@ -256,7 +256,7 @@ class Simulator:
             cpus_used=cpus_used,
             memory_used=used,
             memory_queued=flow.queued_bytes,
-            memory_limit=there,
+            memory_limit=np.minimum(there, UNLIMITED),
             slot_limit=self.limit,
             clock=self._unknown,
             bandwidth=self._unknown.copy()

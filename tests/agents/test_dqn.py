@@ -135,6 +135,34 @@ def test_a_decision_that_was_not_carried_out_teaches_nothing() -> None:
     assert learnt[1] < learnt[0]
 
 
+def test_a_new_job_is_not_credited_with_what_was_decided_for_the_one_before() -> None:
+    simulator = noisy(2, 3, 42)
+    agent = DQN(learning=True)
+    agent.start(2, simulator.jobs.stages)
+    learnt = []
+    for step in range(6):
+        measured = simulator.run()
+        if step == 3:
+            agent.forget([1])
+        proposal = agent.propose(measured)
+        simulator.allocate(proposal.slots, proposal.pool)
+        online: Any = agent._online
+        learnt.append(sum(len(entry[1]) for entry in online._memory))
+    assert np.diff(learnt).tolist() == [2, 2, 1, 2, 2]
+
+
+def test_what_does_not_fit_any_more_is_left(measurement: Measured) -> None:
+    for watched in (False, True):
+        agent = DQN()
+        agent.start(1, 3)
+        slots = [[2.0, 6.0, 2.0]]
+        values = {"slots": slots, "busy": slots, "memory_used": 4e9, "memory_base": 1e8, "watched": watched}
+        for _ in range(4):
+            agent.propose(measurement(**values, memory_limit=1e12, waiting=0.0))
+        proposal = agent.propose(measurement(**values, memory_limit=3e9, waiting=0.0))
+        assert ("may not fit" in proposal.explain(0)) != watched
+
+
 def test_learning_survives_intervals_that_say_nothing(measurement: Measured) -> None:
     agent = DQN(learning=True)
     agent.start(1, 3)

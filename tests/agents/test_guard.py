@@ -120,15 +120,40 @@ def test_growth_is_tried_in_small_steps_where_nothing_is_known(measurement: Meas
     assert "varies by" in said
 
 
-def test_a_pool_is_cut_to_a_smaller_pool(measurement: Measured) -> None:
+@pytest.mark.parametrize(("limit", "pools"), [(8e9, True), (2.5e9, False)])
+def test_a_pool_is_cut_to_a_smaller_pool_or_to_slots_at_work_where_more_of_them_fit(
+    measurement: Measured, limit: float, pools: bool
+) -> None:
     guard = Guard(Asks(1.0, pool=64.0))
     guard.start(1, 3)
     proposal = guard.propose(
-        measurement(slots=1.0, memory_used=1e9, memory_base=0.0, memory_queued=0.0, memory_limit=2.5e9,
+        measurement(slots=1.0, memory_used=1e9, memory_base=0.0, memory_queued=0.0, memory_limit=limit,
                     queued_bytes=0.0, block_bytes=0.0)
     )  # fmt: skip
-    assert 1 <= proposal.pool[0] <= 2
-    assert "a pool of" in proposal.explain(0)
+    if pools:
+        assert 3 <= proposal.pool[0] <= 8
+        assert "a pool of" in proposal.explain(0)
+    else:
+        assert proposal.pool[0] == 0
+        assert proposal.slots[0].tolist() == [1, 1, 1]
+
+
+def test_a_pool_that_a_lower_limit_does_not_hold_leaves_the_slots_at_work(measurement: Measured) -> None:
+    """Any slot of a pool may turn to the stage that takes most; slots of their own cannot."""
+    guard = Guard(Asks(1.0, pool=16.0))
+    guard.start(1, 3)
+
+    def seen(limit: float) -> Measurement:
+        return measurement(
+            slots=16.0, pool=16.0, busy=[[12.0, 2.0, 2.0]], memory_used=4e9, memory_base=0.0, memory_queued=0.0,
+            memory_limit=limit, queued_bytes=0.0, block_bytes=0.0,
+        )  # fmt: skip
+
+    for _ in range(4):
+        assert guard.propose(seen(1e12)).pool[0] == 16
+    lower = guard.propose(seen(3e9))
+    kept = lower.pool[0] or lower.slots[0].sum()
+    assert 3 < kept < 16
 
 
 def test_what_fits_is_passed_on_as_it_is(measurement: Measured) -> None:

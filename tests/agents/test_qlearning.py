@@ -117,6 +117,17 @@ def test_the_table_that_is_shipped_beats_one_slot_a_stage() -> None:
     assert ours > 3 * static
 
 
+def test_jobs_side_by_side_learn_nothing_from_each_other(measurement: Measured) -> None:
+    alone, many = QLearning(), QLearning()
+    alone.start(1, 3)
+    many.start(2, 3)
+    for _ in range(3):
+        alone.propose(measurement(busy=[[2.0, 1.0, 0.5]]))
+        many.propose(measurement(jobs=2, busy=[2.0, 1.0, 0.5]))
+    assert (alone.table.values != shipped().values).any()
+    np.testing.assert_array_equal(many.table.values, shipped().values)
+
+
 def test_learning_on_the_job_does_not_change_the_shipped_table() -> None:
     assert shipped() is not shipped()
     before = shipped().values.copy()

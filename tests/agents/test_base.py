@@ -1,0 +1,86 @@
+"""What all agents share when they decide for the one live job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from intune.agents import registry
+from intune.agents.base import Agent, Proposal
+from intune.agents.guard import Guard
+from intune.agents.referee import Referee
+from intune.agents.static import Static
+from intune.envs.jobs import Jobs
+from intune.envs.measurement import Measurement
+from intune.envs.simulator import Simulator
+from intune.pipelines.allocation import Allocation
+
+Measured = Callable[..., Measurement]
+STAGES = ("load", "batch", "transform")
+
+
+class Asks(Agent):
+    """Wants what it is told to, and counts what it is shown."""
+
+    name = "asks"
+
+    def __init__(self, slots: float, pool: float = 0.0) -> None:
+        self.slots, self.pool, self.seen = slots, pool, 0
+
+    def start(self, jobs: int, stages: int) -> None:
+        """Nothing is remembered."""
+
+    def propose(self, measured: Measurement) -> Proposal:
+        self.seen += 1
+        return Proposal(
+            slots=np.full(measured.slots.shape, self.slots),
+            pool=np.full(len(measured), self.pool),
+            explain=lambda i: "it asks",
+        )
+
+
+def test_an_interval_that_says_nothing_is_shown_and_changes_nothing(measurement: Measured) -> None:
+    agent = Asks(5.0)
+    decision = agent.decide(measurement(delivered=0.0, killed=True), STAGES)
+    assert agent.seen == 1
+    assert decision.allocation is None
+    assert decision.reason == "keep: the job ran out of memory and is starting again"
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_no_agent_minds_to_be_shown_a_job_that_died(measurement: Measured, name: str) -> None:
+    if name == "oracle":
+        pytest.skip("decides for simulated jobs only")
+    agent = Guard(Referee(registry.make(name)))
+    agent.start(1, 3)
+    for values in ({}, {"delivered": 0.0, "killed": True}, {"delivered": np.nan, "busy": np.nan}, {}):
+        agent.decide(measurement(**values), STAGES)
+
+
+def test_decisions_are_cut_to_the_slots_that_may_be_given_out(measurement: Measured) -> None:
+    given = Asks(60.0).decide(measurement(slot_limit=16.0), STAGES).allocation
+    assert given is not None
+    assert given.total <= 16
+    assert Asks(60.0, pool=60.0).decide(measurement(slot_limit=16.0), STAGES).allocation == Allocation.shared(
+        16
+    )
+
+
+def test_what_a_person_gave_is_not_cut(measurement: Measured) -> None:
+    for agent in (Static(slots=[9, 9, 9]), Guard(Referee(Static(slots=[9, 9, 9])))):
+        agent.start(1, 3)
+        given = agent.decide(measurement(slot_limit=16.0, memory_limit=1e12), STAGES).allocation
+        assert given == Allocation.per_stage(dict.fromkeys(STAGES, 9))
+
+
+def test_without_a_limit_to_memory_agents_decide_all_the_same() -> None:
+    simulator = Simulator(Jobs.of(stages=3, cpu=1e-4, step=1e-9, cpus=16.0))
+    agent = Guard(Referee(registry.make("dqn")))
+    agent.start(1, 3)
+    for _ in range(6):
+        measured = simulator.run()
+        proposal = agent.propose(measured)
+        simulator.allocate(proposal.slots, proposal.pool)
+    assert simulator.run().delivered[0] > 4e4
