@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from intune.pipelines.errors import SchemaError
-from intune.pipelines.schema import Array, Column, Ragged
+from intune.pipelines.schema import Array, Column, Ragged, concat_columns
 
 
 class _Exposed:
@@ -54,6 +54,43 @@ def describe(type_: pa.DataType) -> str:
     raise SchemaError(f"has type {type_}, which cannot be batched; leave it out or cast it when writing")
 
 
+def plain(type_: pa.DataType) -> pa.DataType:
+    """The type of a column's values once read: how they were stored, and whether a list's may be null, is no
+    difference between two files."""
+    if pa.types.is_dictionary(type_):
+        return plain(type_.value_type)
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        return pa.list_(plain(type_.value_type))
+    if pa.types.is_fixed_size_list(type_):
+        return pa.list_(type_.value_type, type_.list_size)
+    if pa.types.is_string_view(type_):
+        return pa.string()
+    if pa.types.is_binary_view(type_) or pa.types.is_fixed_size_binary(type_):
+        return pa.binary()
+    return type_
+
+
+def common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """The plain type that columns of two plain types can both be read as, or None."""
+    if one.equals(other) or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    for large in (pa.large_string(), pa.large_binary()):
+        small = pa.string() if large == pa.large_string() else pa.binary()
+        if {one, other} == {small, large}:
+            return large
+    if pa.types.is_list(one) and pa.types.is_list(other):
+        inner = common(one.value_type, other.value_type)
+        return None if inner is None else pa.list_(inner)
+    return None
+
+
+def undecided(type_: pa.DataType) -> bool:
+    """Whether a column holds nothing but nulls or empty lists, so that another file has to tell its type."""
+    return bool(pa.types.is_null(type_) or (pa.types.is_list(type_) and undecided(type_.value_type)))
+
+
 def holds_numbers(type_: pa.DataType) -> bool:
     """Whether a column's values, or those of its lists, are numbers."""
     if pa.types.is_dictionary(type_) or describe(type_) in ("matrix", "list"):
@@ -75,19 +112,34 @@ def row_bytes(type_: pa.DataType) -> float | None:
     return None
 
 
-def to_column(data: pa.ChunkedArray, fill: Any = None) -> Column:
+def to_column(data: pa.ChunkedArray, fill: Any = None, type_: pa.DataType | None = None) -> Column:
     """One pipeline column from one of Arrow's.
 
     Args:
         data: as read from Parquet.
         fill: what stands for a null; without it, null is NaN in floats, stays null in strings, is an empty
             list where a whole list is null, and is refused in integers.
+        type_: what it is to be read as, of what `common` allows; its own `plain` type by default.
 
     Raises:
         SchemaError: nulls in an integer column without `fill`, or a type that cannot be used. The message lacks
             the column's name, which the caller knows.
     """
-    return _convert(_whole(data), fill)
+    type_ = plain(data.type) if type_ is None else type_
+    if data.num_chunks > 1 and _coded(data.type):
+        # Each has a dictionary of its own; joined, they may be more than its indices can count.
+        parts = [_convert(chunk, fill, type_) for chunk in data.chunks]
+        try:
+            return concat_columns(parts)
+        except pa.ArrowInvalid as error:
+            raise _too_long(type_, error) from error
+    return _convert(_whole(data), fill, type_)
+
+
+def _coded(type_: pa.DataType) -> bool:
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        return _coded(type_.value_type)
+    return bool(pa.types.is_dictionary(type_))
 
 
 def _whole(data: pa.ChunkedArray) -> pa.Array:
@@ -96,28 +148,43 @@ def _whole(data: pa.ChunkedArray) -> pa.Array:
     try:
         return pa.concat_arrays(data.chunks or [_none(data.type)])
     except pa.ArrowInvalid as error:
-        raise SchemaError(
-            f"holds more than {data.type} can in one piece ({error}); write smaller row groups, or the column as "
-            "large_string or large_list"
-        ) from error
+        raise _too_long(data.type, error) from error
+
+
+def _too_long(type_: pa.DataType, error: pa.ArrowInvalid) -> SchemaError:
+    return SchemaError(
+        f"holds more than {type_} can in one piece ({error}); write smaller row groups, or the column as "
+        "large_string or large_list"
+    )
 
 
 def _none(type_: pa.DataType) -> pa.Array:
     return pa.array([], type=type_)
 
 
-def _convert(array: pa.Array, fill: Any) -> Column:
-    type_ = array.type
-    if pa.types.is_dictionary(type_):
-        return _convert(array.dictionary_decode(), fill)
+def _convert(array: pa.Array, fill: Any, type_: pa.DataType) -> Column:
+    if pa.types.is_dictionary(array.type):
+        return _convert(array.dictionary_decode(), fill, type_)
+    if pa.types.is_null(array.type):
+        array = pa.nulls(len(array), type_)
     kind = describe(type_)
     if kind == "string":
+        array = _text(array, type_)
         return _filled(array, fill) if fill is not None else array
     if kind == "list":
-        return _ragged(array, fill)
+        return _ragged(array, fill, type_)
     if kind == "matrix":
         return _matrix(array, fill)
     return _numbers(array, fill)
+
+
+def _text(array: pa.Array, type_: pa.DataType) -> pa.Array:
+    if array.type.equals(type_):
+        return array
+    try:
+        return array.cast(type_)
+    except pa.ArrowInvalid as error:
+        raise _too_long(type_, error) from error
 
 
 def _numbers(array: pa.Array, fill: Any) -> Array:
@@ -166,8 +233,10 @@ def _filled(array: pa.Array, fill: Any) -> pa.Array:
         ) from error
 
 
-def _ragged(array: pa.Array, fill: Any) -> Ragged:
-    values = _convert(array.flatten(), fill)  # drops what null lists or a slice leave in between
+def _ragged(array: pa.Array, fill: Any, type_: pa.DataType) -> Ragged:
+    values = _convert(
+        array.flatten(), fill, type_.value_type
+    )  # drops what null lists or a slice leave in between
     lengths = pc.list_value_length(array)
     if lengths.null_count:
         lengths = pc.fill_null(lengths, 0)
@@ -200,4 +269,7 @@ def _is_string(type_: pa.DataType) -> bool:
         or pa.types.is_large_string(type_)
         or pa.types.is_binary(type_)
         or pa.types.is_large_binary(type_)
+        or pa.types.is_string_view(type_)
+        or pa.types.is_binary_view(type_)
+        or pa.types.is_fixed_size_binary(type_)
     )

@@ -1,13 +1,87 @@
-"""Files of a data set that stay open, shared by all threads of a process."""
+"""Files of a data set: opening them, telling whether they are still those that were planned, and keeping them open
+for all threads of a process."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
 
 MOST_OPEN = 256
 """Below the 1,024 descriptors that a process may usually have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """What tells a file from another one in its place; None where it is not known."""
+
+    size: int | None = None
+    mtime_ns: int | None = None
+    etag: str | None = None
+
+    def differs(self, other: Version) -> bool:
+        """Whether what is known of both is not the same."""
+        return (
+            _differ(self.size, other.size)
+            or _differ(self.mtime_ns, other.mtime_ns)
+            or _differ(self.etag, other.etag)
+        )
+
+
+UNKNOWN = Version()
+
+
+def _differ(one: Any, other: Any) -> bool:
+    return one is not None and other is not None and one != other
+
+
+def is_local(filesystem: Any) -> bool:
+    """Whether to ask for a file's size and time costs no request."""
+    if isinstance(filesystem, fs.SubTreeFileSystem):
+        return is_local(filesystem.base_fs)
+    if isinstance(filesystem, fs.PyFileSystem):  # fsspec's says so
+        return getattr(getattr(filesystem.handler, "fs", None), "local_file", False) is True
+    return isinstance(filesystem, fs.LocalFileSystem)
+
+
+def open_file(filesystem: Any, path: str) -> Any:
+    """A file to read from at any position; a local one has a descriptor, so that it can be asked for its version."""
+    if isinstance(filesystem, fs.LocalFileSystem) and filesystem.equals(fs.LocalFileSystem()):
+        return pa.OSFile(path)  # as it would be opened, but for the descriptor
+    return filesystem.open_input_file(path)
+
+
+def version_of(filesystem: Any, path: str, handle: Any) -> Version:
+    """The version of an open file, as far as it can be told without a request."""
+    if isinstance(handle, pa.OSFile):
+        # Not the path's: a file that was replaced by another is still what it was, for who has it open.
+        status = os.fstat(handle.fileno())
+        return Version(size=status.st_size, mtime_ns=status.st_mtime_ns)
+    if is_local(filesystem):
+        info = filesystem.get_file_info(path)
+        return Version(size=info.size, mtime_ns=info.mtime_ns)
+    return Version(size=handle.size(), etag=etag(handle))
+
+
+def etag(handle: Any) -> str | None:
+    """What an object store said on opening a file: another word for every content."""
+    try:
+        told = handle.metadata()
+    except (pa.ArrowException, NotImplementedError, OSError):
+        return None
+    for name, value in told.items():
+        if _text(name).lower() == "etag":
+            return _text(value)
+    return None
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 class OpenFiles:

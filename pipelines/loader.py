@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 import weakref
 from collections import deque
@@ -65,7 +66,7 @@ class Loader:
 
     Each ``for`` over it is one epoch; when one has been read to its end the next is another epoch, with another
     order if the pipeline shuffles. A loop that is left early begins the same epoch anew next time.
-    A loader belongs to the process that made it, and one loop at a time reads it.
+    A loader belongs to the process that made it, and one loop at a time reads it; threads may share that loop.
 
     Args:
         pipeline: what to run.
@@ -423,7 +424,7 @@ class _Counts:
 
 
 class _Epoch(Iterator[dict[str, Any]]):
-    """One loop over a loader."""
+    """One loop over a loader. Several threads may share it: each batch goes to one of them, the end to all."""
 
     def __init__(self, loader: Loader, plan: Plan, first: int, ahead: frozenset[int]) -> None:
         self._loader = loader
@@ -438,26 +439,39 @@ class _Epoch(Iterator[dict[str, Any]]):
         self._asked: float | None = None
         self._began = self._clock()
         self.closed = False
+        self._ended = False
+        # Whoever waits for a batch has the turn. The position is apart, so that another thread can close the loop
+        # meanwhile. Both are reentrant: the garbage collector may run code that uses a loop within another use.
+        self._turn = threading.RLock()
+        self._place = threading.RLock()
         self._run = loader._start(plan, first)
 
     def __next__(self) -> dict[str, Any]:
+        self._loader._check_process()  # in a fork the turn may be held for ever
+        with self._turn:
+            return self._take()
+
+    def _take(self) -> dict[str, Any]:
         now = self._clock()
+        if self._ended:
+            raise StopIteration
         if self._asked is not None:
             self._counts.step_s += now - self._asked
-        if self.closed or os.getpid() != self._loader._pid:
+        if self.closed:
             self._refuse()
         try:
             while not self._queue:
                 if not self._fetch():
+                    self._ended = True
                     raise StopIteration
         except BaseException:
             self.close()
             raise
-        try:
+        with self._place:
+            if self.closed:  # by another thread
+                self._refuse()
             index, batch = self._queue.popleft()
-        except IndexError:  # closed by another thread
-            self._refuse()
-        self._advance(index)
+            self._advance(index)
         self._counts.batches += 1
         self._counts.rows += block_rows(batch)
         if self._loader._device is not None:
@@ -468,9 +482,9 @@ class _Epoch(Iterator[dict[str, Any]]):
         return made
 
     def _refuse(self) -> NoReturn:
-        self._loader._check_process()
         raise LoaderError(
-            "this loop over the loader is over: it was closed, or another loop has begun; begin a new one"
+            "this loop over the loader is over: it was closed, an error has ended it, or another loop has begun; "
+            "begin a new one"
         )
 
     def _fetch(self) -> bool:
@@ -485,13 +499,16 @@ class _Epoch(Iterator[dict[str, Any]]):
             return False
         self._output, batches = found
         start = int(self._plan.levels[-1].start[self._output])
-        for index, batch in enumerate(batches, start):
-            if index < self._next or index in self._ahead:
-                continue  # handed over before the state was saved that this loop continues
-            if batch is None:
-                self._advance(index)
-            else:
-                self._queue.append((index, batch))
+        with self._place:
+            if self.closed:
+                self._refuse()
+            for index, batch in enumerate(batches, start):
+                if index < self._next or index in self._ahead:
+                    continue  # handed over before the state was saved that this loop continues
+                if batch is None:
+                    self._advance(index)
+                else:
+                    self._queue.append((index, batch))
         return True
 
     def _advance(self, index: int) -> None:
@@ -508,7 +525,8 @@ class _Epoch(Iterator[dict[str, Any]]):
 
     def position(self) -> tuple[int, int, tuple[int, ...]]:
         """Epoch, batches handed over without a gap, and those handed over beyond it."""
-        return self._epoch, self._next, tuple(sorted(self._ahead))
+        with self._place:
+            return self._epoch, self._next, tuple(sorted(self._ahead))
 
     def resize(self, allocation: Allocation) -> None:
         """Other slots for the run under way."""
@@ -525,16 +543,19 @@ class _Epoch(Iterator[dict[str, Any]]):
 
     def close(self) -> None:
         """Stop the workers' work on this epoch."""
-        if self.closed or os.getpid() != self._loader._pid:
-            return  # in a fork the workers' locks may be held for ever
-        self.closed = True
         loader = self._loader
-        self._counts.elapsed_s += self._clock() - self._began
-        self._counts.redone += self._run.scheduler.redone
-        loader._last = self.position()
-        if self._next >= self._plan.batches:
-            self._finish()  # by what was taken: a loop that counts its batches does not ask for one more
-        self._queue.clear()
+        if os.getpid() != loader._pid:
+            return  # in a fork the workers' locks may be held for ever
+        with self._place:
+            if self.closed:
+                return
+            self.closed = True
+            self._counts.elapsed_s += self._clock() - self._began
+            self._counts.redone += self._run.scheduler.redone
+            loader._last = self.position()
+            if self._next >= self._plan.batches:
+                self._finish()  # by what was taken: a loop that counts its batches does not ask for one more
+            self._queue.clear()
         loader._fleet.stop(self._run)
 
     def __del__(self) -> None:

@@ -8,6 +8,7 @@ left out; the others keep their rows and order.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections import OrderedDict
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from intune.pipelines import shuffle
-from intune.pipelines.dataset import COLUMNS_AT_ONCE, Dataset, Reader, describe_groups
+from intune.pipelines.dataset import COLUMNS_AT_ONCE, Dataset, Reader, Stopped, describe_groups
 from intune.pipelines.errors import (
     DataError,
     IntuneError,
@@ -30,19 +31,19 @@ from intune.pipelines.errors import (
     StorageError,
 )
 from intune.pipelines.plan import Ints, LoadBlock, Plan
-from intune.pipelines.schema import (
-    Block,
-    Ragged,
-    block_rows,
-    concat_blocks,
-    rows_of,
-    slice_block,
-    writable,
-)
+from intune.pipelines.returned import checked
+from intune.pipelines.schema import Block, block_rows, concat_blocks, slice_block, writable
 from intune.pipelines.stages import Map
 
 if TYPE_CHECKING:
     from intune.pipelines.transfer import Device
+
+
+@dataclass(slots=True)
+class Over:
+    """Whether nobody wants what a job makes any more; its `Run` says so. A copy in another process hears nothing."""
+
+    now: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ class Job:
         maps: the user's functions, in order.
         device: where `transfer` brings batches.
         skip: whether data that cannot be used is left out instead of ending the job.
+        over: whether nobody wants it any more; asked between the calls of a task, which may take long.
     """
 
     plan: Plan
@@ -62,6 +64,7 @@ class Job:
     maps: tuple[Map, ...] = ()
     device: str = "cpu"
     skip: bool = False
+    over: Over = field(default_factory=Over, compare=False)
 
     def where(self, level: int, index: int) -> str:
         """What a task works on, for a person: stage, batches and the files and row groups they come from."""
@@ -195,6 +198,7 @@ class Operations:
 
         Raises:
             DataError, StageError: as the task found them; `StorageError` is worth another try.
+            Stopped: nobody wants the output any more.
         """
         operation = self.job.plan.levels[level].operation
         if operation == "load":
@@ -257,7 +261,10 @@ class Operations:
         parts = [part for part in inputs if not isinstance(part, Missing)]
         if not parts:
             return Missing(stop - start)
-        block = shuffle.gather(parts, first, last)
+        try:
+            block = shuffle.gather(parts, first, last)
+        except SchemaError as error:
+            raise self._unlike(level, index, error) from None
         if len(parts) == len(inputs):
             return block
         starts = np.maximum(start, (np.arange(first, last, dtype=np.int64) + origin) * plan.batch_size)
@@ -283,9 +290,21 @@ class Operations:
                     end += 1
                 pieces.extend(_within(inputs[at], starts[at], stops[at], edges[batch : end + 1]))
             else:
-                pieces.append(_across(inputs, starts, stops, at, low, edges[end]))
+                try:
+                    pieces.append(_across(inputs, starts, stops, at, low, edges[end]))
+                except SchemaError as error:
+                    raise self._unlike(level, index, error) from None
             batch = end
         return pieces
+
+    def _unlike(self, level: int, index: int, error: SchemaError) -> StageError:
+        """Blocks that cannot be joined: which stage made them and what to do. (Those read from files are alike.)"""
+        levels = self.job.plan.levels[:level]
+        maker = next((below.stage for below in reversed(levels) if below.operation == "map"), "load")
+        return StageError(
+            f"{self.job.where(level, index)}: blocks that stage {maker!r} made cannot be joined: {error}; "
+            "its function must return the same columns, of the same types, for every block"
+        )
 
     def _regroup(self, level: int, index: int, inputs: Sequence[Any]) -> list[Piece]:
         this = self.job.plan.levels[level]
@@ -317,6 +336,8 @@ class Operations:
         result = Result([])
         for piece in self._pieces(level, index, inputs):
             for part in [piece] if stage.rowwise and not self.job.skip else piece.singles():
+                if self.job.over.now:
+                    raise Stopped
                 made = None if part.block is None else self._apply(stage, level, index, part.block, result)
                 result.payload.append(Piece(made, part.edges))
         return result
@@ -325,16 +346,8 @@ class Operations:
         rows = block_rows(block)
         try:
             return checked(self._call(stage, writable(block)), rows, last=stage is self.job.maps[-1])
-        except IntuneError as error:
-            failure: IntuneError = type(error)(f"{self.job.where(level, index)}: {error}")
-            cause: BaseException | None = error.__cause__
         except Exception as error:
-            name = getattr(stage.function, "__qualname__", type(stage.function).__qualname__)
-            failure = StageError(
-                f"{self.job.where(level, index)}: {name} raised {type(error).__name__}: {error}; "
-                "mend the function, or skip such batches with on_error='skip'"
-            )
-            cause = error
+            failure, cause = _failure(error, stage, self.job.where(level, index))
         # Of want of memory the data is not guilty: the same batch may pass the next time.
         if not self.job.skip or isinstance(failure, MemoryShortError) or isinstance(cause, MemoryError):
             raise failure from cause
@@ -365,50 +378,18 @@ class Operations:
         return singles[skip : skip + wanted]
 
 
-def checked(made: Any, rows: int, *, last: bool = True) -> Block:
-    """What a user's function returned, if it is a block of `rows` rows; else a `StageError` saying why not.
-
-    Args:
-        last: no other function follows, so that every column must be one that a tensor can hold.
-    """
-    if not isinstance(made, dict) or not made:
-        raise StageError(
-            f"the function returned {type(made).__name__ if made != {} else 'an empty dict'} where a non-empty "
-            "dict of columns is wanted; return dict[str, column]"
-        )
-    for name, column in made.items():
-        try:
-            length = rows_of(column)
-            _check_values(column, last)
-        except SchemaError as error:
-            raise StageError(
-                f"the function returned a column {name!r} that cannot be used: {error}"
-            ) from None
-        if length != rows:
-            raise StageError(
-                f"the function returned {length} rows in column {name!r} for a batch of {rows}; "
-                "every column must have as many rows as the batch"
-            )
-    return made
-
-
-def _check_values(column: Any, last: bool) -> None:
-    """A `SchemaError` for lists that do not fit together, and for values that no tensor holds."""
-    if isinstance(column, Ragged):
-        offsets, values = column.offsets, rows_of(column.values)
-        if len(offsets) == 0 or int(offsets[0]) != 0 or int(offsets[-1]) != values:
-            raise SchemaError(
-                f"its offsets must go from 0 to {values}, the number of its values; "
-                "row i is values[offsets[i]:offsets[i + 1]]"
-            )
-        column = column.values
-    codes = "?bBhHiIlLqQefdFD"  # booleans, integers, floats and complex numbers of up to 64 bits a part
-    if (
-        last
-        and isinstance(column, np.ndarray)
-        and (column.dtype.char not in codes or not column.dtype.isnative)
-    ):
-        raise SchemaError(f"it holds {column.dtype}, which no tensor can; convert it to numbers")
+def _failure(error: Exception, stage: Map, where: str) -> tuple[IntuneError, BaseException | None]:
+    """What to raise for what a function raised, naming the place, and its cause."""
+    if isinstance(error, IntuneError):
+        # A class of the user's own may want other arguments.
+        with contextlib.suppress(Exception):
+            return type(error)(f"{where}: {error}"), error.__cause__
+    name = getattr(stage.function, "__qualname__", type(stage.function).__qualname__)
+    failure = StageError(
+        f"{where}: {name} raised {type(error).__name__}: {error}; "
+        "mend the function, or skip such batches with on_error='skip'"
+    )
+    return failure, error
 
 
 def _within(block: Any, start: int, stop: int, edges: list[int]) -> list[Piece]:

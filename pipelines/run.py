@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from intune.pipelines.errors import IntuneError, SkipLimitError, StageError, StorageError
 from intune.pipelines.idle import LastFirst, Rest
 from intune.pipelines.memory import roots
-from intune.pipelines.operations import Job, Missing, Piece, Result
+from intune.pipelines.operations import Job, Missing, Over, Piece, Result
 from intune.pipelines.plan import Plan
 from intune.pipelines.retries import retry_delay
 from intune.pipelines.scheduler import Key, Scheduler, Task
@@ -72,6 +72,7 @@ class Run:
         deliver: Callable[[Any], list[Any]] | None = None,
     ) -> None:
         self._job = job
+        self._over = job.over if isinstance(job, Job) else Over()
         self.scheduler = scheduler
         self.clock = clock
         self.lock = threading.RLock()
@@ -192,9 +193,9 @@ class Run:
         return held
 
     def close(self) -> None:
-        """End the run; workers stop after the task in hand."""
+        """End the run; workers stop after the task in hand, at the next call of a user's function at the latest."""
         with self.lock:
-            self.closed = True
+            self.closed = self._over.now = True
             self.payloads.clear()
             self.scheduler.ledger.clear()
             self.work.notify_all()
@@ -250,6 +251,7 @@ class Run:
     def _end(self, error: BaseException) -> None:
         if self.error is None:
             self.error = error
+        self._over.now = True
         self.work.notify_all()
         self.output.notify_all()
 

@@ -121,10 +121,46 @@ def concat_columns(parts: Sequence[Any]) -> Any:
     return torch.cat(list(parts))
 
 
+def kind_of(column: Any) -> tuple[Any, ...]:
+    """What columns must have in common to be joined: what they are, the type of their elements, a row's shape."""
+    if isinstance(column, np.ndarray):
+        # Fixed-length strings join into the longer type.
+        return "array", column.dtype.kind if column.dtype.kind in "SU" else column.dtype, column.shape[1:]
+    if isinstance(column, Ragged):
+        return "lists, their values", *kind_of(column.values)
+    if isinstance(column, pa.Array):
+        return "Arrow array", column.type, ()
+    return "tensor", column.dtype, tuple(column.shape[1:])
+
+
+def check_alike(blocks: Sequence[Mapping[str, Any]]) -> None:
+    """A `SchemaError` naming a column in which blocks that are to be joined differ."""
+    head = blocks[0]
+    for block in blocks[1:]:
+        if block.keys() != head.keys():
+            name = next(name for name in (*head, *block) if name not in head or name not in block)
+            raise SchemaError(f"column {name!r} is in some of them only")
+        for name, column in head.items():
+            other = block[name]
+            plain = type(column) is type(other) is np.ndarray and column.ndim == other.ndim == 1
+            if plain and column.dtype is other.dtype:
+                continue  # the usual case, at little cost
+            if (kind := kind_of(column)) != (another := kind_of(other)):
+                raise SchemaError(
+                    f"column {name!r} is {_in_words(kind)} in one and {_in_words(another)} in another"
+                )
+
+
+def _in_words(kind: tuple[Any, ...]) -> str:
+    *what, dtype, shape = kind
+    return f"{', '.join(what)} of {dtype}" + (f" with rows of shape {shape}" if shape else "")
+
+
 def concat_blocks(blocks: Sequence[Mapping[str, Any]]) -> Block:
-    """Rows of all blocks, in order."""
+    """Rows of all blocks, in order; a `SchemaError` where their columns differ."""
     if len(blocks) == 1:
         return dict(blocks[0])
+    check_alike(blocks)
     return {name: concat_columns([block[name] for block in blocks]) for name in blocks[0]}
 
 

@@ -17,9 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from intune.pipelines.errors import StageError
+from intune.pipelines.errors import SchemaError
 from intune.pipelines.plan import Ints
-from intune.pipelines.schema import Array, Block, concat_columns, slice_column, take_column
+from intune.pipelines.schema import (
+    Array,
+    Block,
+    check_alike,
+    concat_columns,
+    kind_of,
+    slice_column,
+    take_column,
+)
 
 MOST_RUNS = 512
 """Runs of rows joined by naming each; from more, rows are put in place one by one, which then is faster."""
@@ -40,6 +48,11 @@ class Split:
     stacks: list[tuple[tuple[str, ...], Array]]
     others: Block
     edges: Ints
+
+    def columns(self) -> Block:
+        """Its columns, as views."""
+        made = {name: row for names, matrix in self.stacks for name, row in zip(names, matrix, strict=True)}
+        return {**made, **self.others}
 
     def values(self) -> list[Any]:
         """What it keeps in memory."""
@@ -81,12 +94,12 @@ def lay_out(parts: Iterable[Block], order: Ints, edges: Ints) -> Split:
 
 
 def gather(parts: Sequence[Split], first: int, last: int) -> Block:
-    """The rows of cells ``[first, last)`` of a window, cell by cell, out of all its blocks."""
-    if len({tuple(names for names, _ in part.stacks) for part in parts}) > 1:
-        raise StageError(
-            "blocks of one window differ in the types of their columns; "
-            "a function before `shuffle` must return the same for every block"
-        )
+    """The rows of cells ``[first, last)`` of a window, cell by cell, out of all its blocks; a `SchemaError` where
+    their columns differ."""
+    head, *rest = map(_kinds, parts)
+    if any(kinds != head for kinds in rest):
+        check_alike([part.columns() for part in parts])
+        raise SchemaError("their columns come in another order, or fixed-length strings are longer in one")
     runs = [
         (part, int(part.edges[cell]), int(part.edges[cell + 1]))
         for cell in range(first, last)
@@ -113,6 +126,12 @@ def places(parts: Sequence[Split], first: int, last: int, starts: Ints) -> Ints:
     counts = sum(np.diff(part.edges[first : last + 1]) for part in parts)
     before = np.cumsum(counts) - counts
     return np.arange(int(np.sum(counts)), dtype=np.int64) + np.repeat(starts - before, counts)
+
+
+def _kinds(part: Split) -> Any:
+    """What blocks must have in common to be joined."""
+    stacks = [(names, kind_of(matrix[0])) for names, matrix in part.stacks]
+    return stacks, {name: kind_of(column) for name, column in part.others.items()}
 
 
 def _cell_order(edges: Sequence[Ints]) -> Ints:

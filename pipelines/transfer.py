@@ -20,8 +20,9 @@ from intune.pipelines.schema import Ragged
 def writable(array: Any) -> Any:
     """The same memory as a writable array.
 
-    A batch belongs to its consumer alone, also where it arrived through an object store that hands out
-    read-only views; torch has no read-only tensors and would warn about every one.
+    For buffers of the pipeline only: a batch that arrived through an object store belongs to its consumer alone,
+    though the store hands out read-only views. (What users' functions returned is copied if it may only be read, by
+    `returned.checked`.) torch has no read-only tensors and would warn about every one.
     """
     if array.flags.writeable:
         return array

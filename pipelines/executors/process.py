@@ -43,7 +43,7 @@ class Process:
         ours, theirs = socket.socketpair()
         read, self._lifeline = os.pipe()
         self._python_path = os.environ.get("PYTHONPATH")
-        self._path = _import_path()
+        self._path = import_path()
         try:
             with _interrupt_blocked():
                 self._process = subprocess.Popen(
@@ -208,7 +208,8 @@ def _forget_all() -> None:
 os.register_at_fork(after_in_child=_forget_all)
 
 
-def _import_path() -> list[str]:
+def import_path() -> list[str]:
+    """Where this process finds modules, as another one finds them too whatever its current folder."""
     # Entries that are no folders stay as they are: import hooks of editable installs go by such names.
     return [os.path.abspath(part) if os.path.exists(part or ".") else part for part in sys.path]
 

@@ -109,6 +109,15 @@ class ProcessPool:
         with self._changed:
             return [process.pid for process in (*self._idle, *self._busy)]
 
+    def end_idle(self) -> None:
+        """End the processes that do nothing; others begin when there is work."""
+        with self._changed:
+            idle, self._idle = self._idle, []
+        for process in idle:
+            process.hang_up()
+        for process in idle:
+            process.end(1.0)
+
     def close(self, patience: float = 2.0) -> None:
         """End all processes: the idle ones at once, the others after `patience` seconds at most."""
         with self._changed:

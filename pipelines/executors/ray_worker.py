@@ -88,6 +88,8 @@ class RayWorker:
         """Take up another epoch; what was kept of the one before is let go."""
         made: Job = cloudpickle.loads(job)
         with self._lock:
+            if self._operations is not None:
+                self._operations.job.over.now = True  # a task of an epoch that was left ends between two calls
             if self._reader is None or self._reader.dataset != made.dataset:
                 self._reader = Reader(made.dataset)
             self._operations = Operations(made, reader=self._reader)

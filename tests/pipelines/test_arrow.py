@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intune.pipelines import arrow
-from intune.pipelines.arrow import describe, holds_numbers, row_bytes
+from intune.pipelines.arrow import common, describe, holds_numbers, row_bytes, undecided
 from intune.pipelines.errors import SchemaError
 from intune.pipelines.schema import Ragged
 
@@ -75,6 +75,10 @@ def test_nan_infinity_and_negative_zero_pass_through_as_they_are() -> None:
         (pa.array(["a", "", "ü"]), ["a", "", "ü"]),
         (pa.array(["a", None], pa.large_string()), ["a", None]),
         (pa.array([b"\x00", b""], pa.binary()), [b"\x00", b""]),
+        (pa.array(["a", None], pa.string_view()), ["a", None]),
+        (pa.array([b"a", None], pa.binary_view()), [b"a", None]),
+        (pa.array([b"ab", None], pa.binary(2)), [b"ab", None]),
+        (pa.array([["a"], None], pa.list_(pa.string_view())), [["a"], []]),
         (pa.array(["x", "y", "x"]).dictionary_encode(), ["x", "y", "x"]),
         (pa.array([10, 20, 10]).dictionary_encode(), [10, 20, 10]),
         (pa.array([[1, 2], [], [3]], pa.list_(pa.int32())), [[1, 2], [], [3]]),
@@ -143,6 +147,42 @@ def test_a_fill_that_a_type_cannot_hold_is_refused_and_not_cut_off() -> None:
         (pa.array([True, None]), 1.0, [True, True]),
     ):
         assert to_column(pa.chunked_array([array]), fill=fill).tolist() == expected
+
+
+def test_dictionaries_that_together_are_too_large_for_their_indices_are_joined_as_words() -> None:
+    parts = [[f"{part} {word}" for word in range(100)] for part in range(3)]
+    small = pa.dictionary(pa.int8(), pa.string())
+    data = pa.chunked_array([pa.array(part).dictionary_encode().cast(small) for part in parts])
+    assert to_column(data).to_pylist() == parts[0] + parts[1] + parts[2]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "both"),
+    [
+        (pa.string(), pa.large_string(), pa.large_string()),
+        (pa.binary(), pa.large_binary(), pa.large_binary()),
+        (pa.list_(pa.string()), pa.list_(pa.large_string()), pa.list_(pa.large_string())),
+        (pa.null(), pa.list_(pa.null()), pa.list_(pa.null())),
+        (pa.list_(pa.null()), pa.list_(pa.int8()), pa.list_(pa.int8())),
+        (pa.null(), pa.int8(), pa.int8()),
+        (pa.int8(), pa.int16(), None),
+        (pa.string(), pa.binary(), None),
+        (pa.list_(pa.int8()), pa.list_(pa.int8(), 2), None),
+        (pa.list_(pa.int8()), pa.int8(), None),
+    ],
+    ids=str,
+)
+def test_what_two_types_can_both_be_read_as(one: pa.DataType, other: pa.DataType, both: pa.DataType) -> None:
+    assert common(one, other) == common(other, one) == both
+    assert common(one, one) == one
+    assert undecided(one) == ("null" in str(one))
+
+
+@pytest.mark.parametrize("type_", [pa.int64(), pa.string(), pa.list_(pa.string()), pa.bool_()], ids=str)
+def test_nulls_without_a_type_are_those_of_the_type_asked_for(type_: pa.DataType) -> None:
+    fill = {pa.int64(): 3, pa.bool_(): True}.get(type_)
+    typed = to_column(pa.chunked_array([pa.nulls(2, type_)]), fill)
+    assert plain(arrow.to_column(pa.chunked_array([pa.nulls(2)]), fill, type_)) == plain(typed)
 
 
 def test_more_text_than_its_type_can_hold_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

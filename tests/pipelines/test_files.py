@@ -11,11 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from intune.pipelines import Pipeline
-from intune.pipelines import dataset as dataset_module
+from intune.pipelines import Pipeline, footers
 from intune.pipelines.dataset import Reader, make_source, open_dataset
 from intune.pipelines.errors import NotFoundError
-from intune.pipelines.files import OpenFiles
+from intune.pipelines.files import OpenFiles, Version, version_of
 from intune.pipelines.plan import LoadBlock
 
 
@@ -33,7 +32,7 @@ class Storage(fs.SubTreeFileSystem):  # type: ignore[misc]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    dataset_module._footers.clear()
+    footers.cache.clear()
     for part in range(4):
         table = pa.table({"id": np.arange(part * 100, part * 100 + 100)})
         pq.write_table(table, tmp_path / f"{part}.parquet", row_group_size=25)
@@ -102,6 +101,43 @@ def test_of_too_many_files_those_used_last_stay_open_and_footers_push_none_out()
     files.forget("nosuch")
     assert files.find("c") is None
     assert files.keep_early("d", "D", 4)
+
+
+def test_versions_differ_where_both_are_known() -> None:
+    version = Version(size=3, mtime_ns=4, etag="a")
+    same = [version, Version(), Version(size=3), Version(mtime_ns=4, etag="a")]
+    assert not any(version.differs(other) or other.differs(version) for other in same)
+    others = [Version(size=4), Version(size=3, mtime_ns=5), Version(size=3, etag="b")]
+    assert all(version.differs(other) and other.differs(version) for other in others)
+
+
+class Opened:
+    """A file as an object store opens it."""
+
+    def __init__(self, told: Any) -> None:
+        self._told = told
+
+    def size(self) -> int:
+        return 7
+
+    def metadata(self) -> Any:
+        if isinstance(self._told, Exception):
+            raise self._told
+        return self._told
+
+
+@pytest.mark.parametrize(
+    ("told", "etag"),
+    [
+        ({"Content-Length": b"7", "ETag": b'"abc"'}, '"abc"'),
+        ({b"etag": b"x"}, "x"),
+        ({}, None),
+        (pa.ArrowNotImplementedError("metadata"), None),
+        (OSError("gone"), None),
+    ],
+)
+def test_an_object_stores_tag_tells_what_was_written_over(told: Any, etag: str | None) -> None:
+    assert version_of(None, "x", Opened(told)) == Version(size=7, etag=etag)
 
 
 def open_here(folder: Path) -> int:

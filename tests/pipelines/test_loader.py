@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from intune.pipelines import Allocation, Budget, Loader, Pipeline
 from intune.pipelines import loader as loader_module
 from intune.pipelines import plan as plan_module
-from intune.pipelines.errors import ConfigError, LoaderError
+from intune.pipelines.errors import ConfigError, LoaderError, StageError
 from intune.pipelines.executors.threads import ThreadFleet
 from intune.pipelines.memory import resident_bytes
 
@@ -376,6 +376,64 @@ def test_a_loop_closed_by_another_thread_is_not_taken_for_a_whole_epoch(data_set
     assert (slowed.epoch, slowed.state_dict()["batch"]) == (0, 0)
 
 
+@pytest.mark.parametrize("in_order", [True, False])
+def test_threads_that_share_a_loop_get_each_batch_once_and_all_come_to_its_end(
+    data_sets: Any, in_order: bool
+) -> None:
+    pipe = pipeline(data_sets.folder(SHAPES[4]), "rows", 2, 0, 3, False)
+    for _ in range(5):
+        with load(pipe, in_order=in_order) as loader:
+            iterator = iter(loader)
+            ready, got = threading.Barrier(4), []
+
+            def read(iterator: Iterator[Any] = iterator, ready: Any = ready, got: list[Any] = got) -> None:
+                ready.wait(10)
+                got.append([row for one in iterator for row in ids(one)])
+                assert next(iterator, None) is None
+
+            threads = [threading.Thread(target=read) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(20)
+            assert len(got) == 4, "a thread raised or hangs"
+            assert sorted(row for rows in got for row in rows) == list(range(453))
+            assert (loader.epoch, loader.state_dict()["batch"]) == (1, 0)
+            assert loader.stats().rows == 453
+
+
+def test_threads_that_wait_for_a_shared_loop_wake_when_it_is_closed(data_sets: Any) -> None:
+    waits, go = threading.Event(), threading.Event()
+
+    def slow(block: dict[str, Any]) -> dict[str, Any]:
+        waits.set()
+        go.wait(20)
+        return block
+
+    loader = load(Pipeline.from_parquet(str(data_sets.folder(SHAPES[1]))).batch(9).map(slow))
+    iterator = iter(loader)
+    raised: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            next(iterator)
+        except LoaderError as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert waits.wait(10)
+    closer = threading.Thread(target=loader.close)
+    closer.start()
+    for thread in threads:
+        thread.join(10)
+    go.set()
+    closer.join(10)
+    assert ["it was closed" in str(error) for error in raised] == [True] * 3
+    assert (loader.epoch, loader.state_dict()["batch"]) == (0, 0)
+
+
 def test_the_garbage_collector_may_end_a_loop_in_a_worker_that_holds_its_lock(data_sets: Any) -> None:
     """An iterator in a cycle is closed by whichever thread collects: it must not wait for itself."""
     collect, collected, go = threading.Event(), threading.Event(), threading.Event()
@@ -430,7 +488,7 @@ def test_a_second_loop_ends_the_first(data_sets: Any) -> None:
         with pytest.raises(LoaderError, match=r"this loop over the loader is over: .*another loop has begun"):
             next(first)
         assert [row for one in second for row in ids(one)] == list(range(71))
-        with pytest.raises(LoaderError, match="this loop over the loader is over"):
+        with pytest.raises(StopIteration):
             next(second)
 
 
@@ -580,6 +638,83 @@ def test_closing_twice_is_fine_and_what_is_closed_says_so(data_sets: Any) -> Non
     assert loader.stats().batches == 1
     assert loader.state_dict() == state
     assert len(loader) == 8
+
+
+def test_when_it_is_closed_no_function_is_called_any_more(data_sets: Any) -> None:
+    """A task has many batches: what is left of those in hand is left out."""
+    entered, go = threading.Semaphore(0), threading.Event()
+    calls: list[int] = []
+
+    def slow(block: dict[str, Any]) -> dict[str, Any]:
+        calls.append(len(block["id"]))
+        entered.release()
+        go.wait(20)
+        return block
+
+    with small(10_000, 10_000):
+        pipe = Pipeline.from_parquet(str(data_sets.folder(SHAPES[4]))).batch(4).map(slow)
+        loader = load(pipe, allocation=Allocation.shared(1))
+        iterator = iter(loader)
+        assert entered.acquire(timeout=10)
+        closer = threading.Thread(target=loader.close)
+        closer.start()
+        while not iterator._run.closed:  # type: ignore[attr-defined]
+            time.sleep(0.001)
+        go.set()
+        closer.join(10)
+    assert calls == [4]
+    assert workers() == []
+
+
+def test_when_a_function_raises_no_other_is_called_any_more(data_sets: Any) -> None:
+    entered, failed = threading.Event(), threading.Event()
+    others: list[int] = []
+
+    def function(block: dict[str, Any]) -> dict[str, Any]:
+        first = int(block["id"][0])
+        if first == 0:
+            entered.wait(20)
+            raise ArithmeticError("the first batch")
+        others.append(first)
+        entered.set()
+        failed.wait(20)
+        return block
+
+    with small(64, 10_000):
+        pipe = Pipeline.from_parquet(str(data_sets.folder(SHAPES[4]))).batch(4).map(function)
+        loader = load(pipe, allocation=Allocation.shared(2))
+        with pytest.raises(StageError, match="the first batch"):
+            next(iter(loader))
+        failed.set()
+        loader.close()
+    assert len(others) == 1, "the rest of its task is left out"
+
+
+def test_what_the_trainer_changes_is_its_batch_not_the_constants_of_a_function(
+    data_sets: Any, tmp_path: Path
+) -> None:
+    constant = np.ones(71)
+    constant.flags.writeable = False
+    np.arange(71.0).tofile(tmp_path / "numbers")
+    mapped = np.memmap(tmp_path / "numbers", dtype=np.float64, mode="r")
+
+    def function(block: dict[str, Any]) -> dict[str, Any]:
+        rows = len(block["id"])
+        return {"constant": constant[:rows], "mapped": mapped[:rows]}
+
+    folder = data_sets.folder(SHAPES[1])
+    before, after = (
+        Pipeline.from_parquet(folder).map(function).batch(9),
+        Pipeline.from_parquet(folder).batch(9).map(function),
+    )
+    for pipe in (before, after):
+        with load(pipe) as loader:
+            for one in loader:
+                assert one["constant"].tolist() == [1.0] * len(one["constant"])
+                one["constant"].add_(1)
+                # Where the memory is the file's, this would end the process.
+                assert one["mapped"].data_ptr() != mapped.ctypes.data
+    assert constant.tolist() == [1.0] * 71
 
 
 @pytest.mark.parametrize("in_with", [True, False])

@@ -18,8 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
-from intune.pipelines import Allocation, Budget, Loader, Pipeline, retries
-from intune.pipelines import dataset as dataset_module
+from intune.pipelines import Allocation, Budget, Loader, Pipeline, footers, retries
 from intune.pipelines import plan as plan_module
 from intune.pipelines.errors import (
     ConfigError,
@@ -43,7 +42,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of one row group, retries at once, footers read anew."""
     monkeypatch.setattr(plan_module, "BLOCK_ROWS", GROUP)
     monkeypatch.setattr(retries, "FIRST_DELAY", 0.0005)
-    dataset_module._footers.clear()
+    footers.cache.clear()
 
 
 def write(folder: Path, name: str, first: int, rows: int = 30, **columns: Any) -> Path:

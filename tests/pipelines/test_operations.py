@@ -16,16 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intune.pipelines import plan as plan_module
-from intune.pipelines.dataset import Dataset, FileEntry, make_source, open_dataset
+from intune.pipelines.dataset import Dataset, FileEntry, Stopped, make_source, open_dataset
 from intune.pipelines.errors import (
     CorruptError,
+    DataError,
     IntuneError,
     MemoryShortError,
     StageError,
     StageTimeout,
     StorageError,
 )
-from intune.pipelines.operations import Job, Missing, Operations, call_here, checked
+from intune.pipelines.operations import Job, Missing, Operations, call_here
 from intune.pipelines.plan import LoadBlock, Order, RowGroups, ShuffleSpec, make_plan
 from intune.pipelines.run import finalize
 from intune.pipelines.schema import Ragged
@@ -275,6 +276,65 @@ def test_want_of_memory_in_a_function_is_no_reason_to_leave_data_out(
         run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
 
 
+class Coded(IntuneError):
+    """A user's error whose constructor wants more than a text."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{text} ({code})")
+
+
+class Renamed(DataError):
+    """A user's error like ours."""
+
+
+class Scarce(Coded, MemoryError):
+    """Want of memory, as a user says it."""
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_errors_of_ours_that_users_derive_name_the_place_whatever_their_constructor_wants(
+    numbered: Callable[..., Files], skip: bool
+) -> None:
+    def run(error: Exception) -> Any:
+        files = numbered([[20]])
+        job = job_of(files, ("batch", "map"), batch=4, maps=(Map(function=spoil({9}, error)),), skip=skip)
+        return run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
+
+    coded = Coded(7, "no such code")
+    place = r"stage 'map1', batch 2 \(from .*\): "
+    message = place + r".*function raised Coded: no such code \(7\); mend the function"
+    if skip:
+        batches, skipped = run(coded)
+        assert len(batches) == 4
+        assert re.search(message, skipped[0])
+    else:
+        with pytest.raises(StageError, match=message) as caught:
+            run(coded)
+        assert caught.value.__cause__ is coded
+        with pytest.raises(Renamed, match=place + "as it is"):
+            run(Renamed("as it is"))
+    with pytest.raises(StageError, match="raised Scarce: no room"):
+        run(Scarce(7, "no room"))
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_once_a_job_is_over_no_function_is_called_for_the_batches_left(
+    numbered: Callable[..., Files], skip: bool
+) -> None:
+    files = numbered([[20]])
+    calls: list[list[int]] = []
+
+    def end(block: dict[str, Any]) -> dict[str, Any]:
+        calls.append(block["id"].tolist())
+        job.over.now = 5 in block["id"]
+        return block
+
+    job = job_of(files, ("batch", "map"), batch=4, chunk_rows=100, maps=(Map(function=end),), skip=skip)
+    with pytest.raises(Stopped):
+        run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
+    assert calls == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
 def test_before_batch_the_block_is_left_out_and_later_batches_keep_their_rows(
     numbered: Callable[..., Files],
 ) -> None:
@@ -310,60 +370,6 @@ def test_a_function_that_raises_names_stage_batch_file_row_group_and_remedy_and_
         r"mend the function, or skip such batches with on_error='skip'",
         str(caught.value),
     )
-
-
-@pytest.mark.parametrize(
-    ("made", "message"),
-    [
-        (None, "the function returned NoneType where a non-empty dict of columns is wanted; return dict"),
-        ([1], "returned list where"),
-        ({}, "returned an empty dict where"),
-        (
-            {"x": np.zeros(3)},
-            "returned 3 rows in column 'x' for a batch of 5; every column must have as many",
-        ),
-        ({"x": np.zeros(5), "y": torch.zeros(6)}, "returned 6 rows in column 'y' for a batch of 5"),
-        ({"x": np.float64(3)}, "a column 'x' that cannot be used: .*float64 was found"),
-        ({"x": np.array(3)}, "a column 'x' that cannot be used: .*a scalar was found"),
-        ({"x": [1, 2, 3, 4, 5]}, "a column 'x' that cannot be used: .*list was found"),
-        ({"x": "abcde"}, "a column 'x' that cannot be used: .*str was found"),
-        ({"x": np.array(["a"] * 5)}, "column 'x' .*it holds <U1, which no tensor can; convert it to numbers"),
-        ({"x": np.array([None] * 5)}, "it holds object, which no tensor can"),
-        ({"x": np.zeros(5, "M8[s]")}, r"it holds datetime64\[s\], which no tensor can"),
-        ({"x": np.zeros(5, ">f4")}, "it holds >f4, which no tensor can"),
-        ({"x": np.zeros(5, np.longdouble)}, "it holds float128, which no tensor can"),
-        ({"x": Ragged(np.zeros(4), np.array([0, 1, 1, 2, 3, 5]))}, "offsets must go from 0 to 4, the number"),
-        ({"x": Ragged(np.zeros(4), np.array([1, 1, 1, 2, 3, 4]))}, "offsets must go from 0 to 4"),
-        (
-            {"x": Ragged(np.zeros(4), np.array([0, 1, 1, 4]))},
-            "returned 3 rows in column 'x' for a batch of 5",
-        ),
-        (
-            {"x": Ragged(np.array(["a"] * 4), np.array([0, 1, 1, 2, 3, 4]))},
-            "it holds <U1, which no tensor can",
-        ),
-    ],
-    ids=str,
-)
-def test_what_is_no_block_of_as_many_rows_is_refused_with_what_to_do(made: Any, message: str) -> None:
-    with pytest.raises(StageError, match=message):
-        checked(made, 5)
-
-
-def test_columns_that_tensors_hold_pass_as_they_are() -> None:
-    kinds = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"]
-    made: dict[str, Any] = {kind: np.zeros((5, 2), kind) for kind in kinds}
-    made["t"] = torch.zeros(5)
-    made["s"] = pa.array(["a"] * 5)
-    made["r"] = Ragged(torch.zeros(3), torch.tensor([0, 0, 1, 2, 3, 3]))
-    assert checked(made, 5) is made
-    for kind in kinds:
-        assert torch.from_numpy(made[kind]).shape == (5, 2)
-
-
-def test_what_only_another_function_sees_need_not_fit_a_tensor() -> None:
-    made = {"x": np.array(["a"] * 5)}
-    assert checked(made, 5, last=False) is made
 
 
 def test_functions_run_in_order_and_may_change_what_they_get(numbered: Callable[..., Files]) -> None:
@@ -402,8 +408,73 @@ def test_blocks_of_a_window_whose_types_differ_are_refused_rather_than_mixed_up(
         return {name: rows.astype(type_) for name, type_ in zip("abcd", types, strict=True)}
 
     job = job_of(files, ("map", "shuffle", "batch"), maps=(Map(function=fickle),))
-    with pytest.raises(StageError, match="differ in the types of their columns; a function before `shuffle`"):
+    with pytest.raises(
+        StageError, match=r"'map0' made cannot be joined: column 'b' is array of int64 in one"
+    ):
         run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
+
+
+def later(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Map:
+    """A function that returns something else for blocks that do not begin with row 0."""
+    return Map(function=lambda block: block if block["id"][0] == 0 else change(block))
+
+
+UNLIKE: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
+    "one more": (lambda block: {**block, "more": block["id"]}, "column 'more' is in some of them only"),
+    "one less": (
+        lambda block: {"id": block["id"], "bag": block["bag"]},
+        "column 'name' is in some of them only",
+    ),
+    "type": (
+        lambda block: {**block, "id": block["id"].astype(np.float32)},
+        r"column 'id' is array of .*float32",
+    ),
+    "shape": (
+        lambda block: {**block, "id": block["id"][:, None]},
+        r"column 'id' is .*with rows of shape \(1,\)",
+    ),
+    "kind": (
+        lambda block: {**block, "id": torch.from_numpy(block["id"])},
+        r"'id' is .*tensor of torch.int64",
+    ),
+    "strings": (
+        lambda block: {**block, "name": block["name"].cast(pa.binary())},
+        "'name' is .*array of binary",
+    ),
+    "lists": (
+        lambda block: {**block, "bag": Ragged(block["bag"].values.astype("f4"), block["bag"].offsets)},
+        "column 'bag' is lists, their values, array of .*float32",
+    ),
+}
+
+
+@pytest.mark.parametrize("difference", UNLIKE)
+@pytest.mark.parametrize("kinds", [("map", "batch"), ("map", "shuffle", "batch")])
+def test_blocks_that_differ_are_not_joined_and_the_function_and_the_column_are_named(
+    numbered: Callable[..., Files], kinds: tuple[str, ...], difference: str
+) -> None:
+    files = numbered([[10, 10, 10]])
+    change, message = UNLIKE[difference]
+    job = job_of(files, kinds, batch=4, window=3, maps=(later(change),))
+    place = r"stage '(batch1|shuffle1)', .*: blocks that stage 'map0' made cannot be joined: "
+    remedy = "; its function must return the same columns, of the same types, for every block"
+    with pytest.raises(StageError, match=f"{place}.*{message}.*{remedy}"):
+        run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kinds", [("map", "batch", "map"), ("map", "shuffle", "batch", "map")])
+def test_fixed_length_strings_of_blocks_need_not_be_as_long(
+    numbered: Callable[..., Files], kinds: tuple[str, ...]
+) -> None:
+    files = numbered([[10, 10]])
+    write = Map(
+        function=lambda block: {**block, "text": block["id"].astype("U1" if block["id"][0] == 0 else "U2")}
+    )
+    read = Map(function=lambda block: {"read": block.pop("text").astype(np.int64), **block})
+    job = job_of(files, kinds, batch=4, maps=(write, read))
+    batches, _ = run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
+    assert sum(len(check_columns(batch)) for batch in batches) == 20
+    assert all(batch["read"].tolist() == batch["id"].tolist() for batch in batches)
 
 
 def test_a_function_for_single_rows_gets_many_batches_at_once_and_another_one_by_one(

@@ -158,3 +158,19 @@ def test_what_may_only_be_read_is_copied_and_nothing_else() -> None:
     assert made["free"] is free
     assert made["text"] is text
     assert made["own"].values is free
+
+
+def test_blocks_whose_columns_differ_are_not_joined() -> None:
+    block = {"x": np.arange(3), "y": np.zeros((3, 2))}
+    for other, message in (
+        ({"x": np.arange(3)}, "column 'y' is in some of them only"),
+        ({**block, "z": np.arange(3)}, "column 'z' is in some of them only"),
+        ({**block, "x": np.zeros(3)}, "column 'x' is array of int64 in one and array of float64 in another"),
+        (
+            {**block, "y": np.zeros((3, 4))},
+            r"float64 with rows of shape \(2,\) in one and .* of shape \(4,\) in",
+        ),
+    ):
+        with pytest.raises(SchemaError, match=message):
+            concat_blocks([block, block, other])
+    assert list(concat_blocks([block, {"y": block["y"], "x": block["x"]}])) == ["x", "y"]

@@ -1,0 +1,65 @@
+"""What a failure of Arrow or of the storage means, and asking storage that failed again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import pyarrow as pa
+
+from intune.pipelines.errors import (
+    CorruptError,
+    IntuneError,
+    MemoryShortError,
+    NotFoundError,
+    SchemaError,
+    StorageError,
+)
+from intune.pipelines.retries import retry_delay
+
+T = TypeVar("T")
+
+
+def explain(error: BaseException, where: str, *, decoding: bool = False) -> IntuneError:
+    """What a failure of Arrow or of the storage means, naming the place and the remedy.
+
+    Args:
+        error: what was raised.
+        where: file, and row groups where known.
+        decoding: the bytes were there already, or the file is a local one: what fails is what they say, unless
+            the error has a system's number. (Arrow raises `OSError` for both.)
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return MemoryShortError(
+            f"{where}: there is not memory enough to read it ({text}); nothing is wrong with the file: give the "
+            "pipeline fewer slots or less `memory`, read fewer columns, or write smaller row groups"
+        )
+    if isinstance(error, FileNotFoundError):
+        return NotFoundError(f"{where}: no such file (removed since its footer was read?)")
+    if decoding and isinstance(error, pa.ArrowNotImplementedError):
+        return SchemaError(
+            f"{where}: pyarrow {pa.__version__} cannot read it ({text}); the file may well be whole: leave the column "
+            "out, or write it with another type or encoding"
+        )
+    if decoding and not (isinstance(error, OSError) and error.errno is not None):
+        return CorruptError(f"{where}: cannot be decoded ({text}); write it again, or leave it out")
+    return StorageError(f"{where}: storage failed ({text}); check that it can be reached")
+
+
+def patiently(call: Callable[[], T], where: str, retries: int, sleep: Callable[[float], None]) -> T:
+    """What `call` returns; storage that fails is asked again, and what is wrong explained."""
+    attempt = 1
+    while True:
+        try:
+            return call()
+        except IntuneError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
+            explained = explain(error, where)
+            if not isinstance(explained, StorageError):
+                raise explained from error
+            if attempt > retries:
+                raise StorageError(f"{explained} (gave up after {attempt} tries)") from error
+        sleep(retry_delay(attempt))
+        attempt += 1

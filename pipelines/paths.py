@@ -1,0 +1,233 @@
+"""Finding files: what the paths, folders, globs and URIs mean that a user may write.
+
+In a glob, ``*``, ``?`` and ``[…]`` stand for characters of one name and ``**`` for any number of folders, none too.
+Names that begin with ``.`` or ``_`` are what other programs are still writing or keep for themselves (Spark's
+``_temporary``, Delta's ``_delta_log``): they are left out below a folder, and a glob's part finds one only if it
+begins so itself. A partition such as ``_day=3`` is none of these.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
+from functools import partial
+from itertools import chain
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+from pyarrow import fs
+
+from intune.pipelines.errors import ConfigError, DataError, NotFoundError
+from intune.pipelines.failures import patiently
+from intune.pipelines.files import is_local
+
+LISTING_THREADS = 16
+"""Listings wait for storage, as footers do."""
+
+_SUFFIXES = (".parquet", ".pq")
+
+_MAGIC = re.compile(r"[*?[]")
+
+_LITERAL = re.compile(r"(?:[^*?[]|\[[*?[]\])*")
+"""A glob's part that stands for one name, maybe with characters that `glob.escape` wrapped up."""
+
+_OPTIONS = re.compile(r"\?[A-Za-z_][\w.-]*=[^?*]*\Z")
+"""At the end of a URI, what the filesystem is to be told; any other ``?`` stands for a character."""
+
+
+def find(
+    paths: Sequence[str],
+    filesystem: Any = None,
+    *,
+    skip: bool = False,
+    retries: int = 0,
+    sleep: Callable[[float], None],
+) -> tuple[Any, list[str], list[tuple[str, DataError]]]:
+    """The filesystem, the files that `paths` name (sorted within each glob or folder), and the paths that name
+    none, which are an error unless `skip`."""
+    filesystem, paths = _locate(paths, filesystem)
+    files: list[str] = []
+    missing: list[tuple[str, DataError]] = []
+    for path in paths:
+        try:
+            files.extend(patiently(partial(_expand, filesystem, path), path, retries, sleep))
+        except DataError as error:
+            if not skip:
+                raise
+            missing.append((path, error))
+    return filesystem, files, missing
+
+
+def partition_keys(path: str) -> dict[str, str]:
+    """Names and values that the folders of a file have instead of columns: ``year=2024/part.parquet``."""
+    return {
+        name: value for name, mark, value in (part.partition("=") for part in path.split("/")[:-1]) if mark
+    }
+
+
+def _locate(paths: Sequence[str], filesystem: Any) -> tuple[Any, list[str]]:
+    """The filesystem that paths belong to, and what they are called there."""
+    if filesystem is not None and not isinstance(filesystem, fs.FileSystem):
+        return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), list(paths)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        return filesystem, [os.path.expanduser(path) for path in paths]
+    if filesystem is not None:
+        return filesystem, list(paths)
+    if any("://" in path for path in paths):
+        return _from_uris(paths)
+    return fs.LocalFileSystem(), [os.path.abspath(os.path.expanduser(path)) for path in paths]
+
+
+def _from_uris(uris: Sequence[str]) -> tuple[Any, list[str]]:
+    first: Any = None
+    paths: list[str] = []
+    for uri in uris:
+        given = _OPTIONS.search(uri)
+        options = given.group() if given else ""
+        plain = uri.removesuffix(options)
+        host = plain.find("://") + 3 if "://" in plain else 0
+        magic = _MAGIC.search(plain, max(host, plain.find("/", host)))
+        cut = plain.rfind("/", 0, magic.start()) + 1 if magic else len(plain)
+        try:
+            filesystem, path = fs.FileSystem.from_uri(plain[:cut] + options)
+        except (pa.ArrowInvalid, ValueError, TypeError, ImportError) as error:
+            raise ConfigError(f"`paths` holds {uri!r}, which no filesystem takes: {error}") from error
+        if first is not None and filesystem != first:
+            raise ConfigError("`paths` name more than one filesystem; read them as pipelines of their own")
+        first = filesystem
+        if magic:
+            # What is written as %5B is a character of the name.
+            tail = re.sub(r"(?:%[0-9A-Fa-f]{2})+", lambda code: glob.escape(unquote(code[0])), plain[cut:])
+            path = f"{glob.escape(path).rstrip('/')}/{tail}" if path else tail
+        paths.append(path)
+    return first, paths
+
+
+def _expand(filesystem: Any, path: str) -> list[str]:
+    """A file, the files of a folder, or those that match a glob."""
+    # What is there by that very name is meant, whatever characters it has.
+    found = _named(filesystem, path)
+    if found is None and _MAGIC.search(path):
+        return _glob(filesystem, path)
+    if found is None:
+        raise NotFoundError(f"{path}: no such file or folder")
+    return found
+
+
+def _named(filesystem: Any, path: str) -> list[str] | None:
+    """What is there by that name: a file, or a folder's files; None if nothing is."""
+    info = filesystem.get_file_info(path)
+    if info.type == fs.FileType.NotFound:
+        return None
+    if info.type == fs.FileType.Unknown and is_local(filesystem):
+        raise DataError(
+            f"{path}: is neither a file nor a folder, but a pipe or a device; Parquet is read from its end on, so "
+            "write it to a file first"
+        )
+    if info.type != fs.FileType.Directory:
+        return [path]
+    found = sorted(item.path for item in _list(filesystem, path, deep=True) if _belongs(item, path))
+    if not found:
+        raise NotFoundError(f"{path}: the folder holds no .parquet file")
+    return found
+
+
+def _list(filesystem: Any, folder: str, *, deep: bool) -> list[Any]:
+    found: list[Any] = filesystem.get_file_info(fs.FileSelector(folder, recursive=deep))
+    if not deep or not isinstance(filesystem, fs.LocalFileSystem):
+        return found
+    # Below a link to a folder that it lies in, everything is there again, some forty times.
+    loops = tuple(
+        f"{item.path}/" for item in found if item.type == fs.FileType.Directory and _loops(item.path)
+    )
+    return [item for item in found if not f"{item.path}/".startswith(loops)] if loops else found
+
+
+def _loops(folder: str) -> bool:
+    if not os.path.islink(folder):
+        return False
+    return f"{os.path.realpath(os.path.dirname(folder))}/".startswith(f"{os.path.realpath(folder)}/")
+
+
+def _below(path: str, folder: str) -> list[str]:
+    """The names that lead from a folder to what lies in it."""
+    return path.lstrip("/").removeprefix(folder.strip("/")).lstrip("/").split("/")
+
+
+def _belongs(item: Any, folder: str) -> bool:
+    """Whether something in a folder is of its data; what the folder itself lies in is the user's business."""
+    return item.is_file and item.path.endswith(_SUFFIXES) and not any(map(_hidden, _below(item.path, folder)))
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
+
+
+def _glob(filesystem: Any, pattern: str) -> list[str]:
+    parts = pattern.split("/")
+    for part in parts:
+        if "**" in part and part != "**":
+            raise ConfigError(f"{pattern}: `**` stands for folders, so write it as in `**/*.parquet`")
+    fixed = next((at for at, part in enumerate(parts) if not _LITERAL.fullmatch(part)), len(parts))
+    root = "/".join(re.sub(r"\[([*?[])\]", r"\1", part) for part in parts[:fixed])
+    here = not root and isinstance(filesystem, fs.LocalFileSystem) and not pattern.startswith("/")
+    root = "." if here else root or pattern[: pattern.startswith("/")]
+    if filesystem.get_file_info(root).type not in (fs.FileType.Directory, fs.FileType.Unknown):
+        raise NotFoundError(f"{pattern}: matches nothing, since {root} does not exist or is no folder")
+    steps = [part for part in parts[fixed:] if part]
+    folders = bool(steps) and steps[-1] == "**"
+    while steps and steps[-1] == "**":
+        steps.pop()
+    if steps:
+        matches = partial(_found, folder=root, steps=steps, folders=folders)
+        found = sorted({item.path for item in _reach(filesystem, root, steps) if matches(item)})
+    else:
+        found = _named(filesystem, root) or []
+    if not found:
+        raise NotFoundError(
+            f"{pattern}: matches no file (glob.escape says how to write a [ that is part of a name)"
+        )
+    return [path.removeprefix("./") for path in found] if here else found
+
+
+def _reach(filesystem: Any, root: str, steps: Sequence[str]) -> list[Any]:
+    """What a glob may match: all that lies below, or in what the only part of it matches."""
+    if len(steps) > 1:
+        return _list(filesystem, root, deep=True)
+    items = _list(filesystem, root, deep=False)
+    folders = [
+        item.path
+        for item in items
+        if item.type == fs.FileType.Directory and _matches(_below(item.path, root), steps)
+    ]
+    with ThreadPoolExecutor(LISTING_THREADS, thread_name_prefix="intune-listing") as pool:
+        return items + list(chain(*pool.map(partial(_list, filesystem, deep=True), folders)))
+
+
+def _found(item: Any, *, folder: str, steps: Sequence[str], folders: bool) -> bool:
+    """Whether a glob means a file, by itself or for a folder that it lies in."""
+    if not item.is_file:
+        return False
+    names = _below(item.path, folder)
+    if not folders and _matches(names, steps):
+        return True
+    return item.path.endswith(_SUFFIXES) and any(
+        _matches(names[:depth], steps) and not any(map(_hidden, names[depth:]))
+        for depth in range(1, len(names))
+    )
+
+
+def _matches(names: Sequence[str], steps: Sequence[str]) -> bool:
+    if not steps:
+        return not names
+    if steps[0] == "**":
+        deeper = bool(names) and not _hidden(names[0]) and _matches(names[1:], steps)
+        return deeper or _matches(names, steps[1:])
+    if not names or not fnmatchcase(names[0], steps[0]) or (_hidden(names[0]) and names[0][0] != steps[0][0]):
+        return False
+    return _matches(names[1:], steps[1:])

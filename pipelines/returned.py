@@ -1,0 +1,125 @@
+"""What a user's function returned: whether it is a block, and what in it must become a column first.
+
+A batch is the trainer's to change. So what may only be read (a file mapped into memory, a constant, what Arrow
+holds) is copied. Numbers of Arrow become arrays, as they do when they are read from a file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from intune.pipelines import arrow
+from intune.pipelines.errors import SchemaError, StageError
+from intune.pipelines.schema import Block, Ragged, rows_of
+
+_CODES = "?bBhHiIlLqQefdFD"
+"""Booleans, integers, floats and complex numbers of up to 64 bits a part: what tensors hold."""
+
+
+def checked(made: Any, rows: int, *, last: bool = True) -> Block:
+    """What a user's function returned, if it is a block of `rows` rows; else a `StageError` saying why not.
+
+    Args:
+        last: no other function follows, so that every column must be one that a tensor can hold.
+    """
+    if not isinstance(made, dict) or not made:
+        raise StageError(
+            f"the function returned {type(made).__name__ if made != {} else 'an empty dict'} where a non-empty "
+            "dict of columns is wanted; return dict[str, column]"
+        )
+    others: Block = {}
+    for name, column in made.items():
+        try:
+            kept = _usable(column, last)
+            length = rows_of(kept)
+        except SchemaError as error:
+            raise StageError(
+                f"the function returned a column {name!r} that cannot be used: {error}"
+            ) from None
+        if length != rows:
+            raise StageError(
+                f"the function returned {length} rows in column {name!r} for a batch of {rows}; "
+                "every column must have as many rows as the batch"
+            )
+        if kept is not column:
+            others[name] = kept
+    return {**made, **others} if others else made
+
+
+def _usable(column: Any, last: bool) -> Any:
+    """The column, or what stands for it; a `SchemaError` for values that would be lost or that no tensor holds."""
+    if isinstance(column, np.ndarray):
+        if isinstance(column, np.ma.MaskedArray):
+            raise SchemaError("it is a masked array, whose mask would be lost; return its filled(value)")
+        if not last:
+            return column  # the next function gets a copy of what may only be read
+        if column.dtype.char not in _CODES or not column.dtype.isnative:
+            raise SchemaError(f"it holds {column.dtype}, which no tensor can; convert it to numbers")
+        return column if column.flags.writeable else np.array(column)
+    if isinstance(column, Ragged):
+        _check_offsets(column)
+        values, offsets = _usable(column.values, last), _usable(column.offsets, last)
+        return column if values is column.values and offsets is column.offsets else Ragged(values, offsets)
+    if last and isinstance(column, pa.Array):
+        return _of_arrow(column)
+    return column
+
+
+def _check_offsets(column: Ragged) -> None:
+    """A `SchemaError` for lists that do not fit together."""
+    offsets, values = column.offsets, rows_of(column.values)
+    if not _whole_numbers(offsets):
+        found = getattr(offsets, "dtype", type(offsets).__name__)
+        raise SchemaError(
+            f"its offsets must be an array of int64 with one dimension, but {found} was found; "
+            "convert them with numpy.asarray(offsets, numpy.int64)"
+        )
+    if len(offsets) == 0 or int(offsets[0]) != 0 or int(offsets[-1]) != values:
+        raise SchemaError(
+            f"its offsets must go from 0 to {values}, the number of its values; "
+            "row i is values[offsets[i]:offsets[i + 1]]"
+        )
+    if bool((offsets[1:] < offsets[:-1]).any()):
+        raise SchemaError("its offsets decrease; row i is values[offsets[i]:offsets[i + 1]]")
+
+
+def _whole_numbers(offsets: Any) -> bool:
+    """Whether it is one row of signed integers: unsigned ones joined with others would become floats."""
+    if isinstance(offsets, np.ndarray):
+        signed = offsets.dtype.kind == "i"
+    elif hasattr(offsets, "untyped_storage"):
+        dtype = offsets.dtype
+        signed = dtype.is_signed and not dtype.is_floating_point and not dtype.is_complex
+    else:
+        return False
+    return bool(signed) and offsets.ndim == 1
+
+
+def _of_arrow(column: pa.Array) -> Any:
+    """Arrow's strings as they are, its numbers and lists as arrays: copies, since who made them may keep them."""
+    type_ = column.type
+    try:
+        kind = arrow.describe(type_)
+    except SchemaError:
+        raise SchemaError(
+            f"it is an Arrow array of {type_}, which no tensor can hold; cast it to numbers or strings"
+        ) from None
+    if kind == "string":
+        return column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column
+    try:
+        made = arrow.to_column(pa.chunked_array([column]))
+    except SchemaError:
+        raise SchemaError(
+            f"it is an Arrow array of {type_} with nulls, for which there is no number; "
+            "fill them with pyarrow.compute.fill_null"
+        ) from None
+    if isinstance(made, Ragged):
+        return Ragged(_copied(made.values), made.offsets)
+    return _copied(made)
+
+
+def _copied(column: Any) -> Any:
+    return np.array(column) if isinstance(column, np.ndarray) else column

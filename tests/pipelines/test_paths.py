@@ -1,0 +1,300 @@
+"""Which files paths, folders, globs and URIs name."""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import fs
+
+from intune.pipelines.dataset import Source, make_source, open_dataset
+from intune.pipelines.errors import ConfigError, DataError, NotFoundError
+from intune.pipelines.paths import partition_keys
+
+
+def write(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"id": [1, 2, 3]}), path)
+    return path
+
+
+def names(source: Source) -> list[str]:
+    return [os.path.basename(file.path) for file in open_dataset(source).files]
+
+
+def below(root: Path, *paths: str, filesystem: Any = None) -> list[str]:
+    """Paths below `root` of the files that paths below it name."""
+    data = open_dataset(make_source([f"{root}/{path}" for path in paths], filesystem=filesystem))
+    return [os.path.relpath(file.path, root) for file in data.files]
+
+
+def test_a_folder_a_glob_a_list_and_a_uri_name_files_in_order(tmp_path: Path) -> None:
+    for name in ("b.parquet", "a.parquet", "sub/c.pq", "note.txt", "sub/.hidden/d.parquet"):
+        write(tmp_path / name)
+    root = str(tmp_path)
+    assert names(make_source(tmp_path)) == ["a.parquet", "b.parquet", "c.pq"]
+    assert names(make_source(f"{root}/*.parquet")) == ["a.parquet", "b.parquet"]
+    assert names(make_source(f"{root}/[b]*.parquet")) == ["b.parquet"]
+    assert names(make_source(f"{root}/?.parquet")) == ["a.parquet", "b.parquet"]
+    assert names(make_source(f"{root}/*/c.pq")) == ["c.pq"]
+    assert names(make_source(f"{root}/**/*.pq")) == ["c.pq"]
+    assert names(make_source([tmp_path / "b.parquet", f"{root}/a.parquet"])) == ["b.parquet", "a.parquet"]
+    assert names(make_source(f"file://{root}/*.parquet")) == ["a.parquet", "b.parquet"]
+    assert names(make_source(f"file://{root}")) == ["a.parquet", "b.parquet", "c.pq"]
+    assert names(make_source("a.parquet", filesystem=fs.SubTreeFileSystem(root, fs.LocalFileSystem())))
+
+
+def test_names_with_the_characters_of_globs_are_names_first(tmp_path: Path) -> None:
+    write(tmp_path / "run[3]" / "p.parquet")
+    folder = f"{tmp_path}/run[3]"
+    assert names(make_source(folder)) == ["p.parquet"]
+    assert names(make_source(f"{folder}/p.parquet")) == ["p.parquet"]
+    assert names(make_source(f"{glob.escape(folder)}/*.parquet")) == ["p.parquet"]
+    with pytest.raises(NotFoundError, match=r"glob\.escape"):
+        names(make_source(f"{folder}/*.parquet"))
+
+
+def test_only_what_is_hidden_below_the_folder_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path / ".cache" / "x" / "a.parquet")
+    write(tmp_path / ".cache" / "x" / ".hidden" / "b.parquet")
+    assert names(make_source(tmp_path / ".cache" / "x")) == ["a.parquet"]
+    assert names(make_source(f"{tmp_path}/.cache/x/")) == ["a.parquet"]
+    assert names(make_source(f"file://{tmp_path}/.cache/x")) == ["a.parquet"]
+
+
+def test_globs_take_a_uris_options_and_a_filesystem_of_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.parquet")
+    assert names(make_source(f"file://{tmp_path}/*.parquet?use_mmap=false")) == ["a.parquet"]
+    assert names(make_source(f"file://{tmp_path}/?.parquet")) == ["a.parquet"]
+    monkeypatch.chdir(tmp_path)
+    assert names(make_source("*.parquet", filesystem=fs.LocalFileSystem())) == ["a.parquet"]
+    below = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    assert names(make_source("*.parquet", filesystem=below)) == ["a.parquet"]
+
+
+def test_relative_paths_are_relative_to_where_the_program_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "day.parquet")
+    monkeypatch.chdir(tmp_path)
+    assert names(make_source("day.parquet")) == names(make_source("d*.parquet")) == ["day.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("nothing.parquet", r"nothing.parquet: no such file or folder"),
+        ("*.orc", r"\*.orc: matches no file"),
+        ("no/where/*.parquet", r"matches nothing, since .*no/where does not exist"),
+        ("empty", r"empty: the folder holds no .parquet file"),
+    ],
+)
+def test_what_names_no_file_is_an_error_that_names_it(tmp_path: Path, path: str, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NotFoundError, match=message):
+        open_dataset(make_source(tmp_path / path))
+    with pytest.raises(FileNotFoundError):
+        open_dataset(make_source(tmp_path / path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"paths": []}, "`paths` is empty"),
+        ({"paths": 3}, "`paths`=3 must be a path, a glob or a URI"),
+        ({"paths": None}, "`paths`=None must be"),
+        ({"paths": ["a", 4]}, r"`paths`=\['a', 4\] must be"),
+        ({"paths": "a", "columns": []}, "`columns` is empty"),
+        ({"paths": "a", "columns": [1]}, r"`columns`=\[1\] must be names"),
+        ({"paths": "a", "filesystem": "s3"}, "`filesystem`='s3' must be a pyarrow or fsspec filesystem"),
+    ],
+)
+def test_nonsensical_sources_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_source(**arguments)
+
+
+def test_uris_no_filesystem_knows_or_of_several_filesystems_are_refused() -> None:
+    with pytest.raises(ConfigError, match="'gopher://x/y', which no filesystem takes"):
+        open_dataset(make_source("gopher://x/y"))
+
+
+# ---- what is left out ------------------------------------------------------------------------------------------
+
+
+HIDDEN = (
+    "_temporary/0/_temporary/attempt_1/part-0.parquet",
+    "_delta_log/00010.checkpoint.parquet",
+    "_metadata.parquet",
+    "day/_staging/x.parquet",
+    "day/.x.parquet.crc.parquet",
+    ".tmp-a.parquet",
+)
+
+
+def test_what_other_programs_are_writing_or_keep_for_themselves_is_no_data(tmp_path: Path) -> None:
+    for name in (*HIDDEN, "part-0.parquet", "_day=3/x.parquet", "day/y.parquet"):
+        write(tmp_path / "t" / name)
+    whole = ["t/_day=3/x.parquet", "t/day/y.parquet", "t/part-0.parquet"]
+    for path in ("t", "t/", "t*", "*", "t/**", "t/**/*", "t/**/*.parquet", "**/*.parquet"):
+        assert below(tmp_path, path) == whole, path
+    root = fs.SubTreeFileSystem(str(tmp_path / "t"), fs.LocalFileSystem())
+    assert names(make_source("", filesystem=root)) == ["x.parquet", "y.parquet", "part-0.parquet"]
+    assert below(tmp_path, "t/*.parquet") == ["t/part-0.parquet"]
+    assert below(tmp_path, "t/*") == whole
+
+
+def test_what_is_left_out_can_be_asked_for(tmp_path: Path) -> None:
+    for name in HIDDEN:
+        write(tmp_path / name)
+    assert below(tmp_path, "_delta_log") == below(tmp_path, "_delta_log/*.parquet") == [HIDDEN[1]]
+    assert below(tmp_path, "_del*") == below(tmp_path, "_[c-e]*/*") == [HIDDEN[1]]
+    assert below(tmp_path, ".tmp*.parquet") == below(tmp_path, HIDDEN[-1]) == [HIDDEN[-1]]
+    assert below(tmp_path, "**/_staging/*.parquet") == ["day/_staging/x.parquet"]
+    with pytest.raises(NotFoundError, match="matches no file"):
+        below(tmp_path, "[.]*")
+
+
+def test_a_link_to_a_folder_that_it_lies_in_does_not_repeat_the_files(tmp_path: Path) -> None:
+    write(tmp_path / "t" / "s" / "x.parquet")
+    write(tmp_path / "else" / "y.parquet")
+    (tmp_path / "t" / "s" / "loop").symlink_to(tmp_path / "t")
+    (tmp_path / "t" / "other").symlink_to(tmp_path / "else")
+    assert below(tmp_path, "t") == below(tmp_path, "t/**/*.parquet") == ["t/other/y.parquet", "t/s/x.parquet"]
+    assert below(tmp_path, "t/s/loop") == ["t/s/loop/other/y.parquet", "t/s/loop/s/x.parquet"]
+
+
+# ---- globs -----------------------------------------------------------------------------------------------------
+
+
+TREE = ("x.parquet", "s/y.parquet", "s/t/z.parquet", "s/t/note.txt", "r/x.pq")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("**/*.parquet", ["s/t/z.parquet", "s/y.parquet", "x.parquet"]),
+        ("**/x.*", ["r/x.pq", "x.parquet"]),
+        ("s/**/*.parquet", ["s/t/z.parquet", "s/y.parquet"]),
+        ("s/**/t/**/z.parquet", ["s/t/z.parquet"]),
+        ("**/**/z*", ["s/t/z.parquet"]),
+        ("*/*.parquet", ["s/y.parquet"]),
+        ("?/?/?.parquet", ["s/t/z.parquet"]),
+        ("[r-s]/[!y].*", ["r/x.pq"]),
+        ("**/note.*", ["s/t/note.txt"]),
+    ],
+)
+def test_globs_find_what_pythons_find(tmp_path: Path, pattern: str, found: list[str]) -> None:
+    for name in TREE:
+        write(tmp_path / name)
+    assert sorted(set(glob.glob(pattern, root_dir=tmp_path, recursive=True))) == found
+    assert below(tmp_path, pattern) == found
+    assert below(tmp_path, pattern, filesystem=fs.LocalFileSystem()) == found
+    assert below(tmp_path, pattern, filesystem=fs.PyFileSystem(Local())) == found
+
+
+class Local(fs.FSSpecHandler):  # type: ignore[misc]
+    """The local filesystem as one written in Python."""
+
+    def __init__(self) -> None:
+        import fsspec
+
+        super().__init__(fsspec.filesystem("file"))
+
+
+def test_folders_that_a_glob_matches_are_read_as_folders(tmp_path: Path) -> None:
+    for name in (
+        "day1.parquet/part-0.parquet",
+        "day1.parquet/sub/part-1.parquet",
+        "day2.parquet",
+        "day3/n.txt",
+    ):
+        write(tmp_path / name)
+    days = ["day1.parquet/part-0.parquet", "day1.parquet/sub/part-1.parquet", "day2.parquet"]
+    assert below(tmp_path, "day*") == below(tmp_path, "**/day[12]*") == days
+    assert below(tmp_path, "day*/**") == below(tmp_path, "*/**") == days[:2]
+    for name in (
+        "year=2024/month=01/a.parquet",
+        "year=2024/month=02/b.parquet",
+        "year=2025/month=01/c.parquet",
+    ):
+        write(tmp_path / "hive" / name)
+    months = ["hive/year=2024/month=01/a.parquet", "hive/year=2024/month=02/b.parquet"]
+    assert below(tmp_path, "hive/year=2024/month=*") == months
+    assert below(tmp_path, "hive/*4") == below(tmp_path, "hive/*/month=*", "hive/year=2024")[:2] == months
+    assert len(below(tmp_path, "hive/*/month=*")) == 3
+
+
+def test_two_stars_are_folders_and_nothing_else(tmp_path: Path) -> None:
+    write(tmp_path / "s" / "x.parquet")
+    with pytest.raises(ConfigError, match=r"write it as in `\*\*/\*\.parquet`"):
+        below(tmp_path, "**.parquet")
+    with pytest.raises(NotFoundError, match="is no folder"):
+        below(tmp_path, "s/x.parquet/*")
+
+
+# ---- URIs ------------------------------------------------------------------------------------------------------
+
+
+def test_the_globs_of_uris_are_those_of_paths(tmp_path: Path) -> None:
+    for name in ("x.parquet", "y.parquet", "xy.parquet", "a b.parquet", "c%20d.parquet", "[e].parquet"):
+        write(tmp_path / "u r" / name)
+    uri = f"file://{tmp_path}/u%20r"
+
+    def found(tail: str) -> list[str]:
+        return names(make_source(f"{uri}/{tail}"))
+
+    assert found("?.parquet") == found("?.parquet?use_mmap=false") == ["x.parquet", "y.parquet"]
+    assert found("[x].parquet") == found("[wx].parq*") == ["x.parquet"]
+    assert found("*%20b.parquet") == found("a%20b.parquet") == ["a b.parquet"]
+    assert found("c%2520?.parquet") == ["c%20d.parquet"]
+    assert found("%5Be%5D.*") == ["[e].parquet"]
+    assert len(found("*.parquet")) == len(found("**/*.parquet")) == 6
+    assert names(make_source(f"file://{tmp_path}/u*/x.parquet?use_mmap=false")) == ["x.parquet"]
+
+
+# ---- paths that mean something else -------------------------------------------------------------------------------
+
+
+def test_a_pipe_or_device_is_refused_rather_than_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "f.parquet")
+    write(tmp_path / "x.parquet")
+    for path in (str(tmp_path / "f.parquet"), "/dev/null"):
+        with pytest.raises(
+            DataError, match=f"{path}: is neither a file nor a folder, but a pipe or a device"
+        ):
+            open_dataset(make_source(path))
+    root = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    with pytest.raises(DataError, match="is neither a file nor a folder"):
+        open_dataset(make_source("f.parquet", filesystem=root))
+    assert below(tmp_path, "") == below(tmp_path, "*.parquet") == ["x.parquet"]
+
+
+def test_an_empty_path_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "x.parquet")
+    monkeypatch.chdir(tmp_path)
+    for paths in ("", " ", ["x.parquet", ""]):
+        with pytest.raises(ConfigError, match=r"holds an empty path .*'\.' is the current folder"):
+            make_source(paths)
+    assert names(make_source(".")) == ["x.parquet"]
+
+
+def test_a_tilde_is_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "x.parquet")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in ("~", "~/x.parquet", Path("~/x.parquet"), "~/?.parquet"):
+        assert names(make_source(path)) == ["x.parquet"]
+    assert names(make_source("~/x.parquet", filesystem=fs.LocalFileSystem())) == ["x.parquet"]
+
+
+def test_the_keys_of_partitions_are_those_of_folders() -> None:
+    path = "/d/year=2024/month=01/x=1.parquet"
+    assert partition_keys(path) == {"year": "2024", "month": "01"}
+    assert partition_keys("x.parquet") == {}
