@@ -26,7 +26,7 @@ from intune.agents.replay import Replay
 from intune.envs.conditions import record
 from intune.envs.jobs import Jobs
 from intune.envs.scenario import Scenario
-from intune.envs.simulator import Simulator, survives
+from intune.envs.simulator import Simulator
 from intune.envs.source import JobSource
 from intune.pipelines.errors import ConfigError
 
@@ -48,8 +48,6 @@ class Recipe:
         slot_cost: taken off for slots per CPU; memory_cost: for the share of memory in use.
         killed_cost: for running out of memory.
         buffer: decisions of all jobs remembered.
-        pooled: share of the jobs that begin with a shared pool of as many slots as processors, where that fits, as a
-            tuned pipeline does; the others begin with one slot a stage.
 
     Raises:
         ConfigError: a value out of range.
@@ -70,15 +68,12 @@ class Recipe:
     memory_cost: float = 0.01
     killed_cost: float = 3.0
     buffer: int = 400
-    pooled: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("episodes", "jobs", "steps", "n_step", "batch_size", "gradient_steps", "buffer"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"`{name}`={value!r} must be a whole number of 1 or more")
-        if not 0 <= self.pooled <= 1:
-            raise ConfigError(f"`pooled`={self.pooled!r} must be from 0 to 1")
         if not self.families:
             raise ConfigError("`families` is empty; name at least one scenario")
 
@@ -166,7 +161,6 @@ def _episode(
     agent = DQN(weights=Weights(arrays=learner.network.arrays(), gamma=recipe.learning.gamma))  # type: ignore[operator]
     agent.start(len(jobs), jobs.stages)
     guard = MemoryRecord(len(jobs), jobs.stages)
-    simulator.allocate(jobs.present, _pools(recipe, jobs, rng))
     measured = simulator.run()
     rates, losses, kills = [], [], 0
     rows = np.arange(len(jobs))
@@ -207,13 +201,6 @@ def _episode(
         "killed": float(kills),
         "explored": explore,
     }
-
-
-def _pools(recipe: Recipe, jobs: Jobs, rng: np.random.Generator) -> np.ndarray:
-    """``[N]`` slots of the pool that each job begins with, 0 for none."""
-    pool = np.maximum(np.floor(jobs.cpus.sum(axis=1)), 1.0)
-    begins = (rng.random(len(jobs)) < recipe.pooled) & survives(jobs, jobs.present, pool=pool)
-    return np.where(begins, pool, 0.0)
 
 
 def describe(recipe: dict[str, Any]) -> str:

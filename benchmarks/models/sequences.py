@@ -35,8 +35,9 @@ METRICS = ("ndcg@20", "hit_rate@20", "mrr@20", "coverage@20", "serendipity@20", 
 RESAMPLES = 2000
 """Of the sessions, for the interval of a ratio."""
 
-FIT = FitOptions(metric="ndcg@20", epochs=80, evaluate_epochs=10, patience=2)
-"""Sessions of MovieLens are few and long, and an epoch is one window of each: a look after every tenth will do."""
+FIT = FitOptions(metric="ndcg@20", epochs=300, evaluate_epochs=10, patience=3)
+"""Sessions of MovieLens are few and long, and an epoch is one window of each: a look after every tenth will do. All have
+their best long before the last epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
