@@ -14,6 +14,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,25 @@ class Knowledge:
     learnt: Mapping[str, Any] = field(default_factory=dict)
 
 
-def default_folder() -> Path:
-    """``$INTUNE_CACHE``, else ``$XDG_CACHE_HOME/intune``, else ``~/.cache/intune``."""
+def default_folder() -> Path | None:
+    """``$INTUNE_CACHE``, else ``$XDG_CACHE_HOME/intune``, else ``~/.cache/intune``; None where there is no home, as
+    in a container that runs as a user it does not know."""
     if own := os.environ.get("INTUNE_CACHE"):
         return Path(own)
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "intune"
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches) / "intune"
+    try:
+        return Path.home() / ".cache" / "intune"
+    except RuntimeError as error:
+        _say_homeless(str(error))
+        return None
+
+
+@cache
+def _say_homeless(reason: str) -> None:
+    logger.warning(
+        "there is no folder to keep what is learnt in (%s); going without: set INTUNE_CACHE to one", reason
+    )
 
 
 def key_of(pipeline: str, stages: Sequence[str], cpus: int, memory: int) -> str:

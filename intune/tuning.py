@@ -28,9 +28,19 @@ from intune.knowledge import Knowledge, default_folder, keep, key_of, recall
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.budget import DEFAULT_SHARE, Budget, Usable
 from intune.pipelines.errors import ConfigError, IntuneError
+from intune.pipelines.loader import Loader
 from intune.pipelines.metrics import PipelineStats
 from intune.pipelines.pipeline import Pipeline
 from intune.sinks import Display, Shown, Sinks, open_sinks
+from intune.tuning_arguments import (
+    check_flag,
+    check_knowledge,
+    check_options,
+    check_pace,
+    check_source,
+    folder_of,
+    watchers,
+)
 
 logger = logging.getLogger("intune")
 
@@ -56,7 +66,7 @@ def tune(
     prometheus: int | str | None = None,
     knowledge: bool | str | Path = True,
     guard: bool = True,
-    watch: Sequence[Callable[[Entry], None]] = (),
+    watch: Callable[[Entry], None] | Sequence[Callable[[Entry], None]] = (),
     **options: Any,
 ) -> Tuned:
     """Make a job's input pipeline tune itself while the job runs.
@@ -90,7 +100,7 @@ def tune(
         knowledge: whether to begin with what an earlier run of the same pipeline on the same machine learnt and
             to keep what this one learns; or the folder to keep it in.
         guard: hold every decision within memory. Turn it off only to measure agents.
-        watch: functions told of every decision, in the tuner's thread.
+        watch: a function, or several, told of every decision, in the tuner's thread.
         **options: of the loader (`Loader`: ``executor``, ``rank``, ``world_size``, …; a DataLoader: ``workers``).
 
     Raises:
@@ -98,8 +108,17 @@ def tune(
     """
     if display not in ("auto", "live", "lines", "quiet"):
         raise ConfigError(f"`display`={display!r} is unknown; use 'auto', 'live', 'lines' or 'quiet'")
-    if not isinstance(tune, bool):
-        raise ConfigError(f"`tune`={tune!r} must be True or False")
+    check_flag("tune", tune)
+    check_flag("guard", guard)
+    check_pace(pace)
+    check_knowledge(knowledge)
+    shown = Shown(
+        display=display,
+        log=folder_of("log", log),
+        tensorboard=folder_of("tensorboard", tensorboard),
+        prometheus=prometheus,
+        watch=watchers(watch),
+    )
     decides = _agent(agent, guard=guard)
     off = not tune or decides is None or os.environ.get("INTUNE", "").strip().lower() in OFF
     inner, budget = _loader(source, cpus, memory, allocation, options)
@@ -112,18 +131,16 @@ def tune(
             begin=allocation is None,
             name=_name(source),
             budget=budget,
-            shown=Shown(
-                display=display,
-                log=None if log is None else Path(log),
-                tensorboard=None if tensorboard is None else Path(tensorboard),
-                prometheus=prometheus,
-                watch=tuple(watch),
-            ),
+            shown=shown,
         )
     except BaseException:
         if inner is not source:  # made here, so nobody else can close it
             inner.close()
         raise
+
+
+_OWN = ("loader", "controller", "_thread", "_key", "_finalizer")
+"""Attributes of a `Tuned` itself."""
 
 
 class Tuned:
@@ -213,6 +230,12 @@ class Tuned:
             raise AttributeError(name)
         return getattr(self.loader, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OWN or hasattr(type(self), name):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.loader, name, value)  # as it is read from there
+
     @property
     def stages(self) -> Sequence[str]:
         """Names of the stages, in order."""
@@ -278,6 +301,9 @@ class _Batches(Iterator[Any]):
 
     def __next__(self) -> Any:
         return next(self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)  # type: ignore[arg-type]
 
     def __getattr__(self, name: str) -> Any:
         # Only what this class does not have itself comes here: what the loader's own iterator offers.
@@ -348,13 +374,16 @@ def _loader(
     if isinstance(source, Tuned):
         raise ConfigError("`source` is tuned already; two tuners would undo each other's decisions")
     if isinstance(source, Pipeline):
+        check_options(options, Loader.__init__, "Pipeline")
         budget = _budget(cpus, memory)
         return source.loader(budget=budget, allocation=allocation, **options), budget
     if _is_dataloader(source):
         from intune.adapters.dataloader import TunableDataLoader
 
+        check_options(options, TunableDataLoader.wrap, "DataLoader")
         budget = _budget(cpus, memory)
         return TunableDataLoader.wrap(source, budget=budget, allocation=allocation, **options), budget
+    check_source(source)
     if cpus is not None or memory is not None or options:
         given = [name for name, value in (("cpus", cpus), ("memory", memory)) if value is not None]
         names = ", ".join(f"`{name}`" for name in [*given, *options])

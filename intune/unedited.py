@@ -23,7 +23,7 @@ from typing import Any
 MODULE = "torch.utils.data.dataloader"
 
 ATTRIBUTE = "_intune_tuned"
-"""Of a DataLoader: what tunes it; None where it cannot be."""
+"""Of a DataLoader: the `Kept` that knows what tunes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +117,32 @@ def patch(dataloader: Any, settings: Unedited) -> Any:
     return original
 
 
+class Kept:
+    """What a DataLoader keeps of its tuning. It stays behind where the loader is pickled or copied.
+
+    In the loader itself and not in a table, which would keep one whose `collate_fn` or dataset knows it.
+
+    Attributes:
+        tuned: what tunes it; None where it cannot be.
+        twin: what is tuned in its place: the tuner's thread knows that, and would never let the loader itself go.
+    """
+
+    def __init__(self, loader: Any, tuned: Any, twin: Any) -> None:
+        self._owner = weakref.ref(loader)
+        self.tuned = tuned
+        self.twin = twin
+
+    def of(self, loader: Any) -> bool:
+        """Whether it is this one's: `copy.copy` takes all that it finds along."""
+        return self._owner() is loader
+
+    def __deepcopy__(self, memo: Any) -> None:
+        return None
+
+    def __reduce__(self) -> Any:
+        return type(None), ()  # who reads that may have no InTune
+
+
 class _Patch:
     def __init__(self, dataloader: Any, settings: Unedited) -> None:
         self._class = dataloader
@@ -131,34 +157,46 @@ class _Patch:
         if os.getpid() != self._pid:  # a fork, as DataLoaders' workers are
             begun: Iterator[Any] = self._original(loader)
             return begun
-        tuned = loader.__dict__.get(ATTRIBUTE, self)
-        if tuned is self:
-            tuned = self._make(loader)
-            loader.__dict__[ATTRIBUTE] = tuned
-        begun = self._original(loader) if tuned is None else iter(tuned)
+        kept = loader.__dict__.get(ATTRIBUTE)
+        if not (isinstance(kept, Kept) and kept.of(loader)):
+            kept = loader.__dict__[ATTRIBUTE] = self._keep(loader)
+        if kept.tuned is not None:
+            from intune.pipelines.errors import IntuneError
+
+            kept.twin.__dict__.update(_arguments(loader))  # some may have been changed since
+            try:
+                return iter(kept.tuned)
+            except IntuneError as error:  # it was changed to something that cannot be tuned
+                say(f"a loader is read as ever from now on: {_reason(error)}")
+                kept.tuned = None
+        begun = self._original(loader)
         return begun
 
-    def _make(self, loader: Any) -> Any:
-        from intune.pipelines.errors import IntuneError
-        from intune.tuning import tune
-
+    def _keep(self, loader: Any) -> Kept:
         self._count += 1
         name = f"DataLoader {self._count} ({type(loader.dataset).__name__})"
-        settings = self._settings
+        twin = self._twin(loader)
         try:
-            tuned = tune(
-                self._plain(loader),
-                agent=settings.agent,
-                cpus=settings.cpus,
-                memory=settings.memory,
-                display=settings.display,  # type: ignore[arg-type]
-                log=self._folder(),
-                knowledge=settings.knowledge,
-                workers=settings.workers,
-            )
-        except IntuneError as error:
-            say(f"{name} is left as it is: {' '.join(str(error).split())}")
-            return None
+            tuned = self._make(twin, name)
+        except Exception as error:  # whatever it is, the job goes on as it would without tuning
+            say(f"{name} is left as it is: {_reason(error)}")
+            tuned = None
+        return Kept(loader, tuned, twin)
+
+    def _make(self, twin: Any, name: str) -> Any:
+        from intune.tuning import tune
+
+        settings = self._settings
+        tuned = tune(
+            twin,
+            agent=settings.agent,
+            cpus=settings.cpus,
+            memory=settings.memory,
+            display=settings.display,  # type: ignore[arg-type]
+            log=self._folder(),
+            knowledge=settings.knowledge,
+            workers=settings.workers,
+        )
         if tuned.controller is None:
             return None
         say(f"{name} is tuned by {settings.agent}")
@@ -168,13 +206,13 @@ class _Patch:
         self._tuned.append((name, weakref.ref(tuned), over))
         return tuned
 
-    def _plain(self, loader: Any) -> Any:
-        """The DataLoader under a subclass whose own `__iter__` asks for the batches (and may do more to them)."""
-        if type(loader).__iter__ is self._class.__iter__:
-            return loader
-        plain = object.__new__(self._class)
-        plain.__dict__.update({name: value for name, value in vars(loader).items() if name != ATTRIBUTE})
-        return plain
+    def _twin(self, loader: Any) -> Any:
+        """The same once more; the DataLoader under a subclass whose own `__iter__` asks for the batches (and may do
+        more to them)."""
+        own = type(loader).__iter__ is not self._class.__iter__
+        twin = object.__new__(self._class if own else type(loader))
+        twin.__dict__.update(_arguments(loader))
+        return twin
 
     def _folder(self) -> str | None:
         if self._settings.log is None:
@@ -196,6 +234,16 @@ class _Patch:
                     tuned.close()
                 say(f"{name}: {summary}")
         self._tuned.clear()
+
+
+def _arguments(loader: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(loader).items() if name != ATTRIBUTE}
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    ours = type(error).__module__.startswith("intune.")
+    return text if ours else f"{type(error).__name__}: {text}"
 
 
 def _over(name: str, controller: Any) -> None:

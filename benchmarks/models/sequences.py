@@ -36,8 +36,8 @@ RESAMPLES = 2000
 """Of the sessions, for the interval of a ratio."""
 
 FIT = FitOptions(metric="ndcg@20", epochs=300, evaluate_epochs=10, patience=3)
-"""Sessions of MovieLens are few and long, and an epoch is one window of each: a look after every tenth will do. All have
-their best long before the last epoch."""
+"""Sessions of MovieLens are few and long, and an epoch is one window of each: a look after every tenth will do. All
+have their best long before the last epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)

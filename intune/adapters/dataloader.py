@@ -3,13 +3,19 @@
 The batches and their order are the DataLoader's. What differs:
 
 - *Random numbers in the dataset.* A DataLoader without workers draws from the process's own generators, as does
-  this with threads: then nothing says which batch gets which numbers. One with workers gives every worker its
-  own, so that they depend on the number of workers. Here, in processes, every batch gets its own, of `random`,
-  `numpy.random` and torch, seeded from the epoch's base seed and the batch's number as torch seeds a worker from
-  the base seed and the worker's: the same whatever the slots, and the same as with a worker for every batch.
+  this where batches are made in the trainer's thread; code that draws is kept out of other threads, where nothing
+  would say which batch gets which numbers. A DataLoader with workers gives every worker its own, so that they depend
+  on the number of workers. Here, in processes, every batch gets its own, of `random`, `numpy.random` and torch,
+  seeded from the epoch's base seed and the batch's number as torch seeds a worker from the base seed and the
+  worker's: the same whatever the slots, and the same as with a worker for every batch.
   (Iterators of an iterable-style dataset are seeded exactly as torch's workers.)
-- *The sampler* is read in the trainer's thread, further ahead than the DataLoader would.
-- *Worker processes* are fresh interpreters, whatever `multiprocessing_context` says; as many as slots are used.
+- *The sampler* is read in the trainer's thread, further ahead than the DataLoader would, but not where it draws from
+  a generator given to it, which others may draw from too.
+- *Threads* have torch's modes, NumPy's and `decimal`'s settings and context variables as the trainer's had them when
+  the batch was begun.
+- *Worker processes* are fresh interpreters, whatever `multiprocessing_context` says; as many as slots are used. They
+  get what the trainer's process has set for all code in it, and the options in the user's own modules; where they
+  make another batch of the same indices nevertheless, ``workers="auto"`` does without them.
 """
 
 from __future__ import annotations
@@ -24,8 +30,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 from intune.adapters.dataloader_epoch import Epoch
-from intune.adapters.dataloader_indices import generators_of
-from intune.adapters.dataloader_settings import read_settings
+from intune.adapters.dataloader_indices import Indices, generators_of
+from intune.adapters.dataloader_settings import read_settings, same_settings
 from intune.adapters.dataloader_workshop import Workshop
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.budget import Budget
@@ -79,7 +85,9 @@ class TunableDataLoader:
             )
         self.budget = Budget.detect() if budget is None else budget
         self.stages: tuple[str, ...] = ("fetch", "collate", *(("transfer",) if self.settings.pin else ()))
+        self._workers = workers
         self.workshop = Workshop(self.settings, self.budget, workers)
+        self._workshops = [self.workshop]
         self.clock = clock
         self.pid = os.getpid()
         self.epoch = 0
@@ -94,8 +102,9 @@ class TunableDataLoader:
         self._resume: dict[str, Any] | None = None
         self._last: dict[str, Any] = {"epoch": 0, "batch": 0}
         self._told: int | None = None
+        self._begun = False
         self._closed = False
-        self._finalizer = weakref.finalize(self, _close, self.workshop, self.pid)
+        self._finalizer = weakref.finalize(self, _close, self._workshops, self.pid)
 
     @classmethod
     def wrap(
@@ -129,7 +138,9 @@ class TunableDataLoader:
         for loop in self._loops():
             if loop.complete:
                 loop.close()  # trainers that count the batches do not ask for one more, and may still hold it
+        self._read_settings()
         state, self._resume = self._resume, None
+        self._begun = True
         reading, began = self.workshop.read(state)
         epoch = Epoch(
             self,
@@ -164,10 +175,13 @@ class TunableDataLoader:
         states of the random generators when the epoch began. Plain numbers, text, lists and tensors."""
         self.check_process()
         loops = self._loops()
+        reading = loops[-1].feed.reading if loops and loops[-1].complete else None
         return {
             "version": STATE_VERSION,
             "belongs_to": self._belongs_to(),
-            "generators": [generator.get_state() for generator in generators_of(self.settings)],
+            "generators": reading.at_end()
+            if isinstance(reading, Indices)
+            else [generator.get_state() for generator in generators_of(self.settings)],
             "base_seed": self.workshop.base_seed,
             "told": self._told,
             **(loops[-1].state() if loops else self._resume or self._last),
@@ -279,9 +293,17 @@ class TunableDataLoader:
         raise TypeError("a TunableDataLoader belongs to its process; send the DataLoader and wrap it there")
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or "dataloader" not in self.__dict__:
+        # Private ones too: trainers ask a DataLoader for its `_index_sampler` and `_dataset_kind`.
+        if name.startswith("__") or "dataloader" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.dataloader, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        mine = self.__dict__
+        if "_finalizer" not in mine or name in mine or hasattr(type(self), name):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.dataloader, name, value)  # which the next loop reads
 
     # ---- for the loops ---------------------------------------------------------------------------------------
 
@@ -312,7 +334,7 @@ class TunableDataLoader:
             self._last = epoch.state()
             if epoch.complete and self.epoch == epoch.epoch:  # else `set_epoch` was called meanwhile
                 self.epoch += 1
-            self.workshop.give_back_fleet(epoch.feed.fleet)
+            epoch.workshop.give_back_fleet(epoch.feed.fleet)
             self._divide()
 
     # ---- inside ----------------------------------------------------------------------------------------------
@@ -321,6 +343,26 @@ class TunableDataLoader:
         """Loops under way, the last begun last."""
         found = [ref() for ref in self._active]
         return [loop for loop in found if loop is not None and not loop.closed]
+
+    def _read_settings(self) -> None:
+        """Read the DataLoader's arguments again, since some may be changed between two loops.
+
+        Raises:
+            ConfigError: what they are now cannot be taken apart.
+        """
+        settings = read_settings(self.dataloader)
+        if same_settings(settings, self.settings):
+            return
+        if settings.persistent and self.settings.persistent and self._begun:
+            return  # as torch, whose workers keep what they were started with
+        workshop = Workshop(settings, self.budget, self._workers)  # first, since it may raise
+        used = [loop.workshop for loop in self._loops()]
+        for former in [one for one in self._workshops if one not in used]:
+            self._workshops.remove(former)
+            former.close()
+        self._workshops.append(workshop)
+        self.settings, self.workshop = settings, workshop
+        self.allocation = self._capped(self.allocation)
 
     def _stage(self, name: str, loops: Sequence[Epoch], now: Sequence[StageStats]) -> StageStats:
         """A stage over all loops, those under way included."""
@@ -384,6 +426,7 @@ class TunableDataLoader:
         self.check_process()
 
 
-def _close(workshop: Workshop, pid: int) -> None:
+def _close(workshops: list[Workshop], pid: int) -> None:
     if os.getpid() == pid:
-        workshop.close()
+        for workshop in workshops:
+            workshop.close()

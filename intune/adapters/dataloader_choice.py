@@ -3,7 +3,8 @@
 Threads share the dataset and hand batches over for nothing, but only one of them at a time runs Python code;
 processes each hold a copy of the dataset and hand batches over through shared memory. So: threads where the code
 waits or computes outside Python's lock, processes where it holds it, and one thread at a time where the dataset
-cannot be copied nor be trusted to two threads.
+cannot be copied nor be trusted to two threads. Where only the trainer's own thread gives the DataLoader's batches,
+they are made there, as the DataLoader without workers does.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from intune.adapters.dataloader_mentions import Mentions, mentions
 from intune.adapters.dataloader_probe import WORTH_SENDING_S, Measurement
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.adapters.pickled_size import structure_bytes
@@ -23,7 +25,7 @@ two processors with some five busy processes beside: 1.2 to 1.4 and 1.7 to 2."""
 MOST_COPIED = 64 << 20
 """Bytes of a dataset up to which it is pickled before anything is known, lest it open files meanwhile."""
 
-Kind = Literal["thread", "serial", "process"]
+Kind = Literal["thread", "serial", "process", "here"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,8 @@ class Choice:
     """Where the user's code runs, and why.
 
     Attributes:
-        kind: ``"thread"``, ``"serial"`` (one thread at a time) or ``"process"``.
+        kind: ``"thread"``, ``"serial"`` (one thread at a time), ``"process"``, or ``"here"`` (in the trainer's
+            own thread, when it asks for a batch).
         reason: a sentence.
         worker: what to send to processes, where it had to be pickled before the code ran.
     """
@@ -41,25 +44,50 @@ class Choice:
     worker: bytes | None = None
 
 
-def choose_before(settings: LoaderSettings) -> Choice | None:
-    """What needs no measurement; None if it does."""
+DRAWS = (
+    "the code draws from the process's random generators, which in threads it would share with the training"
+)
+
+
+def choose_before(settings: LoaderSettings, mentioned: Mentions | None = None) -> Choice | None:
+    """What needs no measurement; None if it does.
+
+    Args:
+        mentioned: what the code may do; read from it by default.
+    """
+    mentioned = mentions(settings) if mentioned is None else mentioned
     if settings.iterable and settings.num_workers:
         return Choice(
             kind="process",
             reason=f"each of the {settings.num_workers} iterators needs a process to know its number in",
         )
+    if mentioned.generator and not settings.num_workers and not settings.iterable:
+        return Choice(
+            kind="here",
+            reason="the code keeps a random generator, whose numbers depend on the order in which batches are made",
+        )
+    if settings.iterable and mentioned.random:
+        return Choice(
+            kind="here",
+            reason=f"{DRAWS}; with num_workers=1 its iterator has generators of its own and reads ahead",
+        )
     if settings.iterable:
         return Choice(kind="thread", reason="there is one iterator, over the dataset in this process")
+    code = (settings.collate_fn, settings.worker_init_fn)
+    if mentioned.random and structure_bytes((settings.dataset, code)) is None:
+        return Choice(kind="here", reason=f"{DRAWS}, and it cannot be sent to a process")
     if structure_bytes(settings.dataset) is None:
         return Choice(
             kind="serial",
             reason="the dataset holds what cannot be copied (an open file, a connection or a lock), so that only "
             "one thread at a time may use it; workers='thread' says that several may",
         )
-    if structure_bytes((settings.collate_fn, settings.worker_init_fn)) is None:
+    if structure_bytes(code) is None:
         return Choice(kind="thread", reason="`collate_fn` or `worker_init_fn` cannot be sent to a process")
     if settings.worker_init_fn is not None and settings.num_workers:
         return Choice(kind="process", reason="`worker_init_fn` is made for processes")
+    if mentioned.worker_info and settings.num_workers:
+        return Choice(kind="process", reason="the code asks torch which worker it runs in")
     return None
 
 
@@ -79,8 +107,7 @@ def choose(measured: Measurement, size: int, budget: Budget) -> Choice:
     if measured.random:
         return Choice(
             kind="process",
-            reason="the code draws from the process's random generators, which in threads it would share with "
-            "the training",
+            reason=DRAWS,
         )
     if budget.cpus == 1:
         return Choice(kind="thread", reason="there is one CPU, of which processes make no more")

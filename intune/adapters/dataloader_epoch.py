@@ -14,6 +14,7 @@ from intune.pipelines.executors.threads import ThreadFleet
 
 if TYPE_CHECKING:
     from intune.adapters.dataloader import TunableDataLoader
+    from intune.adapters.dataloader_workshop import Workshop
 
 _OVER = "this loop over the loader is over: it was closed; begin a new one"
 
@@ -55,7 +56,7 @@ class Epoch(Iterator[Any]):
         # With workers the DataLoader reads ahead from here on; without, not before it is asked for a batch.
         if self._settings.num_workers:
             self.feed.read_ahead()
-            if self._workshop.choice is not None:
+            if self._workshop.choice is not None and not self._workshop.here:
                 self.feed.offer()
 
     # ---- batches ---------------------------------------------------------------------------------------------
@@ -102,12 +103,14 @@ class Epoch(Iterator[Any]):
             feed.let_go()
             feed.read_ahead()
             if self._workshop.choice is None:
-                self._workshop.decide(feed.first_items())
+                self._workshop.decide(feed.first_items(), feed.base_seed or 0)
                 self._loader.recap()
             feed.offer()
             if not feed.out:
                 return None
             made = self._take()
+            if feed.reconsider(made):
+                continue
             if not made.ended:
                 return made
             assert isinstance(feed.reading, Sources)
@@ -135,7 +138,16 @@ class Epoch(Iterator[Any]):
                 self._next += 1
         self.feed.reading.handed_over(made.item, self.delivered)
 
+    def __len__(self) -> int:
+        """Batches of the epoch, as the DataLoader's own iterator says."""
+        return len(self._loader.dataloader._index_sampler)
+
     # ---- where it is -----------------------------------------------------------------------------------------
+
+    @property
+    def workshop(self) -> Workshop:
+        """Where its batches are made."""
+        return self._workshop
 
     @property
     def batch(self) -> int:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from intune.adapters.dataloader_indices import Item
+from intune.adapters.dataloader_choice import DRAWS
+from intune.adapters.dataloader_indices import Item, global_states, restore
 from intune.adapters.dataloader_settings import current_device
+from intune.adapters.dataloader_sources import Sources
 from intune.adapters.dataloader_tasks import SEGMENT, Fetcher, Made, Tasks, chain_plan
+from intune.adapters.dataloader_watch import Watched
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.errors import IntuneError
 from intune.pipelines.executors.threads import ThreadFleet
@@ -64,6 +68,7 @@ class Feed:
         self._fetcher: Fetcher | None = None
         self._run: Run | None = None
         self._tasks: Tasks | None = None
+        self._watched: Watched | None = None
         self._items: deque[Item] = deque()
         self._offered = 0
         self._held: int | None = None
@@ -98,7 +103,8 @@ class Feed:
 
     def read_ahead(self) -> None:
         """Read as far as the slots may want; as the DataLoader does without workers, one item at first."""
-        wanted = self._lookahead() if self._settings.num_workers or self._workshop.sized else 1
+        ahead = self._settings.num_workers or (self._workshop.sized and not self._workshop.here)
+        wanted = self._lookahead() if ahead else 1
         while len(self._items) + self.out < wanted and self._pull():
             pass
 
@@ -108,6 +114,10 @@ class Feed:
         while self._items:
             if not self._workshop.sized and self.out and self._items[0].made is None:
                 return
+            if self._workshop.here and self._items[0].made is None:
+                if self.out:
+                    return  # the trainer has not asked for it yet
+                self._workshop.make(self._items[0], self._the_fetcher(), self.base_seed)
             if self._run is None:
                 self._begin_run(self._items[0].rows)
             assert self._tasks is not None
@@ -128,13 +138,11 @@ class Feed:
 
     def _begin_run(self, rows: int) -> None:
         loader = self._loader
-        if self._fetcher is None:
-            self._fetcher = self._workshop.fetcher(self.reading)
         plan = chain_plan(loader.stages, SEGMENT, max(1, rows), self._workshop.sizes.row_bytes)
         self._tasks = Tasks(
             plan=plan,
             settings=self._settings,
-            fetcher=self._fetcher,
+            fetcher=self._the_fetcher(),
             device=current_device() if self._settings.pin else None,
         )
         scheduler = Scheduler(
@@ -160,9 +168,20 @@ class Feed:
             deliver=_as_it_is,
         )
         self._offered = 0
-        self.fleet.start(self._run, loader.allocation.total, self._tasks)
+        self._watched = Watched(self._tasks, self._workshop.watch)
+        self.fleet.start(self._run, loader.allocation.total, self._watched)
         if loader.allocation is not scheduler.allocation:  # resized meanwhile
             self.resize(loader.allocation)
+
+    def _the_fetcher(self) -> Fetcher:
+        if self._fetcher is None:
+            self._fetcher = self._workshop.fetcher(self.reading)
+        return self._fetcher
+
+    @property
+    def base_seed(self) -> int | None:
+        """Of the epoch's workers; None for an iterable-style dataset, whose iterators know it."""
+        return getattr(self.reading, "base_seed", None)
 
     # ---- taking ----------------------------------------------------------------------------------------------
 
@@ -182,6 +201,43 @@ class Feed:
         taken: Made = made
         return taken
 
+    def reconsider(self, made: Made) -> bool:
+        """Whether what was taken has to be made again, and what comes after it, in the trainer's own thread: there its
+        code fails not, or draws the random numbers it should."""
+        workshop, states = self._workshop, None
+        reason = workshop.objects(made)
+        if reason and self.base_seed is not None:
+            again = replace(made.item, made=None)
+            workshop.make(again, self._the_fetcher(), self.base_seed)
+            if again.made.error is not None:
+                return False  # here too
+            made.item.made = again.made
+        if not reason and made.error is None and workshop.watch.suspects(made.item.ordinal):
+            states = global_states()
+            if workshop.make(replace(made.item, made=None), self._the_fetcher(), self.base_seed):
+                reason = f"{DRAWS}, though not for the first batches"
+        if not reason:
+            return False
+        workshop.go_here(reason)
+        self._begin_anew(made.item)
+        if states is not None:
+            restore(states)
+        self._loader.recap()
+        return True
+
+    def _begin_anew(self, item: Item) -> None:
+        """Take back what is under way, from `item` on, which was taken last."""
+        assert self._tasks is not None
+        assert self._watched is not None
+        self._items.extendleft(reversed([found for _, found in sorted(self._tasks.items.items())]))
+        watched = self._watched
+        self.stop()
+        self._workshop.watch.settle(watched)
+        self._fetcher = self._held = None
+        self.out = 0
+        if isinstance(self.reading, Sources):
+            self.reading.begin_anew(item)
+
     def let_go(self) -> None:
         """The trainer is done with what was taken last."""
         if self._held is not None and self._run is not None and self._tasks is not None:
@@ -193,7 +249,7 @@ class Feed:
         """Leave what is under way."""
         if (run := self._run) is not None:
             self.fleet.stop(run)
-        self._run = self._tasks = None
+        self._run = self._tasks = self._watched = None
 
     def close_dropped(self, close: Callable[[], None]) -> None:
         """`close` a loop that nobody refers to any more, see `run.close_dropped`."""

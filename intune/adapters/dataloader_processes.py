@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
 
 from intune.adapters.dataloader_indices import Item
+from intune.adapters.dataloader_runtime import Sent
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.adapters.dataloader_tasks import Made
 from intune.adapters.dataloader_worker import BeginRequest, FetchRequest, NextRequest, Worker
@@ -27,13 +29,13 @@ STAGE = Map(function=lambda block: block, workers="process", name="fetch")
 
 
 def pickled_worker(settings: LoaderSettings) -> bytes:
-    """The dataset and what goes with it, ready to be sent.
+    """The dataset and what goes with it, ready to be sent, and what this process has set for its code.
 
     Raises:
         ConfigError: something of it cannot be pickled.
     """
     try:
-        return bytes(cloudpickle.dumps(Worker(settings), protocol=5))
+        return bytes(cloudpickle.dumps(Sent(Worker(settings)), protocol=5))
     except Exception as error:  # pickling runs the code of whatever the dataset refers to
         raise ConfigError(
             f"`dataset`, `collate_fn` or `worker_init_fn` cannot be sent to a process "
@@ -89,11 +91,12 @@ class Processes:
         """The processes."""
         return [*self.pool.pids(), *(pid for source in self.sources for pid in source.pids())]
 
-    def close(self) -> None:
-        """End all processes."""
-        self.pool.close()
+    def close(self, patience: float = 2.0) -> None:
+        """End all processes, those at work after `patience` seconds at most."""
+        deadline = time.monotonic() + patience
+        self.pool.close(patience)
         for source in self.sources:
-            source.close()
+            source.close(max(0.0, deadline - time.monotonic()))
 
 
 class ProcessFetcher:
@@ -155,6 +158,8 @@ class SourceProcess:
     def close(self, patience: float = 2.0) -> None:
         """End the process, if need be in the middle of its work."""
         self._closed = True
+        if (starting := self._process) is not None and starting.fresh:
+            starting.kill()
         if not self._lock.acquire(timeout=0.0 if self._process is None else patience):
             if (process := self._process) is not None:
                 process.kill()  # whoever waits for it sees that, and ends it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -98,6 +98,15 @@ def read_settings(dataloader: Any) -> LoaderSettings:
         in_order=bool(getattr(dataloader, "in_order", True)) or iterable or workers == 0,
         pin=bool(dataloader.pin_memory) and pinning_device() is not None,
         generator=dataloader.generator,
+    )
+
+
+def same_settings(settings: LoaderSettings, others: LoaderSettings) -> bool:
+    """Whether they are of the very same objects: those of the user may not know whether they are equal."""
+    pairs = [(getattr(settings, each.name), getattr(others, each.name)) for each in fields(LoaderSettings)]
+    return all(
+        one is other or (isinstance(one, int | float) and type(one) is type(other) and one == other)
+        for one, other in pairs
     )
 
 

@@ -11,8 +11,10 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from intune.adapters.dataloader_copies import copied
 from intune.adapters.dataloader_indices import Item
 from intune.adapters.dataloader_settings import LoaderSettings
+from intune.adapters.dataloader_surroundings import Surroundings
 from intune.adapters.dataloader_tasks import Made
 from intune.adapters.dataloader_worker import SampleReader
 from intune.pipelines.errors import LoaderError
@@ -32,25 +34,37 @@ class ThreadLink:
         lock: held while the dataset's code runs, which otherwise another iterator over it may meet: that of a
             loop around this one, or of one that was left while a batch was being made.
         skip: batches at its start that were handed over before.
+        ahead: whether more is read while a batch is in use. Where the dataset makes the batches, they may lie in
+            memory that it uses again for the next, and are copied then.
     """
 
-    def __init__(self, settings: LoaderSettings, lock: threading.Lock, *, skip: int = 0) -> None:
+    def __init__(
+        self, settings: LoaderSettings, lock: threading.Lock, *, skip: int = 0, ahead: bool = True
+    ) -> None:
         size = settings.batch_size if settings.batched else None
         self._lock = lock
         with lock:
             self._reader = SampleReader(iter(settings.dataset), size, settings.drop_last)
         self._skip = skip
+        self._copies = ahead and not settings.batched
+        # The same for all batches: an iterator may set a context variable and set it back batches later.
+        self._surroundings = Surroundings()
 
     def take(self, item: Item) -> Made:
         """As `Link.take`; the samples, not yet a batch."""
         with self._lock:
-            while self._skip:
-                self._reader.next()
-                self._skip -= 1
-            taken = self._reader.next()
+            taken = self._surroundings.run(self._next)
+            if taken is not None and self._copies:
+                taken = taken[0], copied(taken[1])
         if taken is None:
             return Made(item, 0, None, collated=True, ended=True)
         return Made(item, taken[0], taken[1])
+
+    def _next(self) -> tuple[int, Any] | None:
+        while self._skip:
+            self._reader.next()
+            self._skip -= 1
+        return self._reader.next()
 
 
 class Sources:
@@ -62,6 +76,7 @@ class Sources:
         counts: batches that were handed over before, of each.
         turn: whose batch is next.
         on_leave: called once, when nobody wants more.
+        again: makes the link of the only iterator anew, without so many batches at its start.
     """
 
     def __init__(
@@ -72,8 +87,10 @@ class Sources:
         counts: Sequence[int],
         turn: int = 0,
         on_leave: Callable[[], None] | None = None,
+        again: Callable[[int], Link] | None = None,
     ) -> None:
-        self._links = links
+        self._links = list(links)
+        self._again = again
         self._rows = rows
         self._asked = [0] * len(links)
         self._served = [0] * len(links)
@@ -93,7 +110,13 @@ class Sources:
         for _ in self._links:
             source, self._turn = self._turn, (self._turn + 1) % len(self._links)
             if not self._ended[source]:
-                item = Item(self._ordinal, self._rows, source=source, turn=self._asked[source])
+                item = Item(
+                    self._ordinal,
+                    self._rows,
+                    source=source,
+                    turn=self._asked[source],
+                    surroundings=Surroundings(),
+                )
                 self._asked[source] += 1
                 self._ordinal += 1
                 return item
@@ -107,6 +130,13 @@ class Sources:
     def ended(self, source: int) -> None:
         """An iterator was seen to have come to its end."""
         self._ended[source] = True
+
+    def begin_anew(self, item: Item) -> None:
+        """Make the only iterator anew, for its batch `item` and those after it."""
+        assert self._again is not None
+        self._links = [self._again(self._delivered[item.source])]
+        with self._changed:
+            self._served[item.source] = item.turn
 
     def handed_over(self, item: Item, delivered: int) -> None:
         """A batch has gone to the trainer."""

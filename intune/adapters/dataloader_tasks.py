@@ -6,9 +6,11 @@ than its samples; the stage `collate` then hands the batch on.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,7 +48,7 @@ class Made:
     data: Any
     collated: bool = False
     ended: bool = False
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 class Fetcher(Protocol):
@@ -135,7 +137,7 @@ class Tasks:
         stage = self.plan.levels[level].stage
         try:
             return Result(self._do(stage, item, inputs))
-        except Exception as error:
+        except BaseException as error:  # of the user's code: nothing interrupts a worker's thread
             return Result(failed(item, error, where(stage, item, self.settings)))
 
     def _do(self, stage: str, item: Item, inputs: Sequence[Made]) -> Made:
@@ -145,8 +147,24 @@ class Tasks:
         if made.ended or made.error is not None:
             return made
         if stage == "collate":
-            return made if made.collated else collated(made, self.settings)
-        return Made(item, made.rows, pinned(made.data, self.device), collated=True)
+            made = made if made.collated else around(item, collated, made, self.settings)
+            if stage != self.plan.levels[-1].stage:
+                return made
+        if not self.settings.pin:  # it may be changed from epoch to epoch, and the stages stay
+            return made
+        data = (
+            pinned(made.data, self.device)
+            if self.settings.num_workers  # as torch's thread for it
+            else around(item, pinned, made.data, self.device)
+        )
+        return Made(item, made.rows, data, collated=True)
+
+
+def around(item: Item, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function with what is around it in the trainer's thread."""
+    if item.surroundings is None:
+        return function(*arguments)
+    return item.surroundings.run(function, *arguments)
 
 
 def collated(made: Made, settings: LoaderSettings) -> Made:
@@ -167,9 +185,9 @@ def make_here(item: Item, settings: LoaderSettings) -> None:
     """Make an item's batch in the calling thread, ahead of its tasks; what the user's code raises too."""
     try:
         stage = "fetch"
-        data = fetch_samples(settings.dataset, item.index, settings.batched)
+        data = around(item, fetch_samples, settings.dataset, item.index, settings.batched)
         stage = "collate"
-        item.made = collated(Made(item, item.rows, data), settings)
+        item.made = around(item, collated, Made(item, item.rows, data), settings)
     except Exception as error:
         item.made = failed(item, error, where(stage, item, settings))
 
@@ -186,34 +204,62 @@ def where(stage: str, item: Item, settings: LoaderSettings) -> str:
     return f"stage {stage!r}, batch {item.ordinal} (indices {', '.join(keys)})"
 
 
-def failed(item: Item, error: Exception, place: str) -> Made:
+def failed(item: Item, error: BaseException, place: str) -> Made:
     """What stands for a batch that the user's code did not make.
 
     Apart, since the error's traceback holds the frame that caught it, which must not hold what is made here: the
     two would keep each other until the garbage collector comes by.
     """
     failure = raised(error, place)
-    failure.__cause__ = error
+    if failure is not error:
+        failure.__cause__ = error
     return Made(item, 0, None, error=failure)
 
 
-def raised(error: Exception, place: str) -> Exception:
-    """A `StageError` that tells the place, and is also of the user's own type, for who catches that."""
+def raised(error: BaseException, place: str) -> BaseException:
+    """A `StageError` that tells the place, and is also of the user's own type with all that it holds, for who catches
+    that; the error itself where that cannot be."""
     message = f"{place}: {type(error).__name__}: {error}"
     kind = type(error)
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+        return error
     # A StopIteration would end the trainer's loop without a word.
-    if not issubclass(kind, StopIteration | StopAsyncIteration):
-        bases = (kind,) if issubclass(kind, IntuneError) else (StageError, kind)
-        try:
-            mixed: Any = type(kind.__name__, bases, {"__str__": lambda self: self.args[0]})
-            made: Exception = mixed.__new__(mixed, message)
-            made.args = (message,)
-            made.__dict__.update(error.__dict__)
-            made.__dict__.pop("__notes__", None)
-        except Exception:  # a class that cannot be made this way, or mixed
-            return StageError(message)
-        return made
-    return StageError(message)
+    if issubclass(kind, StopIteration | StopAsyncIteration):
+        return StageError(message)
+    bases: tuple[type[BaseException], ...] = (kind, StageError)
+    if issubclass(kind, IntuneError):
+        bases = (kind,)
+    elif issubclass(StageError, kind):
+        bases = (StageError,)
+    # These functions must not know the error: only the garbage collector frees a class, and it frames and batches.
+    methods = {
+        "__str__": lambda self: message,
+        "__reduce_ex__": lambda self, protocol: self.__cause__.__reduce_ex__(protocol),
+        "__module__": kind.__module__,
+    }
+    try:
+        mixed: Any = type(kind.__name__, bases, methods)
+        # Of its own type first: that of StageError makes no MemoryError and no ExceptionGroup.
+        made: BaseException = mixed.__new__(mixed, *error.args)
+        made.args = error.args
+        _copy_members(error, made)
+        made.__dict__.update(error.__dict__)
+    except Exception:  # a class that cannot be made this way, or mixed
+        with contextlib.suppress(Exception):
+            error.add_note(place)
+        return error
+    return made
+
+
+def _copy_members(error: BaseException, made: BaseException) -> None:
+    """What an exception holds beside its attributes, as an OSError its path."""
+    for base in type(error).__mro__:
+        if base in (BaseException, object):
+            continue
+        for name, member in vars(base).items():
+            if isinstance(member, MemberDescriptorType | GetSetDescriptorType) and not name.startswith("__"):
+                with contextlib.suppress(AttributeError, TypeError):  # not set, or not to be set
+                    setattr(made, name, getattr(error, name))
 
 
 class MapFetcher:
@@ -236,5 +282,6 @@ class MapFetcher:
             return self._fetch(item)
 
     def _fetch(self, item: Item) -> Made:
-        data = fetch_samples(self._settings.dataset, item.index, self._settings.batched)
+        settings = self._settings
+        data = around(item, fetch_samples, settings.dataset, item.index, settings.batched)
         return Made(item, item.rows, data)

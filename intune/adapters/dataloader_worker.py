@@ -7,7 +7,8 @@ Imported by the worker processes themselves; how they are started and spoken to 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +16,23 @@ import numpy as np
 import torch
 from torch.utils.data._utils import worker as torch_worker
 
+from intune.adapters.dataloader_indices import as_of, global_states
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.pipelines.executors.worker_number import worker_number
 
 
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
-    """To a process: make one batch of a map-style dataset."""
+    """To a process: make one batch of a map-style dataset.
+
+    Attributes:
+        random: states of the random generators to make it from; None for seeds of its own.
+    """
 
     ordinal: int
     index: Any
     base_seed: int
+    random: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +64,16 @@ class Worker:
         self._collate: Callable[[Any], Any] = settings.collate_fn
         self._init = settings.worker_init_fn
         self._num_workers = settings.num_workers
-        self._seeded: tuple[int, int] | None = None
+        self._begun: tuple[int, int] | None = None
         self._samples: SampleReader | None = None
 
     def __call__(self, request: Any) -> Any:
         """Answer a request: the batch, or (samples, batch) of an iterator, None at its end."""
         if isinstance(request, FetchRequest):
-            self._become(worker_number() or 0, request.base_seed)
+            self._become(self._number_for(request.ordinal), request.base_seed)
             seed_batch(request.base_seed, request.ordinal)
-            return self._collate(fetch_samples(self._dataset, request.index, self._batched))
+            with as_of(request.random):
+                return self._collate(fetch_samples(self._dataset, request.index, self._batched))
         if isinstance(request, BeginRequest):
             self._become(request.worker, request.base_seed)
             self._samples = SampleReader(
@@ -78,21 +86,50 @@ class Worker:
         taken = self._samples.next()
         return None if taken is None else (taken[0], self._collate(taken[1]))
 
+    def _number_for(self, ordinal: int) -> int:
+        """Which of torch's workers makes a batch: that of its turn, or one for good where it is told at its start."""
+        number = ordinal if self._init is None else worker_number() or 0
+        return number % max(1, self._num_workers)
+
     def _become(self, number: int, base_seed: int) -> None:
         """Be the worker `number` of torch's: seeds, `get_worker_info` and `worker_init_fn`, once for a seed."""
-        if self._seeded == (base_seed, number):
+        if self._begun == (base_seed, number):
             return
         torch.set_num_threads(1)
         seed_batch(base_seed, number)
-        torch_worker._worker_info = torch_worker.WorkerInfo(
-            id=number,
-            num_workers=max(self._num_workers, number + 1),
-            seed=base_seed + number,
-            dataset=self._dataset,
-        )
-        if self._init is not None:
+        torch_worker._worker_info = worker_info(self._dataset, self._num_workers, number, base_seed)
+        if self._init is not None and self._num_workers:
             self._init(number)
-        self._seeded = (base_seed, number)
+        self._begun = (base_seed, number)
+
+
+def worker_info(dataset: Any, num_workers: int, number: int, base_seed: int) -> Any:
+    """What torch's worker knows of itself; None where the DataLoader has none, and code asks for that."""
+    if not num_workers:
+        return None
+    return torch_worker.WorkerInfo(
+        id=number, num_workers=num_workers, seed=base_seed + number, dataset=dataset
+    )
+
+
+@contextmanager
+def like_a_worker(settings: LoaderSettings, base_seed: int, ordinal: int) -> Iterator[None]:
+    """Batch `ordinal` is made in this process meanwhile as a worker would; the generators stay as they were.
+
+    Nothing of that where the DataLoader has no workers.
+    """
+    if not settings.num_workers:
+        yield
+        return
+    number = ordinal % settings.num_workers
+    before = torch_worker._worker_info
+    with as_of(global_states()):
+        seed_batch(base_seed, ordinal)
+        torch_worker._worker_info = worker_info(settings.dataset, settings.num_workers, number, base_seed)
+        try:
+            yield
+        finally:
+            torch_worker._worker_info = before
 
 
 def seed_batch(base_seed: int, number: int) -> None:

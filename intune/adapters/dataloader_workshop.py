@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import cloudpickle
+
 from intune.adapters.dataloader_choice import (
+    DRAWS,
     MOST_COPIED,
     Choice,
     Kind,
@@ -26,7 +31,8 @@ from intune.adapters.dataloader_indices import (
     generators_of,
     global_states,
 )
-from intune.adapters.dataloader_probe import Probe
+from intune.adapters.dataloader_mentions import mentions
+from intune.adapters.dataloader_probe import random_states
 from intune.adapters.dataloader_processes import (
     STAGE,
     Processes,
@@ -36,7 +42,11 @@ from intune.adapters.dataloader_processes import (
 )
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.adapters.dataloader_sources import Link, Sources, ThreadLink
-from intune.adapters.dataloader_tasks import Fetcher, MapFetcher, Sizes, make_here, where
+from intune.adapters.dataloader_tasks import Fetcher, Made, MapFetcher, Sizes, collated, failed, where
+from intune.adapters.dataloader_trial import Trial
+from intune.adapters.dataloader_unopened import unopened
+from intune.adapters.dataloader_watch import Watch
+from intune.adapters.dataloader_worker import like_a_worker
 from intune.adapters.pickled_size import structure_bytes
 from intune.pipelines.budget import Budget
 from intune.pipelines.errors import ConfigError
@@ -69,10 +79,13 @@ class Workshop:
         self.sizes = Sizes()
         self.processes = Processes()
         self.base_seed: int | None = None
+        self.watch = Watch()
+        self._auto = workers == "auto"
         self._serial = threading.Lock()
         self._fleets: list[ThreadFleet] = []
         self._idle: list[ThreadFleet] = []
         self._worker: bytes | None = None
+        self._first: bytes | None = None
         self._open: weakref.WeakSet[Sources] = weakref.WeakSet()
         if self.choice is not None:
             self._settle(self.choice)
@@ -82,7 +95,12 @@ class Workshop:
         """Batches that can be fetched at once; None where nothing limits it."""
         if self.settings.iterable:
             return self.settings.sources
-        return 1 if self.choice is not None and self.choice.kind == "serial" else None
+        return 1 if self.choice is not None and self.choice.kind in ("serial", "here") else None
+
+    @property
+    def here(self) -> bool:
+        """Whether batches are made in the trainer's own thread, when it asks for them."""
+        return self.choice is not None and self.choice.kind == "here"
 
     # ---- reading ---------------------------------------------------------------------------------------------
 
@@ -121,6 +139,7 @@ class Workshop:
         self._send()
         links: list[Link]
         give_back: Callable[[], None] | None
+        again: Callable[[int], Link] | None = None
         if self.choice is not None and self.choice.kind == "process":
             assert self._worker is not None
             owned = self.processes.borrow_sources(settings.sources)
@@ -131,16 +150,21 @@ class Workshop:
             ]
         else:
             give_back = None
-            links = [ThreadLink(settings, self._serial, skip=counts[0])]
+            again = self._link
+            links = [again(counts[0])]
         sources = Sources(
             links,
             settings.batch_size if settings.batched else 1,
             counts=counts,
             turn=0 if state is None else state["turn"],
             on_leave=give_back,
+            again=again,
         )
         self._open.add(sources)
         return sources
+
+    def _link(self, skip: int) -> Link:
+        return ThreadLink(self.settings, self._serial, skip=skip, ahead=not self.here)
 
     def _keep(self, base_seed: int) -> None:
         if self.settings.persistent:
@@ -150,12 +174,35 @@ class Workshop:
         """Have processes get the dataset as it is now: in another epoch, the DataLoader's workers would be new."""
         if self.choice is None or self.choice.kind != "process":
             return
-        # What the first batches opened in this process cannot be sent; processes have it as it was before.
-        if self._worker is None or not (
-            self.settings.persistent or structure_bytes(self.settings.dataset) is None
-        ):
-            self._worker = pickled_worker(self.settings)
+        if self._worker is None or not self.settings.persistent:
+            try:
+                self._worker = self._pickled()
+            except ConfigError as error:
+                if self._worker is None:
+                    raise
+                self._without_processes(
+                    f"the dataset has changed and cannot be sent to processes any more ({error})"
+                )
+                return
         self.processes.pool.replace(STAGE.name, self._worker)
+
+    def _pickled(self) -> bytes:
+        """The dataset as it is now. What was opened in this process meanwhile cannot be sent; processes have that as
+        it was before."""
+        settings = self.settings
+        size = structure_bytes(settings.dataset)
+        if size is None and self._first is not None:
+            settings = replace(settings, dataset=unopened(settings.dataset, pickle.loads(self._first)))
+        elif size is not None and size <= MOST_COPIED and self._first is None:
+            self._first = bytes(cloudpickle.dumps(settings.dataset, protocol=5))
+        return pickled_worker(settings)
+
+    def _without_processes(self, reason: str) -> None:
+        if self.settings.iterable:  # only processes can hold its iterators
+            logger.warning("worker processes go on with the dataset as it was: %s", reason)
+        else:
+            kind: Kind = "here" if mentions(self.settings).random else "serial"
+            self._settle(Choice(kind=kind, reason=reason), warn=True)
 
     # ---- making ----------------------------------------------------------------------------------------------
 
@@ -171,36 +218,113 @@ class Workshop:
             self.processes, reading.base_seed, lambda item: where(STAGE.name, item, self.settings)
         )
 
-    def decide(self, items: Iterator[Item]) -> None:
-        """Choose between threads and processes, making the first batches in this thread."""
-        size = structure_bytes(self.settings.dataset)
-        worker = pickled_worker(self.settings) if size is not None and size <= MOST_COPIED else None
-        made: list[Item] = []
+    def decide(self, items: Iterator[Item], base_seed: int) -> None:
+        """Choose between threads and processes, making the first batches in this thread.
 
-        def make(item: Item) -> None:
-            make_here(item, self.settings)
-            made.append(item)
-
-        measured = Probe(make).measure(items)
-        choice = choose_after(self.settings, worker)
+        Args:
+            items: to be made.
+            base_seed: of the epoch's workers.
+        """
+        settings = self.settings
+        size = structure_bytes(settings.dataset)
+        if size is not None and size <= MOST_COPIED:
+            self._first = bytes(cloudpickle.dumps(settings.dataset, protocol=5))
+        worker = None if self._first is None else pickled_worker(settings)
+        trial = Trial(settings, base_seed)
+        measured = trial.measure(items)
+        measured = replace(measured, random=measured.random or mentions(settings).random)
+        choice = choose_after(settings, worker)
         if choice is None:
             choice = choose(measured, size or 0, self.budget)
-        if choice.kind == "process" and made and (problem := _unsendable(made[0])):
-            kind: Kind = "thread" if choice.worker is None else "serial"
-            choice = Choice(kind=kind, reason=f"a batch cannot be sent from a process to another: {problem}")
-        self._settle(choice)
+        in_threads: Kind = "thread" if choice.worker is None else "serial"
+        if measured.random:
+            in_threads = "here"
+        if choice.kind == "process" and trial.made and (problem := _unsendable(trial.made[0])):
+            choice = Choice(
+                kind=in_threads, reason=f"a batch cannot be sent from a process to another: {problem}"
+            )
+        warn = False
         if choice.kind == "process":
-            self._worker = worker if worker is not None else pickled_worker(self.settings)
+            self._worker = worker if worker is not None else pickled_worker(settings)
             self.processes.pool.replace(STAGE.name, self._worker)
+            objection = trial.objection(
+                lambda request: self.processes(STAGE, request), random=measured.random
+            )
+            if objection:
+                self.processes.pool.end_idle()
+                choice, warn = Choice(kind=in_threads, reason=objection), True
+        if choice.kind != "process":
+            self._first = self._worker = None
+        if choice.kind == "thread" and measured.random and not settings.num_workers:
+            choice = Choice(kind="here", reason=f"{DRAWS}; {choice.reason}")
+        if choice.kind in ("thread", "serial") and trial.reuses:
+            choice = Choice(
+                kind="here", reason="the dataset gives out the same memory again for other samples"
+            )
+        self._settle(choice, warn=warn)
 
-    def _settle(self, choice: Choice) -> None:
+    def go_here(self, reason: str) -> None:
+        """From now on batches are made in the trainer's own thread."""
+        self._settle(Choice(kind="here", reason=reason), warn=True)
+
+    def make(self, item: Item, fetcher: Fetcher, base_seed: int | None) -> bool:
+        """Make an item's batch in the trainer's thread, as the DataLoader would: in its own or in a worker's.
+
+        Returns:
+            Whether that drew from the process's random generators.
+
+        Args:
+            fetcher: gets its samples.
+            base_seed: of the epoch's workers; None for an iterable-style dataset.
+        """
+        stage = "fetch"
+        settings = self.settings
+        seeded = (
+            contextlib.nullcontext()
+            if base_seed is None
+            else like_a_worker(settings, base_seed, item.ordinal)
+        )
+        with seeded:
+            states = random_states() if self.watch.looks else None
+            try:
+                made = fetcher.fetch(item)
+                stage = "collate"
+                item.made = made if made.collated else collated(made, settings)
+            except Exception as error:
+                item.made = failed(item, error, where(stage, item, settings))
+            return states is not None and random_states() != states
+
+    def objects(self, made: Made) -> str:
+        """Why a batch that came from a thread has to be made in the trainer's own; nothing if it is as it should be."""
+        choice = self.choice
+        if (
+            not self._auto
+            or choice is None
+            or choice.kind not in ("thread", "serial")
+            or made.item.made is not None
+        ):
+            return ""
+        if made.error is not None:
+            error = made.error.__cause__ or made.error
+            # As SQLite's connections, event loops and signal handlers have it; no two raise the same.
+            if "thread" in str(error).lower():
+                text = " ".join(str(error).split())[:200]
+                return (
+                    f"the code can only be used in the thread that made it ({type(error).__name__}: {text})"
+                )
+        return ""
+
+    def _settle(self, choice: Choice, *, warn: bool = False) -> None:
         self.choice = choice
+        self.watch.looks = self._auto and choice.kind in ("thread", "serial") and not self.settings.iterable
         kinds: dict[Kind, str] = {
             "thread": "threads",
             "serial": "one thread at a time",
             "process": "worker processes",
+            "here": "the trainer's own thread",
         }
-        logger.info("batches are made in %s: %s", kinds[choice.kind], choice.reason)
+        level = logging.WARNING if warn else logging.INFO
+        logger.log(level, "batches are made in %s: %s", kinds[choice.kind], choice.reason)
         code = (self.settings.dataset, self.settings.collate_fn, self.settings.worker_init_fn)
         if choice.kind == "process" and choice.worker is None and structure_bytes(code) is None:
             pickled_worker(self.settings)  # raises, and says what is wrong
@@ -229,13 +353,12 @@ class Workshop:
         self.processes.close()
 
 
-def _unsendable(item: Item) -> str:
-    """Why a batch, or what it is made of, cannot go from a process to another; nothing if it can."""
-    for value in (item.index, item.made.data):
-        try:
-            pack(value)
-        except Exception as error:  # the classes of what is in it may do anything
-            return f"{type(error).__name__}: {error}"
+def _unsendable(value: Any) -> str:
+    """Why a batch cannot go from a process to another; nothing if it can."""
+    try:
+        pack(value)
+    except Exception as error:  # the classes of what is in it may do anything
+        return f"{type(error).__name__}: {error}"
     return ""
 
 

@@ -70,10 +70,15 @@ def compare(
     """
     from rich.console import Console
 
+    from intune.cli.writing import check_file, check_folder
     from intune.compare_page import draw, page
     from intune.comparing import compare as run
     from intune.profiling import ProfileConfig
 
+    check_file("json", json)
+    check_file("html", html)
+    check_file("plot", plot)
+    check_folder("log", log)
     config = ProfileConfig(
         data=data, transform=transform, batch_size=batch_size, shuffle=shuffle, executor=executor, cpus=cpus,
         memory=memory, step_ms=step_ms, seconds=seconds,

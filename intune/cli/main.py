@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from types import FrameType
 from typing import Any
 
@@ -38,6 +39,11 @@ GROUPS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (default: the process's) and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(
+                errors="replace"
+            )  # a terminal without our signs, as of LC_ALL=C, is no reason to fail
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         if words == ["--version"]:
@@ -55,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Imported here since its package brings NumPy and Arrow along, which `--help` can do without.
         from intune.pipelines.errors import IntuneError
 
-        if not isinstance(error, IntuneError):
+        # A path that the system refuses is told in its own words, which name it.
+        if not isinstance(error, IntuneError) and not (isinstance(error, OSError) and error.filename):
             raise
         print(f"intune: error: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE_ERROR

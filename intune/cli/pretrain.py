@@ -50,6 +50,7 @@ def pretrain(
     from intune.agents.dqn_paper_training import PAPER_RECIPE, pretrain_paper
     from intune.agents.pretrain import Recipe
     from intune.agents.pretrain import pretrain as pretrain_dqn
+    from intune.cli.writing import check_file
     from intune.pipelines.errors import ConfigError
 
     if out.suffix != ".npz":
@@ -63,9 +64,10 @@ def pretrain(
         changes["families"] = families
     paper = agent == "dqn-paper"
     recipe = replace(PAPER_RECIPE if paper else Recipe(), **changes)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    check_file("out", out)
     with _Progress(recipe.episodes, quiet=quiet) as told:
         weights = (pretrain_paper if paper else pretrain_dqn)(recipe, watch=told)
+    out.parent.mkdir(parents=True, exist_ok=True)
     weights.save(out)
     print(
         f"wrote {out}: score {weights.recipe['score']:.3f} in {weights.recipe['seconds']:.0f} s",

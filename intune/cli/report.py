@@ -33,11 +33,14 @@ def report(
         html: Where to write the page; by default report.html beside the log.
         plots: Folder for PNG pictures (needs matplotlib); by default none are made.
     """
+    from intune.cli.writing import check_file, check_folder
     from intune.report import gain, held_up, read_run
     from intune.report_page import page
 
     found = read_run(run)
     target = (run if run.is_dir() else run.parent) / "report.html" if html is None else html
+    check_file("html", target)
+    check_folder("plots", plots)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page(found), encoding="utf-8")
     written = [target]

@@ -67,8 +67,12 @@ def simulate(
     """
     from rich.console import Console
 
+    from intune.cli.writing import check_file, check_folder
     from intune.simulation.table import WIDE, table
 
+    check_file("json", json)
+    check_file("html", html)
+    check_folder("plots", plots)
     names = guarded_names(agents, guard)
     with _progress(names, scenarios, jobs, quiet=quiet) as told:
         results = run(

@@ -74,6 +74,11 @@ class Process:
         """Whether it runs."""
         return self._process.poll() is None
 
+    @property
+    def fresh(self) -> bool:
+        """Whether it is still starting, or importing what its first function needs."""
+        return not self._prepared
+
     def prepare(self, stage: str, function: bytes) -> None:
         """Have a function ready there; in place of the stage's former one if that was another.
 

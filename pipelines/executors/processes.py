@@ -119,10 +119,13 @@ class ProcessPool:
             process.end(1.0)
 
     def close(self, patience: float = 2.0) -> None:
-        """End all processes: the idle ones at once, the others after `patience` seconds at most."""
+        """End all processes: those idle or still starting at once, the others after `patience` seconds at most."""
         with self._changed:
             self._closed = True
             idle, self._idle = self._idle, []
+            for process in self._busy:
+                if process.fresh:
+                    process.kill()
         deadline = time.monotonic() + patience
         for process in idle:
             process.hang_up()

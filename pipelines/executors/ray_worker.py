@@ -89,7 +89,9 @@ class RayWorker:
         made: Job = cloudpickle.loads(job)
         with self._lock:
             if self._operations is not None:
-                self._operations.job.over.now = True  # a task of an epoch that was left ends between two calls
+                self._operations.job.over.now = (
+                    True  # a task of an epoch that was left ends between two calls
+                )
             if self._reader is None or self._reader.dataset != made.dataset:
                 self._reader = Reader(made.dataset)
             self._operations = Operations(made, reader=self._reader)

@@ -147,7 +147,7 @@ def test_accelerates_own_loaders_are_tuned_by_intune_run() -> None:
         assert [batch[0].tolist() for batch in prepared] == [
             x.reshape(-1, 1).tolist() for x in torch.arange(80.0).split(8)
         ]
-        tuned = getattr(prepared, ATTRIBUTE)
+        tuned = getattr(prepared, ATTRIBUTE).tuned
         assert tuned.controller is not None
         tuned.close()
     finally:

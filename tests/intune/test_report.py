@@ -194,6 +194,14 @@ def test_pictures(run: Path, tmp_path: Path) -> None:
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 
+def test_a_page_that_cannot_be_written_is_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for html in (run, run / "decisions.jsonl" / "x.html", Path("/proc/x.html")):
+        assert main(["report", str(run), "--html", str(html)]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("intune: error: ")
+        assert said.count("\n") == 1
+
+
 def test_from_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(run)]) == 0
     out = capsys.readouterr().out

@@ -29,7 +29,7 @@ from intune.control import Pace
 from intune.envs.measurement import Measurement
 from intune.envs.resources import ResourceReader
 from intune.errors import ConfigError, LoaderError
-from intune.knowledge import Knowledge, keep
+from intune.knowledge import Knowledge, _say_homeless, keep
 from intune.pipelines import Allocation, Budget, Loader, Pipeline
 from intune.pipelines.budget import Usable
 from intune.tuning import _agent, _name, _ranks_here, _resources
@@ -223,11 +223,63 @@ def test_wrong_arguments_are_told(wrong: dict[str, Any], said: str, pipeline: Pi
 
 def test_what_cannot_be_tuned_is_told() -> None:
     with pytest.raises(ConfigError, match="has no `stages`"):
-        intune.tune([1, 2, 3], agent="even")
+        intune.tune(3, agent="even")
+    for source in ([1, 2, 3], (number for number in (1, 2))):
+        with pytest.raises(ConfigError, match="give a torch DataLoader or an intune Pipeline"):
+            intune.tune(source, agent="even")
     with pytest.raises(ConfigError, match="has its own budget"):
         intune.tune(simulated(Clock()), agent="even", cpus=3)
     with pytest.raises(ConfigError, match="has its own budget"):
         intune.tune(simulated(Clock()), agent="even", executor="ray")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"knowledge": None}, "True, False"),
+        ({"knowledge": 3}, "or a folder"),
+        ({"watch": [3]}, "must be a function"),
+        ({"watch": None}, "must be a function"),
+        ({"log": 5}, "must be a folder"),
+        ({"tensorboard": 5}, "must be a folder"),
+        ({"pace": 3}, "Pace"),
+        ({"guard": "no"}, "True or False"),
+        ({"foo": 1}, "`foo`: intune.tune has no such option for a DataLoader"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_told(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        intune.tune(DataLoader(TensorDataset(torch.arange(8)), 4), **{**options(), **wrong})
+
+
+def test_an_unknown_option_of_a_pipeline_is_told(pipeline: Pipeline) -> None:
+    with pytest.raises(ConfigError, match="for a Pipeline; beside its own there are: executor"):
+        intune.tune(pipeline, agent="even", worker=3)
+
+
+def test_a_single_watcher_needs_no_list() -> None:
+    seen: list[Any] = []
+    loader = DataLoader(TensorDataset(torch.arange(8)), 4)
+    with intune.tune(loader, agent="even", watch=seen.append, **options()) as tuned:
+        loop = iter(tuned)
+        next(loop)
+        wait_until(lambda: bool(seen))
+
+
+def test_a_user_without_a_home_has_no_knowledge_but_batches(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("INTUNE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    _say_homeless.cache_clear()
+    for _ in range(2):
+        with intune.tune(DataLoader(TensorDataset(torch.arange(8)), 4), cpus=2, memory="64MiB") as tuned:
+            assert len(list(tuned)) == 2
+    assert caplog.text.count("no folder to keep what is learnt") == 1
 
 
 def test_what_is_tuned_already_is_told(pipeline: Pipeline) -> None:

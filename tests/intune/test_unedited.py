@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import textwrap
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,7 +53,7 @@ def test_loaders_are_tuned_and_stay_what_they_are(capsys: pytest.CaptureFixture[
     assert isinstance(loader, DataLoader)
     for _ in range(2):
         assert [batch[0].tolist() for batch in loader] == [list(range(i, i + 4)) for i in range(0, 40, 4)]
-    tuned = getattr(loader, ATTRIBUTE)
+    tuned = getattr(loader, ATTRIBUTE).tuned
     assert tuned.controller is not None
     assert capsys.readouterr().err.count("DataLoader 1 (TensorDataset) is tuned by even") == 1
     doubled = Doubled(TensorDataset(torch.arange(4)), batch_size=2)
@@ -58,7 +61,7 @@ def test_loaders_are_tuned_and_stay_what_they_are(capsys: pytest.CaptureFixture[
     numbers = DataLoader(Numbers(), batch_size=10)
     assert [batch.tolist() for batch in numbers] == [list(range(i, i + 10)) for i in (0, 10, 20)]
     for one in (loader, doubled, numbers):
-        getattr(one, ATTRIBUTE).close()
+        getattr(one, ATTRIBUTE).tuned.close()
     wait_until(lambda: not tuner_threads())
 
 
@@ -73,6 +76,74 @@ def test_what_cannot_be_tuned_is_read_as_ever(
     off = _Patch(DataLoader, SETTINGS)
     assert len(list(off.iterate(DataLoader(TensorDataset(torch.arange(4)))))) == 4
     assert capsys.readouterr().err == ""
+
+
+def hundredfold(samples: Any) -> Any:
+    return torch.stack(samples) * 100
+
+
+@pytest.mark.usefixtures("patched")
+def test_a_tuned_loader_can_be_copied_and_sent_as_any_other() -> None:
+    loader = DataLoader(torch.arange(8), batch_size=4)
+    expected = [batch.tolist() for batch in loader]
+    made = [copy.copy(loader), copy.deepcopy(loader), pickle.loads(pickle.dumps(loader))]
+    assert b"intune." not in pickle.dumps(loader)  # who reads it may have none
+    for one in made:
+        one.collate_fn = hundredfold
+        assert [batch.tolist() for batch in one] == [[100 * x for x in batch] for batch in expected]
+    kept = [getattr(one, ATTRIBUTE) for one in (loader, *made)]
+    assert len({id(one.tuned) for one in kept}) == 4
+    assert [batch.tolist() for batch in loader] == expected
+    for one in kept:
+        one.tuned.close()
+
+
+@pytest.mark.usefixtures("patched")
+def test_what_is_changed_between_epochs_is_seen() -> None:
+    for loader in (
+        DataLoader(torch.arange(8), batch_size=4),
+        Doubled(TensorDataset(torch.arange(8)), batch_size=4),
+    ):
+        list(loader)
+        loader.collate_fn = lambda samples: ["changed"]
+        assert list(loader) == (["changedchanged"] if isinstance(loader, Doubled) else [["changed"]]) * 2
+        getattr(loader, ATTRIBUTE).tuned.close()
+
+
+@pytest.mark.usefixtures("patched")
+def test_what_becomes_impossible_to_tune_is_read_as_ever(capsys: pytest.CaptureFixture[str]) -> None:
+    loader = DataLoader(torch.arange(8), batch_size=4)
+    list(loader)
+    loader.num_workers, loader.prefetch_factor, loader.worker_init_fn = 1, 2, id
+    assert [batch.tolist() for batch in loader] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert "as ever from now on: `workers`='thread', but" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("patched")
+def test_a_loader_is_forgotten_with_all_that_tunes_it() -> None:
+    loader = DataLoader(torch.arange(8), batch_size=4)
+    list(loader)
+    gone = weakref.ref(loader)
+    del loader
+    assert gone() is None
+    wait_until(lambda: not tuner_threads())
+
+
+def test_whatever_fails_the_job_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no\nroom")
+
+    monkeypatch.setattr("intune.tuning.tune", fails)
+    one = _Patch(DataLoader, SETTINGS)
+    loader = DataLoader(torch.arange(4), batch_size=2)
+    for _ in range(2):
+        assert len(list(one.iterate(loader))) == 2
+    assert (
+        capsys.readouterr().err
+        == "intune run: DataLoader 1 (Tensor) is left as it is: RuntimeError: no room\n"
+    )
 
 
 def test_settings_go_through_the_environment() -> None:
@@ -92,6 +163,9 @@ def test_settings_go_through_the_environment() -> None:
         (["run"], "`command` is empty"),
         (["run", "--", "no-such-program"], "write: -- python SCRIPT"),
         (["run", "--agent", "planer", "--", "python"], "did you mean 'planner'"),
+        (["run", "--memory", "abc", "--", "python"], "is no amount of memory"),
+        (["run", "--memory", "10", "--", "python"], "`memory`=10 must be"),
+        (["run", "--cpus", "0", "--", "python"], "`cpus`=0 must be"),
     ],
 )
 def test_wrong_words_are_told(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

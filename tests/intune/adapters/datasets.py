@@ -1,5 +1,6 @@
 """Datasets and samplers for the tests; a module of its own, since worker processes import it too."""
 
+import os
 import random
 import threading
 import time
@@ -10,6 +11,12 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 Pair = namedtuple("Pair", "left right")
+
+SCALE = 1
+"""An option that a script sets."""
+
+_scale = 1
+"""One that is not sent to worker processes, being private."""
 
 
 def sample(kind: str, i: int):
@@ -207,3 +214,62 @@ class Epochs(Sampler):
 
     def __iter__(self):
         return iter(torch.randperm(self.size, generator=torch.Generator().manual_seed(self.epoch)).tolist())
+
+
+class Scaled(Samples):
+    """Goes by what a script has set in this module."""
+
+    def __getitem__(self, i):
+        return torch.tensor([float(i * SCALE), float(i * _scale)])
+
+
+class RareDraws(Samples):
+    """Draws random numbers from some sample on."""
+
+    def __init__(self, size, start):
+        super().__init__(size)
+        self.start = start
+
+    def __getitem__(self, i):
+        return torch.tensor(float(i)) + (torch.rand(()) if i >= self.start else 0)
+
+
+class HiddenDraws(Samples):
+    """The same, unseen by who reads the code."""
+
+    def __init__(self, size, start):
+        super().__init__(size)
+        self.start = start
+
+    def __getitem__(self, i):
+        return torch.tensor(float(i)) + (getattr(torch, "ra" + "nd")(()) if i >= self.start else 0)
+
+
+class Surrounded(Samples):
+    """Tells what the process has set for all code in it."""
+
+    def __getitem__(self, i):
+        return i, os.getcwd(), os.environ.get("INTUNE_TEST", ""), str(torch.zeros(1).dtype)
+
+
+class OneBuffer(IterableDataset):
+    """Gives the same memory again and again."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __iter__(self):
+        buffer = np.zeros(3)
+        for i in range(self.size):
+            buffer[:] = i
+            yield buffer
+
+
+class OneBufferByKey(Samples):
+    def __init__(self, size):
+        super().__init__(size)
+        self.buffer = np.zeros(3)
+
+    def __getitem__(self, i):
+        self.buffer[:] = i
+        return self.buffer

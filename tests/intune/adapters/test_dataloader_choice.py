@@ -20,11 +20,13 @@ from intune.pipelines import Budget
 from tests.intune.adapters.common import BUDGET, wrap
 from tests.intune.adapters.datasets import (
     Counted,
+    FailingStream,
     Noisy,
     OpensLate,
     Samples,
     Slow,
     Stream,
+    Where,
     mark_dataset,
 )
 
@@ -143,7 +145,18 @@ def test_what_is_known_without_measuring():
     assert before(Samples(4), num_workers=1) is None
     assert before(Samples(4), num_workers=1, worker_init_fn=mark_dataset) == "process"
     assert before(Samples(4), worker_init_fn=mark_dataset) is None  # the DataLoader would not call it either
-    assert before(Stream()) == "thread"
+    assert before(FailingStream(3)) == "thread"
+    assert before(Stream()) == "here"  # it may draw random numbers
+    assert before(Noisy(4), collate_fn=lambda samples: [threading.Lock()]) is None
+    locked = Noisy(4)
+    locked.lock = threading.Lock()
+    assert before(locked) == "here"
+    assert before(Where(4), num_workers=2) == "process"  # it asks for its number
+    assert before(Where(4)) is None
+    rolls = Samples(4)
+    rolls.generator = np.random.default_rng(0)
+    assert before(rolls) == "here"
+    assert before(rolls, num_workers=1) is None
     assert before(Stream(), num_workers=2) == "process"
     lock = threading.Lock()
     assert before(Samples(4), collate_fn=lambda samples: lock and samples) == "thread"
@@ -173,13 +186,13 @@ def test_the_first_batches_are_made_once_and_the_reason_is_logged(caplog):
     assert "of which it waits" in caplog.text
 
 
-def test_batches_that_cannot_be_sent_are_made_in_threads():
+def test_batches_that_cannot_be_sent_are_made_in_this_process():
     def collate(samples):
         return torch.rand(()), threading.Lock()
 
     with wrap(DataLoader(Samples(8), 2, collate_fn=collate)) as loader:
         assert len(list(loader)) == 4
-        assert loader.workshop.choice.kind == "thread"
+        assert loader.workshop.choice.kind == "here"  # where it may draw random numbers
         assert "a batch cannot be sent from a process to another: TypeError: cannot pickle" in (
             loader.workshop.choice.reason
         )

@@ -78,6 +78,37 @@ def test_an_error_of_ours_is_one_line(
     assert capsys.readouterr().err == "intune: error: `x` must be at least 1\n"
 
 
+def test_a_path_that_the_system_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stub() -> None:
+        Path("/proc/nothing/x.html").write_text("")
+
+    _stub_command(monkeypatch, stub)
+    assert main(["data", "stub"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("intune: error: ")
+    assert said.count("\n") == 1
+    assert "/proc/nothing/x.html" in said
+
+
+def test_a_fault_of_the_system_without_a_path_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stub() -> None:
+        raise OSError(5, "of no file")
+
+    _stub_command(monkeypatch, stub)
+    with pytest.raises(OSError, match="of no file"):
+        main(["data", "stub"])
+
+
+def test_a_terminal_without_our_signs_is_served() -> None:
+    variables = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "intune.cli.main", "--help"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage: intune" in done.stdout
+
+
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def stub() -> None:
         raise ZeroDivisionError

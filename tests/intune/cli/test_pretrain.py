@@ -44,6 +44,17 @@ def test_another_ending_is_refused(tmp_path: Path) -> None:
         pretrain(out=tmp_path / "w.pt")
 
 
+def test_a_place_that_cannot_be_written_to_is_told_at_once_and_nothing_is_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file" / "w.npz", tmp_path / "folder.npz"):
+        (tmp_path / "folder.npz").mkdir(exist_ok=True)
+        with pytest.raises(ConfigError, match="`out`="):
+            pretrain(out=out)
+    with pytest.raises(ConfigError, match="`jobs`=0"):
+        pretrain(out=tmp_path / "new" / "w.npz", jobs=0)
+    assert not (tmp_path / "new").exists()
+
+
 def test_it_is_a_command() -> None:
     function, text = find_commands()["pretrain"].load()
     assert function is pretrain

@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import re
+import resource
 import select
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 import torch
@@ -556,6 +558,72 @@ def test_closing_ends_what_runs_and_refuses_more():
     with pytest.raises(LoaderError):
         pool(stage, {})
     pool.close()
+
+
+def test_processes_end_at_once_though_they_hold_much_and_do_what_is_to_be_done_at_their_exit(tmp_path, capfd):
+    def work(block):
+        import atexit
+
+        import torch  # taking which apart takes a second
+
+        atexit.register((tmp_path / "exited").write_text, str(torch.zeros(1).item()))
+        print("worked", end="")
+        return block
+
+    stage = Map(function=work, workers="process", name="any")
+    pool = ProcessPool([stage])
+    pool(stage, {"x": np.zeros(1)})
+    (process,) = pool._idle
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = sum(psutil.Process(process.pid).cpu_times()[:2])
+    pool.close()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ending = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime - used
+    assert ending < 0.3  # of processor time, which does not depend on who else is at work
+    assert process._process.returncode == 0
+    assert (tmp_path / "exited").read_text() == "0.0"
+    assert capfd.readouterr().out == "worked"
+
+
+def test_closing_does_not_wait_for_a_process_that_is_still_starting():
+    class Slow:
+        def __reduce__(self):
+            return time.sleep, (60.0,)  # as an import that takes long
+
+    slow = Slow()
+    stage = Map(function=lambda block: slow and block, workers="process", name="any")
+    pool = ProcessPool([stage])
+    errors = []
+
+    def ask():
+        try:
+            pool(stage, {"x": np.zeros(1)})
+        except LoaderError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while not pool.pids():
+        time.sleep(0.01)
+    time.sleep(0.2)
+    pool.close(patience=60.0)
+    thread.join(10.0)
+    assert errors == ["the loader was closed while this ran"]
+
+
+def test_idle_processes_can_be_ended_and_others_come():
+    stage = Map(function=lambda block: block, workers="process", name="any")
+    pool = ProcessPool([stage])
+    try:
+        pool(stage, {"x": np.zeros(1)})
+        (first,) = pool.pids()
+        pool.end_idle()
+        assert pool.pids() == []
+        pool(stage, {"x": np.zeros(1)})
+        assert pool.pids() not in ([], [first])
+        assert pool.workers_lost == 0
+    finally:
+        pool.close()
 
 
 def test_an_exception_in_the_training_loop_leaves_nothing(data):

@@ -1,0 +1,203 @@
+"""What a dataset's code mentions, read from its functions without running them.
+
+The first batches tell what the code did with them, not what it may do with others: an augmentation of rare
+samples draws random numbers nowhere near the start. Code that is not Python's is not seen.
+"""
+
+from __future__ import annotations
+
+import dis
+import random
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from intune.adapters.dataloader_settings import LoaderSettings
+
+MOST = 2_000
+"""Functions and objects looked at: a dataset may refer to half the world."""
+
+MOST_ITEMS = 32
+"""Of a list or dictionary among the dataset's attributes."""
+
+# fmt: off
+DRAWS = frozenset((
+    "rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "randperm", "normal", "bernoulli",
+    "multinomial", "poisson", "binomial", "rrelu", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout",
+    "feature_alpha_dropout", "gumbel_softmax",
+))
+"""Functions of torch that draw from its global generator, if they are given no other."""
+
+DRAWS_IN_PLACE = frozenset((
+    "random_", "uniform_", "normal_", "bernoulli_", "exponential_", "geometric_", "cauchy_", "log_normal_",
+))
+"""The same of tensors."""
+# fmt: on
+
+_SHARED = (random.random.__self__, np.random.random.__self__)  # type: ignore[attr-defined]
+
+_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
+
+_BEFORE = ("__init__", "__new__", "__setstate__", "__getstate__", "__reduce__", "reset_parameters")
+"""Methods that run before any batch is made."""
+
+_PASSED_OVER = (
+    "torch.utils.data",
+    "torch.nn.modules.module",
+    "torch._",
+    "collections",
+    "typing",
+    "abc",
+    "enum",
+)
+"""Modules of code that every dataset has, or that only hands on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mentions:
+    """What may happen when batches are made.
+
+    Attributes:
+        random: draws from the process's own random generators.
+        generator: draws from one that the code keeps for itself, whose numbers depend on the order of the batches.
+        worker_info: asks torch which worker it runs in.
+    """
+
+    random: bool = False
+    generator: bool = False
+    worker_info: bool = False
+
+
+def mentions(settings: LoaderSettings) -> Mentions:
+    """What the code of a dataset and its collate function mentions, and that of what they refer to."""
+    found = {"random": False, "generator": False, "worker_info": False}
+    waiting: deque[Any] = deque([settings.dataset, settings.collate_fn])
+    seen: dict[int, Any] = {}
+    while waiting and len(seen) < MOST and not all(found.values()):
+        value = waiting.popleft()
+        if id(value) in seen:
+            continue
+        seen[id(value)] = value
+        try:
+            waiting.extend(_look(value, found))
+        except Exception:  # the user's classes may do anything when they are looked at
+            continue
+    return Mentions(**found)
+
+
+def _look(value: Any, found: dict[str, bool]) -> Iterator[Any]:
+    """Note what one thing tells, and give what it refers to."""
+    if isinstance(value, FunctionType):
+        if not _passed_over(value.__module__):
+            yield from _look_at_code(value, found)
+    elif isinstance(value, BuiltinFunctionType | MethodType) and _is_shared(value.__self__):
+        found["random"] = True
+    elif isinstance(value, BuiltinFunctionType):
+        found["random"] |= value.__name__ in DRAWS and _of_torch(value)
+        yield value.__self__
+    elif isinstance(value, MethodType):
+        yield value.__func__
+        yield value.__self__
+    elif isinstance(value, _GENERATORS):
+        found["generator"] |= not _is_shared(value)
+    elif isinstance(value, type):
+        yield from _methods(value)
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from list(value)[:MOST_ITEMS]
+    elif isinstance(value, dict):
+        yield from list(value.values())[:MOST_ITEMS]
+    elif not _is_plain(value):
+        if isinstance(value, partial):
+            yield from (value.func, value.args, value.keywords)
+        yield type(value)
+        with suppress(TypeError):  # it has no attributes; asking itself for them might have it do anything
+            yield list(vars(value).values())
+
+
+def _methods(kind: type) -> Iterator[Any]:
+    """The functions of a class that may run when a batch is made."""
+    for base in kind.__mro__:
+        if base.__module__ == "builtins" or _passed_over(base.__module__):
+            continue
+        for name, member in vars(base).items():
+            if name in _BEFORE:
+                continue
+            if isinstance(member, staticmethod | classmethod):
+                member = member.__func__
+            elif isinstance(member, property):
+                member = member.fget
+            if isinstance(member, FunctionType):
+                yield member
+
+
+def _look_at_code(function: FunctionType, found: dict[str, bool]) -> Iterator[Any]:
+    loaded, others = _names(function.__code__)
+    found["worker_info"] |= "get_worker_info" in loaded | others
+    found["random"] |= bool(others & DRAWS_IN_PLACE)
+    values = [function.__globals__[name] for name in loaded if name in function.__globals__]
+    values += [sys.modules[name] for name in loaded if name in sys.modules]  # imported by the function itself
+    for cell in function.__closure__ or ():
+        try:
+            values.append(cell.cell_contents)
+        except ValueError:  # not yet filled
+            continue
+    for value in values:
+        module = value.__name__ if isinstance(value, ModuleType) else ""
+        if module in ("random", "numpy.random"):
+            found["random"] = True
+        elif module == "numpy":
+            found["random"] |= "random" in others
+        elif module.split(".")[0] == "torch":
+            found["random"] |= bool(others & DRAWS)
+        elif isinstance(value, FunctionType) and value.__name__ in DRAWS:
+            found["random"] |= _of_torch(value)
+        elif module:
+            yield from (vars(value)[name] for name in others if callable(vars(value).get(name)))
+        else:
+            yield value
+
+
+def _is_shared(generator: Any) -> bool:
+    return any(generator is shared for shared in _SHARED)
+
+
+def _names(code: CodeType) -> tuple[set[str], set[str]]:
+    """Names that a function, and those in it, load or import; and names of attributes."""
+    loaded: set[str] = set()
+    others: set[str] = set()
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "IMPORT_NAME"):
+            loaded.add(str(step.argval))
+        elif step.opname.startswith(("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM")):
+            others.add(str(step.argval))
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            for names, more in zip((loaded, others), _names(constant), strict=True):
+                names |= more
+    return loaded, others
+
+
+def _of_torch(value: Any) -> bool:
+    owner = getattr(value, "__module__", None) or type(getattr(value, "__self__", None)).__module__
+    return str(owner).split(".")[0] == "torch"
+
+
+def _passed_over(module: str | None) -> bool:
+    name = module or ""
+    return name.startswith(_PASSED_OVER) or name.split(".")[0] in sys.stdlib_module_names or name == "torch"
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(
+        value,
+        str | bytes | bytearray | int | float | complex | np.ndarray | np.generic | torch.Tensor | ModuleType
+        | CodeType,
+    )  # fmt: skip

@@ -1,0 +1,138 @@
+"""What the trainer's process has set for all code in it, sent to worker processes along with the dataset.
+
+The DataLoader's workers are forks of the trainer's process and so have it anyway; a fresh interpreter does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from intune.adapters.dataloader_globals import Globals, plain_globals, set_globals
+from intune.pipelines.executors.process import import_path
+
+OWN = ("OMP_NUM_THREADS",)
+"""Variables that a worker process has for itself where the user has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Of the process, and of the thread that began the epoch.
+
+    Attributes:
+        folder: the current one; None where it is gone.
+        environment: all variables.
+        path: where modules are found.
+        filters: of warnings.
+        dtype, device: what torch makes tensors as by default.
+        grad: whether operations are recorded for gradients.
+        options: of the user's own modules; see `dataloader_globals.py`.
+        deterministic: whether torch must use deterministic algorithms, and whether it only warns.
+    """
+
+    folder: str | None
+    environment: dict[str, str]
+    path: list[str]
+    filters: list[Any]
+    dtype: torch.dtype
+    device: str
+    grad: bool
+    options: Globals
+    deterministic: tuple[bool, bool]
+
+    @classmethod
+    def now(cls) -> Runtime:
+        """As it is."""
+        folder = None
+        with contextlib.suppress(OSError):
+            folder = os.getcwd()
+        return cls(
+            folder=folder,
+            environment=dict(os.environ),
+            path=import_path(),
+            filters=[entry for entry in warnings.filters if _travels(entry)],
+            dtype=torch.get_default_dtype(),
+            device=str(torch.get_default_device()),
+            grad=torch.is_grad_enabled(),
+            options=plain_globals(),
+            deterministic=(
+                torch.are_deterministic_algorithms_enabled(),
+                torch.is_deterministic_algorithms_warn_only_enabled(),
+            ),
+        )
+
+    def apply(self) -> None:
+        """Have this process be like it, as far as the user's modules need not be imported."""
+        if self.folder is not None:
+            with contextlib.suppress(OSError):
+                os.chdir(self.folder)
+        for name in os.environ.keys() - self.environment.keys() - set(OWN):
+            del os.environ[name]
+        for name, value in self.environment.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
+        if sys.path != self.path:
+            sys.path[:] = self.path
+        torch.set_default_dtype(self.dtype)
+        if str(torch.get_default_device()) != self.device:
+            torch.set_default_device(self.device)
+        torch.set_grad_enabled(self.grad)
+        enabled, warn_only = self.deterministic
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+
+    def apply_to_modules(self) -> None:
+        """Have its options and, lest importing is warned of, its filters of warnings."""
+        set_globals(self.options)
+        if list(warnings.filters) != self.filters:
+            warnings.resetwarnings()
+            warnings.filters[:] = self.filters  # type: ignore[index]
+
+
+class Sent:
+    """Something to be pickled for a worker process, which has this process's runtime before it is made again there.
+
+    Args:
+        content: what is made again there.
+    """
+
+    def __init__(self, content: Any) -> None:
+        self._content = content
+
+    def __reduce__(self) -> Any:
+        return _arrived, (_Applied(Runtime.now()), self._content)
+
+
+class _Applied:
+    """A runtime that is applied when it is unpickled: before all that comes after it in the stream."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    def __reduce__(self) -> Any:
+        return _applied, (self.runtime,)
+
+
+def _applied(runtime: Runtime) -> Runtime:
+    runtime.apply()
+    return runtime
+
+
+def _arrived(runtime: Runtime, content: Any) -> Any:
+    runtime.apply_to_modules()
+    return content
+
+
+def _travels(entry: Any) -> bool:
+    """Whether a filter of warnings can be sent: its category may be a class of the script's own."""
+    try:
+        pickle.dumps(entry)
+    except Exception:
+        return False
+    return getattr(entry[2], "__module__", "") != "__main__"

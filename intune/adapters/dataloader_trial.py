@@ -1,0 +1,154 @@
+"""The first batches of a wrapped DataLoader: made here, in the trainer's process, and then remade in a worker's.
+
+What a process makes is only trusted where it made the same of the same indices: a fresh interpreter imports the
+user's modules, but does not know what the script has set in them since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from intune.adapters.dataloader_copies import copied, difference
+from intune.adapters.dataloader_indices import Item, as_of, global_states, restore
+from intune.adapters.dataloader_probe import Measurement, Probe, random_states
+from intune.adapters.dataloader_settings import LoaderSettings
+from intune.adapters.dataloader_tasks import make_here
+from intune.adapters.dataloader_worker import FetchRequest, like_a_worker
+
+
+@dataclass(slots=True)
+class _Case:
+    """A batch made here alone.
+
+    Attributes:
+        item: what it is made of, and it.
+        random: the random generators before it was made, where the DataLoader has no workers with their own.
+    """
+
+    item: Item
+    random: dict[str, Any] | None
+
+
+class Trial:
+    """The first batches of an epoch, in the trainer's thread.
+
+    Args:
+        settings: of the DataLoader.
+        base_seed: of the epoch.
+
+    Attributes:
+        reuses: whether the code gives out the same memory again, so that one batch overwrites another.
+    """
+
+    def __init__(self, settings: LoaderSettings, base_seed: int) -> None:
+        self._settings = settings
+        self._base_seed = base_seed
+        self._cases: list[_Case] = []
+        self._together: list[Item] = []
+        self._last: tuple[Any, Any] | None = None
+        self._after: dict[str, Any] | None = None
+        self.reuses = False
+
+    @property
+    def made(self) -> list[Any]:
+        """The batches, without those that failed."""
+        return [case.item.made.data for case in self._cases if case.item.made.error is None]
+
+    def measure(self, items: Iterator[Item]) -> Measurement:
+        """Make some and watch them. The trainer's random generators are as the DataLoader leaves them: as they were
+        where it has workers, and with the draws of the first batch where it has none."""
+        self._after = global_states()
+        measured = Probe(self._make, together=self._make_together).measure(items)
+        if measured.random:
+            return measured
+        before, after = self._after, global_states()
+        if self._together and not _alike(before, after):
+            restore(before)
+            for item in self._together:
+                item.made = None  # each may have had the other's numbers
+            return replace(measured, random=True)
+        return measured
+
+    def _make(self, item: Item) -> bool:
+        """Make a batch; says whether that drew random numbers which are back where they were."""
+        settings, before = self._settings, None if self._settings.num_workers else global_states()
+        with like_a_worker(settings, self._base_seed, item.ordinal):
+            states = random_states()
+            make_here(item, settings)
+            drew = random_states() != states
+        if drew and before is not None and self._cases:
+            # The trainer may draw before this batch is its turn.
+            restore(before)
+            item.made = None
+            return True
+        self._cases.append(_Case(item, before))
+        self._own(item)
+        self._after = global_states()
+        return drew
+
+    def _own(self, item: Item) -> None:
+        """Have the batch in memory of its own, if it is not certain to be: collating makes it new."""
+        if self._settings.batched or item.made.error is not None:
+            return
+        if self._last is not None:
+            raw, copy = self._last
+            self.reuses = self.reuses or bool(difference(copy, raw))
+        raw = item.made.data
+        item.made.data = copied(raw)
+        self._last = raw, item.made.data
+
+    def _make_together(self, item: Item) -> None:
+        self._together.append(item)
+        make_here(item, self._settings)
+        if not self._settings.batched and item.made.error is None:
+            item.made.data = copied(item.made.data)
+
+    def objection(self, ask: Callable[[FetchRequest], Any], *, random: bool) -> str:
+        """Why worker processes cannot be trusted with this; nothing if they make the same.
+
+        Args:
+            ask: has one make a batch.
+            random: whether the code draws random numbers.
+        """
+        cases = [case for case in self._cases if case.item.made.error is None]
+        for case in cases[:1] if random else [*cases[:1], *cases[1:][-1:]]:
+            request = FetchRequest(case.item.ordinal, case.item.index, self._base_seed, case.random)
+            try:
+                there = ask(request)
+            except Exception as error:
+                return f"a worker process cannot make a batch ({type(error).__name__}: {_line(error)})"
+            if found := self._differs(case, there):
+                return (
+                    f"a worker process makes batch {case.item.ordinal} otherwise ({found}): the code depends on "
+                    "what the script has set since it imported its modules"
+                )
+        return ""
+
+    def _differs(self, case: _Case, there: Any) -> str:
+        here = case.item.made.data
+        if not (found := difference(here, there)):
+            return ""
+        again = replace(case.item, made=None)
+        states = global_states() if case.random is None else case.random
+        with as_of(states), like_a_worker(self._settings, self._base_seed, again.ordinal):
+            make_here(again, self._settings)
+        if again.made.error is not None or not difference(here, again.made.data):
+            return found
+        # It is another one every time; what can be compared is what it looks like, if that is the same.
+        if difference(here, again.made.data, values=False):
+            return ""
+        return difference(here, there, values=False)
+
+
+def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return bool(
+        one["python"] == other["python"]
+        and one["numpy"] == other["numpy"]
+        and (one["torch"] == other["torch"]).all()
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,40 @@
+"""Files that a command is to write: whether they can be is found out before the work, not after it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def check_file(option: str, path: Path | None) -> None:
+    """A `ConfigError` if `path` cannot be a file to write; makes nothing."""
+    if path is not None:
+        _check(option, path, is_folder=False)
+
+
+def check_folder(option: str, path: Path | None) -> None:
+    """A `ConfigError` if `path` cannot be a folder to write to; makes nothing."""
+    if path is not None:
+        _check(option, path, is_folder=True)
+
+
+def _check(option: str, path: Path, *, is_folder: bool) -> None:
+    from intune.pipelines.errors import ConfigError
+
+    try:
+        if path.exists() and path.is_dir() != is_folder:
+            what = "a file; give a folder" if is_folder else "a folder; give a file in it"
+            raise ConfigError(f"`{option}`={str(path)!r} is {what}")
+        at = path if path.exists() else _first_there(path)
+        if at != path and not at.is_dir():
+            raise ConfigError(f"`{option}`={str(path)!r}: {at} is a file, in which nothing can be written")
+        allowed = os.access(at, os.W_OK | os.X_OK if at.is_dir() else os.W_OK)
+    except OSError as error:
+        raise ConfigError(f"`{option}`={str(path)!r} cannot be written: {error.strerror}") from error
+    if not allowed:
+        raise ConfigError(f"`{option}`={str(path)!r}: {at} may not be written to; give another place")
+
+
+def _first_there(path: Path) -> Path:
+    """The nearest folder above that there is."""
+    return next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))

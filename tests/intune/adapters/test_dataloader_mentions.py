@@ -1,0 +1,89 @@
+"""What is read from a dataset's code, and what is not mistaken for it."""
+
+import random
+from functools import partial
+from random import choice
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset, get_worker_info
+
+from intune.adapters.dataloader_mentions import Mentions, mentions
+from intune.adapters.dataloader_settings import read_settings
+
+NOTHING, RANDOM = Mentions(), Mentions(random=True)
+
+
+def noise(value):
+    return torch.randn(3) + value
+
+
+def imports(value):
+    import random as chance
+
+    return chance.random() + value
+
+
+class Applies(Dataset):
+    def __init__(self, function):
+        torch.rand(())  # before there are any batches
+        self.function = function
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        return self.given(i)
+
+    def given(self, i):
+        return self.function(i)
+
+
+class Whimsical:
+    """Fails when it is asked for what it does not have."""
+
+    def __getattr__(self, name):
+        raise SystemExit(name)
+
+    def __call__(self, value):
+        return value
+
+
+@pytest.mark.parametrize(
+    ("function", "found"),
+    [
+        (lambda i: i, NOTHING),
+        (lambda i: random.random(), RANDOM),
+        (lambda i: np.random.rand(), RANDOM),  # noqa: NPY002
+        (lambda i: choice([i]), RANDOM),
+        (lambda i: torch.zeros(2).uniform_(), RANDOM),
+        (lambda i: [torch.rand(()) for _ in range(i)], RANDOM),
+        (noise, RANDOM),
+        (imports, RANDOM),
+        (partial(noise), RANDOM),
+        ({"x": [noise]}, RANDOM),
+        (torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout()), RANDOM),
+        (torch.nn.Linear(2, 2), NOTHING),
+        (lambda i: torch.zeros(2) + np.zeros(2), NOTHING),
+        (np.random.default_rng(0).random, Mentions(generator=True)),
+        (torch.Generator(), Mentions(generator=True)),
+        (lambda i: get_worker_info().id, Mentions(worker_info=True)),
+        (random.random, RANDOM),
+        (torch.rand, RANDOM),
+        (len, NOTHING),
+    ],
+)
+def test_mentions_are_found_wherever_the_code_refers_to(function, found):
+    dataset = Applies(function)
+    for one in (dataset, Subset(dataset, [1]), ConcatDataset([TensorDataset(torch.zeros(2)), dataset])):
+        assert mentions(read_settings(DataLoader(one))) == found
+
+
+def test_objects_are_not_asked_for_what_they_may_not_have():
+    assert mentions(read_settings(DataLoader(Applies(Whimsical())))) == NOTHING
+
+
+def test_what_puts_samples_together_counts_too():
+    assert mentions(read_settings(DataLoader(list(range(4))))) == NOTHING
+    assert mentions(read_settings(DataLoader(list(range(4)), collate_fn=noise))) == RANDOM

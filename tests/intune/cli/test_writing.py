@@ -1,0 +1,43 @@
+"""Where a command is to write is looked at before its work begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from intune.cli.main import main
+from intune.cli.writing import check_file, check_folder
+from intune.errors import ConfigError
+
+
+def test_what_can_be_written_passes_and_nothing_is_made(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("")
+    for path in (tmp_path / "there", tmp_path / "new", tmp_path / "a" / "b" / "new", None):
+        check_file("html", path)
+    for path in (tmp_path, tmp_path / "new", tmp_path / "a" / "b", None):
+        check_folder("plots", path)
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_what_cannot_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"`html`=.* is a folder; give a file in it"):
+        check_file("html", tmp_path)
+    with pytest.raises(ConfigError, match="file is a file, in which nothing can be written"):
+        check_file("html", tmp_path / "file" / "x.html")
+    with pytest.raises(ConfigError, match=r"`plots`=.* is a file; give a folder"):
+        check_folder("plots", tmp_path / "file")
+    with pytest.raises(ConfigError, match="cannot be written: File name too long"):
+        check_file("html", tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize("words", ["simulate --html", "compare --data x --plot", "simulate --json"])
+def test_commands_look_before_they_work(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main([*words.split(), str(tmp_path / "file" / "x.html")]) == 2
+    said = capsys.readouterr().err
+    assert "is a file, in which nothing can be written" in said
+    assert said.count("\n") == 1
