@@ -69,7 +69,7 @@ class Usable:
         """
         limits = cgroup.read_limits(root)
         total, available = (machine or _machine)()
-        cpus = (affinity or _affinity)()
+        cpus = (affinity or affine_cpus)()
         if limits.cpus is not None:
             cpus = min(cpus, int(limits.cpus))
         memory = total if limits.memory is None else min(total, limits.memory)
@@ -214,7 +214,8 @@ def _machine() -> tuple[int, int]:
     return int(memory.total), int(memory.available)
 
 
-def _affinity() -> int:
+def affine_cpus() -> int:
+    """Processors that this process may run on."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows have no affinity to ask for

@@ -104,11 +104,11 @@ def choose(measured: Measurement, size: int, budget: Budget) -> Choice:
             reason=f"{budget.cpus} copies of the dataset of {format_bytes(size)} are more than the budget's "
             f"{format_bytes(budget.memory)}",
         )
+    if measured.random and measured.wall_s < WORTH_SENDING_S:
+        reason = f"{DRAWS}, and a batch takes {wall_ms:.3g} ms, too little to be sent to a process for"
+        return Choice(kind="here", reason=reason)
     if measured.random:
-        return Choice(
-            kind="process",
-            reason=DRAWS,
-        )
+        return Choice(kind="process", reason=DRAWS)
     if budget.cpus == 1:
         return Choice(kind="thread", reason="there is one CPU, of which processes make no more")
     if measured.waits:

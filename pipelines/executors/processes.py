@@ -1,6 +1,7 @@
 """Worker processes for users' functions that hold Python's lock: a thread hands its block over and waits.
 
-A process is started when a call finds none idle, so there are at most as many as calls run at once. They are
+A process is started when a call finds none idle, so there are at most as many as calls run at once. Starting takes
+seconds: where others work already, the call does not wait for its own, but takes whichever is free first. They are
 fresh interpreters, neither forks of this one, whose threads would be lost in the middle of what they do, nor
 importers of the user's script. What travels how: `packing.py`; what runs in them: `process_worker.py`.
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 import cloudpickle
 
+from intune.pipelines.budget import affine_cpus
 from intune.pipelines.errors import ConfigError, LoaderError, StageError, StageTimeout, WorkerLostError
 from intune.pipelines.executors.process import Process
 from intune.pipelines.operations import call_here
@@ -46,6 +48,10 @@ class ProcessPool:
         self._changed = threading.Condition(threading.RLock())
         self._idle: list[Process] = []
         self._busy: set[Process] = set()
+        self._starting: set[Process] = set()  # beside the calls, each in a thread of its own
+        self._starters = 0
+        self._waiting = 0
+        self._failed_starts = 0
         self._closed = False
         self._used = threading.local()
         self.workers_lost = 0
@@ -66,7 +72,7 @@ class ProcessPool:
             return call_here(stage, block)
         tries = 0
         while True:
-            process = self._borrow()
+            process = self._borrow(stage)
             try:
                 reply = self._ask(process, stage, block)
             except EOFError:
@@ -107,7 +113,7 @@ class ProcessPool:
     def pids(self) -> list[int]:
         """The processes."""
         with self._changed:
-            return [process.pid for process in (*self._idle, *self._busy)]
+            return [process.pid for process in (*self._idle, *self._busy, *self._starting)]
 
     def end_idle(self) -> None:
         """End the processes that do nothing; others begin when there is work."""
@@ -123,19 +129,20 @@ class ProcessPool:
         with self._changed:
             self._closed = True
             idle, self._idle = self._idle, []
-            for process in self._busy:
+            for process in (*self._busy, *self._starting):
                 if process.fresh:
                     process.kill()
+            self._changed.notify_all()
         deadline = time.monotonic() + patience
         for process in idle:
             process.hang_up()
         for process in idle:
             process.end(max(0.0, deadline - time.monotonic()))
         with self._changed:
-            if not self._changed.wait_for(lambda: not self._busy, max(0.0, deadline - time.monotonic())):
-                for process in self._busy:
+            if not self._changed.wait_for(self._still, max(0.0, deadline - time.monotonic())):
+                for process in (*self._busy, *self._starting):
                     process.kill()
-                self._changed.wait_for(lambda: not self._busy, 1.0)
+                self._changed.wait_for(self._still, 1.0)
 
     # ---- inside ----------------------------------------------------------------------------------------------
 
@@ -145,23 +152,76 @@ class ProcessPool:
         self._used.cpu_s = self.cpu_s + cpu_s
         return reply
 
-    def _borrow(self) -> Process:
+    def _still(self) -> bool:
+        return not (self._busy or self._starters)
+
+    def _borrow(self, stage: Map) -> Process:
+        """A process for a call: one that is idle, or a new one where none works; else whichever is free first."""
         with self._changed:
-            while True:
+            self._waiting += 1
+            try:
+                while True:
+                    if self._closed:
+                        raise LoaderError("the loader was closed while this ran")
+                    if not self._idle and any(not process.fresh for process in self._busy):
+                        self._start_beside(stage)
+                        self._changed.wait()
+                        continue
+                    process = self._idle.pop() if self._idle else Process(self._free_number())
+                    if process.alive:
+                        self._busy.add(process)
+                        return process
+                    # It died idle: nothing is lost but the process, so this is nobody's try.
+                    self.workers_lost += 1
+                    logger.warning(
+                        "an idle worker process (pid %d) %s; going on without it",
+                        process.pid,
+                        process.end(0.0),
+                    )
+            finally:
+                self._waiting -= 1
+
+    def _start_beside(self, stage: Map) -> None:
+        """Have a process started for a call that waits for one, in a thread of its own. Each takes a processor for a
+        second or two; half of them stay for those that work."""
+        if self._starters < min(self._waiting, max(1, affine_cpus() // 2)) and self._failed_starts < RETRIES:
+            self._starters += 1
+            thread = threading.Thread(
+                target=self._start, args=(stage,), name="intune-process-starter", daemon=True
+            )
+            thread.start()
+
+    def _start(self, stage: Map) -> None:
+        process: Process | None = None
+        ready = False
+        try:
+            with self._changed:
                 if self._closed:
-                    raise LoaderError("the loader was closed while this ran")
-                process = self._idle.pop() if self._idle else Process(self._free_number())
-                if process.alive:
-                    self._busy.add(process)
-                    return process
-                # It died idle: nothing is lost but the process, so this is nobody's try.
-                self.workers_lost += 1
-                logger.warning(
-                    "an idle worker process (pid %d) %s; going on without it", process.pid, process.end(0.0)
-                )
+                    return
+                process = Process(self._free_number())
+                self._starting.add(process)
+            process.prepare(stage.name, self._functions[stage.name])
+            ready = True
+        except (EOFError, WorkerLostError, StageError) as error:
+            if not self._closed:
+                self._failed_starts += 1
+                logger.warning("a further worker process did not start (%s); going on with fewer", error)
+        finally:
+            with self._changed:
+                kept = ready and not self._closed
+                if process is not None and kept:
+                    self._idle.append(process)
+            if process is not None and not kept:
+                process.hang_up()
+                process.end(1.0 if ready else 0.0)
+            with self._changed:
+                self._starters -= 1
+                if process is not None:
+                    self._starting.discard(process)
+                self._changed.notify_all()
 
     def _free_number(self) -> int:
-        taken = {process.number for process in (*self._idle, *self._busy)}
+        taken = {process.number for process in (*self._idle, *self._busy, *self._starting)}
         return next(number for number in itertools.count() if number not in taken)
 
     def _give_back(self, process: Process) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import logging
+import random
 import sqlite3
 import threading
 import time
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from intune.adapters import dataloader_choice
 from intune.adapters.dataloader_choice import choose, choose_before
 from intune.adapters.dataloader_probe import Measurement, Probe, speed_up_of
 from intune.adapters.dataloader_settings import read_settings
@@ -186,6 +188,13 @@ def test_the_first_batches_are_made_once_and_the_reason_is_logged(caplog):
     assert "of which it waits" in caplog.text
 
 
+@pytest.fixture
+def worth_sending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches count as dear enough to be made in a process, however quickly they are made."""
+    monkeypatch.setattr(dataloader_choice, "WORTH_SENDING_S", 0.0)
+
+
+@pytest.mark.usefixtures("worth_sending")
 def test_batches_that_cannot_be_sent_are_made_in_this_process():
     def collate(samples):
         return torch.rand(()), threading.Lock()
@@ -198,6 +207,26 @@ def test_batches_that_cannot_be_sent_are_made_in_this_process():
         )
 
 
+def seed_all(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
+
+
+def test_cheap_batches_with_random_numbers_are_those_of_the_dataloader():
+    """In a process they would have other numbers, and take longer."""
+    for dataset in (Noisy(8), Samples(8)):
+        plain = DataLoader(dataset, 2, shuffle=True)
+        seed_all(5)
+        expected = [(batch.tolist(), torch.rand(()).item()) for _ in range(2) for batch in plain]
+        seed_all(5)
+        with wrap(plain) as loader:
+            found = [(batch.tolist(), torch.rand(()).item()) for _ in range(2) for batch in loader]
+            assert loader.workshop.choice.kind == ("here" if isinstance(dataset, Noisy) else "thread")
+        assert found == expected
+
+
+@pytest.mark.usefixtures("worth_sending")
 def test_code_that_draws_random_numbers_goes_to_processes_and_so_does_one_that_opens_files(tmp_path):
     with wrap(DataLoader(Noisy(8), 2)) as loader:
         next(iter(loader))

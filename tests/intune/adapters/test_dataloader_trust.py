@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from intune.adapters import dataloader_workshop
+from intune.adapters import dataloader_choice, dataloader_workshop
 from intune.adapters.dataloader_choice import Choice
 from intune.adapters.dataloader_copies import copied, difference
 from intune.adapters.dataloader_indices import Item
@@ -93,7 +93,9 @@ def test_processes_in_which_the_code_fails_are_not_used(monkeypatch):
         assert "cannot make a batch (AssertionError: elsewhere" in loader.workshop.choice.reason
 
 
-def test_random_code_is_compared_from_the_same_random_numbers_and_else_by_its_looks():
+def test_random_code_is_compared_from_the_same_random_numbers_and_else_by_its_looks(monkeypatch):
+    monkeypatch.setattr(dataloader_choice, "WORTH_SENDING_S", 0.0)
+
     class Unseeded(Noisy):
         def __getitem__(self, i):
             return super().__getitem__(i), os.urandom(2)[0] / 7
@@ -207,7 +209,9 @@ def test_what_was_opened_is_found_at_any_depth_and_left_as_it_was():
 
 
 @pytest.mark.parametrize(("workers", "start"), [(0, 8), (2, 0), (2, 8)])
-def test_rare_draws_are_the_same_in_every_run_and_leave_the_trainers_alone(workers, start):
+def test_rare_draws_are_the_same_in_every_run_and_leave_the_trainers_alone(workers, start, monkeypatch):
+    monkeypatch.setattr(dataloader_choice, "WORTH_SENDING_S", 0.0)
+
     def run(tuned):
         torch.manual_seed(0)
         loader = DataLoader(RareDraws(40, start), 2, num_workers=workers)

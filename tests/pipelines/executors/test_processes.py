@@ -15,6 +15,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -356,16 +357,19 @@ def test_a_function_that_hangs_is_ended(data):
             pass
         return block
 
+    def workers() -> int:
+        return sum(not thread.name.startswith("intune-process-starter") for thread in threading.enumerate())
+
     threads = threading.active_count()
     pipe = Pipeline.from_parquet(data).batch(BATCH).map(function, workers="process", timeout=0.3)
     with pipe.loader(executor="threads", allocation={"transform": 2}) as loader:
         with pytest.raises(StageTimeout, match=r"stage 'transform', batch.* 6.*`timeout`=0.3 s"):
             list(loader)
-        started = threading.active_count() - threads
+        started = workers() - threads
         loader.set_epoch(0)
         with pytest.raises(StageTimeout):
             list(loader)
-        assert threading.active_count() - threads == started  # none was given up
+        assert workers() - threads == started  # none was given up
         assert loader.stats().workers_lost == 0
     assert threading.active_count() == threads
 
@@ -787,7 +791,7 @@ def numbered_function():
 def test_processes_have_numbers_and_the_number_of_a_dead_one_is_given_again():
     pool, stage = pool_of(numbered_function())
     try:
-        one, other = pool._borrow(), pool._borrow()
+        one, other = pool._borrow(stage), pool._borrow(stage)
         assert (one.number, other.number) == (0, 1)
         pool._give_back(one)
         pool._give_back(other)
@@ -798,7 +802,7 @@ def test_processes_have_numbers_and_the_number_of_a_dead_one_is_given_again():
         os.waitid(os.P_PID, first["pid"], os.WEXITED | os.WNOWAIT)
         numbers = []
         for _ in range(2):
-            process = pool._borrow()
+            process = pool._borrow(stage)
             numbers.append(process.number)
         assert sorted(numbers) == [0, 1]
         for process in list(pool._busy):
@@ -820,3 +824,48 @@ def test_a_function_can_be_replaced_by_another_in_the_same_process():
         assert first["pid"] == second["pid"]
     finally:
         pool.close()
+
+
+# ---- processes that start --------------------------------------------------------------------------------------
+
+
+def test_work_goes_on_while_further_processes_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that finds none idle takes whichever is free first, and does not wait for one of its own to start."""
+    stage = Map(function=lambda block: {**block, "pid": np.full(1, os.getpid())}, workers="process", name="f")
+    pool = ProcessPool([stage])
+    block = {"x": np.zeros(1)}
+    first = int(pool(stage, block)["pid"][0])
+    held = threading.Event()
+    prepare = Process.prepare
+
+    def slowly(self: Process, name: str, function: bytes) -> None:
+        if self.fresh:
+            held.wait(60.0)
+        prepare(self, name, function)
+
+    monkeypatch.setattr(Process, "prepare", slowly)
+    with ThreadPoolExecutor(4) as threads:
+        began = time.perf_counter()
+        made = list(threads.map(lambda _: int(pool(stage, block)["pid"][0]), range(40)))
+        assert set(made) == {first}
+        assert time.perf_counter() - began < 30.0
+        held.set()
+    pool.close(10.0)
+    assert not pool.pids()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("intune-process")]
+
+
+def test_a_process_that_is_still_starting_does_not_hold_up_the_end() -> None:
+    stage = Map(function=lambda block: block, workers="process", name="f")
+    pool = ProcessPool([stage])
+    pool(stage, {"x": np.zeros(1)})
+    with pool._changed:
+        pool._waiting = 1
+        pool._start_beside(stage)
+        pool._waiting = 0
+    began = time.perf_counter()
+    pool.close(20.0)
+    assert time.perf_counter() - began < 10.0
+    assert not pool.pids()
+    with pytest.raises(LoaderError):
+        pool(stage, {"x": np.zeros(1)})
