@@ -109,20 +109,23 @@ def decision_of(
 ) -> Decision:
     """A proposal for one job as an allocation with a reason; None where it changes nothing.
 
-    Where it is `bounded`, what is more than `Measurement.slot_limit` is cut as a simulated job would cut it.
+    Where it is `bounded`, slots are not raised beyond `Measurement.slot_limit`; those in force may stay above it where
+    the machine has shrunk.
     """
     reason = proposal.explain(0)
     limit = max(float(measured.slot_limit[0]), 1.0) if bounded else np.inf
-    pool = int(min(proposal.pool[0], limit))
+    pool, now = int(proposal.pool[0]), int(measured.pool[0])
     if pool > 0:
-        same = pool == int(measured.pool[0])
-        return Decision(allocation=None if same else Allocation.shared(pool), reason=reason)
-    wanted = np.where(measured.present, proposal.slots, 0.0)
-    slots = feasible(measured.present, measured.slots, wanted, np.full(1, limit))[0].astype(int)
+        given = int(min(pool, max(limit, now)))
+        return Decision(allocation=None if given == now else Allocation.shared(given), reason=reason)
     count = len(stages)
-    same = measured.pool[0] == 0 and bool((slots[:count] == np.rint(measured.slots[0, :count])).all())
-    given = Allocation.per_stage(dict(zip(stages, slots[:count].tolist(), strict=True)))
-    return Decision(allocation=None if same else given, reason=reason)
+    wanted = np.where(measured.present, np.maximum(np.rint(proposal.slots), 1.0), 0.0)
+    if now == 0 and bool((wanted[0, :count] == np.rint(measured.slots[0, :count])).all()):
+        return Decision(allocation=None, reason=reason)
+    slots = feasible(measured.present, measured.slots, wanted, np.full(1, limit))[0].astype(int)
+    same = now == 0 and bool((slots[:count] == np.rint(measured.slots[0, :count])).all())
+    made = Allocation.per_stage(dict(zip(stages, slots[:count].tolist(), strict=True)))
+    return Decision(allocation=None if same else made, reason=reason)
 
 
 def keep(measured: Measurement, reason: str | Callable[[int], str]) -> Proposal:

@@ -165,6 +165,9 @@ class Referee(Agent):
         waits = (self._hold > 0) & sound & ~worse
         self._failed_pool[resized] = -1.0
         self._remember_failures(measured, worse, count >= 2)
+        # What was measured is still, in part at least, what the machine before did.
+        stale = sound & resized & ~first
+        waits |= stale
         known = sound & ~worse & ~undecided & ~waits & self._has_failed(asked, measured)
         slots = np.where(
             worse[:, None],
@@ -191,6 +194,8 @@ class Referee(Agent):
                 return (
                     f"keep: the change brought {gain[i]:+.1%} so far, which one more interval has to confirm"
                 )
+            if stale[i]:
+                return "keep: the machine has another size, and this interval still shows the one before"
             if waits[i]:
                 return f"keep: the last change did not help; next try in {self._hold[i]:.0f} intervals"
             if known[i]:
