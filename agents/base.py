@@ -53,11 +53,13 @@ class Agent(ABC):
 
     Attributes:
         name: by which it is known in the registry, on the command line and in `intune.tune`.
-        bounded: whether its decisions are cut to `Measurement.slot_limit`; not where a person said how many.
+        bounded: whether its decisions are cut to what `Measurement.slot_limit` has been at most; not where a person said
+            how many. (On a machine that has shrunk, slots that wait for something else may be worth as much as before.)
     """
 
     name: str = ""
     bounded: bool = True
+    _most_slots: float = 1.0
 
     @abstractmethod
     def start(self, jobs: int, stages: int) -> None:
@@ -101,27 +103,24 @@ class Agent(ABC):
         proposal = self.propose(measured)
         if not measured.sound()[0]:
             return Decision(allocation=None, reason=unsound_reason(measured))
-        return decision_of(measured, proposal, stages, bounded=self.bounded)
+        self._most_slots = max(self._most_slots, float(measured.slot_limit[0]))
+        return decision_of(measured, proposal, stages, limit=self._most_slots if self.bounded else np.inf)
 
 
 def decision_of(
-    measured: Measurement, proposal: Proposal, stages: Sequence[str], *, bounded: bool = True
+    measured: Measurement, proposal: Proposal, stages: Sequence[str], *, limit: float
 ) -> Decision:
     """A proposal for one job as an allocation with a reason; None where it changes nothing.
 
-    Where it is `bounded`, slots are not raised beyond `Measurement.slot_limit`; those in force may stay above it where
-    the machine has shrunk.
+    Slots are cut to `limit`.
     """
     reason = proposal.explain(0)
-    limit = max(float(measured.slot_limit[0]), 1.0) if bounded else np.inf
     pool, now = int(proposal.pool[0]), int(measured.pool[0])
     if pool > 0:
-        given = int(min(pool, max(limit, now)))
+        given = int(min(pool, limit))
         return Decision(allocation=None if given == now else Allocation.shared(given), reason=reason)
     count = len(stages)
-    wanted = np.where(measured.present, np.maximum(np.rint(proposal.slots), 1.0), 0.0)
-    if now == 0 and bool((wanted[0, :count] == np.rint(measured.slots[0, :count])).all()):
-        return Decision(allocation=None, reason=reason)
+    wanted = np.where(measured.present, proposal.slots, 0.0)
     slots = feasible(measured.present, measured.slots, wanted, np.full(1, limit))[0].astype(int)
     same = now == 0 and bool((slots[:count] == np.rint(measured.slots[0, :count])).all())
     made = Allocation.per_stage(dict(zip(stages, slots[:count].tolist(), strict=True)))
