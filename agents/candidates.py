@@ -27,6 +27,9 @@ HOPE = 0.03
 IDLE = 0.08
 """The same of idle processors: some of what they seem to spare is the system's, or lost between tasks."""
 
+FAIR = 0.9
+"""Share of what is delivered that another allocation has to promise to be worth a try."""
+
 SAME = 0.02
 """Loss that fewer slots are expected to bring at most."""
 
@@ -77,7 +80,9 @@ def promising(options: Candidates, measured: Measurement) -> Bools:
     leaner = (total < total[:, :1]) & (options.rate >= (1.0 - SAME) * now[:, None])
     # What no longer fits into memory has to be left, whatever that brings.
     fits = options.memory[:, 0] <= measured.memory_limit
-    chosen: Bools = hope[:, None] | leaner | ~fits[:, None]
+    # The twin may be a little wrong, but what it expects to be clearly worse is not worth a try.
+    fair = options.rate >= FAIR * now[:, None]
+    chosen: Bools = (hope[:, None] & fair) | leaner | ~fits[:, None]
     chosen[:, 0] = True
     return chosen
 
