@@ -52,6 +52,9 @@ CLAIMS: Mapping[str, Measurement] = {
     "unified-criteo": Measurement(
         module="benchmarks.models.unified", arguments=("criteo",), data="criteo-1m"
     ),
+    "unified-criteo-4m": Measurement(
+        module="benchmarks.models.unified", arguments=("criteo",), data="criteo-4m"
+    ),
     "teacher": Measurement(module="benchmarks.models.unified", arguments=("teacher",), data="criteo-4m"),
     "sequences": Measurement(module="benchmarks.models.sequences", arguments=(), data="ml-100k-sessions"),
     "trends-market": Measurement(module="benchmarks.models.trends", arguments=("market",), data="market"),
