@@ -53,8 +53,8 @@ class Agent(ABC):
 
     Attributes:
         name: by which it is known in the registry, on the command line and in `intune.tune`.
-        bounded: whether its decisions are cut to what `Measurement.slot_limit` has been at most; not where a person said
-            how many. (On a machine that has shrunk, slots that wait for something else may be worth as much as before.)
+        bounded: whether its decisions are cut to what `Measurement.slot_limit` has been at most; not where a person
+            said how many. (On a machine that has shrunk, slots that wait may be worth as much as before.)
     """
 
     name: str = ""

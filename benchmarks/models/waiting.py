@@ -43,6 +43,7 @@ WORKLOADS: Mapping[str, tuple[str, ...]] = {
     "sasrec": ("ml-100k-sessions", "--width", "64", *ENDLESS),
     "gru4rec": ("ml-100k-sessions", "--width", "64", *ENDLESS),
     "llm2bert4rec": ("ml-100k-sessions", "--width", "64", "--heads", "2", *ENDLESS),
+    "llm-seq-prompt": ("ml-100k-sessions", *ENDLESS),
     "trendrec": ("market", "--season", "12", "--item-epochs", "6", "--epochs", "6"),
 }
 """The data set of each, and options: those end no run, but TrendRec's, whose two trainings both belong to it."""
