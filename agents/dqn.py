@@ -113,8 +113,8 @@ class DQN(Agent):
         worth[leave, 0] = -np.inf
         choice = worth.argmax(axis=1)
         rows = np.arange(len(measured))
-        gain = np.where(leave, 0.0, worth[rows, choice] - np.where(leave, 0.0, worth[:, 0]))
-        stay = (gain < SETTLED) & ~leave
+        gain = worth[rows, choice] - worth[:, 0]  # infinite where staying is out of the question
+        stay = gain < SETTLED
         # A candidate that comes to what is in force is staying by another name.
         slots, pool = options.slots[rows, choice], options.pool[rows, choice]
         same = (pool == measured.pool) & (
@@ -127,12 +127,12 @@ class DQN(Agent):
             self._online.decided(seen, choice, measured, options.target, slots, pool)
 
         def explain(i: int) -> str:
-            return _reason(options, measured, i, int(choice[i]), None if leave[i] else float(gain[i]))
+            return _reason(options, measured, i, int(choice[i]), float(gain[i]))
 
         return where_sound(measured, Proposal(slots=slots, pool=pool, explain=explain), sound)
 
 
-def _reason(options: Candidates, measured: Measurement, i: int, choice: int, gain: float | None) -> str:
+def _reason(options: Candidates, measured: Measurement, i: int, choice: int, gain: float) -> str:
     now = measured.delivered[i]
     if choice == 0:
         return f"keep: {now:,.0f} rows/s; of {len(NAMES) - 1} rehearsed allocations none is worth noticeably more"
@@ -142,7 +142,8 @@ def _reason(options: Candidates, measured: Measurement, i: int, choice: int, gai
         given = f"a pool of {options.pool[i, choice]:.0f} slots"
     else:
         given = "slots " + "/".join(f"{n:.0f}" for n in options.slots[i, choice][measured.present[i]])
-    why = "what is in force may not fit" if gain is None else f"worth {gain:+.3f} more than staying"
+    staying = np.isfinite(gain)
+    why = f"worth {gain:+.3f} more than staying" if staying else "what is in force may not fit"
     return (
         f"{NAMES[choice]}: {given}; the twin expects {expected:,.0f} rows/s (now {now:,.0f}) "
         f"with at most {memory:.0%} of the memory limit, {why}"

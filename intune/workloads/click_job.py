@@ -17,7 +17,6 @@ from intune.pipelines import Budget, Loader
 from intune.pipelines.errors import ConfigError
 from intune.workloads.checkpoint import read_checkpoint
 from intune.workloads.click_data import ClickData, check_held_out_labels, find_click_data, to_batches
-from intune.workloads.click_events import logged
 from intune.workloads.click_model import ClickModel, OptimizerName, Schedule
 from intune.workloads.click_tables import IdRule, TableChoice, with_tables
 from intune.workloads.dcnv2 import DCNv2, DCNv2Config, Structure
@@ -29,6 +28,7 @@ from intune.workloads.metrics import score
 from intune.workloads.optim import decay_linearly, make_optimizer
 from intune.workloads.table_sizes import DEMO_TABLE_ROWS
 from intune.workloads.training import Trainer, TrainOptions
+from intune.workloads.training_events import logged
 
 ModelName: TypeAlias = Literal["dlrm", "dcnv2"]
 AnyConfig: TypeAlias = "DLRMConfig | DCNv2Config"
@@ -191,7 +191,7 @@ def ready(job: ClickJob) -> Iterator[ReadyJob]:
             config=_identity(job, config, steps),
         )
         if job.tensorboard is not None:
-            stack.enter_context(logged(trainer, job.tensorboard))
+            stack.enter_context(logged(trainer, job.tensorboard, split="test"))
         if latest is not None:
             trainer.load_state_dict(read_checkpoint(latest))
         yield ReadyJob(

@@ -26,6 +26,7 @@ from intune.workloads.training import (
     TrainOptions,
     TrainSummary,
 )
+from intune.workloads.training_events import logged
 
 Evaluate = Callable[[], Mapping[str, float]]
 
@@ -277,7 +278,7 @@ def fit(
             on_step=on_step,
         )
         if options.tensorboard is not None:
-            stack.enter_context(_logged(trainer, evaluate, options.tensorboard))
+            stack.enter_context(logged(trainer, options.tensorboard, split="valid"))
         if latest is not None:
             trainer.load_state_dict(read_checkpoint(latest))
         summary = trainer.fit()
@@ -319,29 +320,4 @@ def seeded(seed: int) -> Iterator[None]:
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def _logged(trainer: Trainer, evaluate: Evaluate, folder: Path) -> Iterator[None]:
-    """Let `trainer` write its loss and evaluations to event files."""
-    from intune.event_files import event_writer
-
-    with event_writer(folder) as write:
-        show = trainer.on_step
-
-        def on_step(step: int, loss: float, stats: Any) -> None:
-            write(step, {"loss/train": loss})
-            if show is not None:
-                show(step, loss, stats)
-
-        def logging_evaluate() -> Mapping[str, float]:
-            metrics = evaluate()
-            write(
-                trainer.step, {f"valid/{name.replace('@', '_at_')}": value for name, value in metrics.items()}
-            )
-            return metrics
-
-        trainer.on_step = on_step
-        trainer.evaluate = logging_evaluate
         yield

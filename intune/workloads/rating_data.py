@@ -7,6 +7,7 @@ held-out interactions, what each user has seen, the graph.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,17 @@ from intune.workloads.data.description import read_description
 
 Ints = npt.NDArray[np.int64]
 SplitName: TypeAlias = Literal["train", "valid", "test"]
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say of a table that cannot be read what to do."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path} does not exist; make the data set again with `intune data`") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CorruptError(f"{path} cannot be read ({error}); make the data set again") from error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,30 +90,18 @@ class RatingData:
             NotFoundError, CorruptError, SchemaError: it is not there, or not as it was written.
         """
         path = self.folder / name
-        try:
+        with _explained(path):
             files = arrow_dataset.dataset(path, format="parquet")
             missing = [column for column in columns or () if column not in files.schema.names]
             if missing:
                 raise SchemaError(f"{path} lacks the columns {', '.join(missing)}; make the data set again")
             return files.to_table(columns=None if columns is None else list(columns))
-        except FileNotFoundError as error:
-            raise NotFoundError(
-                f"{path} does not exist; make the data set again with `intune data`"
-            ) from error
-        except (pa.ArrowInvalid, OSError) as error:
-            raise CorruptError(f"{path} cannot be read ({error}); make the data set again") from error
 
     def batches(self, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """One of the tables piece by piece, to look at its beginning; errors as of `table`."""
         path = self.folder / name
-        try:
+        with _explained(path):
             yield from arrow_dataset.dataset(path, format="parquet").to_batches(columns=list(columns))
-        except FileNotFoundError as error:
-            raise NotFoundError(
-                f"{path} does not exist; make the data set again with `intune data`"
-            ) from error
-        except (pa.ArrowInvalid, OSError) as error:
-            raise CorruptError(f"{path} cannot be read ({error}); make the data set again") from error
 
     @cached_property
     def train_pairs(self) -> tuple[Ints, Ints]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,8 +56,16 @@ def test_no_agent_minds_to_be_shown_a_job_that_died(measurement: Measured, name:
         pytest.skip("decides for simulated jobs only")
     agent = Guard(Referee(registry.make(name)))
     agent.start(1, 3)
-    for values in ({}, {"delivered": 0.0, "killed": True}, {"delivered": np.nan, "busy": np.nan}, {}):
-        agent.decide(measurement(**values), STAGES)
+    dead: tuple[dict[str, Any], ...] = (
+        {"delivered": 0.0, "killed": True},
+        {"delivered": np.nan, "busy": np.nan},
+    )
+    agent.decide(measurement(), STAGES)
+    for values in dead:
+        decision = agent.decide(measurement(**values), STAGES)
+        assert decision.allocation is None
+        assert decision.reason.startswith("keep: ")
+    assert agent.decide(measurement(), STAGES).reason
 
 
 def test_decisions_are_cut_to_the_slots_that_may_be_given_out(measurement: Measured) -> None:

@@ -221,7 +221,9 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(
         write_table(self, *args, **options)
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", fill_up)
-    with pytest.raises(StorageError, match=r"no space left to write .*out/(train|test)/part-\d+.parquet; make room"):
+    with pytest.raises(
+        StorageError, match=r"no space left to write .*out/(train|test)/part-\d+.parquet; make room"
+    ):
         write_synthetic(SMALL, tmp_path / "out", threads=threads)
     assert list(tmp_path.iterdir()) == []
     assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]

@@ -1,4 +1,4 @@
-"""Training of click models in TensorBoard's event files."""
+"""Training in TensorBoard's event files."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from intune.workloads.training import Trainer
 
 
 @contextmanager
-def logged(trainer: Trainer, folder: Path) -> Iterator[None]:
-    """Within, `trainer` writes its loss and its evaluations to an event file in `folder`.
+def logged(trainer: Trainer, folder: Path, *, split: str) -> Iterator[None]:
+    """Within, `trainer` writes its loss and its evaluations, on the data called `split`, to an event file in `folder`.
 
     Raises:
         ConfigError: the package for such files is not installed.
@@ -28,7 +28,10 @@ def logged(trainer: Trainer, folder: Path) -> Iterator[None]:
 
         def logging(measure: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
             metrics = measure()
-            write(trainer.step, {f"test/{name}": value for name, value in metrics.items()})
+            # TensorBoard takes no @ in a name.
+            write(
+                trainer.step, {f"{split}/{name.replace('@', '_at_')}": each for name, each in metrics.items()}
+            )
             return metrics
 
         trainer.on_step = on_step
