@@ -10,6 +10,7 @@ holds it), what is in force instead is what later changes are compared with.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -119,15 +120,7 @@ class Referee(Agent):
         asked = self.agent.propose(measured)
         sound = measured.sound()
         self._age += 1.0
-        # A little more or less of either is what other programs leave, not a machine of another size.
-        resized = (np.abs(measured.cpus / np.maximum(self._cpus, 1e-9) - 1.0) > RESIZED) | (
-            np.abs(measured.memory_limit / np.maximum(self._limit, 1.0) - 1.0) > RESIZED
-        )
-        first = self._cpus == 0
-        left = measured.cpus / np.where(self._cpus > 0, self._cpus, measured.cpus)
-        self._shrunk *= np.where(resized & (left < 1.0 - RESIZED), left, 1.0)
-        self._cpus = np.where(resized, measured.cpus, self._cpus)
-        self._limit = np.where(resized, measured.memory_limit, self._limit)
+        resized, first = self._see_machine(measured)
         rate = measured.delivered
         same = self._in_force(measured)
         # After a resize, before anything is known, or where a guard did not let the job return to what was before,
@@ -177,35 +170,28 @@ class Referee(Agent):
         pool = np.where(worse, self._pool, np.where(undecided | waits | known, measured.pool, asked.pool))
         part = self._shrunk
         shrink = self._shrink(measured, sound & ~resized & ~on_trial)
-        if shrink.any():
-            fewer_slots = np.maximum(np.rint(measured.slots * part[:, None]), 1.0) * measured.present
-            slots = np.where(shrink[:, None], fewer_slots, slots)
-            pool = np.where(shrink, np.ceil(measured.pool * part), pool)
+        pool = np.where(shrink, np.ceil(measured.pool * part), pool)
+        verdict = _Verdict(
+            shrink=shrink, worse=worse, undecided=undecided, stale=stale, waits=waits, known=known, gain=gain,
+            hold=self._hold,
+        )  # fmt: skip
+        return Proposal(slots=slots, pool=pool, explain=lambda i: verdict.said(i) or asked.explain(i))
 
-        def explain(i: int) -> str:
-            if shrink[i]:
-                return "as many slots for each processor as before: there are fewer now, and slots queue for them"
-            if worse[i]:
-                return (
-                    f"back to what was before: the change brought {gain[i]:+.1%}; next try in "
-                    f"{self._hold[i]:.0f} intervals"
-                )
-            if undecided[i]:
-                return (
-                    f"keep: the change brought {gain[i]:+.1%} so far, which one more interval has to confirm"
-                )
-            if stale[i]:
-                return "keep: the machine has another size, and this interval still shows the one before"
-            if waits[i]:
-                return f"keep: the last change did not help; next try in {self._hold[i]:.0f} intervals"
-            if known[i]:
-                return "keep: what the agent would try was tried before, and delivered less"
-            return asked.explain(i)
-
-        return Proposal(slots=slots, pool=pool, explain=explain)
+    def _see_machine(self, measured: Measurement) -> tuple[Bools, Bools]:
+        """``[N]`` whether the machine has got another size, and whether it is the first that is seen."""
+        # A little more or less of either is what other programs leave, not a machine of another size.
+        resized = (np.abs(measured.cpus / np.maximum(self._cpus, 1e-9) - 1.0) > RESIZED) | (
+            np.abs(measured.memory_limit / np.maximum(self._limit, 1.0) - 1.0) > RESIZED
+        )
+        first = self._cpus == 0
+        left = measured.cpus / np.where(first, measured.cpus, self._cpus)
+        self._shrunk *= np.where(resized & (left < 1.0 - RESIZED), left, 1.0)
+        self._cpus = np.where(resized, measured.cpus, self._cpus)
+        self._limit = np.where(resized, measured.memory_limit, self._limit)
+        return resized, first
 
     def _shrink(self, measured: Measurement, settled: Bools) -> Bools:
-        """``[N]`` whether to try as many slots for each processor as before the machine shrank."""
+        """``[N]`` whether to try a pool of as many slots for each processor as before the machine shrank."""
         at_work = np.where(measured.present, np.nan_to_num(measured.busy), 0.0).sum(axis=1)
         each = at_work / np.maximum(np.nan_to_num(measured.cpus_used), 1e-9)
         known = self._shrunk == 1.0
@@ -248,3 +234,34 @@ class Referee(Agent):
 
     def _total(self, slots: Floats, pool: Floats, measured: Measurement) -> Floats:
         return np.where(pool > 0, pool, (slots * measured.present).sum(axis=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Verdict:
+    """What became of N jobs, ``[N]`` each: the first that is true, in this order; `gain` and `hold` are told."""
+
+    shrink: Bools
+    worse: Bools
+    undecided: Bools
+    stale: Bools
+    waits: Bools
+    known: Bools
+    gain: Floats
+    hold: Floats
+
+    def said(self, i: int) -> str:
+        """In words; nothing where the agent has its way."""
+        gain, hold = f"the change brought {self.gain[i]:+.1%}", f"next try in {self.hold[i]:.0f} intervals"
+        if self.shrink[i]:
+            return "as many slots for each processor as before: there are fewer now, and slots queue for them"
+        if self.worse[i]:
+            return f"back to what was before: {gain}; {hold}"
+        if self.undecided[i]:
+            return f"keep: {gain} so far, which one more interval has to confirm"
+        if self.stale[i]:
+            return "keep: the machine has another size, and this interval still shows the one before"
+        if self.waits[i]:
+            return f"keep: the last change did not help; {hold}"
+        if self.known[i]:
+            return "keep: what the agent would try was tried before, and delivered less"
+        return ""
