@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 import sysconfig
+from functools import cache
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -66,7 +67,13 @@ def _become(module: ModuleType, key: str, now: Any, value: Any) -> None:
 
 def _is_users(module: Any) -> bool:
     file = getattr(module, "__file__", None) if type(module) is ModuleType else None
-    return isinstance(file, str) and not os.path.realpath(file).startswith(_INSTALLED)
+    return isinstance(file, str) and not _is_installed(file)
+
+
+@cache
+def _is_installed(file: str) -> bool:
+    """Asked at every epoch of some two thousand modules; resolving a path takes the system a while."""
+    return os.path.realpath(file).startswith(_INSTALLED)
 
 
 def _is_sent(name: str, value: Any) -> bool:

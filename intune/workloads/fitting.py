@@ -182,8 +182,7 @@ class EarlyStopping:
         Raises:
             ConfigError: there the best was chosen by another metric, whose values cannot be compared with this one's.
         """
-        # Checkpoints of before do not say.
-        before = state.get("metric", self.metric), state.get("higher_is_better", self.higher_is_better)
+        before = state["metric"], state["higher_is_better"]
         if before != (self.metric, self.higher_is_better):
             raise ConfigError(
                 f"the checkpoint's best model was chosen by {_said(*before)}, but now it would be by "

@@ -28,7 +28,7 @@ FORMAT = 1
 """Version of what a checkpoint holds."""
 
 NO_MATTER = ("cutoffs", "device")
-"""Configuration that checkpoints of before may hold, though it does not decide how training goes on."""
+"""Options that do not decide how training goes on, and so are no part of what a checkpoint must agree with."""
 
 Batch: TypeAlias = Mapping[str, Any]
 
@@ -264,7 +264,7 @@ class Trainer:
             raise CorruptError(f"the checkpoint has format {state['format']}, but this is format {FORMAT}")
         differing = [
             f"{name} was {state['config'].get(name)!r} and is {self._config.get(name)!r}"
-            for name in sorted((state["config"].keys() | self._config.keys()) - set(NO_MATTER))
+            for name in sorted(state["config"].keys() | self._config.keys())
             if _plain(state["config"].get(name)) != _plain(self._config.get(name))
         ]
         if differing:

@@ -328,16 +328,6 @@ def test_a_checkpoint_whose_best_was_chosen_otherwise_is_refused(
         run(data, Line(), evaluate, epochs=2, checkpoints=tmp_path, resume=True, **other)
 
 
-def test_a_checkpoint_that_does_not_say_how_the_best_was_chosen_is_taken() -> None:
-    before = EarlyStopping("score")
-    before.look(1, Evaluation(step=1, metrics={"score": 0.5}), Line())
-    state = before.state_dict()
-    del state["metric"], state["higher_is_better"]
-    after = EarlyStopping("score")
-    after.load_state_dict(state)
-    assert after.history == before.history
-
-
 def test_what_cannot_be_used_is_refused_before_a_step_is_taken(data: Path, tmp_path: Path) -> None:
     def never() -> dict[str, float]:
         raise AssertionError("trained and evaluated")
