@@ -45,14 +45,16 @@ class Bottleneck(Agent):
         waits = ~(measured.waiting <= self._enough)
         added = np.where(waits, np.clip(room, 0.0, self._step), 0.0)
         slots[np.arange(len(slots)), slowest] += added
+        more = added > 0
+        slots = np.where(more[:, None], slots, measured.slots)  # a pool stays one, too
 
         def explain(i: int) -> str:
             if not waits[i]:
                 return "keep: the trainer hardly waits for data"
-            if added[i] <= 0:
+            if not more[i]:
                 return f"keep: stage {slowest[i]} is the slowest, but no slot is left to give"
             rate = makes[i, slowest[i]]
             return f"stage {slowest[i]} is the slowest with at most {rate:,.0f} rows/s: {added[i]:.0f} slot(s) more"
 
-        proposal = Proposal(slots=slots, pool=np.zeros(len(measured)), explain=explain)
+        proposal = Proposal(slots=slots, pool=np.where(more, 0.0, measured.pool), explain=explain)
         return where_sound(measured, proposal, known(measured))

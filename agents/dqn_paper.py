@@ -171,16 +171,21 @@ class DQNPaper(Agent):
             measured.present, now, np.maximum(now + steps, 1.0), np.nan_to_num(measured.slot_limit)
         )
         present = measured.present
+        none = ~(steps * present).any(axis=1)
+        slots = np.where(none[:, None], measured.slots, slots)
+        pool = np.where(none, measured.pool, 0.0)
+        same = (measured.pool == 0) & (slots == measured.slots).all(axis=1, where=present)
 
         def explain(i: int) -> str:
-            moves = "/".join(f"{step:+.0f}" for step in steps[i][present[i]])
-            if not steps[i][present[i]].any():
+            if none[i]:
                 return "keep: the network values no increment of any stage above none"
-            return (
+            moves = "/".join(f"{step:+.0f}" for step in steps[i][present[i]])
+            said = (
                 f"increments {moves} are worth most to the network, from latency, free CPUs and memory alone"
             )
+            return f"keep: {said}, but there are no slots for them" if same[i] else said
 
-        return where_sound(measured, Proposal(slots=slots, pool=np.zeros(len(slots)), explain=explain), sound)
+        return where_sound(measured, Proposal(slots=slots, pool=pool, explain=explain), sound)
 
 
 class Tuner:

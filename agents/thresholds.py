@@ -50,10 +50,12 @@ class Thresholds(Agent):
         room = np.maximum(np.floor(np.nan_to_num(measured.slot_limit)) - slots.sum(axis=1), 0.0)
         more = np.diff(np.minimum(wish.cumsum(axis=1), room[:, None]), axis=1, prepend=0.0)
         less = (use <= self._down) & measured.present & (slots > 1)
+        change = more - less
+        none = (change == 0).all(axis=1)
         proposal = Proposal(
-            slots=slots + more - less,
-            pool=np.zeros(len(measured)),
-            explain=lambda i: _words(more[i] - less[i]),
+            slots=np.where(none[:, None], measured.slots, slots + change),
+            pool=np.where(none, measured.pool, 0.0),  # a pool stays one, too
+            explain=lambda i: _words(change[i]),
         )
         return where_sound(measured, proposal)
 

@@ -23,8 +23,8 @@ BLOCKS = 2.0
 BLOCKS_NOISE = 1.0
 """How many times that it may well be more or less."""
 
-KEPT = 1.0 / 16.0
-"""Part of a working set that a stage may hold unseen for each queue; keeps the fit from being undetermined."""
+ROUNDS = 8
+"""In which what is believed, at first next to nothing, comes to count where measurements do not contradict it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +57,24 @@ def fit(measured: Measurement, predicted: Measurement) -> MemoryFit:
     base = base if np.isfinite(base) else float(used.min()) * 0.7
     block = np.nan_to_num(measured.block_bytes[-1, :count])
     believed = np.maximum(BLOCKS * block, 1.0)
-    held = held_slots(predicted.busy[:, :count], measured.slots[:, :count], measured.pool, believed)
     target = used - predicted.memory_queued
     noise = NOISE * used
-    # Everything in units of its own standard deviation; the last rows are what is believed.
-    spread = BLOCKS_NOISE * believed
-    rows = np.concatenate(
-        [
-            np.column_stack([np.ones(len(used)), held]) / noise[:, None],
-            np.diag(np.concatenate([[1.0 / (BASE_NOISE * base + 1.0)], 1.0 / spread])),
-        ]
-    )
-    wanted = np.concatenate([target / noise, [base / (BASE_NOISE * base + 1.0)], believed / spread])
-    scale = np.concatenate([[max(base, 1.0)], believed])
-    found = least_squares.non_negative(rows * scale, wanted, start=np.ones(count + 1)) * scale
-    covariance = np.linalg.inv((rows * scale).T @ (rows * scale))
-    deviation = np.sqrt(np.diag(covariance)) * scale / np.maximum(found, 0.1 * scale)
+    unit = float(used.max())
+    guess = np.concatenate([[base], believed])
+    own = np.concatenate([[BASE_NOISE * base + 1.0], BLOCKS_NOISE * believed])
+    found, spread = guess, np.full(count + 1, unit)
+    for _ in range(ROUNDS):
+        held = held_slots(predicted.busy[:, :count], measured.slots[:, :count], measured.pool, found[1:])
+        # Everything in units of its own standard deviation; the last rows are what is believed.
+        known = np.column_stack([np.ones(len(used)), held]) / noise[:, None]
+        rows = unit * np.concatenate([known, np.diag(1.0 / spread)])
+        wanted = np.concatenate([target / noise, guess / spread])
+        found = least_squares.non_negative(rows, wanted, start=found / unit) * unit
+        # Each slot of user code may hold a model of its own, a thousand times its blocks, and libraries are loaded
+        # late: the further from what was believed measurements are, the less that counts (Cauchy's loss, by weights).
+        spread = np.hypot(own, found - guess)
+    least = 0.1 * np.maximum(guess, 1.0)
+    deviation = np.sqrt(np.diag(np.linalg.inv(rows.T @ rows))) * unit / np.maximum(found, least)
     off = (held @ found[1:] + found[0] + predicted.memory_queued) / used - 1.0
     return MemoryFit(
         base_bytes=float(found[0]),

@@ -38,6 +38,10 @@ class Columns:
         self.prepared: Prepared = replace(prepared, **views)
         self._all = of_jobs + computed
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copies of views are views no more: tables are made again, lest `put` writes where nothing is read.
+        return type(self), (self.jobs,)
+
     def put(self, rows: Any, other: Columns, chosen: Any = slice(None)) -> None:
         """Overwrite the jobs at `rows` by those of `other` at `chosen`, which are of the same widths."""
         for mine, new in zip(self._all, other._all, strict=True):

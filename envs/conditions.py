@@ -141,7 +141,7 @@ def record(jobs: Jobs, normals: NDArray[Any], *, chance: bool = True) -> Tape:
     - *Hiccups*: with probability ``hiccup_rate x interval`` a stage takes ``hiccup_factor`` times as long.
     - *Losses*: with probability ``loss_rate x interval`` a worker dies; one CPU's share of all slots is missing
       for ``loss_seconds`` from the interval's start on.
-    - *Drift*: ``exp(drift x time)``. *Resizes*: as the job's events say.
+    - *Drift*: ``exp(drift x time)``, the exponent cut to -3 ... 3. *Resizes*: as the job's events say.
 
     Args:
         jobs: N jobs.

@@ -53,7 +53,8 @@ class Jobs:
         queue_blocks: ``[N, S]`` blocks per slot that may wait behind the stage.
         storage_bytes, storage_requests: ``[N, S]`` per row, against the storage's shared limits.
         traffic: ``[N, S]`` bytes per row to and from memory, against its bandwidth.
-        drift: ``[N, S]`` growth of the cost per row, 1/s (0.001: e times as dear after 1,000 s).
+        drift: ``[N, S]`` growth of the cost per row, 1/s (0.001: e times as dear after 1,000 s), up to e^3 times
+            either way.
         most_slots: ``[N, S]`` slots that the stage can use at all (a source with few files).
         crowding: ``[N, S]`` growth of the processor seconds per row with every further slot of the stage at work, as
             a share: what is spent on waiting for the kernel's locks (pages of large working sets) or on misses of a

@@ -217,7 +217,10 @@ def reset_options(
         if ids.min() < 0 or ids.max() >= MOST_JOBS:
             raise ConfigError(f"`job`={options['job']!r} of `reset` must be from 0 to {MOST_JOBS - 1}")
     if options.get("slots") is not None:
-        asked = np.asarray(options["slots"], dtype=np.float64)
+        try:
+            asked = np.asarray(options["slots"], dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ConfigError(f"`slots`={options['slots']!r} of `reset` must be numbers") from None
         if asked.shape not in ((stages,), (len(drawn), stages)):
             raise ConfigError(f"`slots` of `reset` has shape {asked.shape}, but ({stages},) is needed")
         if not np.isfinite(asked).all() or asked.min() < 0:

@@ -28,8 +28,8 @@ class Simulator:
         jobs: their parameters. Copied.
         tape: the world around them; by default without chance.
         steps: intervals after which that default stands still; None for never.
-        restart_seconds: how long a job that ran out of memory stands still before it starts again, with the
-            allocation it started from.
+        restart_seconds: how long a job that ran out of memory stands still before it starts again, with one slot a
+            stage.
     """
 
     def __init__(

@@ -128,7 +128,10 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         if seed is not None or not succession.started:
             succession.start(first_job(int(self.np_random.integers(2**32)) if seed is None else seed))
         rows = np.flatnonzero(mask)
-        ids, slots = reset_options(given, succession.numbers(len(rows)), self.stages)
+        drawn = np.zeros(self.num_envs, dtype=np.int64)
+        drawn[rows] = succession.numbers(len(rows))
+        ids, slots = reset_options(given, drawn, self.stages)
+        ids, slots = ids[rows], None if slots is None else slots[rows]
         self._ended[rows] = False
         if len(rows) == self.num_envs:
             self._chunks = self._each(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from intune.comparing import Outcome, ratio
 from intune.pipelines.budget import format_bytes
-from intune.pipelines.errors import ConfigError
 from intune.report_charts import Series, shortened, time_chart
 from intune.report_page import key, page_of
 from intune.simulation.page import LIGHT
@@ -18,7 +18,7 @@ def page(outcomes: Sequence[Outcome], *, data: str, reference: str) -> str:
     """The whole page."""
     rows = "".join(
         f'<tr><td>{escape(one.agent)}</td><td class="n">{shortened(one.rate)}</td>'
-        f'<td class="n">{ratio(one, outcomes, reference):.2f}×</td><td class="n">{shortened(one.settled)}</td>'
+        f'<td class="n">{_times(ratio(one, outcomes, reference))}</td><td class="n">{shortened(one.settled)}</td>'
         f'<td class="n">{one.waiting:.0%}</td><td class="n">{format_bytes(one.memory)}</td>'
         f"<td>{escape(words(one))}</td></tr>"
         for one in best_first(outcomes)
@@ -40,15 +40,9 @@ def page(outcomes: Sequence[Outcome], *, data: str, reference: str) -> str:
 
 
 def draw(outcomes: Sequence[Outcome], path: Path) -> None:
-    """A picture of the rates over time and of the whole runs.
+    """A picture of the rates over time and of the whole runs."""
+    import matplotlib
 
-    Raises:
-        ConfigError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        raise ConfigError("`plot` needs matplotlib; install it with: pip install 'intune[plots]'") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -66,6 +60,10 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+
+
+def _times(number: float) -> str:
+    return "–" if math.isnan(number) else f"{number:.2f}×"
 
 
 def best_first(outcomes: Sequence[Outcome]) -> list[Outcome]:

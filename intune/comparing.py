@@ -136,7 +136,7 @@ def _run(tuned: Tuned, name: str, config: ProfileConfig, watch: Callable[[int, f
                 look(seconds)
             if over:
                 break
-        if rows[-1] == 0 and not over:
+        if not over and tuned.stats().rows == 0:
             raise ConfigError("`data` has fewer rows than a batch; there is nothing to compare with")
     stats = tuned.stats()
     failure = "" if tuned.failure is None else f"{type(tuned.failure).__name__}: {tuned.failure}"

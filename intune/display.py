@@ -61,7 +61,7 @@ class View:
 def line(view: View) -> str:
     """One line for a log."""
     now, whole = view.now, view.whole
-    stages = " ".join(f"{stage.name}={_slots(stage, now)}@{stage.occupancy:.0%}" for stage in now.stages)
+    stages = " ".join(f"{stage.name}={_slots(stage, now)}@{_share(stage, now):.0%}" for stage in now.stages)
     return (
         f"step {view.done:,}/{view.total:,}  loss {view.loss:.4f}  {_count(now.rows_per_s)} rows/s  "
         f"waiting {now.wait_share:.0%}  memory {format_bytes(whole.memory_held)} of "
@@ -98,6 +98,11 @@ def panel(view: View, title: str) -> RenderableType:
     if notes := _notes(whole):
         parts.append(Text(notes, style="yellow"))
     return Panel(Group(*parts), title=title, title_align="left", border_style="dim")
+
+
+def can_draw(console: Console) -> bool:
+    """Whether a panel or bar can be redrawn there; on a terminal that cannot go back, one shows only at the end."""
+    return console.is_terminal and not console.is_dumb_terminal
 
 
 def live_on(console: Console) -> Live:
@@ -177,7 +182,7 @@ class Display:
         self._read = read
         self._console = Console(file=stream if stream is not None else sys.stderr)
         if mode == "auto":
-            mode = "live" if self._console.is_terminal else "lines"
+            mode = "live" if can_draw(self._console) else "lines"
         self._mode = mode
         self._every = REDRAW_S if mode == "live" else LINE_S
         self._live: Live | None = None

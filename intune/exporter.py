@@ -7,6 +7,7 @@ exposition format.
 from __future__ import annotations
 
 import math
+import socket
 import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -118,12 +119,11 @@ class Endpoint(_Counting):
             raise ConfigError(f"`prometheus`: port {port!r} must be a whole number from 0 to 65535")
         self._text = b""
         try:
-            self._server = ThreadingHTTPServer((host, port), _handler(self))
+            self._server = _Server((host, port), _handler(self))
         except OSError as error:
             raise ConfigError(
                 f"`prometheus`: cannot listen at {host}:{port} ({error}); give a port that is free, one for each loader"
             ) from error
-        self._server.daemon_threads = True
         self.host, self.port = host, int(self._server.server_address[1])
         self._thread = threading.Thread(
             target=self._server.serve_forever,
@@ -196,6 +196,18 @@ def exporter(where: int | str) -> Endpoint | RayMetrics:
             raise ConfigError(f"`prometheus`={where!r} must be a port, 'host:port' or 'ray'")
         return Endpoint(int(port), host=host.strip("[]") or LOOPBACK)
     return Endpoint(where)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        super().__init__(address, handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing: who asked has left, as probes of ports do, and the terminal belongs to the job."""
 
 
 def _handler(endpoint: Endpoint) -> type[BaseHTTPRequestHandler]:

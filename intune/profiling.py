@@ -16,7 +16,9 @@ from intune.envs.observer import Observer
 from intune.envs.probe import ProbeSettings, probe
 from intune.envs.probe_plan import first_allocations, more_allocations
 from intune.pipelines import Allocation, Budget, Loader, Pipeline
+from intune.pipelines.dataset import Dataset, open_dataset
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.transforms.criteo import DENSE, SPARSE
 
 ENOUGH_ROWS = 20_000_000
 """Rows of an epoch while measuring: data that is smaller is read several times over within one, lest the end of an
@@ -39,7 +41,7 @@ class ProfileConfig:
     """What to measure.
 
     Attributes:
-        data: a file, folder, glob or URI of Parquet files.
+        data: a file, folder, glob or URI of Parquet files. Nulls among numbers are read as 0.
         transform: ``"criteo"``, ``"none"``, or where the user's function is: ``"module:function"``.
         batch_size: rows of a batch.
         shuffle: row groups of the shuffle's window; 0 for none.
@@ -133,12 +135,18 @@ def make_pipeline(config: ProfileConfig) -> Pipeline:
     """The pipeline that `config` describes, over data enough for the time it is measured.
 
     Raises:
-        IntuneError: no such data, or a transform that cannot be imported.
+        IntuneError: no such data, or a transform that cannot be imported or is not for it.
     """
     function = find_transform(config.transform)
-    fill = 0 if config.transform == "criteo" else None
-    times = _times(Pipeline.from_parquet(config.data, fill=fill))
-    pipeline = Pipeline.from_parquet([config.data] * times, fill=fill)
+    dataset = open_dataset(Pipeline.from_parquet(config.data).load.source)
+    missing = [name for name in ("label", *DENSE, *SPARSE) if name not in dataset.columns]
+    if config.transform == "criteo" and missing:
+        raise ConfigError(
+            f"`transform`='criteo' is for Criteo's columns, and `data` has no `{missing[0]}`; give none, or "
+            "module:function, where your function is imported from"
+        )
+    # Without `fill`, nulls among integers are an error.
+    pipeline = Pipeline.from_parquet([config.data] * _times(dataset), fill=0)
     if config.shuffle:
         pipeline = pipeline.shuffle(row_groups=config.shuffle, seed=0)
     pipeline = pipeline.batch(config.batch_size)
@@ -179,10 +187,8 @@ def find_transform(name: str) -> Callable[[dict[str, Any]], dict[str, Any]] | No
     return found
 
 
-def _times(pipeline: Pipeline) -> int:
-    from intune.pipelines.dataset import open_dataset
-
-    rows = int(open_dataset(pipeline.load.source).row_groups().rows.sum())
+def _times(dataset: Dataset) -> int:
+    rows = int(dataset.row_groups().rows.sum())
     if rows < 1:
         raise ConfigError("`data` has no rows; there is nothing to measure")
     return min(MOST_TIMES, max(1, math.ceil(ENOUGH_ROWS / rows)))

@@ -160,9 +160,9 @@ def read_run(folder: Path) -> Run:
     """
     path = folder / LOG if folder.is_dir() else folder
     if not path.is_file():
-        raise ConfigError(
-            f"`run`={str(folder)!r} has no {LOG}; give the folder that was given to intune.tune(log=…)"
-        )
+        within = sorted(str(log.parent) for log in folder.glob(f"*/{LOG}"))
+        where = f"one of {', '.join(within)}" if within else "the folder that was given to intune.tune(log=…)"
+        raise ConfigError(f"`run`={str(folder)!r} has no {LOG}; give {where}")
     lines, broken = _lines(path)
     more = path.with_name(path.name + ".1")
     if more.is_file():

@@ -67,7 +67,7 @@ def _cards(run: Run) -> str:
     found = gain(run)
     seconds = sum(one.seconds for one in run.measured)
     mean = run.rows / seconds if seconds > 0 else math.nan
-    cards = [(shortened(mean), "rows/s on average"), (shortened(run.rows), "rows delivered")]
+    cards = [(shortened(mean), "rows/s on average"), (shortened(run.rows), "rows delivered while measured")]
     if found is not None:
         saved = f"{_duration(abs(found.saved))} {'less' if found.saved >= 0 else 'more'}"
         cards += [

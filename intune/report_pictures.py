@@ -6,22 +6,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-from intune.pipelines.errors import ConfigError
 from intune.report import TRAINER, Run
 from intune.report_charts import time_unit
 from intune.simulation.page import LIGHT
 
 
 def draw(run: Run, folder: Path) -> list[Path]:
-    """``rate.png``, ``slots.png`` and ``memory.png`` in `folder`; their paths.
+    """``rate.png``, ``slots.png`` and ``memory.png`` in `folder`; their paths."""
+    import matplotlib
 
-    Raises:
-        ConfigError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        raise ConfigError("pictures need matplotlib; install it with: pip install 'intune[plots]'") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -357,7 +357,7 @@ def _agent(agent: str | Agent | None, *, guard: bool) -> Agent | None:
         )
     if made.name == "oracle":
         raise ConfigError("`agent`='oracle' knows a simulator's own parameters; a real job has none")
-    if plain in LEARNT:
+    if made.name in LEARNT and not isinstance(made, Referee | Guard):
         made = Referee(made)
     asked = guard or (isinstance(agent, str) and agent.endswith(GUARDED))
     return Guard(made) if asked and not isinstance(made, Guard) else made

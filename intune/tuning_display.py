@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from intune.decisions import Entry
-from intune.display import live_on
+from intune.display import can_draw, live_on
 from intune.pipelines.budget import format_bytes
 
 SHOWN = 5
@@ -116,7 +116,7 @@ class TuningDisplay:
     ) -> None:
         self._console = Console(file=stream if stream is not None else sys.stderr)
         if mode == "auto":
-            mode = "live" if self._console.is_terminal else "lines"
+            mode = "live" if can_draw(self._console) else "lines"
         if mode == "live" and self._console.is_jupyter and importlib.util.find_spec("ipywidgets") is None:
             mode = "lines"  # where rich draws nothing but a warning
         self._mode = mode

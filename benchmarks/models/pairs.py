@@ -289,8 +289,9 @@ def bars(claim: Claim, results: Sequence[Result]) -> list[Bar]:
             )
     if claim.most_time is not None and others:
         for text, times in (
+            ("training time", [result.train_s for result in results[:2]]),
             ("training time a step", [result.step_s for result in results[:2]]),
-            ("training time until the best", [until_best(result) for result in results[:2]]),
+            ("training time until the best, steps alone", [until_best(result) for result in results[:2]]),
         ):
             ratio = float(np.median(times[0]) / np.median(times[1]))
             claim_text = f"{text}, {first.name} / {others[0].name}"

@@ -11,6 +11,7 @@ The batches and their order are the DataLoader's. What differs:
   (Iterators of an iterable-style dataset are seeded exactly as torch's workers.)
 - *The sampler* is read in the trainer's thread, further ahead than the DataLoader would, but not where it draws from
   a generator given to it, which others may draw from too.
+- *What the trainer changes in the dataset* while an epoch is under way shows as many batches later as are made ahead.
 - *Threads* have torch's modes, NumPy's and `decimal`'s settings and context variables as the trainer's had them when
   the batch was begun.
 - *Worker processes* are fresh interpreters, whatever `multiprocessing_context` says; as many as slots are used. They

@@ -3,8 +3,8 @@
 Threads share the dataset and hand batches over for nothing, but only one of them at a time runs Python code;
 processes each hold a copy of the dataset and hand batches over through shared memory. So: threads where the code
 waits or computes outside Python's lock, processes where it holds it, and one thread at a time where the dataset
-cannot be copied nor be trusted to two threads. Where only the trainer's own thread gives the DataLoader's batches,
-they are made there, as the DataLoader without workers does.
+cannot be copied nor be trusted to two threads. Where only the trainer's own thread gives the DataLoader's batches (as
+of code that counts, or works in one buffer) they are made there, as the DataLoader without workers does.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from intune.adapters.dataloader_kept_back import keeps_back_open
 from intune.adapters.dataloader_mentions import Mentions, mentions
 from intune.adapters.dataloader_probe import WORTH_SENDING_S, Measurement
 from intune.adapters.dataloader_settings import LoaderSettings
@@ -91,6 +92,25 @@ def choose_before(settings: LoaderSettings, mentioned: Mentions | None = None) -
     return None
 
 
+def choose_unshared(
+    settings: LoaderSettings, measured: Measurement, size: int, budget: Budget
+) -> Choice | None:
+    """Where code runs that changes what it keeps; None if it does not.
+
+    Args:
+        size: bytes of the dataset, about.
+    """
+    if not measured.changes:
+        return None
+    # Copies of their own are what the code has in a DataLoader with workers; without, there is one for all batches.
+    copies = settings.num_workers > 0 and size * budget.cpus <= budget.memory
+    return Choice(
+        kind="process" if copies and measured.wall_s >= WORTH_SENDING_S else "here",
+        reason="the code changes what the dataset or `collate_fn` keeps, a counter or a buffer, which threads would "
+        "share; workers='thread' says that they may",
+    )
+
+
 def choose(measured: Measurement, size: int, budget: Budget) -> Choice:
     """What a measurement says.
 
@@ -130,14 +150,14 @@ def choose(measured: Measurement, size: int, budget: Budget) -> Choice:
 
 
 def choose_after(settings: LoaderSettings, worker: bytes | None) -> Choice | None:
-    """What the code did to the dataset decides, where it opened files when it was first used; None if it did not.
+    """What the code did to the dataset decides, where it has opened files by now; None if it has not.
 
     Args:
         worker: the dataset as it was before, pickled.
     """
-    if structure_bytes(settings.dataset) is not None:
+    if structure_bytes(settings.dataset) is not None and not keeps_back_open(settings.dataset):
         return None
-    opened = "the dataset opens what cannot be shared by threads when it is first used"
+    opened = "the dataset has opened what cannot be shared by threads"
     if worker is not None:
         return Choice(kind="process", reason=f"{opened}: every process opens its own", worker=worker)
     return Choice(

@@ -31,7 +31,7 @@ def plain_globals() -> Globals:
     """Of the modules of this process that are installed nowhere."""
     found: Globals = {}
     for name, module in list(sys.modules.items()):
-        if name != "__main__" and _is_users(module):
+        if name != "__main__" and is_users(module):
             values = {key: value for key, value in list(vars(module).items()) if _is_sent(key, value)}
             if values:
                 found[name] = values
@@ -65,7 +65,8 @@ def _become(module: ModuleType, key: str, now: Any, value: Any) -> None:
         setattr(module, key, value)
 
 
-def _is_users(module: Any) -> bool:
+def is_users(module: Any) -> bool:
+    """Whether it is a module that is installed nowhere."""
     file = getattr(module, "__file__", None) if type(module) is ModuleType else None
     return isinstance(file, str) and not _is_installed(file)
 

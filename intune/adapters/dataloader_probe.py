@@ -43,11 +43,14 @@ class Measurement:
         speed_up: how much faster two threads make batches than one, where there are processors for them; None
             if it was not tried.
         random: whether the code drew from the process's own random generators.
+        changes: whether the code changed what it keeps (a counter, a buffer, a place in a file), and not only when it
+            was first used.
     """
 
     wall_s: float
     active_s: float
     random: bool = False
+    changes: bool = False
     speed_up: float | None = None
 
     @property
@@ -63,6 +66,7 @@ class Probe:
         make: makes the batch of an item, without an exception; says whether it drew random numbers, where what
             it drew from is as before again.
         together: the same in other threads than the trainer's.
+        state: something that is equal as long as what the code keeps is as it was.
         clock: seconds.
         active_clock: seconds in which the calling thread ran, or could have but for lack of a processor.
     """
@@ -75,11 +79,13 @@ class Probe:
         make: Callable[[Any], bool | None],
         *,
         together: Callable[[Any], None] | None = None,
+        state: Callable[[], Any] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
         active_clock: Callable[[], float] | None = None,
     ) -> None:
         self._make = make
         self._together = make if together is None else together
+        self._state = state
         self._clock = clock
         self._active_clock = active_seconds if active_clock is None else active_clock
 
@@ -87,14 +93,18 @@ class Probe:
         """Make items, as few as tell enough."""
         before = random_states()
         measured = Measurement(wall_s=0.0, active_s=0.0)
-        for item in islice(items, self.ALONE):
+        kept = self._state()
+        for number, item in enumerate(islice(items, self.ALONE)):
             began = self._clock()
             active_s, drew = self._watched(self._make, item)
             drew = drew or random_states() != before
             measured = Measurement(wall_s=self._clock() - began, active_s=active_s, random=drew)
-            if drew or (measured.waits and measured.wall_s >= LONG_S):
+            kept, changed = (now := self._state()), now != kept
+            if drew or (measured.waits and measured.wall_s >= LONG_S and not changed):
                 return measured
-        if measured.waits or measured.wall_s < WORTH_SENDING_S:
+            # What the first batch changes may be set once and for all.
+            measured = replace(measured, changes=changed and number > 0)
+        if measured.changes or measured.waits or measured.wall_s < WORTH_SENDING_S:
             return measured
         last = list(islice(items, self.TOGETHER))
         if len(last) < self.TOGETHER:

@@ -12,10 +12,12 @@ from typing import Any
 
 from intune.adapters.dataloader_copies import copied, difference
 from intune.adapters.dataloader_indices import Item, as_of, global_states, restore
+from intune.adapters.dataloader_kept_back import keeps_back_open
 from intune.adapters.dataloader_probe import Measurement, Probe, random_states
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.adapters.dataloader_tasks import make_here
 from intune.adapters.dataloader_worker import FetchRequest, like_a_worker
+from intune.adapters.pickled_size import fingerprint
 
 
 @dataclass(slots=True)
@@ -60,7 +62,7 @@ class Trial:
         """Make some and watch them. The trainer's random generators are as the DataLoader leaves them: as they were
         where it has workers, and with the draws of the first batch where it has none."""
         self._after = global_states()
-        measured = Probe(self._make, together=self._make_together).measure(items)
+        measured = Probe(self._make, together=self._make_together, state=self._state).measure(items)
         if measured.random:
             return measured
         before, after = self._after, global_states()
@@ -70,6 +72,15 @@ class Trial:
                 item.made = None  # each may have had the other's numbers
             return replace(measured, random=True)
         return measured
+
+    def _state(self) -> Any:
+        """Of what the code keeps. Another one every time where the dataset has opened something, which two threads at
+        once must not use."""
+        dataset = self._settings.dataset
+        kept = fingerprint(dataset)
+        if kept is None or keeps_back_open(dataset):
+            return object()
+        return kept, fingerprint(self._settings.collate_fn)
 
     def _make(self, item: Item) -> bool:
         """Make a batch; says whether that drew random numbers which are back where they were."""

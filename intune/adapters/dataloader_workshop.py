@@ -22,6 +22,7 @@ from intune.adapters.dataloader_choice import (
     choose,
     choose_after,
     choose_before,
+    choose_unshared,
 )
 from intune.adapters.dataloader_indices import (
     Indices,
@@ -234,10 +235,12 @@ class Workshop:
         measured = trial.measure(items)
         measured = replace(measured, random=measured.random or mentions(settings).random)
         choice = choose_after(settings, worker)
+        unshared = None
         if choice is None:
-            choice = choose(measured, size or 0, self.budget)
+            unshared = choose_unshared(settings, measured, size or 0, self.budget)
+            choice = unshared or choose(measured, size or 0, self.budget)
         in_threads: Kind = "thread" if choice.worker is None else "serial"
-        if measured.random:
+        if measured.random or unshared is not None:
             in_threads = "here"
         if choice.kind == "process" and trial.made and (problem := _unsendable(trial.made[0])):
             choice = Choice(

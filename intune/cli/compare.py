@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 COMPARE_HELP = """\
 Run a real pipeline under one agent after another, each from a cold start, and compare what they delivered.
 
---data is a file, folder, glob or URI (s3://…) of Parquet files; the trainer is one that takes --step-ms for a batch.
+--data is a file, folder, glob or URI (s3://…) of Parquet files, whose nulls among numbers are read as 0; the trainer is
+one that takes --step-ms for a batch.
 The agent shared is the untuned default, and what the ratios are to.
 
 Examples:
@@ -70,7 +71,7 @@ def compare(
     """
     from rich.console import Console
 
-    from intune.cli.writing import check_file, check_folder
+    from intune.cli.writing import check_file, check_folder, check_pictures
     from intune.compare_page import draw, page
     from intune.comparing import compare as run
     from intune.profiling import ProfileConfig
@@ -78,6 +79,7 @@ def compare(
     check_file("json", json)
     check_file("html", html)
     check_file("plot", plot)
+    check_pictures("plot", plot)
     check_folder("log", log)
     config = ProfileConfig(
         data=data, transform=transform, batch_size=batch_size, shuffle=shuffle, executor=executor, cpus=cpus,
@@ -120,9 +122,9 @@ def table(outcomes: Sequence[Outcome]) -> Any:
 
     title = f"Each for {outcomes[0].seconds:.0f} s from a cold start"
     made = Table(title=title, title_justify="left")
-    made.add_column("agent")
+    made.add_column("agent", no_wrap=True)
     for heading in ("rows/s", f"/ {REFERENCE}", "last third", "waiting", "memory", "changes"):
-        made.add_column(heading, justify="right")
+        made.add_column(heading, justify="right", overflow="fold")
     made.add_column("slots at the end", overflow="fold")
     for one in best_first(outcomes):
         times = ratio(one, outcomes, REFERENCE)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 PROFILE_HELP = """\
 Measure a real pipeline under a dozen allocations, fit a simulated job to it, and write it as a scenario.
 
-DATA is a file, folder, glob or URI (s3://…) of Parquet files. The pipeline reads it, shuffles it if asked to, forms
-batches and transforms them; the trainer is one that waits --step-ms for every batch. On a machine that does nothing
-else a minute is enough; the values' uncertainty is in the file and in what is printed.
+DATA is a file, folder, glob or URI (s3://…) of Parquet files. The pipeline reads it (nulls among numbers as 0),
+shuffles it if asked to, forms batches and transforms them; the trainer is one that waits --step-ms for every batch. On
+a machine that does nothing else a minute is enough; the values' uncertainty is in the file and in what is printed.
 
 The scenario can be tuned, trained on and drawn from like those that come with the package (docs/scenarios.md);
 docs/calibration.md says how it is fitted and how true it is.
@@ -66,6 +66,7 @@ def profile(
         name: Of the scenario; by default the file's.
         force: Write over a file that is there.
     """
+    from intune.cli.writing import check_file
     from intune.pipelines.errors import ConfigError
     from intune.profiling import ProfileConfig, run_profile
 
@@ -75,6 +76,7 @@ def profile(
         raise ConfigError(f"`out`={str(out)!r} is there already; give another name, or --force")
     if not out.parent.is_dir():
         raise ConfigError(f"`out`: there is no folder {str(out.parent)!r}; make it first")
+    check_file("out", out)
     config = ProfileConfig(
         data=data,
         transform=transform,

@@ -38,18 +38,22 @@ class Progress:
             self._bar.update(self._task, completed=share, rows=f"{rows:,} rows", rate=f"{rate:,.0f} rows/s")
         elif now - self._shown >= max(PATIENCE, LINE_SHARE * (now - self._started)):
             self._shown = now
-            if self._stream.isatty():
-                self._start_bar()
-            else:
+            if not self._start_bar():
                 rate = rows / (now - self._started)
                 line = f"{self._title}: {share:.0%}, {rows:,} rows, {rate:,.0f} rows/s"
                 print(line, file=self._stream, flush=True)
 
-    def _start_bar(self) -> None:
+    def _start_bar(self) -> bool:
+        """Whether there is a terminal to draw it on."""
         from rich.console import Console
         from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
+        from intune.display import can_draw
+
+        console = Console(file=self._stream)
+        if not can_draw(console):
+            return False
         columns = [TextColumn(f"{{task.{text}}}") for text in ("description", "fields[rows]", "fields[rate]")]
         self._bar = Bar(
             columns[0],
@@ -57,11 +61,12 @@ class Progress:
             TaskProgressColumn(),
             *columns[1:],
             TimeRemainingColumn(),
-            console=Console(file=self._stream),
+            console=console,
             transient=True,
         )
         self._bar.start()
         self._task = self._bar.add_task(self._title, total=1.0, rows="", rate="")
+        return True
 
     def __enter__(self) -> Progress:
         return self

@@ -11,10 +11,12 @@ REPORT_HELP = """\
 Make a page, and pictures, of what a tuner did: rate, slots and memory over time, what held the job up when, every
 decision with its reason, and what it brought.
 
-RUN is the folder that was given to intune.tune(…, log=RUN) or to intune run --log RUN. The page needs no network.
+RUN is the folder that was given to intune.tune(…, log=RUN), or one of those that intune run --log and intune compare
+--log make in theirs, for every loader and every agent. The page needs no network.
 
 Examples:
   intune report runs/monday
+  intune report runs/today/loader-1
   intune report runs/monday --html monday.html --plots pictures
 """
 
@@ -33,7 +35,7 @@ def report(
         html: Where to write the page; by default report.html beside the log.
         plots: Folder for PNG pictures (needs matplotlib); by default none are made.
     """
-    from intune.cli.writing import check_file, check_folder
+    from intune.cli.writing import check_file, check_folder, check_pictures
     from intune.report import gain, held_up, read_run
     from intune.report_page import page
 
@@ -41,6 +43,7 @@ def report(
     target = (run if run.is_dir() else run.parent) / "report.html" if html is None else html
     check_file("html", target)
     check_folder("plots", plots)
+    check_pictures("plots", plots)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page(found), encoding="utf-8")
     written = [target]

@@ -67,13 +67,16 @@ def simulate(
     """
     from rich.console import Console
 
-    from intune.cli.writing import check_file, check_folder
+    from intune.agents.registry import summary
+    from intune.cli.writing import check_file, check_folder, check_pictures
     from intune.simulation.table import WIDE, table
 
     check_file("json", json)
     check_file("html", html)
     check_folder("plots", plots)
+    check_pictures("plots", plots)
     names = guarded_names(agents, guard)
+    summary(reference)
     with _progress(names, scenarios, jobs, quiet=quiet) as told:
         results = run(
             names, scenarios, jobs=jobs, steps=steps, seed=seed, split=split, reference=reference,

@@ -1,7 +1,8 @@
-"""Files that a command is to write: whether they can be is found out before the work, not after it."""
+"""What a command is to write: whether it can is found out before the work, not after it."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -16,6 +17,14 @@ def check_folder(option: str, path: Path | None) -> None:
     """A `ConfigError` if `path` cannot be a folder to write to; makes nothing."""
     if path is not None:
         _check(option, path, is_folder=True)
+
+
+def check_pictures(option: str, path: Path | None) -> None:
+    """A `ConfigError` if pictures are asked for and there is nothing to draw them with."""
+    from intune.pipelines.errors import ConfigError
+
+    if path is not None and importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError(f"`{option}` needs matplotlib; install it with: pip install 'intune[plots]'")
 
 
 def _check(option: str, path: Path, *, is_folder: bool) -> None:

@@ -6,21 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from intune.errors import ConfigError
 from intune.simulation.page import LIGHT
 from intune.simulation.results import Results, best_first
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
-    """One picture a scenario: share of the best rate over decisions, rows over the whole job, out of memory.
+    """One picture a scenario: share of the best rate over decisions, rows over the whole job, out of memory."""
+    import matplotlib
 
-    Raises:
-        ConfigError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        raise ConfigError("`plots` needs matplotlib; install it with: pip install 'intune[plots]'") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

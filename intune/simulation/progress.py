@@ -11,6 +11,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from intune.display import can_draw
+
 LINE_S = 10.0
 """Seconds between two plain lines."""
 
@@ -32,6 +34,7 @@ class JobProgress:
         self._clock = clock
         self._shown = clock()
         self._console = Console(file=sys.stderr if stream is None else stream)
+        self._drawn = can_draw(self._console)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -45,7 +48,7 @@ class JobProgress:
     def __call__(self, scenario: str, agent: str, jobs: int) -> None:
         """`jobs` more are done."""
         self._done += jobs
-        if self._console.is_terminal:
+        if self._drawn:
             self._bar.update(self._task, advance=jobs, description=f"{scenario}: {agent}")
         elif self._clock() - self._shown >= LINE_S:
             self._shown = self._clock()
@@ -53,12 +56,12 @@ class JobProgress:
             print(f"{share:.0%} done, {scenario}: {agent}", file=self._console.file, flush=True)
 
     def __enter__(self) -> JobProgress:
-        if self._console.is_terminal:
+        if self._drawn:
             self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._console.is_terminal:
+        if self._drawn:
             self._bar.stop()

@@ -22,7 +22,8 @@ from intune.workloads.data.description import DATASET_FILE, read_description
 from intune.workloads.data.rating_clicks import CLICKS, RatingClicksOptions, write_rating_clicks
 
 MISSING_ID = -1
-"""Stands for a missing integer id: Criteo's are 32-bit numbers, so no other id is negative."""
+"""Stands for a missing integer id: Criteo's are 32-bit numbers, so no other id is negative. Where the type knows no
+negative numbers, its highest one does."""
 
 READ_THROUGH_BATCH = 65_536
 """Rows looked at at once where data is read through before training."""
@@ -37,7 +38,7 @@ class ClickColumns:
 
     Attributes:
         label: 0 or 1.
-        dense: numbers; may be none.
+        dense: numbers, of which `criteo` takes log(1 + x), with 0 for negative and missing ones; may be none.
         sparse: ids, or lists of them.
     """
 
@@ -92,8 +93,13 @@ class ClickData:
         )
 
     def _integers(self, names: Sequence[str], fill: int) -> dict[str, int]:
-        """What stands for a null in those of the columns that hold integers or lists of them."""
-        return {name: fill for name in names if pa.types.is_integer(_element(self.schema.field(name).type))}
+        """What stands for a null in those of the columns that hold integers or lists of them; 0, in booleans, too."""
+        types = {name: _element(self.schema.field(name).type) for name in names}
+        return {
+            name: (1 << type_.bit_width) - 1 if fill < 0 and pa.types.is_unsigned_integer(type_) else fill
+            for name, type_ in types.items()
+            if pa.types.is_integer(type_) or (pa.types.is_boolean(type_) and fill == 0)
+        }
 
 
 def find_click_data(data: str) -> ClickData:

@@ -32,8 +32,8 @@ class Recipe:
             then, which otherwise are as long as the first steps of frequent ones and are mostly noise.
         batch_size: rows per step, ≥ 1.
         drop_last: whether rows that do not fill a batch are left out; an epoch shuffles others to its end.
-        schedule: ``"constant"``, or ``"linear"``: all learning rates fall in a straight line to zero over the run (see
-            `optim.decay_linearly`).
+        schedule: ``"constant"``, or ``"linear"``: all learning rates fall in a straight line to zero at the end of the
+            last epoch, wherever `max_steps` ends the run before (see `optim.decay_linearly`).
     """
 
     optimizer: OptimizerName = "sgd"

@@ -46,6 +46,11 @@ class Adagrad(Optimizer):
         super().__init__(params, {"lr": lr, "eps": eps, "rowwise": rowwise})
         self._scratch: dict[Tensor, Tensor] = {}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy, or one that was pickled: the scratch arrays are made anew."""
+        super().__setstate__(state)
+        self._scratch = {}
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update every parameter that has a gradient; returns what `closure` returned."""

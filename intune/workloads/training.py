@@ -381,6 +381,8 @@ class Trainer:
                 with stop.interruptible():
                     self._evaluate_now()
                 monitor.look(epochs, self._evaluations[-1], self.model)
+                # A checkpoint of this step, written before the look, does not know what it found.
+                self._saved = None
             else:
                 monitor.epochs = epochs
         return monitor.stopped

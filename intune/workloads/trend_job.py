@@ -273,10 +273,13 @@ class TrendForecaster:
         remedy = (
             "choose another `valid_share`, or a `forecaster` that learns no next items, such as 'deepar-item'"
         )
-        if not len(data.next_items(range(data.valid_from), length=1)[0]):
+        # What the data set itself holds out is no part of training's sessions, however early it was.
+        trained = data.ratings.table("ratings/train", ["user", "timestamp"])
+        early = np.asarray(trained.column("timestamp")) < data.moment(data.valid_from)
+        if np.bincount(np.asarray(trained.column("user"))[early]).max(initial=0) < 2:
             raise DataError(
-                f"{data.ratings.folder}: no user has 2 interactions before validation's steps, so that there is no "
-                f"next item to learn; {remedy}"
+                f"{data.ratings.folder}: no user has 2 interactions to train on before validation's steps, so that "
+                f"there is no next item to learn; make the data set with `--split` global-time, {remedy}"
             )
         if not len(self._valid_items[0]):
             raise DataError(

@@ -59,7 +59,7 @@ class VSKNN:
     For a session s with items s₁ … s_l, weight w(i) = j/l where s_j is the last occurrence of item i, a training
     session n has similarity Σ w(i) over its distinct items i that s holds, divided by the number of distinct items of
     s. Item i scores Σ similarity(n) · 1/(steps from the end of s to the most recent item that n holds) over the
-    neighbours n that hold it.
+    neighbours n that hold it; an item that none of them holds is not recommended.
     """
 
     def __init__(self, config: VSKNNConfig) -> None:
@@ -92,12 +92,15 @@ class VSKNN:
         self._holders = Ragged(rows[order], _offsets(items, self.config.items))
 
     def scores(self, batch: Mapping[str, Any]) -> Tensor:
-        """Scores of all items, shape ``(rows, items)``, for the sessions ``items`` of a batch."""
+        """Scores of all items, shape ``(rows, items)``, for the sessions ``items`` of a batch; −∞ where no neighbour
+        holds an item."""
         sessions = batch["items"]
         offsets, values = np.asarray(sessions.offsets), np.asarray(sessions.values)
         made = np.zeros((len(sessions), self.config.items), dtype=np.float32)
         for row, (start, stop) in enumerate(pairwise(offsets.tolist())):
             made[row] = self._score(values[start:stop][-self.config.length :])
+        # Scores that are all 0 would be ranked by nothing but how items are numbered, which often is by popularity.
+        made[made == 0] = -np.inf
         return torch.from_numpy(made)
 
     def scoring_stages(self, pipeline: Pipeline) -> Pipeline:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import pytest
 
 from intune.agents import registry
 from intune.agents.base import Agent
+from intune.envs.measurement import Measurement
 from intune.pipelines.errors import ConfigError
 
 
@@ -17,6 +20,27 @@ def test_every_name_leads_to_an_agent_that_knows_its_name(name: str) -> None:
     assert issubclass(made, Agent)
     assert made.name == name
     assert registry.summary(name)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        {"waiting": 0.0},
+        {"busy": 4.0, "rate": 500.0, "queue_fill": 0.1, "starved": 0.6},
+        {"slots": 12.0, "pool": 12.0, "busy": 4.0, "slot_limit": 12.0},
+    ],
+    ids=["the trainer is fed", "stages are half at work", "no slot is left"],
+)
+@pytest.mark.parametrize("name", [name for name in registry.names() if name != "oracle"])
+def test_who_says_keep_of_a_pool_keeps_it(
+    name: str, pool: dict[str, Any], measurement: Callable[..., Measurement]
+) -> None:
+    agent = registry.make(name)
+    agent.start(1, 3)
+    measured = measurement(**{"slots": 6.0, "pool": 6.0, "slot_limit": 64.0, **pool})
+    decision = agent.decide(measured, ("load", "batch", "transform"))
+    if decision.reason.startswith("keep: "):
+        assert decision.allocation is None
 
 
 def test_make_passes_options_on() -> None:

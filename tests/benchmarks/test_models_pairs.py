@@ -87,16 +87,20 @@ def result(name: str, users: list[float], step_s: float) -> Result:
 
 def test_bars_compare_the_first_with_each_other_user_by_user() -> None:
     better, worse = [0.2, 0.4, 0.6] * 20, [0.1, 0.2, 0.3] * 20
-    found = bars(TINY, [result("ours", better, 0.03), replace(result("theirs", worse, 0.01), epochs=(2, 2))])
+    found = bars(
+        TINY,
+        [result("ours", better, 0.03), replace(result("theirs", worse, 0.01), epochs=(2, 2), train_s=(0.8,))],
+    )
     assert [(bar.claim, round(bar.value, 6), bar.holds) for bar in found] == [
         ("ndcg@20 of ours / theirs", 2.0, True),
         ("recall@20 of ours / theirs", 2.0, True),
+        ("training time, ours / theirs", 1.25, True),
         ("training time a step, ours / theirs", 3.0, False),
-        ("training time until the best, ours / theirs", 1.5, True),
+        ("training time until the best, steps alone, ours / theirs", 1.5, True),
     ]
     assert found[0].significant is True
     reverse = bars(TINY, [result("ours", worse, 0.01), result("theirs", better, 0.01)])
-    assert [bar.holds for bar in reverse] == [False, False, True, True]
+    assert [bar.holds for bar in reverse] == [False, False, True, True, True]
 
 
 def test_an_interval_around_one_is_not_significant() -> None:
@@ -115,7 +119,7 @@ def test_a_whole_run_writes_what_it_printed(
     report = json.loads((tmp_path / "ans.json").read_text())
     assert [row["name"] for row in report["results"]] == ["ours", "theirs"]
     assert report["results"][0]["half_width"]["ndcg@20"] is not None
-    assert len(report["bars"]) == 4
+    assert len(report["bars"]) == 5
     for one in ("theirs", "ours"):
         main("ans", folder=folder, out=tmp_path / f"{one}.json", seeds=2, only=(one,))
     parts = (tmp_path / "theirs.json", tmp_path / "ours.json")

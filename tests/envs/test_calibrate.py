@@ -252,6 +252,26 @@ def test_memory_of_known_working_sets_is_fitted() -> None:
     assert found.noise < 0.02
 
 
+def test_slots_that_hold_far_more_than_their_blocks_are_found() -> None:
+    """A model of 2 GB in each slot of one stage, of which no block says anything; a pool's peak is that stage's."""
+    job = a_job(slot_bytes=[[40e6, 60e6, 5e6, 2e9]], memory=1e12)
+    measured = noisy(job, SLOTS, POOL, seed=3, share=0.01)
+    found = calibrate_memory.fit(measured, predict(job, SLOTS, POOL))
+    assert found.slot_bytes[3] == pytest.approx(2e9, rel=0.05)
+    assert found.slot_bytes[:3].max() < 2e8
+    assert found.noise < 0.05
+
+
+def test_what_becomes_resident_after_the_base_was_read_is_put_down_to_no_stage() -> None:
+    """Libraries that are loaded by the first task: the base is twice what was seen before there were slots."""
+    job = a_job()
+    late = noisy(job, SLOTS, POOL, seed=3, share=0.01)
+    late = replace(late, memory_base=np.full(len(POOL), 2.5e8))
+    found = calibrate_memory.fit(late, predict(job, SLOTS, POOL))
+    assert found.base_bytes == pytest.approx(5e8, rel=0.1)
+    assert found.slot_bytes.max() < 1.5e8
+
+
 def test_a_rate_is_that_of_a_line_through_all_arrivals_not_of_the_last_burst() -> None:
     """Blocks of eight batches every 0.1 s, looked at for any time: 80 batches/s, whichever burst comes last."""
     for bursts in (7, 8, 9):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
@@ -263,6 +265,27 @@ def test_some_jobs_may_begin_again_while_the_others_go_on() -> None:
     np.testing.assert_array_equal(infos["_rate"], mask)
 
 
+@pytest.mark.parametrize("copied", [deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_a_copy_goes_on_as_the_original_does_through_the_next_episodes(copied: Any) -> None:
+    env = SimulatedPipelineVectorEnv(3, Scenario.load("wide"), chunk=2, episode_steps=3, observation="flat")
+    env.reset(seed=0)
+    other = copied(env)
+    for number in range(9):
+        actions = np.random.default_rng(number).integers(0, 5, env.action_space.shape)
+        for one, two in zip(env.step(actions)[:4], other.step(actions)[:4], strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_options_of_a_masked_reset_are_those_of_all_jobs() -> None:
+    env = SimulatedPipelineVectorEnv(3, eventful())
+    env.reset(seed=0)
+    slots = np.array([[1, 1, 1, 1, 1], [2, 1, 1, 1, 1], [1, 1, 1, 1, 2]])
+    mask = np.array([False, True, True])
+    _, infos = env.reset(options={"reset_mask": mask, "job": [7, 3, 6], "slots": slots})
+    np.testing.assert_array_equal(infos["job"], [0, 3, 6])
+    np.testing.assert_array_equal(env.measurement.slots[1:], slots[1:])
+
+
 def test_a_job_can_be_named_and_given_slots_to_begin_with() -> None:
     env = SimulatedPipelineVectorEnv(3, eventful())
     _, infos = env.reset(options={"job": np.array([2, 0, 1]), "slots": [2, 1, 1, 1, 1]})
@@ -283,6 +306,7 @@ def test_a_job_can_be_named_and_given_slots_to_begin_with() -> None:
         (lambda env: env.reset(options={"job": [1, 2]}), ["job", "[1, 2]"]),
         (lambda env: env.reset(options={"slots": [1, 2]}), ["slots", "(2,)", "(5,)"]),
         (lambda env: env.reset(options={"slots": [np.nan] * 5}), ["slots", "finite"]),
+        (lambda env: env.reset(options={"slots": ["two"] * 5}), ["slots", "two", "numbers"]),
         (lambda env: env.reset(options={"reset_mask": [True]}), ["reset_mask", "3"]),
         (lambda env: env.reset(options={"reset_mask": np.zeros(3, dtype=bool)}), ["reset_mask", "True"]),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
+from intune.cli.compare import table
 from intune.cli.main import main
-from intune.compare_page import best_first, words
-from intune.comparing import Outcome, _settled, ratio
+from intune.compare_page import best_first, page, words
+from intune.comparing import Outcome, _settled, compare, ratio
+from intune.profiling import ProfileConfig
 from tests.intune.test_report import Checked
 
 
@@ -31,6 +35,21 @@ def test_figures_by_hand() -> None:
     assert words(found[1]) == "load 2; tuning stopped: ValueError: [x]"
     assert _settled([0, 3, 6, 9], [0, 30, 90, 180]) == 30.0  # from 6 s, the first in the last third
     assert _settled([0, 9], [0, 90]) == 10.0
+
+
+def test_a_page_without_the_reference_has_no_ratios() -> None:
+    text = page([outcome("even", 100)], data="x", reference="shared")
+    assert "nan" not in text
+    assert '<td class="n">–</td>' in text
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_on_a_narrow_terminal_no_name_or_figure_is_cut(width: int) -> None:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(table([outcome("autotune-adaptive", 123_456), outcome("shared", 100_000)]))
+    text = console.export_text()
+    assert "autotune-adaptive" in text
+    assert "…" not in text
 
 
 def test_from_the_command_line_to_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,6 +83,16 @@ def test_from_the_command_line_to_the_files(tmp_path: Path, capsys: pytest.Captu
     assert checked.fetched == []
     assert files[2].read_bytes().startswith(b"\x89PNG")
     assert main(["report", str(tmp_path / "log" / "even")]) == 0
+
+
+def test_data_that_are_read_faster_than_one_looks_can_be_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"x": np.arange(10)}), tmp_path / "a.parquet")
+    monkeypatch.setattr("intune.comparing.SAMPLES", 1)
+    config = ProfileConfig(data=str(tmp_path), transform="none", cpus=1, seconds=1.0)
+    (found,) = compare(config, ["shared"])
+    assert found.rows > 0
 
 
 @pytest.mark.parametrize(

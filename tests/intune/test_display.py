@@ -88,7 +88,20 @@ def test_losses_and_skips_are_noted():
 
 
 def test_slots_of_a_shared_pool_are_shown_as_such():
-    assert "load=of 2" in line(view(shared=True))
+    assert "load=of 2@50%" in line(view(shared=True))  # of the pool's time
+
+
+@pytest.mark.parametrize(("kind", "drawn"), [("xterm", True), ("dumb", False), ("unknown", False)])
+def test_nothing_is_drawn_where_nothing_can_be_redrawn(kind, drawn, monkeypatch):
+    monkeypatch.setenv("TERM", kind)
+    out = io.StringIO()
+    out.isatty = lambda: True
+    clock = [0.0]
+    with Display(100, stream=out, clock=lambda: clock[0]) as display:
+        clock[0] = 6.0
+        display.on_step(1, 0.5, stats(6))
+        assert ("\x1b" in out.getvalue()) is drawn
+        assert "60k" in out.getvalue()
 
 
 @pytest.mark.parametrize(("mode", "lines"), [("lines", 3), ("quiet", 0)])

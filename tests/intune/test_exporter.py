@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+import struct
+import threading
 import urllib.error
 import urllib.request
 from dataclasses import replace
@@ -80,6 +83,18 @@ def test_an_endpoint_answers_on_loopback_until_it_is_closed() -> None:
     assert endpoint.port not in listening()
 
 
+def test_who_leaves_without_an_answer_is_no_line_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    endpoint = Endpoint(0)
+    before = set(threading.enumerate())
+    with socket.create_connection((LOOPBACK, endpoint.port), timeout=10) as probe:
+        assert read(endpoint) == ""  # the one before it is being served by now
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it ends with a reset
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=10)
+    endpoint.close()
+    assert capfd.readouterr().err == ""
+
+
 def test_nothing_listens_unless_asked_to() -> None:
     before = listening()
     with intune.tune(simulated(Clock()), agent=Scripted(), knowledge=False):
@@ -100,6 +115,17 @@ def test_wrong_places_are_told(wrong: int | str) -> None:
 def test_a_host_can_be_given() -> None:
     endpoint = exporter("localhost:0")
     assert isinstance(endpoint, Endpoint)
+    endpoint.close()
+
+
+def test_a_host_can_be_of_ipv6() -> None:
+    try:
+        endpoint = exporter("[::1]:0")
+    except ConfigError as error:
+        if getattr(error.__cause__, "errno", None) in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            pytest.skip("no IPv6 here")
+        raise
+    assert endpoint.port in listening()
     endpoint.close()
 
 

@@ -122,6 +122,14 @@ def test_what_is_no_run_is_told(texts: list[str] | None, said: str, tmp_path: Pa
         read_run(tmp_path)
 
 
+def test_a_folder_of_several_runs_names_them(tmp_path: Path) -> None:
+    for name in ("loader-2", "loader-1"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, line(10, 5.0))
+    with pytest.raises(ConfigError, match=r"give one of .*loader-1, .*loader-2"):
+        read_run(tmp_path)
+
+
 class Checked(HTMLParser):
     """Counts elements and finds whatever would be fetched; unclosed elements fail."""
 

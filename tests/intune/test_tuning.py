@@ -25,6 +25,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import intune
 from intune.agents.base import Proposal
+from intune.agents.guard import Guard
+from intune.agents.referee import Referee
+from intune.agents.registry import make
 from intune.control import Pace
 from intune.envs.measurement import Measurement
 from intune.envs.resources import ResourceReader
@@ -126,6 +129,10 @@ def test_an_agent_under_the_guard_by_name_is_the_same_agent(name: str) -> None:
     assert kinds(plain) == kinds(guarded) == kinds(_agent(f"{name}+guard", guard=False))
     assert kinds(plain)[:2] == ["Guard", "Referee"]
     assert kinds(_agent(name, guard=False))[0] == "Referee"
+    # Made by the user, with weights of its own perhaps, it is no other agent; what is wrapped stays as it is.
+    assert kinds(_agent(make(name), guard=True)) == kinds(plain)
+    assert kinds(_agent(Referee(make(name)), guard=True)) == kinds(plain)
+    assert kinds(_agent(Guard(make(name)), guard=True))[:2] == ["Guard", type(make(name)).__name__]
 
 
 def test_a_loader_that_cannot_be_tuned_after_all_is_closed(

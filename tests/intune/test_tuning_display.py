@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from rich.console import Console
 
 from intune.pipelines import Allocation
@@ -81,6 +82,14 @@ def test_a_terminal_shows_the_panel_and_keeps_the_last_frame() -> None:
     display.close()
     assert "the second" in stream.getvalue()
     assert (sys.stdout, sys.stderr) == streams
+
+
+def test_a_terminal_that_cannot_go_back_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    stream = Terminal()
+    display = TuningDisplay(stream=stream)
+    display(an_entry())
+    assert stream.getvalue() == line(an_entry()) + "\n"
 
 
 def test_a_closed_terminal_is_silent_and_gives_the_streams_back() -> None:

@@ -70,7 +70,7 @@ class _Reviews:
         rating, moment = float(_first(record, RATING)), float(_first(record, TIME))
         if not math.isfinite(rating):
             raise ValueError(f"the rating is {rating}")
-        if not (math.isfinite(moment) and moment >= 0):
+        if not 0 <= moment < 2**63:
             raise ValueError(f"the time is {moment}")
         self.user.append(self.users.setdefault(user, len(self.users)))
         self.item.append(self.items.setdefault(item, len(self.items)))
@@ -116,7 +116,7 @@ def read_amazon(
         for number, record in _records(path, bad):
             try:
                 reviews.add(record)
-            except (TypeError, ValueError, KeyError) as error:
+            except (TypeError, ValueError, KeyError, OverflowError) as error:
                 bad.add(path, number, error)
             if progress is not None and number % 50_000 == 0:
                 progress(len(reviews.user), done / max(1, sum(sizes)))
@@ -166,11 +166,11 @@ def _interactions(
 def _describe(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...], str | None]:
     """Title, categories without the first, which all items of a file share, and brand."""
     title = record.get("title")
-    kinds = record.get("categories") or record.get("category") or ()
+    kinds = record.get("categories") or record.get("category")
+    if not isinstance(kinds, list):
+        kinds = []
     if kinds and isinstance(kinds[0], list):  # 2014: several paths through the tree of categories
         kinds = kinds[0]
-    if isinstance(kinds, str):
-        kinds = [kinds]
     brand = record.get("brand") or record.get("store")
     return (
         _text(title) if isinstance(title, str) and title.strip() else None,

@@ -151,7 +151,7 @@ class _Reader:
             tokens.append((fields[0], fields[1]))
             ratings.append(self._number(float, fields[2], self._layout.ratings, number, "rating"))
             moment = self._number(float, fields[3], self._layout.ratings, number, "timestamp")
-            if not np.isfinite(moment):
+            if not abs(moment) < 2**63:
                 raise self._wrong(self._layout.ratings, number, f"the timestamp is {fields[3]!r}, not a time")
             timestamps.append(int(moment))
         if not tokens:

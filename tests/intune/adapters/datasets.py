@@ -266,10 +266,70 @@ class OneBuffer(IterableDataset):
 
 
 class OneBufferByKey(Samples):
-    def __init__(self, size):
-        super().__init__(size)
-        self.buffer = np.zeros(3)
+    buffer = np.zeros(3)  # of the class, where nobody looks for what changes
 
     def __getitem__(self, i):
         self.buffer[:] = i
         return self.buffer
+
+
+class Remembering(Samples):
+    """Says how many samples it has given."""
+
+    def __init__(self, size):
+        super().__init__(size)
+        self.given = 0
+
+    def __getitem__(self, i):
+        self.given += 1
+        return i, self.given
+
+
+class Reusing(Samples):
+    """Works in one buffer, and gives copies of it."""
+
+    def __init__(self, size):
+        super().__init__(size)
+        self.buffer = np.zeros(20_000, dtype=np.int64)
+
+    def __getitem__(self, i):
+        np.add(0, i, out=self.buffer)  # lets go of Python's lock
+        return torch.from_numpy(self.buffer).clone()
+
+
+class KeepsBack(Samples):
+    """Opens a file when it is first used, and is sent without it."""
+
+    file = None
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name not in ("file", "cache")}
+
+    def __getitem__(self, i):
+        if self.file is None:
+            self.file = open(__file__, "rb", buffering=0)  # noqa: SIM115
+        self.file.seek(i)
+        return sum(self.file.read(1)) + sum(range(300_000))  # long enough that two at once would tell more
+
+
+class Growing:
+    """A collate function whose batches get longer."""
+
+    def __init__(self):
+        self.batches = 0
+
+    def __call__(self, samples):
+        self.batches += 1
+        return samples * self.batches
+
+
+ASKED = []
+
+
+class Asked(Samples):
+    """Notes what was asked for where nobody looks for what changes."""
+
+    def __getitem__(self, i):
+        ASKED.append(i)
+        time.sleep(0.0005)
+        return super().__getitem__(i)

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from intune.adapters import dataloader_choice
-from intune.adapters.dataloader_choice import choose, choose_before
+from intune.adapters.dataloader_choice import choose, choose_before, choose_unshared
 from intune.adapters.dataloader_probe import Measurement, Probe, speed_up_of
 from intune.adapters.dataloader_settings import read_settings
 from intune.adapters.pickled_size import structure_bytes
@@ -104,6 +104,32 @@ def test_the_probe_makes_few_batches_and_two_at_once_only_where_they_tell_more()
     assert (measured.speed_up is not None, made) == (True, 4)
     assert probe(0.1, 0.1, 3)[0].speed_up is None
     assert probe(0.1, 0.1, 0) == (Measurement(wall_s=0.0, active_s=0.0), 0)
+
+
+def test_code_that_changes_what_it_keeps_has_copies_of_its_own_as_in_the_dataloader_or_none():
+    def choice(num_workers, measured, size=0):
+        settings = read_settings(DataLoader(Samples(4), num_workers=num_workers))
+        return choose_unshared(settings, measured, size, Budget(cpus=2, memory=256 << 20))
+
+    long, short = (Measurement(wall_s=wall_s, active_s=wall_s, changes=True) for wall_s in (0.1, 0.001))
+    assert choice(2, long).kind == "process"
+    assert choice(2, short).kind == "here"
+    assert choice(2, long, size=1 << 30).kind == "here"
+    assert choice(0, long).kind == "here"
+    assert choice(2, Measurement(wall_s=0.1, active_s=0.1)) is None
+
+
+def test_the_probe_finds_what_changes_with_every_batch_and_not_with_the_first_alone():
+    def probe(states):
+        made, kept = [], iter(states)
+        watched = Probe(
+            made.append, state=lambda: next(kept), clock=iter(range(99)).__next__, active_clock=float
+        )
+        return watched.measure(iter(range(9))).changes, len(made)
+
+    assert probe([0, 0]) == (False, 1)  # it waits long enough to tell, and changes nothing
+    assert probe([0, 1, 1]) == (False, 2)
+    assert probe([0, 1, 2]) == (True, 2)
 
 
 def test_real_code_that_holds_the_lock_is_told_from_code_that_does_not():

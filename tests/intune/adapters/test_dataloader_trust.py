@@ -3,18 +3,21 @@
 import logging
 import os
 import sqlite3
+import threading
 import time
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 from intune.adapters import dataloader_choice, dataloader_workshop
-from intune.adapters.dataloader_choice import Choice
+from intune.adapters.dataloader_choice import Choice, choose_after
 from intune.adapters.dataloader_copies import copied, difference
 from intune.adapters.dataloader_indices import Item
+from intune.adapters.dataloader_settings import read_settings
+from intune.adapters.dataloader_trial import Trial
 from intune.adapters.dataloader_unopened import unopened
 from intune.adapters.dataloader_watch import Watch, Watched
 from intune.pipelines import Allocation
@@ -22,13 +25,19 @@ from intune.pipelines.errors import LoaderError
 from tests.intune.adapters import datasets
 from tests.intune.adapters.common import assert_same, wrap
 from tests.intune.adapters.datasets import (
+    ASKED,
+    Asked,
+    Growing,
     HiddenDraws,
+    KeepsBack,
     Noisy,
     OneBuffer,
     OneBufferByKey,
     OpensLate,
     Pair,
     RareDraws,
+    Remembering,
+    Reusing,
     Samples,
     Scaled,
     Stream,
@@ -253,19 +262,69 @@ def test_draws_that_nobody_could_foresee_end_the_use_of_threads(caplog):
 
 
 def test_a_trainer_that_draws_is_not_mistaken_for_the_dataset():
-    made = []
-
-    class Counts(Samples):
-        def __getitem__(self, i):
-            made.append(i)
-            time.sleep(0.0005)
-            return super().__getitem__(i)
-
-    with wrap(DataLoader(Counts(200), 2)) as loader:
+    ASKED.clear()
+    with wrap(DataLoader(Asked(200), 2)) as loader:
         for _ in loader:
             torch.rand(())
         assert loader.workshop.choice.kind == "thread"
-    assert len(made) <= 200 + 2 * 8  # every false alarm makes the next look rarer
+    assert len(ASKED) <= 200 + 2 * 8  # every false alarm makes the next look rarer
+
+
+# ---- what the code keeps -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DataLoader(Reusing(60), 4),
+        lambda: DataLoader(Remembering(60), 4),
+        lambda: DataLoader(Samples(60), 4, collate_fn=Growing()),
+    ],
+    ids=["buffer", "counter", "collate_fn"],
+)
+def test_code_that_changes_what_it_keeps_is_not_shared_by_threads(make):
+    with wrap(make()) as loader:
+        assert_same(loader, make())
+        assert loader.workshop.choice.kind == "here"
+        assert "the code changes what the dataset or `collate_fn` keeps" in loader.workshop.choice.reason
+
+
+def test_what_is_only_set_at_its_first_use_may_be_shared():
+    class Lazy(Samples):
+        names = None
+
+        def __getitem__(self, i):
+            if self.names is None:
+                self.names = [str(n) for n in range(self.size)]
+            return self.names[i]
+
+    trial = Trial(read_settings(DataLoader(Lazy(60), 4)), 0)
+    assert not trial.measure(Item(n, 4, index=list(range(4 * n, 4 * n + 4))) for n in range(4)).changes
+
+
+def test_a_file_that_is_opened_at_its_first_use_is_not_used_by_two_while_they_are_watched():
+    class Opening(Samples):
+        file = None
+
+        def __getitem__(self, i):
+            self.file = self.file or threading.Lock()
+            return sum(range(300_000)) + i  # long enough that two at once would tell more
+
+    trial = Trial(read_settings(DataLoader(Opening(60), 4)), 0)
+    assert trial.measure(Item(n, 4, index=list(range(4 * n, 4 * n + 4))) for n in range(9)).speed_up is None
+
+
+def test_what_a_dataset_keeps_back_when_it_is_sent_is_not_used_by_two():
+    dataset = KeepsBack(60)
+    dataset.cache = [1]
+    loader = DataLoader(ConcatDataset([dataset, dataset]), 4)
+    settings = read_settings(loader)
+    assert choose_after(settings, b"pickled before") is None
+    trial = Trial(settings, 0)
+    assert trial.measure(Item(n, 4, index=list(range(4 * n, 4 * n + 4))) for n in range(9)).speed_up is None
+    assert choose_after(settings, b"pickled before").kind == "process"
+    assert choose_after(settings, None).kind == "serial"
+    dataset.file.close()
 
 
 # ---- memory that is used again -----------------------------------------------------------------------------

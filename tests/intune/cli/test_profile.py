@@ -39,6 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's folder: data, and a module with the transform."""
     table = pa.table({"x": np.arange(60_000), "y": np.ones(60_000, np.float32)})
     (tmp_path / "data").mkdir()
+    (tmp_path / "a.toml").mkdir()
     pq.write_table(table, tmp_path / "data" / "a.parquet", row_group_size=2_000)
     (tmp_path / "mine.py").write_text(MODULE)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
@@ -69,6 +70,7 @@ def test_a_pipeline_is_measured_and_becomes_a_scenario(folder: Path) -> None:
         (["missing", "--out", "job.toml"], "missing"),
         (["data", "--out", "job.json"], "must end in .toml"),
         (["data", "--out", "no/job.toml"], "no folder 'no'"),
+        (["data", "--out", "a.toml", "--force", "--transform", "none"], "is a folder; give a file in it"),
         (["data", "--out", "job.toml", "--seconds", "0"], "`seconds`=0.0"),
     ],
 )
@@ -95,6 +97,20 @@ def test_a_transform_is_a_preset_nothing_or_the_users_function(
         with pytest.raises(ConfigError, match="transform"):
             find_transform(name)
     del sys.modules["mine"]
+
+
+def test_data_with_nulls_among_integers_can_be_measured(folder: Path) -> None:
+    pq.write_table(pa.table({"x": pa.array([1, None, 3])}), folder / "nulls.parquet")
+    pipeline = make_pipeline(
+        ProfileConfig(data=str(folder / "nulls.parquet"), transform="none", batch_size=3)
+    )
+    with pipeline.loader() as loader:
+        assert next(iter(loader))["x"].tolist() == [1, 0, 3]
+
+
+def test_the_preset_of_criteos_columns_is_for_these_only(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="`data` has no `label`; give none, or module:function"):
+        make_pipeline(ProfileConfig(data=str(folder / "data")))
 
 
 def test_small_data_is_read_several_times_over_in_one_epoch(folder: Path) -> None:

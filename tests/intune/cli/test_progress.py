@@ -3,6 +3,8 @@
 import io
 import re
 
+import pytest
+
 from intune.cli.progress import Progress
 
 
@@ -41,6 +43,11 @@ def test_lines_come_every_two_seconds() -> None:
 def test_an_hour_is_no_flood() -> None:
     lines = _run(io.StringIO(), seconds=3600, step=1).splitlines()
     assert 50 < len(lines) < 150
+
+
+def test_a_terminal_that_cannot_go_back_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert len(_run(_Terminal(), seconds=10, step=0.5).splitlines()) == 5
 
 
 def test_a_terminal_gets_a_bar_that_is_gone_at_the_end() -> None:

@@ -55,6 +55,12 @@ def test_a_seed_decides_everything() -> None:
     assert first.as_dict() != other.as_dict()
 
 
+def test_a_reference_there_is_not_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "simulate --agents even --jobs 1 --steps 1 --quiet --reference autotun"
+    assert main(words.split()) == 2
+    assert "did you mean 'autotune'" in capsys.readouterr().err
+
+
 def test_a_scenario_there_is_not_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "--scenarios", "papr", "--quiet"]) == 2
     assert "papr" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from intune.cli.main import main
-from intune.cli.writing import check_file, check_folder
+from intune.cli.writing import check_file, check_folder, check_pictures
 from intune.errors import ConfigError
 
 
@@ -41,3 +41,13 @@ def test_commands_look_before_they_work(
     said = capsys.readouterr().err
     assert "is a file, in which nothing can be written" in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", ["simulate --plots", "compare --data x --plot"])
+def test_pictures_that_nothing_can_draw_are_told_before_the_work(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    check_pictures("plots", None)
+    assert main([*words.split(), str(tmp_path / "x.png")]) == 2
+    assert capsys.readouterr().err.startswith(f"intune: error: `{words.split('--')[-1]}` needs matplotlib")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -188,3 +189,13 @@ def test_progress_writes_a_line_now_and_then(capsys: pytest.CaptureFixture[str])
         told("paper", "ds2", 3)
         told("paper", "ds2", 3)
     assert capsys.readouterr().err == "50% done, paper: ds2\n"
+
+
+def test_progress_is_lines_on_a_terminal_that_cannot_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    stream, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    with JobProgress(10, stream=stream, clock=lambda: now[0]) as told:
+        now[0] = 11.0
+        told("paper", "ds2", 5)
+    assert stream.getvalue() == "50% done, paper: ds2\n"

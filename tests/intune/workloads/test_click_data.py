@@ -17,10 +17,12 @@ from intune.pipelines.transforms.criteo import DENSE, SPARSE
 from intune.workloads.click_data import (
     MISSING_ID,
     ClickData,
+    build_vocabulary,
     check_held_out_labels,
     find_click_data,
     to_batches,
 )
+from intune.workloads.unified_embedding import WORD_IDS
 
 SIZES = (50,) * 26
 
@@ -130,6 +132,40 @@ def test_missing_integers_share_a_row_of_their_own(tmp_path: Path) -> None:
     pq.write_table(filled, tmp_path / "y.parquet", row_group_size=10)
     left, right = (batches(tmp_path / f"{name}.parquet") for name in "xy")
     assert all(torch.equal(a["sparse"], b["sparse"]) for a, b in zip(left, right, strict=True))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("type_", [pa.uint8(), pa.uint32(), pa.uint64(), pa.list_(pa.uint32())])
+@pytest.mark.parametrize("vocabulary", [False, True])
+def test_missing_ids_of_unsigned_types_are_an_id_like_others(
+    tmp_path: Path, type_: pa.DataType, vocabulary: bool
+) -> None:
+    (tmp_path / "dataset.json").write_text(
+        '{"schema_version": 1, "columns": {"label": "y", "dense": [], "categorical": ["c"]}}'
+    )
+    ids: list[Any] = [3, None, 4, None]
+    if pa.types.is_list(type_):
+        ids = [[one] for one in ids]
+    pq.write_table(pa.table({"y": [0, 1, 0, 1], "c": pa.array(ids, type_)}), tmp_path / "x.parquet")
+    found = find_click_data(str(tmp_path))
+    made = build_vocabulary(found) if vocabulary else WORD_IDS
+    with to_batches(found, found.train, batch_size=4, ids=made).loader(executor="threads") as loader:
+        (batch,) = loader
+    rows = (batch["c"].values if found.has_lists else batch["sparse"]).flatten().tolist()
+    assert rows[1] == rows[3]
+    assert len(set(rows)) == 3
+
+
+@pytest.mark.parametrize("type_", [pa.bool_(), pa.int8(), pa.float64()])
+def test_missing_numbers_are_0(tmp_path: Path, type_: pa.DataType) -> None:
+    (tmp_path / "dataset.json").write_text(
+        '{"schema_version": 1, "columns": {"label": "y", "dense": ["x"], "categorical": ["c"]}}'
+    )
+    table = pa.table({"y": [0, 1], "x": pa.array([None, 1]).cast(type_), "c": [1, 2]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    found = find_click_data(str(tmp_path))
+    with to_batches(found, found.train, batch_size=2, ids=9).loader(executor="threads") as loader:
+        (batch,) = loader
+    assert batch["dense"].expm1().flatten().tolist() == pytest.approx([0, 1])
 
 
 def test_text_ids_are_hashed(tmp_path: Path) -> None:

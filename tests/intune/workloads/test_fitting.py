@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from intune.errors import ConfigError, StorageError
 from intune.pipelines import Pipeline
-from intune.workloads.checkpoint import read_checkpoint
+from intune.workloads.checkpoint import CheckpointStore, read_checkpoint
 from intune.workloads.fitting import EarlyStopping, FitOptions, FitSummary, fit, seeded
 from intune.workloads.training import Evaluation, Trainer
 
@@ -142,6 +142,18 @@ def test_a_run_killed_between_the_last_step_of_an_epoch_and_its_evaluation_evalu
         run(data, Line(), killed, epochs=2, checkpoints=tmp_path / "c", checkpoint_every=4)
     summary, _ = run(data, Line(), scripted([0.1, 0.2]), epochs=2, checkpoints=tmp_path / "c", resume=True)
     assert summary.history == ((1, 0.1), (2, 0.2))
+
+
+@pytest.mark.parametrize("every", [0, 3, 4])
+def test_the_last_checkpoint_holds_the_parameters_that_training_ends_with(
+    data: Path, tmp_path: Path, every: int
+) -> None:
+    """Of four steps an epoch: with 4, the last step is saved before its epoch is evaluated, too."""
+    _, model = run(data, Line(), scripted([0.1, 0.2]), epochs=2, checkpoints=tmp_path, checkpoint_every=every)
+    latest = CheckpointStore(directory=tmp_path).latest()
+    assert latest is not None
+    kept = read_checkpoint(latest)["monitor"]["best_model"]
+    assert torch.equal(kept["weight"], model.weight)
 
 
 def test_a_stopped_run_stays_stopped_when_resumed(data: Path, tmp_path: Path) -> None:

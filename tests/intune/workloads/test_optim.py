@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,6 +131,19 @@ def test_state_saved_and_loaded_continues_with_the_same_bits(rowwise: bool) -> N
     resumed.load_state_dict(optimizer.state_dict())
     train(second, resumed, data[3:])
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
+def test_a_copy_goes_on_with_the_same_bits(copied: Callable[[Any], Any]) -> None:
+    model = DLRM(CONFIG, seed=1)
+    optimizer = Adagrad(model.parameters(), lr=0.1, rowwise=True)
+    train(model, optimizer, batches()[:3])
+    for parameter in model.parameters():
+        parameter.grad = None
+    again, its_optimizer = copied((model, optimizer))
+    train(model, optimizer, batches()[3:])
+    train(again, its_optimizer, batches()[3:])
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")

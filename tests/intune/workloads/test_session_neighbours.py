@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from intune.errors import ConfigError, DataError
 from intune.pipelines.schema import Ragged, slice_block
+from intune.workloads.evaluation import NOTHING, top_k
 from intune.workloads.popularity import Popularity
 from intune.workloads.vsknn import VSKNN, VSKNNConfig
 
 ITEMS = 8
+NEVER = -np.inf
 some_sessions = st.lists(st.lists(st.integers(0, ITEMS - 1), min_size=1, max_size=6), min_size=1, max_size=12)
 
 
@@ -49,7 +51,7 @@ def definition(config: VSKNNConfig, training: list[list[int]], session: list[int
         steps = min(step[item] for item in set(training[time]) & set(session))
         for item in set(training[time]):
             scores[item] += similarity * (1 / steps if config.score_decay == "reciprocal" else 1.0)
-    return scores
+    return [score or NEVER for score in scores]
 
 
 @settings(max_examples=60)
@@ -84,7 +86,7 @@ def test_vsknn_by_hand() -> None:
     # The session 0, 1: weights 1/2 and 1. The first shares both (1.5/2, last common one step from the end), the
     # second shares 1 (1/2, likewise), the third nothing.
     scores = model.scores(batch_of([[0, 1]]))[0].tolist()
-    assert scores == pytest.approx([0.75, 1.25, 0.75, 0.5, 0, 0, 0, 0])
+    assert scores == pytest.approx([0.75, 1.25, 0.75, 0.5, *[NEVER] * 4])
 
 
 def test_vsknn_orders_sessions_by_time_however_they_come() -> None:
@@ -94,13 +96,14 @@ def test_vsknn_orders_sessions_by_time_however_they_come() -> None:
     arrays = {name: Ragged(column.values.numpy(), column.offsets.numpy()) for name, column in whole.items()}
     model.fit([slice_block(arrays, 0, 1), slice_block(arrays, 1, 3)])
     # Of the three that share item 0, the two most recent are those that end at 20 and 30.
-    assert model.scores(batch_of([[0]]))[0].tolist() == pytest.approx([2, 1, 0, 1, 0, 0, 0, 0])
+    assert model.scores(batch_of([[0]]))[0].tolist() == pytest.approx([2, 1, NEVER, 1, *[NEVER] * 4])
 
 
-def test_vsknn_without_neighbours_scores_nothing() -> None:
+def test_vsknn_recommends_nothing_that_no_neighbour_holds() -> None:
     model = VSKNN(VSKNNConfig(items=ITEMS))
-    model.fit([batch_of([[0, 1]])])
-    assert not model.scores(batch_of([[7]])).any()
+    model.fit([batch_of([[0, 1], [0], [5]])])
+    ranked = top_k(model.scores(batch_of([[7], [0]])), 3)
+    assert ranked.tolist() == [[NOTHING] * 3, [0, 1, NOTHING]]
 
 
 def test_vsknn_refuses_what_it_cannot_learn_from() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from intune.pipelines.errors import ConfigError, DataError
 from intune.pipelines.schema import Ragged
 from intune.workloads.data.market import MarketOptions, write_market
 from intune.workloads.fitting import FitOptions
+from intune.workloads.rating_data import RatingData
 from intune.workloads.recommender_job import FeedOptions
 from intune.workloads.sequence_stages import IGNORED
 from intune.workloads.training import OnStep
@@ -198,8 +200,27 @@ def test_next_items_that_are_not_there_are_missed_before_anything_is_learnt(
     early, late = time < data.moment(data.valid_from), time >= data.moment(data.test_from)
     with pytest.raises(DataError, match=r"in validation's 2 steps no user has .* another `valid_share`"):
         only(early | late).fit(FIT)
-    with pytest.raises(DataError, match="no user has 2 interactions before validation's steps"):
-        only(~early).fit(FIT)
+
+
+@pytest.mark.parametrize("name", ["trendrec", "gru4rec"])
+def test_next_items_that_the_data_set_itself_holds_out_are_none_to_learn(
+    data: TrendData, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of users with three interactions each, of which leave-one-out leaves one to train on."""
+    _ = data.events
+    whole = RatingData.table
+
+    def one_each(self: RatingData, table: str, columns: list[str]) -> pa.Table:
+        found = whole(self, table, columns)
+        if table != "ratings/train":
+            return found
+        return found.take(pa.array(np.unique(np.asarray(found.column("user")), return_index=True)[1]))
+
+    monkeypatch.setattr(RatingData, "table", one_each)
+    made = TrendForecaster(data=data, options=options(name))
+    monkeypatch.setattr(made.model.next_item, "loss", None)
+    with pytest.raises(DataError, match="no user has 2 interactions to train on before validation's steps"):
+        made.fit(FIT)
 
 
 def test_a_metric_that_is_not_evaluated_is_refused_before_anything_is_learnt(

@@ -73,6 +73,14 @@ def test_python_literals_of_2014_are_understood_and_items_nobody_reviewed_left_o
     assert found.items.column("genres").to_pylist() == [[], ["Shaving"]]
 
 
+@pytest.mark.parametrize("categories", [{"kind": "Beauty"}, "Beauty", [None], [[]], [1, 2], None])
+def test_categories_of_another_make_are_none(tmp_path: Path, categories: Any) -> None:
+    meta = write(tmp_path / "meta.json", [{"asin": "B2", "title": "Balm", "categories": categories}])
+    found, _ = read_amazon(AmazonOptions(files=(write(tmp_path / "r.json", OLD), meta)))
+    assert found.items.column("title").to_pylist() == [None, "Balm"]
+    assert found.items.column("genres").to_pylist() == [[], []]
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
@@ -81,6 +89,8 @@ def test_python_literals_of_2014_are_understood_and_items_nobody_reviewed_left_o
         (json.dumps({**OLD[0], "overall": None}), "there is no overall or rating"),
         (json.dumps({**OLD[0], "overall": float("nan")}), "the rating is nan"),
         (json.dumps({**OLD[0], "unixReviewTime": -1}), "the time is -1"),
+        (json.dumps({**OLD[0], "unixReviewTime": 1e30}), r"the time is 1e\+30"),
+        (json.dumps({**OLD[0], "overall": 10**400}), "int too large"),
         (json.dumps({**OLD[0], "reviewerID": ""}), "there is no reviewerID or user_id"),
     ],
 )

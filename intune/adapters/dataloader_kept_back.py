@@ -1,0 +1,51 @@
+"""Whether a dataset is sent without what it has opened, as its own `__getstate__` says: every process opens its own.
+
+Such a dataset can be sent at any time, and what it has opened shows nowhere else; two threads would share it.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from intune.adapters.dataloader_globals import is_users
+from intune.adapters.pickled_size import Limited, Structure, structure_bytes
+
+
+def keeps_back_open(value: Any) -> bool:
+    """Whether something, or what it refers to, keeps an open file, a connection or the like back when it is pickled."""
+    pickler = _Finder()
+    with suppress(Exception):  # too large, or it cannot be pickled
+        pickler.dump(value)
+    return pickler.found
+
+
+class _Finder(Structure):
+    def __init__(self) -> None:
+        super().__init__(Limited())
+        self.found = False
+
+    def reducer_override(self, value: Any) -> Any:
+        self.found = self.found or _keeps_back(value)
+        return super().reducer_override(value)
+
+
+def _keeps_back(value: Any) -> bool:
+    """The user's classes and datasets only: those of libraries keep back what they may make again, as caches."""
+    kind: Any = type(value)
+    if kind.__getstate__ is object.__getstate__:
+        return False
+    users = kind.__module__ == "__main__" or is_users(sys.modules.get(kind.__module__))
+    if not (users or isinstance(value, Dataset)):
+        return False
+    kept = getattr(value, "__dict__", {})
+    sent = value.__getstate__()
+    sent = sent if isinstance(sent, dict) else {}
+    return any(
+        structure_bytes(one) is None
+        for name, one in kept.items()
+        if name not in sent or sent[name] is not one
+    )

@@ -1,0 +1,59 @@
+"""Whether something is as it was, told from its pickled form."""
+
+from __future__ import annotations
+
+import io
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from intune.adapters import pickled_size
+from intune.adapters.pickled_size import fingerprint, structure_bytes
+
+
+def write_in(array):
+    array[...] = 1
+
+
+@pytest.mark.parametrize(
+    ("kept", "change"),
+    [
+        (1, None),
+        ({"a": [1, "b", None]}, lambda value: value["a"].append(2)),
+        (np.zeros(10), write_in),
+        (np.zeros(1 << 18), write_in),
+        (np.zeros((700, 300)).T, write_in),
+        (torch.zeros(10), write_in),
+        (torch.zeros(1 << 18), write_in),
+        (torch.zeros(700, 300).T, write_in),
+        (torch.zeros(3, dtype=torch.bfloat16), write_in),
+        (torch.zeros(3, dtype=torch.bool), write_in),
+        (torch.zeros(()), write_in),
+        (torch.zeros(0, 3), None),
+        (torch.eye(3).to_sparse(), lambda value: value.mul_(2)),
+        (np.array([1, "a", None], dtype=object), write_in),
+        (io.BytesIO(b"abc"), lambda value: value.seek(1)),
+        (iter([1, 2, 3]), next),
+    ],
+)
+def test_what_has_changed_has_another_fingerprint(kept, change):
+    value = SimpleNamespace(kept=kept)
+    before = fingerprint(value)
+    assert before is not None
+    assert fingerprint(value) == before
+    if change is not None:
+        change(kept)
+        assert fingerprint(value) != before
+
+
+def test_what_cannot_be_pickled_has_none_and_what_is_too_large_is_not_compared(monkeypatch):
+    assert fingerprint([threading.Lock()]) is None
+    monkeypatch.setattr(pickled_size, "MOST_STREAM", 1000)
+    assert fingerprint("a" * 2000) == fingerprint("b" * 2000) == b""
+
+
+def test_a_sparse_tensor_can_be_sent():
+    assert structure_bytes([torch.eye(3).to_sparse()]) is not None
