@@ -34,7 +34,7 @@ class Allocation:
         object.__setattr__(self, "slots", slots)
         object.__setattr__(self, "pool", self.pool if slots else _slots("pool", self.pool))
         if self.memory is not None:
-            memory = _whole(self.memory)
+            memory = whole(self.memory)
             if memory is None or memory < 1:
                 raise ConfigError(f"`memory`={self.memory!r} must be bytes above 0, or None for the budget")
             object.__setattr__(self, "memory", memory)
@@ -98,13 +98,13 @@ class Allocation:
 
 
 def _slots(name: str, count: Any) -> int:
-    slots = _whole(count)
+    slots = whole(count)
     if slots is None or not 1 <= slots <= MOST_SLOTS:
         raise ConfigError(f"slots of {name!r}={count!r} must be a whole number from 1 to {MOST_SLOTS}")
     return slots
 
 
-def _whole(value: Any) -> int | None:
+def whole(value: Any) -> int | None:
     """A whole number as Python's own, also one of NumPy's, which agents compute with; None for anything else."""
     try:
         return None if isinstance(value, bool) else operator.index(value)

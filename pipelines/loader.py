@@ -27,6 +27,7 @@ from intune.pipelines.pressure import Pressure
 from intune.pipelines.run import Run, close_dropped
 from intune.pipelines.scheduler import Scheduler
 from intune.pipelines.schema import block_rows
+from intune.pipelines.stages import at_least
 
 logger = logging.getLogger("intune")
 
@@ -96,11 +97,12 @@ class Loader:
         max_skipped: int = 100,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        _check_share(rank, world_size)
+        world_size, rank = at_least("world_size", world_size, 1), at_least("rank", rank, 0)
+        if rank >= world_size:
+            raise ConfigError(f"`rank`={rank} must be below `world_size`={world_size}; ranks count from 0")
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"`on_error`={on_error!r} is unknown; use 'raise' or 'skip'")
-        if isinstance(max_skipped, bool) or not isinstance(max_skipped, int) or max_skipped < 0:
-            raise ConfigError(f"`max_skipped`={max_skipped!r} must be a whole number, 0 or more")
+        max_skipped = at_least("max_skipped", max_skipped, 0)
         self.pipeline = pipeline
         self.order = pipeline.order()
         self.stages: tuple[str, ...] = pipeline.stage_names
@@ -126,11 +128,7 @@ class Loader:
                 f"{len(self.dataset.skipped)} files were skipped, more than `max_skipped`={max_skipped}; "
                 f"the last: {self.dataset.skipped[-1][1]}"
             )
-        self._device: Any = None
-        if pipeline.device != "cpu":
-            from intune.pipelines.transfer import Device
-
-            self._device = Device(pipeline.device)
+        self._device = self._make_device()
         self.epoch = 0
         self._pid = os.getpid()
         if allocation is not None:
@@ -170,8 +168,7 @@ class Loader:
 
     def set_epoch(self, epoch: int) -> None:
         """Which epoch the next loop reads; as `DistributedSampler.set_epoch`."""
-        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-            raise ConfigError(f"`epoch`={epoch!r} must be a whole number, 0 or more")
+        epoch = at_least("epoch", epoch, 0)
         if epoch != self.epoch:
             self._resume = (0, frozenset())
             self._last = (epoch, 0, ())
@@ -331,6 +328,13 @@ class Loader:
 
         return ThreadFleet(processes=process_pool(self.pipeline.maps), files=files)
 
+    def _make_device(self) -> Any:
+        if self.pipeline.device == "cpu":
+            return None
+        from intune.pipelines.transfer import Device
+
+        return Device(self.pipeline.device)
+
     def _make_plan(self, epoch: int) -> Plan:
         if getattr(self, "_planned", None) != epoch:
             self._plan = make_plan(
@@ -351,6 +355,8 @@ class Loader:
         return BLOCK_ROWS if coarse else self._fleet.chunk_rows
 
     def _start(self, plan: Plan, first: int) -> Run:
+        # "cuda" is what the trainer's thread has chosen by now; in the workers' threads it would be the first device.
+        self._device = self._make_device()
         scheduler = Scheduler(
             plan,
             self.stages,
@@ -367,7 +373,7 @@ class Loader:
             plan=plan,
             dataset=self.dataset,
             maps=self.pipeline.maps,
-            device=self.pipeline.device,
+            device="cpu" if self._device is None else self._device.name,
             skip=self._skip,
         )
         run = Run(
@@ -591,14 +597,6 @@ def _detect(executor: str) -> Budget:
 
     attach()
     return Budget.detect()
-
-
-def _check_share(rank: int, world_size: int) -> None:
-    for name, value, least in (("world_size", world_size, 1), ("rank", rank, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(f"`{name}`={value!r} must be a whole number, {least} or more")
-    if rank >= world_size:
-        raise ConfigError(f"`rank`={rank} must be below `world_size`={world_size}; ranks count from 0")
 
 
 def _choose(executor: str) -> str:

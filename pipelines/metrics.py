@@ -61,7 +61,7 @@ class PipelineStats:
     Attributes:
         stages: one entry a stage, in order.
         elapsed_s: seconds since the loader was made, while an epoch was under way.
-        epoch: the epoch under way or finished last.
+        epoch: the epoch under way; once it was read to its end, the next.
         batch: batches of that epoch handed to the trainer.
         batches, rows: batches and rows handed to the trainer, over all epochs.
         step_s: seconds the trainer spent between taking a batch and asking for the next.

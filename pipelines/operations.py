@@ -76,7 +76,7 @@ class Job:
         ]
         if len(blocks) > 3:
             shown.append(f"and {len(blocks) - 3} more")
-        if this.operation in ("load", "merge") or this.stop[index] > plan.batches:
+        if all(before.operation != "batch" for before in plan.levels[: level + 1]):
             return f"stage {this.stage!r}, " + "; ".join(shown)
         what = f"batch {this.start[index]}"
         if this.stop[index] - this.start[index] > 1:

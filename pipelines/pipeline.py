@@ -110,7 +110,10 @@ class Pipeline:
         )
 
     def to(self, device: str) -> Pipeline:
-        """Bring batches to the trainer's device (``"cpu"``, ``"cuda"``, ``"cuda:1"``); the last stage."""
+        """Bring batches to the trainer's device (``"cpu"``, ``"cuda"``, ``"cuda:1"``); the last stage.
+
+        ``"cuda"`` is the one that the trainer's thread uses when a loop begins.
+        """
         return self._with(Transfer(device=str(device)))
 
     def _with(self, stage: Stage) -> Pipeline:

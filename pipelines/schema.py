@@ -167,11 +167,12 @@ def concat_blocks(blocks: Sequence[Mapping[str, Any]]) -> Block:
 def take_column(column: Any, index: Array) -> Any:
     """Rows at `index` (int64, shape ``(m,)``), in that order, as a copy."""
     if isinstance(column, Ragged):
-        lengths = np.take(column.lengths, index)
+        edges = np.asarray(column.offsets)  # a tensor where a function made one
+        lengths = np.take(np.diff(edges), index)
         offsets = np.zeros(len(index) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
         inside = np.arange(offsets[-1], dtype=np.int64)
-        inside += np.repeat(np.take(column.offsets, index) - offsets[:-1], lengths)
+        inside += np.repeat(np.take(edges, index) - offsets[:-1], lengths)
         return Ragged(take_column(column.values, inside), offsets)
     if isinstance(column, pa.Array):
         return column.take(pa.array(index))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from intune.pipelines.allocation import whole
 from intune.pipelines.dataset import Source
 from intune.pipelines.errors import ConfigError
 
@@ -26,7 +27,7 @@ class Load:
     name: str = "load"
 
     def __post_init__(self) -> None:
-        _at_least("retries", self.retries, 0)
+        object.__setattr__(self, "retries", at_least("retries", self.retries, 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,8 @@ class Shuffle:
     name: str = "shuffle"
 
     def __post_init__(self) -> None:
-        _at_least("row_groups", self.row_groups, 1)
-        _at_least("seed", self.seed, 0)
+        object.__setattr__(self, "row_groups", at_least("row_groups", self.row_groups, 1))
+        object.__setattr__(self, "seed", at_least("seed", self.seed, 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class Batch:
     name: str = "batch"
 
     def __post_init__(self) -> None:
-        _at_least("batch_size", self.size, 1)
+        object.__setattr__(self, "size", at_least("batch_size", self.size, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +105,9 @@ class Transfer:
 Stage: TypeAlias = Load | Shuffle | Batch | Map | Transfer
 
 
-def _at_least(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def at_least(name: str, value: Any, least: int) -> int:
+    """The value as Python's own number, which a saved state can hold; a `ConfigError` if it is none or too low."""
+    number = whole(value)
+    if number is None or number < least:
         raise ConfigError(f"`{name}`={value!r} must be a whole number, {least} or more")
+    return number

@@ -49,7 +49,7 @@ def to_tensor(column: Any) -> Any:
         try:
             return torch.from_numpy(writable(column))
         except (TypeError, ValueError) as error:
-            if any(stride < 0 for stride in column.strides):
+            if any(stride < 0 or stride % column.itemsize for stride in column.strides):
                 return torch.from_numpy(column.copy())
             raise SchemaError(f"holds {column.dtype}, which no tensor can; convert it in a map") from error
     if isinstance(column, Ragged):
@@ -71,7 +71,11 @@ def to_tensors(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 class Device:
-    """Moves batches to one device; `stage` runs in a worker, `hand_over` in the trainer's thread."""
+    """Moves batches to one device; `stage` runs in a worker, `hand_over` in the trainer's thread.
+
+    Args:
+        name: ``"cuda"`` is the device that the calling thread uses; `name` then says which.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -82,6 +86,8 @@ class Device:
             index, count = int(torch.device(name).index), torch.cuda.device_count()
             if index >= count:
                 raise ConfigError(f"`device`={name!r}, but there are only {count} CUDA device(s)")
+        elif self.cuda:
+            self.name = f"cuda:{torch.cuda.current_device()}"
         self._streams = threading.local()
 
     def stage(self, batch: dict[str, Any]) -> dict[str, Any]:

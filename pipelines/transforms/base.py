@@ -230,7 +230,7 @@ def kind_of(values: Any) -> str:
     if isinstance(values, Ragged):
         return f"lists of {kind_of(values.values)}"
     if isinstance(values, pa.Array | pa.ChunkedArray):
-        return str(values.type)
+        return str(values.type) if is_text(values) else f"an Arrow array of {values.type}"
     if isinstance(values, np.ndarray):
         return str(values.dtype) if values.ndim == 1 else f"a matrix of {values.dtype}, shape {values.shape}"
     return type(values).__name__

@@ -14,9 +14,9 @@ from intune.pipelines.transforms.base import kind_of
 
 def require_lists(verb: str, name: str, column: Any) -> Ragged:
     """The column as a list column; a `SchemaError` if it is none."""
-    if not isinstance(column, Ragged):
+    if not isinstance(column, Ragged) or not isinstance(column.offsets, np.ndarray):
         raise SchemaError(
-            f"{verb}: column `{name}` holds {kind_of(column)}, but it takes list columns (Ragged)"
+            f"{verb}: column `{name}` holds {kind_of(column)}, but it takes list columns (Ragged of arrays)"
         )
     return column
 

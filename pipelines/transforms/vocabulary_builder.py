@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from intune.pipelines.errors import ConfigError, SchemaError
-from intune.pipelines.schema import Column
+from intune.pipelines.schema import Column, Ragged
 from intune.pipelines.transforms.base import (
     Values,
     as_patterns,
@@ -31,7 +33,8 @@ class VocabularyBuilder:
     """Counts the values of some columns; picklable, and two of them can be merged.
 
     It keeps each distinct value with its count: memory grows with their number, not with the rows. Nulls are not
-    counted; of list columns each element is.
+    counted; of list columns each element is. Give it the batches that a loader delivers; or call it in a map, whose
+    threads may share it. (A copy in another process counts for itself.)
 
     Args:
         columns: names or patterns.
@@ -40,25 +43,35 @@ class VocabularyBuilder:
     def __init__(self, columns: str | Sequence[str]) -> None:
         self.columns = as_patterns("columns", columns)
         self._counters: dict[str, _Counter] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
 
     def update(self, block: Mapping[str, Column]) -> None:
-        """Count a block's values.
+        """Count a block's values; tensors, as a loader delivers them, too.
 
         Raises:
             SchemaError: a column is missing, holds neither integers nor strings, or differs from earlier blocks.
         """
         for name in choose(block, self.columns, "VocabularyBuilder"):
-            values = _as_arrow(name, flatten("VocabularyBuilder", name, block[name]))
-            self._counter(name, values.type).add(values)
+            values = _as_arrow(name, flatten("VocabularyBuilder", name, _without_tensors(block[name])))
+            with self._lock:
+                self._counter(name, values.type).add(values)
 
     def merge(self, other: VocabularyBuilder) -> None:
         """Add the counts of another builder, as if its blocks had been counted here."""
-        for name, counter in other._counters.items():
-            self._counter(name, counter.type).absorb(counter)
+        for name, table in other._tables().items():
+            with self._lock:
+                self._counter(name, table.schema.field("value").type).absorb(table)
 
     def distinct(self) -> dict[str, int]:
         """How many distinct values each column has so far."""
-        return {name: counter.table().num_rows for name, counter in self._counters.items()}
+        return {name: table.num_rows for name, table in self._tables().items()}
 
     def build(
         self,
@@ -89,13 +102,16 @@ class VocabularyBuilder:
                 "nothing was counted, so there is nothing to build from; call `update` with blocks first"
             )
         entries = {}
-        for name, counter in self._counters.items():
-            table = counter.table()
+        for name, table in self._tables().items():
             table = table.filter(pc.greater_equal(table["count"], min_count))
             order = pc.sort_indices(table, sort_keys=[("count", "descending"), ("value", "ascending")])
             table = table.take(order[:max_size])
             entries[name] = Entries(values=_whole(table["value"]), counts=_whole(table["count"]))
         return Vocabulary(entries=entries, first=first, unknown=unknown, null=null)
+
+    def _tables(self) -> dict[str, pa.Table]:
+        with self._lock:
+            return {name: counter.table() for name, counter in self._counters.items()}
 
     def _counter(self, name: str, type_: pa.DataType) -> _Counter:
         counter = self._counters.setdefault(name, _Counter(type_))
@@ -120,10 +136,14 @@ class _Counter:
 
     def add(self, values: pa.Array) -> None:
         counted = pc.value_counts(values.drop_null() if values.null_count else values)
-        self._append(pa.table([counted.field(0), counted.field(1)], schema=self._schema))
+        self.absorb(pa.table([counted.field(0), counted.field(1)], schema=self._schema))
 
-    def absorb(self, other: _Counter) -> None:
-        self._append(other.table())
+    def absorb(self, counted: pa.Table) -> None:
+        """Count what another has counted."""
+        self._pending.append(counted)
+        self._waiting += counted.num_rows
+        if self._waiting >= max(_PENDING, self._joined.num_rows):
+            self.table()
 
     def table(self) -> pa.Table:
         """Columns ``value`` and ``count``, no value twice, in no particular order."""
@@ -134,11 +154,11 @@ class _Counter:
             self._pending, self._waiting = [], 0
         return self._joined
 
-    def _append(self, table: pa.Table) -> None:
-        self._pending.append(table)
-        self._waiting += table.num_rows
-        if self._waiting >= max(_PENDING, self._joined.num_rows):
-            self.table()
+
+def _without_tensors(column: Any) -> Any:
+    if isinstance(column, Ragged):
+        return Ragged(_without_tensors(column.values), column.offsets)
+    return np.asarray(column) if hasattr(column, "untyped_storage") else column
 
 
 def _as_arrow(name: str, values: Values) -> pa.Array:

@@ -599,6 +599,15 @@ def test_nonsensical_epochs_are_refused(data_sets: Any, epoch: Any) -> None:
         loader.set_epoch(epoch)
 
 
+def test_numbers_of_numpy_are_numbers_and_a_state_holds_pythons(data_sets: Any) -> None:
+    pipe = pipeline(data_sets.folder(SHAPES[0]), None, 1, 0, 2, False)
+    with load(pipe, rank=np.int64(1), world_size=np.int64(2), max_skipped=np.int64(0)) as loader:
+        loader.set_epoch(np.int64(3))
+        state = loader.state_dict()
+        assert json.loads(json.dumps(state)) == state
+        assert (state["epoch"], state["plan"]["rank"]) == (3, 1)
+
+
 # ---- the end ---------------------------------------------------------------------------------------------------
 
 

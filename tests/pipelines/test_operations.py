@@ -531,6 +531,8 @@ def test_where_a_task_works_is_told_for_every_stage(numbered: Callable[..., File
     two = job_of(files, ("batch",), batch=4, chunk_rows=8)
     texts = [two.where(1, index) for index in range(len(two.plan.levels[1]))]
     assert texts[0].startswith("stage 'batch0', batch 0 (from file-0, row group 0)")
+    before = job_of(files, ("map", "batch"), batch=4, maps=(Map(function=identity),))
+    assert before.where(1, 0) == "stage 'map0', file-0, row group 0"  # its rows 0 to 9 are no batches
 
 
 def test_missing_rows_say_how_many() -> None:

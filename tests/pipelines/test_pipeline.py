@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import intune.pipelines
@@ -107,6 +108,14 @@ BASE = Pipeline.from_parquet("x")
 def test_what_makes_no_sense_is_refused_when_it_is_written(build: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build()
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    order = BASE.shuffle(np.int64(2), seed=np.uint8(3)).batch(np.int32(4)).order()
+    assert order.shuffle is not None
+    kept = (order.shuffle.row_groups, order.shuffle.seed, order.batch_size)
+    assert kept == (2, 3, 4)
+    assert {type(number) for number in kept} == {int}
 
 
 def test_every_public_name_is_there() -> None:

@@ -160,6 +160,15 @@ def test_what_may_only_be_read_is_copied_and_nothing_else() -> None:
     assert made["own"].values is free
 
 
+def test_lists_of_tensors_are_taken_like_lists_of_arrays() -> None:
+    lists = ragged([[1, 2], [], [3]])
+    made = take_column(
+        Ragged(torch.from_numpy(lists.values), torch.from_numpy(lists.offsets)), np.array([2, 0, 1])
+    )
+    assert made.values.tolist() == [3, 1, 2]
+    assert made.offsets.tolist() == [0, 1, 3, 3]
+
+
 def test_blocks_whose_columns_differ_are_not_joined() -> None:
     block = {"x": np.arange(3), "y": np.zeros((3, 2))}
     for other, message in (

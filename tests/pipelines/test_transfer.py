@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -67,8 +68,10 @@ def test_lists_become_ragged_tensors_and_strings_stay() -> None:
     assert to_tensor(tensor) is tensor
 
 
-def test_a_backwards_view_is_copied() -> None:
+def test_a_backwards_view_and_a_field_of_a_packed_record_are_copied() -> None:
     assert to_tensor(np.arange(4)[::-1]).tolist() == [3, 2, 1, 0]
+    records = np.array([(1, 0.5), (2, 1.5)], dtype=[("flag", "i1"), ("price", "f4")])
+    assert to_tensor(records["price"]).tolist() == [0.5, 1.5]
 
 
 @pytest.mark.parametrize(
@@ -94,6 +97,32 @@ def test_a_device_that_is_not_there_is_refused_before_anything_runs(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ConfigError, match=r"`device`='cuda:2', but there are only 2 CUDA device\(s\)"):
         Device("cuda:2")
+
+
+def test_cuda_is_the_device_of_the_trainers_thread_in_every_thread(
+    monkeypatch: pytest.MonkeyPatch, data_sets: Any
+) -> None:
+    trainer, seen = threading.current_thread(), []
+
+    def stage(device: Device, batch: dict[str, Any]) -> dict[str, Any]:
+        seen.append(device.name)
+        return to_tensors(batch)
+
+    chosen = 0
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    # As CUDA has it: a choice is the thread's own, a new thread uses the first device.
+    monkeypatch.setattr(
+        torch.cuda, "current_device", lambda: chosen if threading.current_thread() is trainer else 0
+    )
+    monkeypatch.setattr(Device, "stage", stage)
+    pipe = Pipeline.from_parquet(data_sets.folder([[4]])).batch(4).to("cuda")
+    with pipe.loader(executor="threads", budget=Budget(cpus=1, memory=1 << 24)) as loader:
+        chosen = 1
+        assert len(list(loader)) == 1
+        chosen = 2
+        assert len(list(loader)) == 1
+    assert seen == ["cuda:1", "cuda:2"]
 
 
 def test_on_the_cpu_a_batch_is_handed_over_as_it_is() -> None:

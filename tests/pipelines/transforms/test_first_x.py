@@ -5,6 +5,7 @@ from itertools import chain
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,3 +39,6 @@ def test_mistakes() -> None:
         FirstX(columns="x", x=0)
     with pytest.raises(SchemaError, match="FirstX: column `x` holds int64, but it takes list columns"):
         FirstX(columns="x", x=1)({"x": np.arange(3)})
+    tensors = Ragged(torch.arange(3), torch.tensor([0, 1, 3]))
+    with pytest.raises(SchemaError, match="FirstX: column `x` holds lists of Tensor, but it takes"):
+        FirstX(columns="x", x=1)({"x": tensors})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from collections import Counter
 from itertools import chain
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -97,6 +99,58 @@ def test_elements_of_lists_and_matrices_are_counted() -> None:
         }
     )
     assert listing(builder.build()) == {"l": [(1, 2), (2, 1)], "t": [("a", 1)], "m": [(3, 2)]}
+
+
+def test_batches_are_counted_as_a_loader_delivers_them() -> None:
+    builder = VocabularyBuilder(["l", "m", "u"])
+    builder.update(
+        {
+            "l": Ragged(torch.tensor([1, 1, 2]), torch.tensor([0, 3])),
+            "m": torch.tensor([[3, 3]], dtype=torch.int32),
+            "u": torch.from_numpy(np.array([2**64 - 1], np.uint64)),
+        }
+    )
+    assert listing(builder.build()) == {"l": [(1, 2), (2, 1)], "m": [(3, 2)], "u": [(-1, 1)]}
+
+
+def test_threads_that_share_a_builder_lose_no_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    went_on = threading.Event()
+
+    class Lock:
+        """Tells when a thread has to wait for it."""
+
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+        def __enter__(self) -> None:
+            if not self.lock.acquire(blocking=False):
+                went_on.set()
+                self.lock.acquire()
+
+        def __exit__(self, *error: object) -> None:
+            self.lock.release()
+
+    def count_another() -> None:
+        builder.update({"x": np.array([2])})
+        went_on.set()
+
+    def interrupted(tables: list[pa.Table]) -> pa.Table:
+        if other.ident is None:  # another thread comes by while counts are joined
+            joined = concat_tables(tables)
+            other.start()
+            went_on.wait()
+            return joined
+        return concat_tables(tables)
+
+    concat_tables, other = pa.concat_tables, threading.Thread(target=count_another)
+    builder = VocabularyBuilder("x")
+    builder._lock = Lock()  # type: ignore[assignment]
+    monkeypatch.setattr(pa, "concat_tables", interrupted)
+    monkeypatch.setattr(vocabulary_builder, "_PENDING", 3)
+    for value in (1, 3, 1):
+        builder.update({"x": np.array([value])})
+    other.join()
+    assert listing(builder.build())["x"] == [(1, 2), (2, 1), (3, 1)]
 
 
 def test_what_is_built_can_be_used() -> None:
