@@ -71,9 +71,9 @@ class Loader:
 
     Args:
         pipeline: what to run.
-        executor: ``"threads"`` in this process, ``"ray"`` on a cluster (a local one is started where none is
-            there), or ``"auto"``: Ray where this process is connected to a cluster or ``RAY_ADDRESS`` names
-            one, else threads.
+        executor: ``"threads"`` in this process, ``"ray"`` on a cluster (one of its own is started on this
+            machine where none is connected, nor named by ``RAY_ADDRESS``), or ``"auto"``: Ray where this
+            process is connected to a cluster or ``RAY_ADDRESS`` names one, else threads.
         budget: CPUs and bytes the pipeline may use; by default read from what the job may really use.
         allocation: slots to begin with; by default one pool: as many slots as the budget has CPUs, and on Ray,
             where a task also waits for messages, twice as many.

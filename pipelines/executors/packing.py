@@ -76,6 +76,17 @@ class Packed:
     buffers: tuple[tuple[int, int], ...]
 
 
+def by_value(value: Any) -> bytes:
+    """`value` pickled, what the user's script defines by value: no other process can import it.
+
+    In a process that `multiprocessing` spawned the script has another name, by which cloudpickle does not know it.
+    """
+    script = sys.modules.get("__mp_main__")
+    if script is not None and script.__name__ == "__mp_main__":
+        cloudpickle.register_pickle_by_value(script)
+    return bytes(cloudpickle.dumps(value, protocol=5))
+
+
 def pack(value: Any) -> tuple[Packed, Callable[[Array], None]]:
     """`value` packed, and a function that copies its columns into memory of `Packed.size` bytes."""
     file, layout = io.BytesIO(), _Layout()

@@ -131,6 +131,8 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     keep_freed_memory()
     control, lifeline = (int(argument) for argument in sys.argv[1:3])
+    for descriptor in (control, lifeline):
+        os.set_inheritable(descriptor, False)  # programs that users' code starts must not keep up the line
     channel = Channel(socket.socket(fileno=control))
     _end_with(lifeline)
     try:

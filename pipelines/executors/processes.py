@@ -15,10 +15,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import cloudpickle
-
 from intune.pipelines.budget import affine_cpus
 from intune.pipelines.errors import ConfigError, LoaderError, StageError, StageTimeout, WorkerLostError
+from intune.pipelines.executors.packing import by_value
 from intune.pipelines.executors.process import Process
 from intune.pipelines.operations import call_here
 from intune.pipelines.schema import Block
@@ -268,7 +267,7 @@ def process_pool(maps: Sequence[Map]) -> ProcessPool | None:
 
 def _pickled(stage: Map) -> bytes:
     try:
-        return bytes(cloudpickle.dumps(stage.function, protocol=5))
+        return by_value(stage.function)
     except Exception as error:  # pickling runs the code of whatever the function refers to
         raise ConfigError(
             f"`function` of stage {stage.name!r} cannot be sent to a process ({type(error).__name__}: {error}); "

@@ -1,4 +1,4 @@
-"""Workers as Ray actors over a cluster, started on this machine where none is there.
+"""Workers as Ray actors over a cluster, started on this machine where none is connected or named.
 
 A worker keeps what it makes; the scheduler's next task on it goes to the same worker where that can be, so a
 block crosses the object store only when it changes process, and goes to the trainer through shared memory where
@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import itertools
 import logging
+import pickle
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import cloudpickle
 import psutil
 
 from intune.pipelines.budget import Budget
 from intune.pipelines.errors import ConfigError, IntuneError, StageError, WorkerLostError
 from intune.pipelines.executors.landing import Landings, Place
-from intune.pipelines.executors.packing import unpack
+from intune.pipelines.executors.packing import by_value, unpack
 from intune.pipelines.executors.ray_cluster import connect, disconnect
 from intune.pipelines.executors.ray_records import (
     Arrived,
@@ -83,6 +83,7 @@ class RayFleet:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._workers: list[Worker] = []
+        self._starting: dict[threading.Thread, Worker | None] = {}  # in the place of those that died
         self._run: Run | None = None
         self._operations: Operations | None = None
         self._dispatcher: threading.Thread | None = None
@@ -127,9 +128,11 @@ class RayFleet:
         run.on_free = self._free
         for worker in workers:
             try:
-                self._brief(worker)
+                self._brief(worker, self._generation, self._job)
             except self._ray.exceptions.RayActorError:
                 self._died(worker)
+        if not (self._workers or self._starting):
+            self._start_replacement()  # the last one was lost while there was no run to end
         self._dispatcher = threading.Thread(
             target=self._dispatch, args=(run, self._generation), name="intune-dispatcher", daemon=True
         )
@@ -162,6 +165,8 @@ class RayFleet:
                 return []
             self._closed = True
             workers, self._workers = self._workers, []
+            starting = list(self._starting)
+            workers += [worker for worker in self._starting.values() if worker is not None]
             self._changed.notify_all()
         pids = [worker.pid for worker in workers if worker.pid and worker.node == self._node()]
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -169,6 +174,9 @@ class RayFleet:
             for worker in workers:
                 self._ray.kill(worker.actor, no_restart=True)
         deadline = time.monotonic() + END_PATIENCE
+        for thread in starting:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
         while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
             time.sleep(0.01)
         self._landings.close()
@@ -225,9 +233,9 @@ class RayFleet:
         finally:
             segment.close()
 
-    def _brief(self, worker: Worker) -> None:
+    def _brief(self, worker: Worker, generation: int, job: Any) -> None:
         """Tell a worker the job; it must know before its first task."""
-        self._ray.get(worker.actor.begin.remote(self._generation, self._job))
+        self._ray.get(worker.actor.begin.remote(generation, job))
 
     def _died(self, worker: Worker) -> None:
         """A worker process is gone: what it held and did is made again, another takes its place."""
@@ -253,7 +261,7 @@ class RayFleet:
             tasks,
             len(again),
         )
-        self._replace(run)
+        self._start_replacement()
 
     def _lose(self, run: Run, keys: Sequence[Key]) -> list[Key]:
         """These outputs went with their worker (under the run's lock)."""
@@ -263,30 +271,71 @@ class RayFleet:
         self._free(lost)
         return lost
 
-    def _replace(self, run: Run | None) -> None:
-        """Have a new worker in the place of a dead one; if it dies at once, another, a few times."""
-        for _ in range(MOST_STARTS):
-            fresh = self._spawn()
-            try:
-                self._introduce(fresh)
-                if run is not None:
-                    self._brief(fresh)
-            except self._ray.exceptions.RayActorError:
-                continue
-            except (ConfigError, self._ray.exceptions.RayError) as error:
-                failure: Exception = error
-                break
+    def _start_replacement(self) -> None:
+        """Have a new worker in the place of a dead one, in a thread of its own: the others go on meanwhile."""
+        thread = threading.Thread(target=self._replace, name="intune-ray-starter", daemon=True)
+        with self._lock:
+            self._starting[thread] = None
+        thread.start()
+
+    def _replace(self) -> None:
+        """Start a worker; if it dies at once, another, a few times. Where the cluster has no room, since a node is
+        gone, wait for it as long as there are others."""
+        thread = threading.current_thread()
+        try:
+            for _ in range(MOST_STARTS):
+                with self._lock:
+                    if self._closed:
+                        return
+                    fresh = self._starting[thread] = self._spawn()
+                try:
+                    self._await_room(fresh)
+                    self._admit(fresh)
+                except self._ray.exceptions.RayActorError:
+                    continue
+                return
+            raise WorkerLostError(f"{MOST_STARTS} in a row died")
+        except Exception as error:
+            self._not_replaced(error)
+        finally:
             with self._lock:
-                self._workers.append(fresh)
-                self._changed.notify_all()
-            if run is not None:
-                with run.lock:
-                    run.work.notify_all()
-            return
-        else:
-            failure = WorkerLostError(f"{MOST_STARTS} in a row died")
+                del self._starting[thread]
+
+    def _await_room(self, fresh: Worker) -> None:
+        for time_out in itertools.count(1):
+            alone = not self._workers  # else another that died just now may soon be replaced
+            try:
+                return self._introduce(fresh)
+            except ConfigError as error:
+                if alone and not self._workers:
+                    raise
+                if time_out == 1:
+                    logger.warning("going on with %d Ray worker(s): %s", len(self._workers), error)
+
+    def _admit(self, fresh: Worker) -> None:
+        """Let a new worker have tasks once it knows the job, also if that changed meanwhile."""
+        while True:
+            with self._lock:
+                generation, job = self._generation, self._job
+            if job is not None:
+                self._brief(fresh, generation, job)
+            with self._lock:
+                if self._closed:
+                    return  # which killed it
+                if generation == self._generation:
+                    self._workers.append(fresh)
+                    self._changed.notify_all()
+                    return
+
+    def _not_replaced(self, error: Exception) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            run = None if self._workers else self._run
         if run is not None:
-            run.end(WorkerLostError(f"a Ray worker died and none could be started in its place: {failure}"))
+            run.end(WorkerLostError(f"a Ray worker died and none could be started in its place: {error}"))
+        else:
+            logger.warning("a Ray worker died and none could be started in its place: %s", error)
 
     # ---- giving out tasks ------------------------------------------------------------------------------------
 
@@ -420,14 +469,15 @@ class RayFleet:
             if outcome.error is not None:
                 if isinstance(call.output, Place):
                     self._landings.release(call.output)
-                outcome.error.__cause__ = outcome.cause
-                run.failed(task, outcome.error)
+                raised, cause = pickle.loads(outcome.error)
+                raised.__cause__ = cause
+                run.failed(task, raised)
             elif call.output == "keep":
                 self._keep(run, task, call.worker, outcome)
             else:
                 self._take(run, call, outcome)
         except self._ray.exceptions.RayError as error:
-            self._lost(run, task, call.worker, error, was_alone)
+            self._lost(run, call, error, was_alone)
         except BaseException as error:
             run.failed(task, error)
 
@@ -481,28 +531,27 @@ class RayFleet:
             return
         run.finished(task, result, roots, cpu_s=time.thread_time() - began)
 
-    def _lost(self, run: Run, task: Task, worker: Worker, error: BaseException, was_alone: bool) -> None:
+    def _lost(self, run: Run, call: Call, error: BaseException, was_alone: bool) -> None:
         """A call did not come back: its worker died, or one that held its inputs."""
         if self._closed or run.closed:
             return
-        if isinstance(error, self._ray.exceptions.RayTaskError) and not isinstance(
-            error, self._ray.exceptions.RayActorError
-        ):
+        task, worker, exceptions = call.task, call.worker, self._ray.exceptions
+        if isinstance(error, exceptions.RayTaskError):
             cause = getattr(error, "cause", None)
-            wrapped = (
-                cause
-                if isinstance(cause, IntuneError)
-                else StageError(f"{run.job.where(task.level, task.index)}: {error}")
-            )
-            run.failed(task, wrapped)
-            return
+            lost = (exceptions.RayActorError, exceptions.ObjectLostError)
+            if not isinstance(cause, lost):  # else it is an input that did not come
+                wrapped = (
+                    cause
+                    if isinstance(cause, IntuneError)
+                    else StageError(f"{run.job.where(task.level, task.index)}: {error}")
+                )
+                run.failed(task, wrapped)
+                return
+        for holder in {held.worker for held in call.blocks} - {worker}:
+            if not self._is_alive(holder):
+                self._died(holder)  # it may have nothing to do, so that nobody else would notice
         if self._is_alive(worker):
-            with (
-                run.lock
-            ):  # an input was lost with another worker; whoever watches that one has it made again
-                if not run.closed:
-                    run.scheduler.fail(task, run.clock())
-                    run.work.notify_all()
+            self._put_back(run, task)
             return
         with self._lock:
             deaths = self._deaths[task.key] = self._deaths.get(task.key, 0) + 1
@@ -516,6 +565,9 @@ class RayFleet:
                 )
             )
             return
+        self._put_back(run, task)
+
+    def _put_back(self, run: Run, task: Task) -> None:
         with run.lock:
             if not run.closed:
                 run.scheduler.fail(task, run.clock())
@@ -559,7 +611,7 @@ def _book(run: Run, task: Task, outcome: Outcome) -> float:
 
 def _pickled(job: Job) -> bytes:
     try:
-        return bytes(cloudpickle.dumps(job))
+        return by_value(job)
     except Exception as error:  # whatever the user's objects do when they are pickled
         raise ConfigError(
             f"a function of the pipeline cannot be sent to Ray's workers ({type(error).__name__}: {error}); "

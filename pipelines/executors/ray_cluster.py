@@ -34,6 +34,7 @@ def connect(budget: Budget) -> Any:
                 _users += 1
         elif not _attach(ray):
             ray.init(
+                address="local",  # else Ray takes one that `ray start` left a note of, running or not
                 num_cpus=max(1, budget.cpus),
                 include_dashboard=False,
                 object_store_memory=_store_bytes(budget),

@@ -50,15 +50,15 @@ class Outcome:
         cpu_s: processor seconds of every level concerned.
         skipped: what had to be left out.
         packed: its output, if it was laid into a segment.
-        error, cause: what was raised instead; the cause apart, since pickling an exception leaves it out.
+        error: what was raised instead, and its cause apart, since pickling an exception leaves it out; pickled here,
+            since Ray's own pickling makes another class of one that the user's script defines.
     """
 
     roots: dict[int, int] = field(default_factory=dict)
     cpu_s: dict[int, float] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     packed: Packed | None = None
-    error: BaseException | None = None
-    cause: BaseException | None = None
+    error: bytes | None = None
 
 
 class RayWorker:
@@ -143,7 +143,8 @@ class RayWorker:
                 outcome.cpu_s[recipe.level] += time.thread_time() - began
         except BaseException as error:
             cause = error.__cause__
-            failed = Outcome(error=portable(error), cause=None if cause is None else portable(cause))
+            both = portable(error), None if cause is None else portable(cause)
+            failed = Outcome(error=cloudpickle.dumps(both))
             return (failed, None) if export == "send" else failed
         if export == "send":
             return outcome, payload

@@ -141,8 +141,8 @@ class ThreadFleet:
         thread = threading.Thread(
             target=_work, args=(self,), name=f"intune-worker-{len(self._threads)}", daemon=True
         )
+        thread.start()  # fails where the system allows no more
         self._threads.append(thread)
-        thread.start()
 
     def next_run(self, rest: Rest) -> tuple[Run, Runner] | None:
         """The run to work on, waiting for one; None once the fleet is closed."""

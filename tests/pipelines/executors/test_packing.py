@@ -2,9 +2,13 @@
 
 import gc
 import os
+import pickle
+import sys
 import threading
+import types
 import weakref
 
+import cloudpickle
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -13,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from intune.pipelines.executors.packing import pack, unpack
+from intune.pipelines.executors.packing import by_value, pack, unpack
 from intune.pipelines.executors.segments import ALIGNMENT, SMALLEST, Segment
 from intune.pipelines.memory import roots
 from intune.pipelines.schema import Ragged, slice_block
@@ -216,3 +220,13 @@ def test_two_holders_of_a_segment_see_the_same_bytes():
 def test_what_cannot_be_pickled_is_refused():
     with pytest.raises(TypeError, match="cannot pickle"):
         pack({"x": np.zeros(3), "lock": threading.Lock()})
+
+
+def test_what_the_script_of_a_spawned_process_defines_goes_by_value(monkeypatch):
+    script = types.ModuleType("__mp_main__")
+    exec("def f(): return g()\ndef g(): return 7", vars(script))
+    monkeypatch.setitem(sys.modules, "__mp_main__", script)
+    sent = by_value(script.f)
+    cloudpickle.unregister_pickle_by_value(script)
+    monkeypatch.delitem(sys.modules, "__mp_main__")
+    assert pickle.loads(sent)() == 7

@@ -482,6 +482,23 @@ def test_a_function_that_always_takes_its_process_down_ends_the_job(data, how, m
         assert loader.stats().workers_lost == tries
 
 
+def test_a_death_is_seen_though_a_program_that_the_function_started_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("intune.pipelines.executors.processes.RETRIES", 0)
+
+    def function(block):
+        os.system(f"(echo begun; sleep 20; echo ended) > {tmp_path}/said & echo $! > {tmp_path}/pid")
+        os._exit(3)
+
+    pool, stage = pool_of(function)
+    with pytest.raises(WorkerLostError, match="exit code 3"):
+        pool(stage, {})
+    assert "ended" not in (tmp_path / "said").read_text()
+    shell = psutil.Process(int((tmp_path / "pid").read_text()))
+    for program in (*shell.children(), shell):
+        program.kill()
+    pool.close()
+
+
 def test_a_process_that_died_idle_costs_no_try(caplog, monkeypatch):
     monkeypatch.setattr("intune.pipelines.executors.processes.RETRIES", 0)
     pool, stage = pool_of(lambda block: {"pid": os.getpid()})
@@ -774,6 +791,45 @@ def test_a_script_needs_no_main_guard(data, tmp_path):
     ids = np.arange(2000).reshape(4, 500)
     assert complaint == ""
     assert output.splitlines() == [f"{total} {ord('_')}" for total in (ids * 10 + 1).sum(axis=1)]
+
+
+SPAWNED = """
+    import multiprocessing
+    import sys
+    from intune.pipelines import Pipeline
+
+    class Odd(Exception):
+        pass
+
+    def function(block):
+        return block
+
+    def broken(block):
+        raise Odd("no")
+
+    def batches(path, function):
+        pipe = Pipeline.from_parquet(path).batch(500).map(function, workers="process")
+        return pipe.loader(executor="threads")
+
+    def train(path):
+        print(sum(len(batch["id"]) for batch in batches(path, function)))
+        try:
+            next(iter(batches(path, broken)))
+        except Exception as error:
+            print(isinstance(error.__cause__, Odd), flush=True)
+
+    if __name__ == "__main__":
+        process = multiprocessing.get_context("spawn").Process(target=train, args=(sys.argv[1],))
+        process.start()
+        process.join()
+"""
+
+
+def test_functions_of_a_script_travel_from_a_process_that_the_script_spawned(data, tmp_path):
+    with start(tmp_path, SPAWNED, data) as script:
+        output, complaint = script.communicate(timeout=60)
+    assert complaint == ""
+    assert output.splitlines() == ["2000", "True"]
 
 
 # ---- for others than pipelines -------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The Ray executor: the same batches as threads, whatever is resized and whoever dies."""
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -7,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -21,6 +23,9 @@ import pytest
 from intune.pipelines import Budget, Pipeline
 from intune.pipelines.errors import ConfigError, CorruptError, StageError, StageTimeout, WorkerLostError
 from intune.pipelines.executors import ray_cluster
+from intune.pipelines.executors.ray import RayFleet
+from intune.pipelines.executors.ray_records import Worker
+from intune.pipelines.executors.ray_worker import RayWorker
 
 ROWS, GROUP = 24_000, 1_000
 
@@ -121,8 +126,6 @@ def test_batches_from_another_machine_are_the_same(data, expected):
 
 
 def test_batches_are_cut_where_they_are_used_and_the_stage_is_still_seen(data, expected, monkeypatch):
-    from intune.pipelines.executors.ray import RayFleet
-
     called = []
     submit = RayFleet._submit
 
@@ -190,7 +193,8 @@ def test_killing_workers_at_random_changes_nothing(data, expected, caplog):
 
     def kill(index, loader):
         if rng.random() < 0.04 and (pids := loader._fleet.pids()):
-            os.kill(rng.choice(pids), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # killed just before, and not missed yet
+                os.kill(rng.choice(pids), signal.SIGKILL)
 
     with ray_loader(pipeline(data)) as loader, caplog.at_level(logging.WARNING, "intune"):
         assert digest(loader, kill) == expected
@@ -208,6 +212,98 @@ def test_killing_all_workers_at_once_changes_nothing(data, expected):
     with ray_loader(pipeline(data)) as loader:
         assert digest(loader, kill) == expected
         assert loader.stats().workers_lost >= 2
+
+
+def test_a_worker_dies_that_only_holds_blocks(data, monkeypatch):
+    """No task is given to it any more, so that nobody learns of its death but who wants a block of it."""
+    choose = RayFleet._choose
+
+    def apart(self, run, task, blocks):
+        if task.level == 0 and not self.workers_lost:
+            return self._workers[0 if task.index < 4 else 1]
+        return choose(self, run, task, blocks)
+
+    monkeypatch.setattr(RayFleet, "_choose", apart)
+    pipe = Pipeline.from_parquet(data).shuffle(24, seed=1).batch(250).map(lambda block: block)
+    with pipe.loader(executor="threads") as loader:
+        expected = digest(loader)
+    budget = Budget(cpus=2, memory=3 << 19)
+    slots = {"load": 4, "shuffle": 1, "batch": 1, "transform": 1}
+
+    def kill(index, loader):
+        if index == 0:
+            settle(loader)
+            holder = loader._fleet._workers[0]
+            assert holder.held
+            assert not holder.running
+            os.kill(holder.pid, signal.SIGKILL)
+
+    with pipe.loader(executor="ray", budget=budget, allocation=slots) as loader:
+        assert digest(loader, kill) == expected
+        assert loader.stats().workers_lost == 1
+
+
+def settle(loader) -> None:
+    """Until the workers have done all they may do ahead."""
+    calm = 0
+    while calm < 10:
+        time.sleep(0.02)  # real processes: nobody tells when they are idle
+        calm = 0 if any(worker.running for worker in loader._fleet._workers) else calm + 1
+
+
+@pytest.mark.parametrize("left", [1, 0])
+def test_the_others_go_on_where_there_is_no_room_for_a_new_worker(data, expected, monkeypatch, left):
+    """As when a node is lost: the processors of its workers are gone too."""
+
+    def nowhere(self):
+        return Worker(number=9, actor=self._ray.remote(RayWorker).options(num_cpus=99).remote(9))
+
+    def impatient(self, worker):
+        with pytest.raises(self._ray.exceptions.GetTimeoutError):
+            self._ray.get(worker.actor.hello.remote(), timeout=1.0)
+        raise ConfigError("no room")
+
+    def kill(index, loader):
+        if index == 5:
+            monkeypatch.setattr(RayFleet, "_spawn", nowhere)
+            monkeypatch.setattr(RayFleet, "_introduce", impatient)
+            for pid in loader._fleet.pids()[left:]:
+                os.kill(pid, signal.SIGKILL)
+
+    with ray_loader(pipeline(data)) as loader:
+        if left:
+            assert digest(loader, kill) == expected
+        else:
+            with pytest.raises(WorkerLostError, match="none could be started in its place"):
+                digest(loader, kill)
+        assert loader.stats().workers_lost == 2 - left
+
+
+def test_a_worker_that_starts_while_an_epoch_is_left_learns_of_the_next(data, expected, monkeypatch):
+    told, go = threading.Event(), threading.Event()
+    brief = RayFleet._brief
+
+    def slow(self, worker, *epoch):
+        brief(self, worker, *epoch)
+        if threading.current_thread() is not threading.main_thread() and not told.is_set():
+            told.set()
+            assert go.wait(30)
+
+    with ray_loader(pipeline(data)) as loader:
+        fleet = loader._fleet
+        next(iter(loader))
+        stream = iter(loader)
+        next(stream)
+        monkeypatch.setattr(RayFleet, "_brief", slow)
+        victim = fleet._workers[0]
+        os.kill(victim.pid, signal.SIGKILL)
+        threading.Thread(target=fleet._died, args=(victim,)).start()
+        assert told.wait(30)
+        stream = iter(loader)
+        go.set()
+        while len(fleet._workers) < 2:
+            time.sleep(0.01)  # a real process starts
+        assert digest(stream) == expected
 
 
 def test_a_task_that_kills_its_worker_fails_the_job_and_is_named(data):
@@ -233,6 +329,19 @@ def test_errors_of_user_code_arrive_with_their_cause_and_place(data):
         next(iter(loader))
     assert "0.parquet, row group" in str(caught.value)
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_an_error_of_the_script_s_own_class_arrives_as_that(data):
+    class OddError(Exception):
+        """Made here, so that it travels by value, as one of a script does."""
+
+    def broken(block):
+        raise OddError("no")
+
+    pipe = Pipeline.from_parquet(data).batch(250).map(broken)
+    with ray_loader(pipe) as loader, pytest.raises(StageError) as caught:
+        next(iter(loader))
+    assert type(caught.value.__cause__) is OddError
 
 
 def test_a_function_that_cannot_be_sent_is_an_error_that_says_so(data):
@@ -328,7 +437,15 @@ def test_a_program_that_ends_leaves_nothing(data, tmp_path, how):
         )
     )
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=90, env=clean)
+    with tempfile.TemporaryDirectory(prefix="r") as folder:  # not pytest's: names of sockets must be short
+        # What `ray start` leaves, also where that cluster is gone: no cluster at hand.
+        note = Path(folder) / "ray" / "ray_current_cluster"
+        note.parent.mkdir()
+        note.write_text("192.0.2.1:6379")
+        done = subprocess.run(
+            [sys.executable, program],
+            capture_output=True, text=True, timeout=90, env={**clean, "RAY_TMPDIR": folder},
+        )  # fmt: skip
     pids = [int(pid) for pid in done.stdout.split()]
     assert pids
     assert (done.returncode == 0) == (how == "forgotten"), done.stderr

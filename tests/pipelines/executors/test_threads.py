@@ -65,3 +65,24 @@ def test_a_block_of_very_many_row_groups_is_given_up_when_nobody_wants_it(
         loader.close()
     assert not caplog.records
     assert sum(read) < GROUPS, f"all of {GROUPS} row groups were read for nobody"
+
+
+def test_a_system_that_allows_no_more_threads_is_heard_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"x": np.arange(10)}), tmp_path / "x.parquet")
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "intune-worker-3":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    pipeline = Pipeline.from_parquet(str(tmp_path)).batch(5)
+    budget = Budget(cpus=1, memory=64 << 20)
+    with (
+        pytest.raises(RuntimeError, match="can't start new thread"),
+        pipeline.loader(executor="threads", budget=budget, allocation={"load": 8}) as loader,
+    ):
+        iter(loader)
