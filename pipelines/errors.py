@@ -9,7 +9,7 @@ IntuneError
 │   └── StorageError     storage kept failing after the last retry (also an OSError)
 ├── StageError           the user's own code, run as a stage, failed; its exception is the cause
 │   └── StageTimeout     it did not finish in the time it was given (also a TimeoutError)
-├── SkipLimitError       `on_error="skip"` dropped more than `max_skipped` allows
+├── SkipLimitError       `on_error="skip"` dropped more than `max_skipped` allows, or all there was
 ├── WorkerLostError      the same task took its worker down again and again
 └── LoaderError          a loader was used in a way that cannot work (closed, forked, state of another plan)
 """
@@ -58,7 +58,7 @@ class StageTimeout(StageError, TimeoutError):
 
 
 class SkipLimitError(IntuneError):
-    """More data was skipped than `max_skipped` allows."""
+    """More data was skipped than `max_skipped` allows, or every batch of an epoch."""
 
 
 class WorkerLostError(IntuneError):

@@ -441,6 +441,7 @@ class _Epoch(Iterator[dict[str, Any]]):
         self._next = first
         self._ahead = set(ahead)
         self._queue: deque[tuple[int, Any]] = deque()
+        self._given = first > 0 or bool(ahead)
         self._output: int | None = None
         self._asked: float | None = None
         self._began = self._clock()
@@ -469,6 +470,11 @@ class _Epoch(Iterator[dict[str, Any]]):
             while not self._queue:
                 if not self._fetch():
                     self._ended = True
+                    if not self._given:  # an epoch without a batch would look like training
+                        raise SkipLimitError(
+                            f"all {self._plan.batches} batches of the epoch were skipped, each with a warning that "
+                            "says why; mend the data or the function"
+                        )
                     raise StopIteration
         except BaseException:
             self.close()
@@ -477,6 +483,7 @@ class _Epoch(Iterator[dict[str, Any]]):
             if self.closed:  # by another thread
                 self._refuse()
             index, batch = self._queue.popleft()
+            self._given = True
             self._advance(index)
         self._counts.batches += 1
         self._counts.rows += block_rows(batch)

@@ -310,6 +310,16 @@ def test_under_skip_its_batch_alone_is_left_out(folder: Path, function: Callable
     assert type(failure(lambda: load(pipe, on_error="skip", max_skipped=0))) is SkipLimitError
 
 
+def fails_everywhere(columns: dict[str, Any]) -> dict[str, Any]:
+    raise ValueError("nothing can be made of it")
+
+
+def test_an_epoch_of_which_every_batch_was_left_out_is_an_error(folder: Path) -> None:
+    pipe = Pipeline.from_parquet(folder).batch(9).map(fails_everywhere)
+    with load(pipe, on_error="skip") as loader, pytest.raises(SkipLimitError, match="all 10 batches"):
+        rows(loader)
+
+
 def test_the_state_counts_batches_that_were_left_out(folder: Path) -> None:
     pipe = Pipeline.from_parquet(folder).batch(9).map(raises)
     with load(pipe, on_error="skip") as loader:
