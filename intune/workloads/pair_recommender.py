@@ -142,8 +142,8 @@ class PairRecommender:
 
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer:
-        """Adam over everything."""
-        return torch.optim.Adam(self.model.parameters(), lr=self.options.learning_rate)
+        """Adam over everything, in one pass: its eight over the tables would be a fifth of a step of BPR-MF."""
+        return torch.optim.Adam(self.model.parameters(), lr=self.options.learning_rate, fused=True)
 
     @property
     def pipeline(self) -> Pipeline:
