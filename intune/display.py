@@ -61,7 +61,10 @@ class View:
 def line(view: View) -> str:
     """One line for a log."""
     now, whole = view.now, view.whole
-    stages = " ".join(f"{stage.name}={_slots(stage, now)}@{_share(stage, now):.0%}" for stage in now.stages)
+    pool = now.allocation.pool if now.allocation.is_shared else 0
+    stages = f"pool of {pool}:" if pool else "slots:"
+    for stage in now.stages:
+        stages += f" {stage.name} " + ("" if pool else f"{stage.slots} at ") + f"{_share(stage, now):.0%}"
     return (
         f"step {view.done:,}/{view.total:,}  loss {view.loss:.4f}  {_count(now.rows_per_s)} rows/s  "
         f"waiting {now.wait_share:.0%}  memory {format_bytes(whole.memory_held)} of "

@@ -65,7 +65,7 @@ def test_a_line_tells_rate_loss_waiting_memory_slots_and_occupancy():
     assert "60k rows/s" in text
     assert "waiting 30%" in text
     assert "80.0 MiB of 200 MiB" in text
-    assert "transform=2@50%" in text
+    assert "transform 2 at 50%" in text
 
 
 def test_a_frame_tells_the_same_and_more():
@@ -88,7 +88,7 @@ def test_losses_and_skips_are_noted():
 
 
 def test_slots_of_a_shared_pool_are_shown_as_such():
-    assert "load=of 2@50%" in line(view(shared=True))  # of the pool's time
+    assert "[pool of 2: load 50%" in line(view(shared=True))  # of the pool's time
 
 
 @pytest.mark.parametrize(("kind", "drawn"), [("xterm", True), ("dumb", False), ("unknown", False)])
