@@ -109,11 +109,10 @@ def test_random_code_is_compared_from_the_same_random_numbers_and_else_by_its_lo
         def __getitem__(self, i):
             return super().__getitem__(i), os.urandom(2)[0] / 7
 
-    for dataset in (Noisy(12), Unseeded(12)):
-        for workers in (0, 2):
-            with wrap(DataLoader(dataset, 3, num_workers=workers)) as loader:
-                assert len(list(loader)) == 4
-                assert loader.workshop.choice.kind == "process"
+    for dataset, workers in ((Noisy(12), 2), (Unseeded(12), 0)):
+        with wrap(DataLoader(dataset, 3, num_workers=workers)) as loader:
+            assert len(list(loader)) == 4
+            assert loader.workshop.choice.kind == "process"
 
 
 def test_what_the_process_has_set_holds_in_its_workers_in_every_epoch(tmp_path, monkeypatch):
@@ -217,7 +216,7 @@ def test_what_was_opened_is_found_at_any_depth_and_left_as_it_was():
 # ---- random numbers ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("workers", "start"), [(0, 8), (2, 0), (2, 8)])
+@pytest.mark.parametrize(("workers", "start"), [(0, 8), (2, 0)])
 def test_rare_draws_are_the_same_in_every_run_and_leave_the_trainers_alone(workers, start, monkeypatch):
     monkeypatch.setattr(dataloader_choice, "WORTH_SENDING_S", 0.0)
 
