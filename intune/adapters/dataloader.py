@@ -14,6 +14,8 @@ The batches and their order are the DataLoader's. What differs:
 - *What the trainer changes in the dataset* while an epoch is under way shows as many batches later as are made ahead.
 - *Threads* have torch's modes, NumPy's and `decimal`'s settings and context variables as the trainer's had them when
   the batch was begun.
+- *A `collate_fn` that changes what it keeps* (it counts, or works in one buffer) is noticed in the first batches of a
+  map-style dataset. With an iterable-style one without workers it is not, and several threads call it.
 - *Worker processes* are fresh interpreters, whatever `multiprocessing_context` says; as many as slots are used. They
   get what the trainer's process has set for all code in it, and the options in the user's own modules; where they
   make another batch of the same indices nevertheless, ``workers="auto"`` does without them.
