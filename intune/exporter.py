@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import socket
+import sys
 import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -207,7 +208,9 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Says nothing: who asked has left, as probes of ports do, and the terminal belongs to the job."""
+        """Says nothing where who asked has left, as probes of ports do: the terminal belongs to the job."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def _handler(endpoint: Endpoint) -> type[BaseHTTPRequestHandler]:

@@ -16,7 +16,7 @@ from intune.adapters.dataloader_kept_back import keeps_back_open
 from intune.adapters.dataloader_mentions import Mentions, mentions
 from intune.adapters.dataloader_probe import WORTH_SENDING_S, Measurement
 from intune.adapters.dataloader_settings import LoaderSettings
-from intune.adapters.pickled_size import structure_bytes
+from intune.adapters.pickled_size import fingerprint, structure_bytes
 from intune.pipelines.budget import Budget, format_bytes
 
 SPEED_UP = 1.5
@@ -155,7 +155,9 @@ def choose_after(settings: LoaderSettings, worker: bytes | None) -> Choice | Non
     Args:
         worker: the dataset as it was before, pickled.
     """
-    if structure_bytes(settings.dataset) is not None and not keeps_back_open(settings.dataset):
+    dataset = settings.dataset
+    # The first looks through what is too large for the second.
+    if structure_bytes(dataset) is not None and fingerprint(dataset, refuse=keeps_back_open) is not None:
         return None
     opened = "the dataset has opened what cannot be shared by threads"
     if worker is not None:

@@ -6,35 +6,19 @@ Such a dataset can be sent at any time, and what it has opened shows nowhere els
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from intune.adapters.dataloader_globals import is_users
-from intune.adapters.pickled_size import Limited, Structure, structure_bytes
+from intune.adapters.pickled_size import structure_bytes
 
 
 def keeps_back_open(value: Any) -> bool:
-    """Whether something, or what it refers to, keeps an open file, a connection or the like back when it is pickled."""
-    pickler = _Finder()
-    with suppress(Exception):  # too large, or it cannot be pickled
-        pickler.dump(value)
-    return pickler.found
+    """Whether an object keeps an open file, a connection or the like back when it is pickled.
 
-
-class _Finder(Structure):
-    def __init__(self) -> None:
-        super().__init__(Limited())
-        self.found = False
-
-    def reducer_override(self, value: Any) -> Any:
-        self.found = self.found or _keeps_back(value)
-        return super().reducer_override(value)
-
-
-def _keeps_back(value: Any) -> bool:
-    """The user's classes and datasets only: those of libraries keep back what they may make again, as caches."""
+    Asked of the user's classes and datasets only: those of libraries keep back what they may make again, as caches.
+    """
     kind: Any = type(value)
     if kind.__getstate__ is object.__getstate__:
         return False

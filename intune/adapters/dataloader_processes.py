@@ -12,14 +12,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import cloudpickle
-
 from intune.adapters.dataloader_indices import Item
 from intune.adapters.dataloader_runtime import Sent
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.adapters.dataloader_tasks import Made
 from intune.adapters.dataloader_worker import BeginRequest, FetchRequest, NextRequest, Worker
 from intune.pipelines.errors import ConfigError, LoaderError, WorkerLostError
+from intune.pipelines.executors.packing import by_value
 from intune.pipelines.executors.process import Process
 from intune.pipelines.executors.processes import ProcessPool
 from intune.pipelines.stages import Map
@@ -35,7 +34,7 @@ def pickled_worker(settings: LoaderSettings) -> bytes:
         ConfigError: something of it cannot be pickled.
     """
     try:
-        return bytes(cloudpickle.dumps(Sent(Worker(settings)), protocol=5))
+        return by_value(Sent(Worker(settings)))
     except Exception as error:  # pickling runs the code of whatever the dataset refers to
         raise ConfigError(
             f"`dataset`, `collate_fn` or `worker_init_fn` cannot be sent to a process "

@@ -76,11 +76,8 @@ class Trial:
     def _state(self) -> Any:
         """Of what the code keeps. Another one every time where the dataset has opened something, which two threads at
         once must not use."""
-        dataset = self._settings.dataset
-        kept = fingerprint(dataset)
-        if kept is None or keeps_back_open(dataset):
-            return object()
-        return kept, fingerprint(self._settings.collate_fn)
+        kept = fingerprint(self._settings.dataset, refuse=keeps_back_open)
+        return object() if kept is None else (kept, fingerprint(self._settings.collate_fn))
 
     def _make(self, item: Item) -> bool:
         """Make a batch; says whether that drew random numbers which are back where they were."""

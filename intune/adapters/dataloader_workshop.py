@@ -12,8 +12,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import cloudpickle
-
 from intune.adapters.dataloader_choice import (
     DRAWS,
     MOST_COPIED,
@@ -51,7 +49,7 @@ from intune.adapters.dataloader_worker import like_a_worker
 from intune.adapters.pickled_size import structure_bytes
 from intune.pipelines.budget import Budget
 from intune.pipelines.errors import ConfigError
-from intune.pipelines.executors.packing import pack
+from intune.pipelines.executors.packing import by_value, pack
 from intune.pipelines.executors.threads import ThreadFleet
 
 logger = logging.getLogger("intune")
@@ -195,7 +193,7 @@ class Workshop:
         if size is None and self._first is not None:
             settings = replace(settings, dataset=unopened(settings.dataset, pickle.loads(self._first)))
         elif size is not None and size <= MOST_COPIED and self._first is None:
-            self._first = bytes(cloudpickle.dumps(settings.dataset, protocol=5))
+            self._first = by_value(settings.dataset)
         return pickled_worker(settings)
 
     def _without_processes(self, reason: str) -> None:
@@ -229,7 +227,7 @@ class Workshop:
         settings = self.settings
         size = structure_bytes(settings.dataset)
         if size is not None and size <= MOST_COPIED:
-            self._first = bytes(cloudpickle.dumps(settings.dataset, protocol=5))
+            self._first = by_value(settings.dataset)
         worker = None if self._first is None else pickled_worker(settings)
         trial = Trial(settings, base_seed)
         measured = trial.measure(items)

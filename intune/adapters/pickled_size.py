@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
@@ -31,7 +32,7 @@ def structure_bytes(value: Any) -> int | None:
     The bytes of arrays and tensors are counted and not copied.
     """
     sink = _Sink()
-    pickler = Structure(sink)
+    pickler = _Structure(sink)
     try:
         pickler.dump(value)
     except Exception:  # pickling runs the code of whatever it refers to
@@ -39,13 +40,16 @@ def structure_bytes(value: Any) -> int | None:
     return sink.size + pickler.arrays
 
 
-def fingerprint(value: Any) -> bytes | None:
+def fingerprint(value: Any, *, refuse: Callable[[Any], bool] = lambda part: False) -> bytes | None:
     """The same for something that is as it was, and another one where it has changed; None if it cannot be pickled.
 
     Of what is too large to be compared it is always the same.
+
+    Args:
+        refuse: says of a part of it whether that counts as what cannot be pickled.
     """
     sink = _Hashes()
-    pickler = _Contents(sink)
+    pickler = _Contents(sink, refuse)
     try:
         pickler.dump(value)
     except Exception:  # pickling runs the code of whatever it refers to
@@ -69,15 +73,12 @@ class _Sink(io.RawIOBase):
         return written
 
 
-class Structure(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """Pickles all but arrays, whose bytes it counts."""
-
+class _Structure(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     def __init__(self, file: io.RawIOBase) -> None:
         super().__init__(file, protocol=5)
         self.arrays = 0
 
     def persistent_id(self, value: Any) -> int | None:
-        """Stands for an array; None for what is pickled as ever."""
         if isinstance(value, io.IOBase) and not isinstance(value, io.BytesIO | io.StringIO):
             # Some are pickled as what they hold, which is not what a dataset has them for.
             raise pickle.PicklingError("an open file")
@@ -87,32 +88,32 @@ class Structure(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has n
         return None
 
 
-class Limited(_Sink):
-    """The same, up to `MOST_STREAM`."""
+class _Hashes(_Sink):
+    """Hashes what is written, up to `MOST_STREAM`."""
 
-    def write(self, data: Any) -> int:
-        """As a file's; fails beyond that."""
-        written = super().write(data)
-        if self.size > MOST_STREAM:
-            raise pickle.PicklingError("more than is looked through")
-        return written
-
-
-class _Hashes(Limited):
     def __init__(self) -> None:
         super().__init__()
         self.hash = hashlib.blake2b(digest_size=16)
 
     def write(self, data: Any) -> int:
         self.hash.update(data)
-        return super().write(data)
+        written = super().write(data)
+        if self.size > MOST_STREAM:
+            raise pickle.PicklingError("more than is looked through")
+        return written
 
 
-class _Contents(Structure):
-    def __init__(self, file: io.RawIOBase) -> None:
+class _Contents(_Structure):
+    def __init__(self, file: io.RawIOBase, refuse: Callable[[Any], bool]) -> None:
         super().__init__(file)
         self.hash = hashlib.blake2b(digest_size=16)
+        self._refuse = refuse
         self._seen = 0
+
+    def reducer_override(self, value: Any) -> Any:
+        if self._refuse(value):
+            raise pickle.PicklingError("it is not to be pickled")
+        return super().reducer_override(value)
 
     def persistent_id(self, value: Any) -> int | None:
         found = super().persistent_id(value)

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from torch import Tensor
 
 from intune.pipelines import Budget, Pipeline
 from intune.pipelines.dataset import make_source, open_dataset
 from intune.pipelines.errors import SchemaError
-from intune.pipelines.schema import Ragged
 from intune.pipelines.transforms import Vocabulary, VocabularyBuilder
 from intune.pipelines.transforms.criteo import DENSE, SPARSE, criteo
 from intune.workloads.click_labels import LABEL, MISSING_LABEL, Labelled
@@ -198,7 +196,7 @@ def build_vocabulary(data: ClickData) -> Vocabulary:
     builder = VocabularyBuilder(names)
     with data.pipeline(data.train, names).batch(READ_THROUGH_BATCH).loader(executor="threads") as loader:
         for batch in loader:
-            builder.update({name: _as_array(batch[name]) for name in names})
+            builder.update(batch)
     return builder.build()
 
 
@@ -269,13 +267,6 @@ def _cardinalities(described: Mapping[str, Any], columns: ClickColumns, file: Pa
         if type(given[name]) is not int or given[name] < 0:
             raise SchemaError(f"{file} has `cardinalities.{name}` {given[name]!r}; {remedy}")
     return tuple(given[name] for name in columns.sparse)
-
-
-def _as_array(column: Any) -> Any:
-    """A delivered column as it was in the pipeline: tensors as NumPy arrays over the same memory."""
-    if isinstance(column, Ragged):
-        return Ragged(_as_array(column.values), _as_array(column.offsets))
-    return column.numpy() if isinstance(column, Tensor) else column
 
 
 def _is_list(type_: pa.DataType) -> bool:

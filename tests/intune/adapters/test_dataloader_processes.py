@@ -3,6 +3,9 @@
 import itertools
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 
 import pytest
 import torch
@@ -105,6 +108,37 @@ def test_errors_in_processes_come_in_the_batchs_turn_and_the_loop_can_go_on():
         ):
             next(loop)
         assert torch.cat([*good, *loop])[:, 0].tolist() == [0, 1, 2, 3, 4, 5, *range(9, 20)]
+
+
+SPAWNED = """
+    import multiprocessing
+    from torch.utils.data import DataLoader, Dataset
+    from intune.adapters.dataloader import TunableDataLoader
+
+    class Squares(Dataset):
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, i):
+            return i * i
+
+    def train():
+        with TunableDataLoader(DataLoader(Squares(), 3, num_workers=1), workers="process") as loader:
+            print([batch.tolist() for batch in loader], flush=True)
+
+    if __name__ == "__main__":
+        process = multiprocessing.get_context("spawn").Process(target=train)
+        process.start()
+        process.join()
+"""
+
+
+def test_a_dataset_of_a_script_travels_from_a_process_that_the_script_spawned(tmp_path):
+    (tmp_path / "script.py").write_text(textwrap.dedent(SPAWNED))
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("[[0, 1, 4], [9, 16, 25]]\n", "")
 
 
 def test_an_iterator_that_raises_and_one_whose_process_dies_end_with_an_error():
