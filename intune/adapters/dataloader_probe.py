@@ -66,6 +66,7 @@ class Probe:
         make: makes the batch of an item, without an exception; says whether it drew random numbers, where what
             it drew from is as before again.
         together: the same in other threads than the trainer's.
+        after: what is to be done with an item that was made alone; it takes none of the time that counts.
         state: something that is equal as long as what the code keeps is as it was.
         clock: seconds.
         active_clock: seconds in which the calling thread ran, or could have but for lack of a processor.
@@ -79,12 +80,14 @@ class Probe:
         make: Callable[[Any], bool | None],
         *,
         together: Callable[[Any], None] | None = None,
+        after: Callable[[Any], None] = lambda item: None,
         state: Callable[[], Any] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
         active_clock: Callable[[], float] | None = None,
     ) -> None:
         self._make = make
         self._together = make if together is None else together
+        self._after = after
         self._state = state
         self._clock = clock
         self._active_clock = active_seconds if active_clock is None else active_clock
@@ -99,6 +102,7 @@ class Probe:
             active_s, drew = self._watched(self._make, item)
             drew = drew or random_states() != before
             measured = Measurement(wall_s=self._clock() - began, active_s=active_s, random=drew)
+            self._after(item)
             kept, changed = (now := self._state()), now != kept
             if drew or (measured.waits and measured.wall_s >= LONG_S and not changed):
                 return measured

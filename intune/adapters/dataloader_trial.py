@@ -62,7 +62,8 @@ class Trial:
         """Make some and watch them. The trainer's random generators are as the DataLoader leaves them: as they were
         where it has workers, and with the draws of the first batch where it has none."""
         self._after = global_states()
-        measured = Probe(self._make, together=self._make_together, state=self._state).measure(items)
+        probe = Probe(self._make, together=self._make_together, after=self._own, state=self._state)
+        measured = probe.measure(items)
         if measured.random:
             return measured
         before, after = self._after, global_states()
@@ -92,13 +93,12 @@ class Trial:
             item.made = None
             return True
         self._cases.append(_Case(item, before))
-        self._own(item)
         self._after = global_states()
         return drew
 
     def _own(self, item: Item) -> None:
         """Have the batch in memory of its own, if it is not certain to be: collating makes it new."""
-        if self._settings.batched or item.made.error is not None:
+        if self._settings.batched or item.made is None or item.made.error is not None:
             return
         if self._last is not None:
             raw, copy = self._last

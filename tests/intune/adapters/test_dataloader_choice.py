@@ -119,6 +119,16 @@ def test_code_that_changes_what_it_keeps_has_copies_of_its_own_as_in_the_dataloa
     assert choice(2, Measurement(wall_s=0.1, active_s=0.1)) is None
 
 
+def test_what_is_done_with_a_batch_is_no_part_of_its_time():
+    now = [0.0]
+
+    def spend(seconds):
+        now[0] += seconds
+
+    probe = Probe(lambda item: spend(0.001), after=lambda item: spend(5.0), clock=lambda: now[0])
+    assert probe.measure(iter(range(9))).wall_s == pytest.approx(0.001)
+
+
 def test_the_probe_finds_what_changes_with_every_batch_and_not_with_the_first_alone():
     def probe(states):
         made, kept = [], iter(states)
