@@ -7,6 +7,8 @@ BIN     = $(VENV)/bin
 TORCH  ?= torch==2.13.0
 DEMO   ?= demo-data
 ROWS   ?= 600000
+# Processes that run tests side by side. Most tests wait for processes to start rather than compute.
+TESTERS ?= 2
 
 .PHONY: help install check types test demo bench peers recbole clean
 
@@ -35,7 +37,7 @@ types: install
 	$(BIN)/mypy
 
 test: check types
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses $(TESTERS) --dist worksteal
 
 demo: install
 	@test -f $(DEMO)/dataset.json || $(BIN)/intune data synthetic --rows $(ROWS) --out $(DEMO)

@@ -120,7 +120,7 @@ def test_an_array_over_foreign_memory_counts_itself() -> None:
     "payload",
     [None, 3, "text", {}, [], [None, {}], np.empty(0), pa.array([], pa.int64()), torch.empty(0),
      torch.empty(3, device="meta"), torch.eye(3).to_sparse(), SimpleNamespace(rows=3)],
-    ids=repr,
+    ids=["none", "number", "text", "dict", "list", "nested", "numpy", "arrow", "torch", "meta", "sparse", "object"],
 )  # fmt: skip
 def test_what_holds_no_host_memory(payload: Any) -> None:
     assert roots(payload) == {}
