@@ -28,11 +28,13 @@ class Proposal:
         slots: ``[N, S]`` slots of each stage; absent stages do not matter.
         pool: ``[N]`` slots to be shared by all stages instead; 0 for slots per stage.
         explain: the reason for job i, in words; called only where somebody reads it.
+        rate: ``[N]`` rows/s that the agent expects of it; None where it expects nothing in numbers.
     """
 
     slots: Floats
     pool: Floats
     explain: Callable[[int], str]
+    rate: Floats | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +148,7 @@ def where_sound(measured: Measurement, proposal: Proposal, sound: Bools | None =
         slots=np.where(sound[:, None], proposal.slots, measured.slots),
         pool=np.where(sound, proposal.pool, measured.pool),
         explain=explain,
+        rate=proposal.rate,
     )
 
 

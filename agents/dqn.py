@@ -129,7 +129,8 @@ class DQN(Agent):
         def explain(i: int) -> str:
             return _reason(options, measured, i, int(choice[i]), float(gain[i]))
 
-        return where_sound(measured, Proposal(slots=slots, pool=pool, explain=explain), sound)
+        proposal = Proposal(slots=slots, pool=pool, explain=explain, rate=options.rate[rows, choice])
+        return where_sound(measured, proposal, sound)
 
 
 def _reason(options: Candidates, measured: Measurement, i: int, choice: int, gain: float) -> str:

@@ -83,5 +83,6 @@ class Planner(Agent):
                 f"(now {measured.delivered[i]:,.0f}) with 8 % to spare"
             )
 
-        proposal = Proposal(slots=slots, pool=np.where(stay, measured.pool, 0.0), explain=explain)
+        pool = np.where(stay, measured.pool, 0.0)
+        proposal = Proposal(slots=slots, pool=pool, explain=explain, rate=options.rate[:, plan])
         return where_sound(measured, proposal, sound)

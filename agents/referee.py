@@ -91,7 +91,8 @@ class Referee(Agent):
         self._failed_pool: Floats = np.full((jobs, REMEMBERED), -1.0)
         self._failed_at: Floats = np.zeros((jobs, REMEMBERED))
         self._failed_rate: Floats = np.zeros((jobs, REMEMBERED))
-        # One bad interval may have been a stumble: what failed in one has a second chance.
+        # One bad interval may have been a stumble: what failed in one has a second chance, if more is expected of it
+        # than what is in force delivers on average, by as much as it will have to bring.
         self._failed_surely: Bools = np.zeros((jobs, REMEMBERED), dtype=bool)
         self._failed_next = np.zeros(jobs, dtype=np.int64)
 
@@ -134,12 +135,11 @@ class Referee(Agent):
         mean = np.where(self._tried > 0, (self._trial * self._tried + rate) / np.maximum(count, 1.0), rate)
         gain = np.where(on_trial, mean / np.maximum(self._rate, 1e-12) - 1.0, 0.0)
         total = self._total(measured.slots, measured.pool, measured)
-        before = np.maximum(self._total(self._slots, self._pool, measured), 1.0)
-        fewer = total < 0.95 * before
-        needed = SAME + DOUBLED * np.log2(np.maximum(total / before, 1.0))
-        enough = fewer & (np.nan_to_num(measured.waiting, nan=1.0) <= FED)
+        before = self._total(self._slots, self._pool, measured)
+        needed = _needed(total, before)
+        enough = _fewer(total, before) & (np.nan_to_num(measured.waiting, nan=1.0) <= FED)
         clear = (np.abs(gain) > CLEAR) | (count >= 2) | enough
-        better = on_trial & clear & ((gain > needed) | (fewer & (gain > -SAME)) | enough)
+        better = on_trial & clear & ((gain > needed) | enough)
         worse = on_trial & clear & ~better
         undecided = on_trial & ~clear
         self._returning = worse | (self._returning & ~sound)
@@ -226,7 +226,12 @@ class Referee(Agent):
         less = self._failed_rate <= (1.0 + CLEAR) * self._rate[:, None]
         lately = self._age[:, None] - self._failed_at < SOON
         tried = self._same_as_failed(asked.slots, asked.pool, measured)
-        return np.asarray((tried & lately & less & self._failed_surely).any(axis=1))
+        hopeless = np.zeros(len(measured), dtype=bool)
+        if asked.rate is not None:
+            total = self._total(asked.slots, asked.pool, measured)
+            needed = _needed(total, self._total(self._slots, self._pool, measured))
+            hopeless = asked.rate <= (1.0 + needed) * self._rate
+        return np.asarray((tried & lately & less & (self._failed_surely | hopeless[:, None])).any(axis=1))
 
     def _in_force(self, measured: Measurement) -> Bools:
         slots = np.abs(measured.slots - self._slots).max(axis=1, initial=0.0, where=measured.present) < 0.5
@@ -234,6 +239,16 @@ class Referee(Agent):
 
     def _total(self, slots: Floats, pool: Floats, measured: Measurement) -> Floats:
         return np.where(pool > 0, pool, (slots * measured.present).sum(axis=1))
+
+
+def _needed(total: Floats, before: Floats) -> Floats:
+    """``[N]`` gain that a change from `before` slots to `total` has to bring; fewer may bring a little less."""
+    more = SAME + DOUBLED * np.log2(np.maximum(total / np.maximum(before, 1.0), 1.0))
+    return np.asarray(np.where(_fewer(total, before), -SAME, more))
+
+
+def _fewer(total: Floats, before: Floats) -> Bools:
+    return np.asarray(total < 0.95 * np.maximum(before, 1.0))
 
 
 @dataclass(frozen=True, kw_only=True)

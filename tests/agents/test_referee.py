@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -173,6 +174,25 @@ def test_tries_of_other_allocations_become_rarer_and_rarer(measurement: Measured
     gaps = np.diff([i for i in range(1, len(given)) if given[i] > given[i - 1]])
     assert (gaps[1:5] > gaps[:4]).all()
     assert gaps.max() <= 2**LONGEST + 3
+
+
+@pytest.mark.parametrize(("promised", "again"), [(1010.0, False), (1500.0, True), (None, True)])
+def test_what_failed_once_is_tried_again_if_more_is_expected_of_it(
+    measurement: Measured, promised: float | None, again: bool
+) -> None:
+    class Promising(Restless):
+        def propose(self, measured: Measurement) -> Proposal:
+            rate = None if promised is None else np.full(1, promised)
+            return replace(super().propose(measured), rate=rate)
+
+    referee = Referee(Promising())
+    referee.start(1, 2)
+    slots, given = np.array([[4.0, 2.0]]), []
+    for _ in range(12):
+        rate = 1000.0 if slots[0, 0] == 4 else 800.0
+        slots = referee.propose(measurement(stages=2, slots=slots, busy=1.0, delivered=rate)).slots
+        given.append(slots[0, 0])
+    assert given.count(5.0) == 1 + again
 
 
 def test_a_resize_ends_all_waiting(measurement: Measured) -> None:
