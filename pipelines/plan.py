@@ -248,7 +248,8 @@ def make_plan(
         order: the pipeline's stages.
         epoch: with the shuffle's seed, decides the order.
         rank, world_size: which share of the rows; see `batch_edges`.
-        chunk_rows: about how many rows one batch/map/transfer task handles (whole batches, at least one).
+        chunk_rows: about how many rows one batch/map/transfer task handles (whole batches, at least one; the first
+            tasks of an epoch handle fewer).
             Changes how work is cut into tasks, never the batches.
     """
     whole = coalesce(groups)
@@ -333,7 +334,7 @@ def _levels(
             rows=np.diff(bounds),
         )
     ]
-    chunks = np.append(np.arange(0, len(edges) - 1, per_chunk, dtype=np.int64), len(edges) - 1)
+    chunks = _chunks(len(edges) - 1, per_chunk)
     maps = 0
     batched = False
     for stage, kind in order.steps:
@@ -381,6 +382,14 @@ def _levels(
             )
             maps += kind == "map"
     return tuple(levels)
+
+
+def _chunks(batches: int, per_chunk: int) -> Ints:
+    """Edges, in batches, of tasks of `per_chunk` batches. The first `per_chunk` are cut finer, in tasks of 1, 1, 2,
+    4, ...: the first batch of an epoch waits for no others, however long the user's function takes for one."""
+    doubling = 2 ** np.arange(max(per_chunk - 1, 0).bit_length(), dtype=np.int64)
+    edges = np.concatenate([[0], doubling, np.arange(per_chunk, batches, per_chunk)])
+    return np.append(edges[edges < batches], batches)
 
 
 def _mix_rows(stage: str, before: Level, windows: Ints, group_rows: int) -> Level:

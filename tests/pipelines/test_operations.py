@@ -487,7 +487,7 @@ def test_a_function_for_single_rows_gets_many_batches_at_once_and_another_one_by
         calls.append(len(block["id"]))
         return block
 
-    for rowwise, expected in ((False, [4] * 100), (True, [12] * 33 + [4])):
+    for rowwise, expected in ((False, [4] * 100), (True, [4] * 3 + [12] * 32 + [4])):
         calls.clear()
         stage = Map(function=count, rowwise=rowwise)
         job = job_of(

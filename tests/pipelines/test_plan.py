@@ -287,6 +287,17 @@ def test_the_order_of_whole_batches_does_not_depend_on_how_tasks_are_cut(
     assert orders[0] != sorted(orders[0])
 
 
+@pytest.mark.parametrize(
+    ("chunk_rows", "batches_of_tasks"),
+    [(32, [1, 1, 2, *[4] * 31]), (24, [1, 1, 1, *[3] * 41, 2]), (8, [1] * 128)],
+)
+def test_the_first_batch_waits_for_no_others(chunk_rows: int, batches_of_tasks: list[int]) -> None:
+    plan = make_plan(groups_of([[1024]]), order_of(("batch", "map"), 8), chunk_rows=chunk_rows)
+    assert plan.batches == 128
+    for level in plan.levels[1:]:
+        assert (level.stop - level.start).tolist() == batches_of_tasks
+
+
 @pytest.mark.parametrize("kinds", [("shuffle", "batch"), ("batch", "shuffle")])
 def test_epochs_and_seeds_have_orders_of_their_own(
     numbered: Callable[..., list[list[list[int]]]], kinds: tuple[str, ...]
