@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -145,17 +146,19 @@ def main(options: Options) -> int:
         and harness.available(CONTENDERS[name])
     ]
     began = time.monotonic()
+    keeping = Lock()  # runs end in threads, and whoever writes the document must find it whole
 
     def once(entry: tuple[int, str]) -> None:
         number, name = entry
         found = run(CONTENDERS[name], jobs[number], files, seconds=options.seconds, tag=f"{number}-{name}")
-        document["jobs"].setdefault(str(number), {"drawn": asdict(jobs[number])})[name] = found
+        with keeping:
+            document["jobs"].setdefault(str(number), {"drawn": asdict(jobs[number])})[name] = found
+            _write(options, document)
         what = "KILLED" if found["killed"] else found.get("error") or f"{rate(found):,.0f} rows/s"
         console.print(
             f"{time.monotonic() - began:5.0f} s  job {number}: {name}: {what.splitlines()[-1]}",
             highlight=False,
         )
-        _write(options, document)
 
     with ThreadPoolExecutor(options.parallel) as pool:
         list(pool.map(once, todo))

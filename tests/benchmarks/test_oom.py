@@ -1,5 +1,6 @@
 """Jobs under limits that kill: what is drawn, what is counted, and that the limit really kills."""
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -84,3 +85,15 @@ def test_kills_and_rates_are_counted_by_contender() -> None:
     assert found["pool"] == {"jobs": 3, "killed": 1, "failed": 1, "rate_to_ours": pytest.approx(0.5)}
     (bar,) = oom.bars(document)
     assert bar.passed
+
+
+def test_runs_that_end_at_once_are_all_written(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oom, "run", lambda *_, **__: {"killed": False, "rows": 1, "seconds": 1.0})
+    monkeypatch.setattr(oom.data, "ensure", lambda _: [])
+    monkeypatch.setattr(oom.harness, "available", lambda _: True)
+    file = tmp_path / "oom.json"
+    options = oom.Options(json=file, jobs=60, parallel=8, contenders=("ours", "pool"))
+    assert oom.main(options) == 0
+    jobs = json.loads(file.read_text())["jobs"]
+    assert len(jobs) == 60
+    assert all({"ours", "pool"} < set(job) for job in jobs.values())
