@@ -135,7 +135,7 @@ class Autotune(Agent):
         self._memory[new] = measured.memory_limit[new]
         self._ram[new] = RAM_SHARE * np.maximum(measured.memory_limit - measured.memory_used, 0.0)[new]
         alive = ~np.isnan(self._cpus)
-        self._elapsed += np.where(alive, np.nan_to_num(measured.interval), 0.0)
+        self._elapsed += np.where(alive, np.nan_to_num(measured.interval, posinf=0.0, neginf=0.0), 0.0)
         use = sound[:, None] & measured.present & (measured.rate > 0)
         seconds = np.where(use, measured.interval[:, None], 0.0)
         busy, rate = np.where(use, measured.busy, 0.0), np.where(use, measured.rate, 1.0)
@@ -146,12 +146,15 @@ class Autotune(Agent):
 
     def _rounds(self, tunable: Bools) -> Bools:
         """``[N]`` whether a round fell due; the clock goes on past all that did."""
-        any_due = np.zeros(len(tunable), dtype=bool)
-        while (due := tunable & (self._due <= self._elapsed + 1e-9)).any():
-            any_due |= due
+        now = self._elapsed + 1e-9
+        any_due = tunable & (self._due <= now)
+        while (due := tunable & (self._due <= now) & (self._period < LAST_PERIOD)).any():
             self._period = np.where(due, np.minimum(2 * self._period, LAST_PERIOD), self._period)
             self._due = np.where(due, self._due + self._period, self._due)
-        return any_due
+        # The others are equally far apart, and many where a clock has jumped.
+        late = np.where(tunable, np.maximum(np.floor((now - self._due) / LAST_PERIOD) + 1.0, 0.0), 0.0)
+        self._due = self._due + late * LAST_PERIOD
+        return np.asarray(any_due)
 
     def _search(self, measured: Measurement, rows: Ints) -> tuple[Floats, Bools]:
         """Parallelism for the jobs at `rows`, and whether it stands."""

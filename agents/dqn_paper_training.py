@@ -10,6 +10,7 @@ import torch
 
 from intune.agents.dqn_paper import DQNPaper, Tuner
 from intune.agents.oracle_plan import plan
+from intune.agents.outcomes import mean
 from intune.agents.pretrain import Recipe
 from intune.agents.qlearner import QLearning
 from intune.agents.qweights import Weights
@@ -62,7 +63,7 @@ def pretrain_paper(
             proposal = agent.propose(measured)
             simulator.allocate(proposal.slots, proposal.pool)
             measured = simulator.run()
-            shares.append(float((measured.delivered / np.maximum(best.rate[:, step + 1], 1e-30)).mean()))
+            shares.append(float(np.nan_to_num(mean(best.share(measured.delivered, step + 1)))))
             kills += int(measured.killed.sum())
         scores.append(float(np.mean(shares)))
         if watch is not None:

@@ -104,7 +104,7 @@ def play(agent: Agent, jobs: Jobs, tape: Tape, best: Plan, restart_seconds: floa
         used = np.where(simulator.pool > 0, simulator.pool, (simulator.slots * jobs.present).sum(axis=1))
         measured = simulator.run()
         step = len(rows["rate"]) + 1
-        rows["rate"].append(measured.delivered / np.maximum(best.rate[:, step], 1e-30))
+        rows["rate"].append(best.share(measured.delivered, step))
         rows["memory"].append(_fullest(simulator))
         rows["slots"].append(used / best.cpus[:, step])
         rows["killed"].append(measured.killed)

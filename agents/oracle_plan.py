@@ -21,7 +21,7 @@ class Plan:
     Attributes:
         slots: ``[N, K, S]``; pool: ``[N, K]``.
         which: ``[N, T]`` the number, 0 to K - 1, of the allocation in each interval.
-        rate: ``[N, T]`` rows/s of the best allocation, without chance.
+        rate: ``[N, T]`` rows/s of the best allocation, without chance; 0 where none fits into memory.
         feasible: ``[N, T]`` whether any allocation fits into memory.
         cpus: ``[N, T]`` CPUs; memory: ``[N, T]`` memory as a multiple of that at first.
     """
@@ -33,6 +33,12 @@ class Plan:
     feasible: Bools
     cpus: Floats
     memory: Floats
+
+    def share(self, delivered: Floats, step: int) -> Floats:
+        """``[N]`` rows/s `delivered` in the interval `step` / those of the best; NaN where no allocation fits."""
+        best = self.rate[:, step]
+        share: Floats = np.divide(delivered, best, out=np.full(len(best), np.nan), where=best > 0)
+        return share
 
 
 def plan(jobs: Jobs, steps: int, *, margin: float = MARGIN) -> Plan:
@@ -66,6 +72,7 @@ def plan(jobs: Jobs, steps: int, *, margin: float = MARGIN) -> Plan:
     rate[job, which[job, step]] = found.rate
     feasible = np.zeros((count, width), dtype=bool)
     feasible[job, which[job, step]] = found.feasible
+    fits = np.take_along_axis(feasible, which, axis=1)
     rates = np.take_along_axis(rate, which, axis=1)
     for i in np.flatnonzero(drifting):
         rates[i] = _interpolated(look[i], segment[i], rate[i])
@@ -73,8 +80,8 @@ def plan(jobs: Jobs, steps: int, *, margin: float = MARGIN) -> Plan:
         slots=slots,
         pool=pool,
         which=which,
-        rate=rates,
-        feasible=np.take_along_axis(feasible, which, axis=1),
+        rate=np.where(fits, rates, 0.0),
+        feasible=fits,
         cpus=np.maximum(np.floor(jobs.cpus.sum(axis=1, keepdims=True) * cpus + 1e-9), 1.0),
         memory=memory,
     )
@@ -95,9 +102,10 @@ def _interpolated(look: NDArray[np.bool_], segment: Ints, rate: Floats) -> Float
     steps = np.arange(len(look))
     at = np.flatnonzero(look)
     logs = np.log(np.maximum(rate[: len(at)], 1e-300))
-    out = np.empty(len(look))
+    out = np.zeros(len(look))
     for part in np.unique(segment):
         inside = segment == part
-        mine = segment[at] == part
-        out[inside] = np.exp(np.interp(steps[inside], at[mine], logs[mine]))
+        mine = (segment[at] == part) & (rate[: len(at)] > 0)
+        if mine.any():
+            out[inside] = np.exp(np.interp(steps[inside], at[mine], logs[mine]))
     return out

@@ -45,7 +45,7 @@ class Best:
         slots: ``[N, S]`` slots of each stage (those of the best allocation without a pool, where a pool is better).
         pool: ``[N]`` slots of the pool, where that is better; else 0.
         rate: ``[N]`` rows/s.
-        feasible: ``[N]`` whether one slot a stage fits into memory; where it does not, the rate is 0.
+        feasible: ``[N]`` whether any allocation fits into memory; where none does, the rate is 0.
     """
 
     slots: Floats
@@ -76,7 +76,7 @@ def best(
         slots=slots,
         pool=np.where(shared, pool, 0.0),
         rate=np.where(shared, pool_rate, rate),
-        feasible=fits,
+        feasible=fits | shared,
     )
 
 

@@ -23,8 +23,9 @@ class Trace:
     """N jobs over T decisions, column k - 1 being the interval after decision k.
 
     Attributes:
-        rate: ``[N, T]`` rows/s delivered / those of the best allocation at that time (without noise: may pass 1).
-        weight: ``[N, T]`` the best allocation's rows/s, as a share of its mean over the job.
+        rate: ``[N, T]`` rows/s delivered / those of the best allocation at that time (without noise: may pass 1); NaN
+            where no allocation fits into memory.
+        weight: ``[N, T]`` the best allocation's rows/s, as a share of its mean over the job; 0 where there is none.
         memory: ``[N, T]`` bytes in use / limit; limit: ``[N, T]`` limit / that at first.
         slots: ``[N, T]`` slots in use / CPUs.
         killed: ``[N, T]`` the job ran out of memory in the interval.
@@ -56,7 +57,7 @@ class Outcomes:
 
     Attributes:
         at_5, at_10: share of the best rate at that decision; last: mean over the last tenth of the decisions.
-        whole: rows delivered over the whole job / those of the best allocations.
+        whole: rows delivered over the whole job / those of the best allocations, while there is one.
         regret: rows that were not delivered, in intervals of the best rate.
         kills: times out of memory; killed: 1 if ever. Of jobs for which a feasible allocation exists.
         memory: mean share of the limit in use; peak: the most. bytes: mean in use / limit at first.
@@ -95,15 +96,16 @@ def outcomes(trace: Trace) -> Outcomes:
     rate = trace.rate.astype(np.float64)
     weight = trace.weight.astype(np.float64)
     nothing = np.full(len(trace), np.nan)
+    total = np.where(weight.any(axis=1), weight.sum(axis=1), np.nan)
     kills = np.where(trace.feasible, trace.killed.sum(axis=1), np.nan)
     reached, found = _reached(trace)
     recovery, recovered = _recoveries(trace)
     return Outcomes(
         at_5=rate[:, 4] if steps >= 5 else nothing,
         at_10=rate[:, 9] if steps >= 10 else nothing,
-        last=rate[:, -max(steps // 10, 1) :].mean(axis=1),
-        whole=(rate * weight).sum(axis=1) / np.maximum(weight.sum(axis=1), 1e-12),
-        regret=((1.0 - rate) * weight).sum(axis=1),
+        last=mean(rate[:, -max(steps // 10, 1) :].T),
+        whole=np.nansum(rate * weight, axis=1) / total,
+        regret=np.where(np.isnan(total), np.nan, np.nansum((1.0 - rate) * weight, axis=1)),
         kills=kills,
         killed=np.where(np.isnan(kills), np.nan, kills > 0),
         memory=trace.memory.mean(axis=1, dtype=np.float64),
@@ -117,12 +119,20 @@ def outcomes(trace: Trace) -> Outcomes:
     )
 
 
+def mean(values: Floats) -> Floats:
+    """Along the first axis, without those that are NaN; NaN where nothing else is."""
+    there = ~np.isnan(values)
+    total, count = np.where(there, values, 0.0).sum(axis=0), there.sum(axis=0)
+    means: Floats = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return means
+
+
 def _reached(trace: Trace) -> tuple[Floats, Floats]:
     """Decisions until the allocation was found, NaN if it was not, and whether it was."""
     before = ~np.logical_or.accumulate(trace.resized, axis=1)
     good = (trace.rate >= REACHED) & before
     first = np.where(good.any(axis=1), good.argmax(axis=1) + 1.0, np.nan)
-    asked = before[:, 0]
+    asked = before[:, 0] & ~np.isnan(trace.rate[:, 0])
     return np.where(asked, first, np.nan), np.where(asked, ~np.isnan(first), np.nan)
 
 
@@ -134,10 +144,12 @@ def _recoveries(trace: Trace) -> tuple[Floats, Floats]:
     steps = trace.rate.shape[1]
     # The next resize of the same job, or the end.
     following = np.append(np.where(job[1:] == job[:-1], at[1:], steps), steps)
+    possible = ~np.isnan(trace.rate[job, at])
+    job, at, following = job[possible], at[possible], following[possible]
     took = following - at + 0.0
     came = np.zeros(len(job))
     good = trace.rate >= RECOVERED
-    for ahead in range(int(took.max())):
+    for ahead in range(int(took.max(initial=0.0))):
         step = at + ahead
         inside = (step < following) & (came == 0)
         hit = inside & good[job, np.minimum(step, steps - 1)]
@@ -145,5 +157,5 @@ def _recoveries(trace: Trace) -> tuple[Floats, Floats]:
         came[hit] = 1.0
     count = np.bincount(job, minlength=len(trace)).astype(np.float64)
     many = np.where(count > 0, count, np.nan)
-    mean: Any = np.bincount(job, weights=took, minlength=len(trace)) / many
-    return mean, np.bincount(job, weights=came, minlength=len(trace)) / many
+    decisions: Any = np.bincount(job, weights=took, minlength=len(trace)) / many
+    return decisions, np.bincount(job, weights=came, minlength=len(trace)) / many

@@ -20,6 +20,7 @@ from intune.agents.memory import MemoryRecord
 from intune.agents.network import QNetwork
 from intune.agents.one_thread import one_thread
 from intune.agents.oracle_plan import plan
+from intune.agents.outcomes import mean
 from intune.agents.qlearner import QLearner, QLearning
 from intune.agents.qweights import Weights
 from intune.agents.replay import Replay
@@ -70,6 +71,8 @@ class Recipe:
     buffer: int = 400
 
     def __post_init__(self) -> None:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
+            raise ConfigError(f"`seed`={self.seed!r} must be a whole number from 0 to 2**64 - 1")
         for name in ("episodes", "jobs", "steps", "n_step", "batch_size", "gradient_steps", "buffer"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -122,27 +125,31 @@ def pretrain(recipe: Recipe, *, watch: Watch | None = None) -> Weights:
 
 
 def draw(sources: Sequence[JobSource], episode: int, jobs: int, steps: int) -> tuple[Jobs, np.ndarray]:
-    """Jobs of all families in turn, as wide as the widest, and their random numbers ``[N, T, channels]``."""
+    """Jobs of all families in turn, as wide as the widest, and their random numbers ``[N, T, channels]``.
+
+    Where there are more families than `jobs`, an episode goes on with the families that the one before left off at.
+    """
     parts, numbers = [], []
-    each = -(-jobs // len(sources))
-    for source in sources:
-        ids = np.arange(episode * each, (episode + 1) * each)
-        drawn, normals = source.take(ids, steps)
-        parts.append(drawn)
-        numbers.append(normals)
-    joined = Jobs.joined(parts).take(np.arange(jobs))
+    for number, source in enumerate(sources):
+        # Of all jobs ever drawn, every so many is one of this family.
+        ids = [-(-(place - number) // len(sources)) for place in (episode * jobs, (episode + 1) * jobs)]
+        if ids[0] < ids[1]:
+            drawn, normals = source.take(np.arange(*ids), steps)
+            parts.append(drawn)
+            numbers.append(normals)
+    joined = Jobs.joined(parts)
     width = joined.stages
-    wide = np.zeros((len(sources) * each, steps, 4 * width + 4), dtype=np.float32)
+    wide = np.zeros((jobs, steps, 4 * width + 4), dtype=np.float32)
     at = 0
     for drawn, normals in zip(parts, numbers, strict=True):
         own = drawn.stages
-        rows = slice(at, at + each)
+        rows = slice(at, at + len(drawn))
         # Channels come stage by stage within a kind; those of absent stages stay 0.
         for kind in range(4):
             wide[rows, :, kind * width : kind * width + own] = normals[:, :, kind * own : (kind + 1) * own]
         wide[rows, :, 4 * width :] = normals[:, :, 4 * own :]
-        at += each
-    return joined, wide[:jobs]
+        at += len(drawn)
+    return joined, wide
 
 
 def _episode(
@@ -182,15 +189,15 @@ def _episode(
         simulator.allocate(slots, pool)
         used = np.where(pool > 0, pool, (slots * jobs.present).sum(axis=1))
         measured = simulator.run()
-        share = measured.delivered / np.maximum(best.rate[:, step + 1], 1e-30)
+        share = best.share(measured.delivered, step + 1)
         reward = (
-            np.minimum(share, 1.2)
+            np.minimum(np.nan_to_num(share), 1.2)
             - recipe.slot_cost * used / measured.cpus
             - recipe.memory_cost * measured.memory_used / measured.memory_limit
             - recipe.killed_cost * measured.killed
         )
         replay.add(seen, choice, reward)
-        rates.append(float(share.mean()))
+        rates.append(float(np.nan_to_num(mean(share))))
         kills += int(measured.killed.sum())
         if len(replay) * recipe.jobs >= 4 * recipe.batch_size:
             batches = (replay.sample(recipe.batch_size, rng) for _ in range(recipe.gradient_steps))

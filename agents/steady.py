@@ -158,9 +158,10 @@ def pooled(world: World, pool: Floats, *, settling: int = SETTLING) -> tuple[Flo
     short = world.limits / np.maximum(world.use, TINY)
     running = np.ones(world.present.shape)
     rate = np.zeros(len(world))
-    running_before, rate_before = running, rate
+    rate_before, at_work = rate, np.zeros_like(running)
+    at_work_before = at_work
     for _ in range(settling):
-        running_before, rate_before = running, rate
+        at_work_before, rate_before = at_work, rate
         at_once = np.maximum(np.minimum(running, most), 1.0)
         cpu, wait = service(world.cpu, world.wait, at_once, world.contention, world.coherence, world.crowding)
         took = np.where(world.present, cpu + wait, 0.0)
@@ -186,11 +187,11 @@ def pooled(world: World, pool: Floats, *, settling: int = SETTLING) -> tuple[Flo
         used *= np.where(world.memory_limited, part, 1.0)[:, None]
         storage = np.where(world.uses_storage, stretch[:, :2].min(axis=1, keepdims=True), 1.0)
         busy = used / (of_cpus * eased)[:, None] + rate[:, None] * wait / storage
-        running = np.maximum(np.where(world.present, np.minimum(busy, most), 0.0), 1.0)
-    running = np.maximum(running, running_before)
-    busy = np.where(world.present, running, 0.0)
-    held = pooled_peak(busy, pool, world.slot_bytes)
-    queued = (world.queue_bytes * running * world.present).sum(axis=1)
+        at_work = np.where(world.present, np.minimum(busy, most), 0.0)
+        running = np.maximum(at_work, 1.0)
+    at_work = np.maximum(at_work, at_work_before)
+    held = pooled_peak(at_work, pool, world.slot_bytes)
+    queued = (world.queue_bytes * np.maximum(at_work, 1.0) * world.present).sum(axis=1)
     return 0.5 * (rate + rate_before), (held * world.slot_bytes).sum(axis=1) + np.minimum(
         queued, world.all_queues
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from intune.agents.outcomes import Outcomes, Trace, outcomes
+from intune.agents.outcomes import Outcomes, Trace, mean, outcomes
 from intune.envs.jobs import Floats
 
 RESAMPLES = 400
@@ -38,7 +38,8 @@ class Summary:
         killed_jobs: jobs that ran out of memory, of the feasible ones.
         median_reached: median of the decisions to 95 % over all jobs with a chance, inf if most did not get there.
         ratio: to the reference agent: of rows over the whole job, and of bytes in use; None of itself.
-        curve: ``[T]`` mean share of the best rate after each decision, with its interval: ``low`` and ``high``.
+        curve: ``[T]`` mean share of the best rate after each decision, with its interval: ``low`` and ``high``; NaN
+            where no job has an allocation that fits.
         regret: ``[T]`` mean regret up to each decision, in intervals of the best rate.
     """
 
@@ -100,10 +101,18 @@ def estimate(values: Floats, draws: Floats) -> Estimate:
 
 
 def ratio(values: Floats, others: Floats, draws: Floats) -> Estimate:
-    """Mean of `values` / mean of `others`, both ``[N]``, of the same jobs."""
-    each = (draws @ values) / np.maximum(draws @ others, 1e-12)
+    """Mean of `values` / mean of `others`, both ``[N]``, of the same jobs; NaN where `others` are all 0.
+
+    Jobs where either is NaN are left out, and draws in which all `others` are 0.
+    """
+    there = ~np.isnan(values + others)
+    values, others, draws = values[there], others[there], draws[:, there]
+    if not others.any():
+        return Estimate(float("nan"), float("nan"), float("nan"))
+    below = draws @ others
+    each = (draws @ values)[below > 0] / below[below > 0]
     low, high = np.quantile(each, [0.025, 0.975])
-    return Estimate(float(values.mean() / max(others.mean(), 1e-12)), float(low), float(high))
+    return Estimate(float(values.mean() / others.mean()), float(low), float(high))
 
 
 def _summary(name: str, trace: Trace, found: Outcomes, base: Outcomes | None, draws: Floats) -> Summary:
@@ -114,11 +123,11 @@ def _summary(name: str, trace: Trace, found: Outcomes, base: Outcomes | None, dr
             "bytes": ratio(found.bytes, base.bytes, draws),
         }
     rate = trace.rate.astype(np.float64)
-    each = (draws @ rate) / draws.sum(axis=1, keepdims=True)
-    low, high = np.quantile(each, [0.025, 0.975], axis=0)
+    low, high = _band(rate, draws)
     reached = np.where(found.found == 0, np.inf, found.reached)
     reached = reached[~np.isnan(found.found)]
-    lost = ((1.0 - rate) * trace.weight).mean(axis=0).cumsum()
+    chance = trace.weight.any(axis=1)
+    lost = mean(np.nan_to_num((1.0 - rate) * trace.weight)[chance]).cumsum()
     return Summary(
         agent=name,
         jobs=len(trace),
@@ -127,11 +136,23 @@ def _summary(name: str, trace: Trace, found: Outcomes, base: Outcomes | None, dr
         killed_jobs=int(np.nansum(found.killed)),
         median_reached=float(np.median(reached)) if len(reached) else float("nan"),
         ratio=ratios,
-        curve=rate.mean(axis=0),
+        curve=mean(rate),
         low=low,
         high=high,
         regret=lost,
     )
+
+
+def _band(values: Floats, draws: Floats) -> tuple[Floats, Floats]:
+    """Ends of the interval of the mean of each column of `values`, ``[N, T]``."""
+    there = ~np.isnan(values)
+    count = draws @ there
+    total = draws @ np.where(there, values, 0.0)
+    each = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    none = ~there.any(axis=0)
+    each[:, none] = 0.0
+    low, high = np.nanquantile(each, [0.025, 0.975], axis=0)
+    return np.where(none, np.nan, low), np.where(none, np.nan, high)
 
 
 def _means(values: Floats, there: Any, draws: Floats) -> Floats:

@@ -71,7 +71,7 @@ class EnvSettings:
         for name, least in (("episode_steps", 1), ("source_seed", 0), ("stages", 1)):
             value = getattr(self, name)
             if name != "stages" or value is not None:
-                object.__setattr__(self, name, _whole(name, value, least))
+                object.__setattr__(self, name, whole(name, value, least))
 
     @classmethod
     def of(cls, **values: Any) -> EnvSettings:
@@ -103,7 +103,7 @@ def _number(name: str, value: Any, low: float, *, open_low: bool = False) -> Non
         )
 
 
-def _whole(name: str, value: Any, low: int) -> int:
+def whole(name: str, value: Any, low: int) -> int:
     """`value` as an int: NumPy's whole numbers are meant as well as Python's."""
     try:
         whole = low - 1 if isinstance(value, bool) else index(value)

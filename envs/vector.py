@@ -19,7 +19,7 @@ from intune.envs.episodes import Episodes
 from intune.envs.job_sources import first_job, source_of
 from intune.envs.jobs import Bools, Floats
 from intune.envs.measurement import Measurement
-from intune.envs.settings import EnvSettings
+from intune.envs.settings import EnvSettings, whole
 from intune.envs.simulated import HISTORY, RENDER_MODES, check_render_mode, reset_options, width_of
 from intune.envs.succession import Succession, Turn
 from intune.pipelines.errors import ConfigError
@@ -71,9 +71,10 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         **settings: Any,
     ) -> None:
         check_render_mode(render_mode)
-        for name, value in (("num_envs", num_envs), ("chunk", chunk), ("threads", threads)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"`{name}`={value!r} must be a whole number of 1 or more")
+        num_envs, chunk, threads = (
+            whole(name, value, 1)
+            for name, value in (("num_envs", num_envs), ("chunk", chunk), ("threads", threads))
+        )
         if autoreset not in AUTORESET:
             raise ConfigError(f"`autoreset`={autoreset!r} must be one of {', '.join(map(repr, AUTORESET))}")
         self.settings = EnvSettings.of(**settings)

@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -101,6 +100,7 @@ class Controller:
         entries: the last decisions.
         best: allocation that delivered most on average, less what may be luck, its mean rows/s and the most memory it
             took; None before the first.
+        failure: that ended tuning; None while there was none.
     """
 
     def __init__(
@@ -117,6 +117,7 @@ class Controller:
         self.stages = tuple(stages)
         self.entries: deque[Entry] = deque(maxlen=KEPT)
         self.best: tuple[Allocation, float, float] | None = None
+        self.failure: BaseException | None = None
         self._delivered: dict[Allocation, _Delivered] = {}
         self.rounds = 0
         self.changes = 0
@@ -130,12 +131,20 @@ class Controller:
 
         Raises:
             IntuneError: the pipeline is over.
+            BaseException: whatever the agent raises; an entry says so, and the slots that delivered most are given.
         """
         measured = self.observer.measure()
         if measured.interval[0] <= 0:
             return False
         allocation = self.observer.allocation
-        decision = self._decide(measured)
+        try:
+            decision = self._decide(measured)
+        except BaseException as error:
+            # The last entry says what ended tuning, and what is in force from then on.
+            reason = f"tuning stopped: {type(error).__name__}: {error}"
+            self.failure = error
+            self._note(measured, allocation, Decision(allocation=self.retreat(), reason=reason))
+            raise
         if decision.allocation is not None:
             self.observer.resize(decision.allocation)
         self._note(measured, allocation, decision)
@@ -222,9 +231,6 @@ class ControlThread:
         pace: how often.
         active: whether an epoch is under way; rounds wait for one.
         patience: seconds that `stop` waits for a round that does not end (a pipeline that does not answer).
-
-    Attributes:
-        failure: that ended tuning; None while there was none.
     """
 
     def __init__(
@@ -237,7 +243,6 @@ class ControlThread:
     ) -> None:
         self.controller = controller
         self.pace = pace if pace is not None else Pace()
-        self.failure: BaseException | None = None
         self._active = active
         self._patience = patience
         self._stop = threading.Event()
@@ -301,9 +306,10 @@ class ControlThread:
     def _failed(self, error: BaseException) -> None:
         if self._stop.is_set():
             return
-        self.failure = error
-        with contextlib.suppress(Exception):  # the pipeline itself may be what failed
-            self.controller.retreat()
+        if self.controller.failure is None:
+            self.controller.failure = error
+            with contextlib.suppress(Exception):  # the pipeline itself may be what failed
+                self.controller.retreat()
         logger.warning(
             "tuning stopped (%s: %s); training goes on with the last good allocation",
             type(error).__name__,
@@ -338,10 +344,18 @@ class Thrift:
         return seconds + max(0.0, beyond) / COST
 
 
-def describe(controller: Any) -> str:
+def describe(controller: Controller) -> str:
     """What tuning came to, in one line."""
-    if controller.best is None:
-        return "nothing was decided: the job was over before its first interval"
-    allocation, rate, _ = controller.best
-    slots = ", ".join(f"{name} {count}" for name, count in allocation.as_dict().items())
-    return f"{controller.rounds} decisions; most delivered: {rate:,.0f} rows/s with {slots}"
+    rounds, failure = controller.rounds, controller.failure
+    came_to = f"{rounds:,} decision{'' if rounds == 1 else 's'}"
+    if controller.best is not None:
+        allocation, rate, _ = controller.best
+        slots = ", ".join(f"{name} {count}" for name, count in allocation.as_dict().items())
+        came_to += f"; most delivered: {rate:,.0f} rows/s with {slots}"
+    elif rounds:
+        came_to += "; too little was delivered to say of any slots what they bring"
+    elif failure is None:
+        came_to = "nothing was decided: no whole interval was measured"
+    else:
+        came_to = "nothing was decided"
+    return came_to if failure is None else f"{came_to}; tuning stopped: {type(failure).__name__}: {failure}"

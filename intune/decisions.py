@@ -13,6 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: there two logs in one place are not noticed
+    fcntl = None  # type: ignore[assignment]
+
 from intune.envs.measurement import Measurement
 from intune.pipelines.allocation import Allocation
 
@@ -82,10 +87,11 @@ class Entry:
 
 
 class DecisionLog:
-    """Writes entries to a file.
+    """Writes entries to a file that no other log writes to meanwhile.
 
     Args:
-        path: of the log; ``PATH.1`` follows when it is full.
+        path: of the log; ``PATH.1`` follows when it is full. Where another log is being written there (of a second
+            loader, another rank), this one goes to ``loader-2``, ``loader-3``, … beside it.
         most_bytes: of each of the two.
         header: written first: what is tuned, where and how.
     """
@@ -95,10 +101,16 @@ class DecisionLog:
         self._most = most_bytes
         self._broken = False
         self._file: Any = None
+        self._claim: Any = None
         self._header = header
+        try:
+            self._path, self._claim = _claimed(path)
+        except OSError as error:
+            self._fail(error)
+            return
         with contextlib.suppress(OSError):  # of an earlier run
             self._second.unlink(missing_ok=True)
-        self._open(path)
+        self._open(self._path)
 
     @property
     def _second(self) -> Path:
@@ -110,6 +122,15 @@ class DecisionLog:
 
     def close(self) -> None:
         """Close the file; twice does no harm."""
+        self._close()
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            with contextlib.suppress(OSError):
+                if fcntl is not None:  # a fork may have the file open for longer
+                    fcntl.flock(claim, fcntl.LOCK_UN)
+            claim.close()
+
+    def _close(self) -> None:
         file, self._file = self._file, None
         if file is not None:
             try:
@@ -119,7 +140,6 @@ class DecisionLog:
 
     def _open(self, path: Path) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("w", encoding="utf-8")
         except OSError as error:
             self._fail(error)
@@ -137,7 +157,7 @@ class DecisionLog:
             self._fail(error)
             return
         if full:
-            self.close()
+            self._close()
             self._open(self._second)
 
     def _fail(self, error: Exception) -> None:
@@ -147,7 +167,33 @@ class DecisionLog:
                 file.close()
         if not self._broken:
             self._broken = True
-            logger.warning("decisions are not logged any more (%s): %s", self._path, error)
+            logger.warning("decisions are not logged from now on (%s): %s", self._path, error)
+
+
+def _claimed(path: Path) -> tuple[Path, Any]:
+    """A place that no other log has, and its file, locked for as long as it is open."""
+    number, free = 1, path
+    while (file := _locked(free)) is None:
+        number += 1
+        free = path.parent / f"loader-{number}" / path.name
+    if number > 1:
+        logger.warning("another loader or rank logs to %s; this one logs to %s", path.parent, free.parent)
+    return free, file
+
+
+def _locked(path: Path) -> Any:
+    """The file, opened; None where another log has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("ab")
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError:  # a file system without locks
+        pass
+    return file
 
 
 def _number(value: Any) -> float | None:

@@ -5,6 +5,7 @@ What is shown is computed by `view` from two readings of a loader's stats; drawi
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import deque
@@ -103,6 +104,15 @@ def panel(view: View, title: str) -> RenderableType:
     return Panel(Group(*parts), title=title, title_align="left", border_style="dim")
 
 
+class JobConsole(Console):
+    """A console whose reader may leave, as ``| head`` does: that is a `BrokenPipeError`, for the job to deal with.
+    Rich would end the program, and send to nowhere what the job prints to standard output from then on."""
+
+    def on_broken_pipe(self) -> None:
+        """What rich calls then."""
+        raise BrokenPipeError("nobody reads what is shown any more")
+
+
 def can_draw(console: Console) -> bool:
     """Whether a panel or bar can be redrawn there; on a terminal that cannot go back, one shows only at the end."""
     return console.is_terminal and not console.is_dumb_terminal
@@ -183,7 +193,7 @@ class Display:
         self._title = title
         self._clock = clock
         self._read = read
-        self._console = Console(file=stream if stream is not None else sys.stderr)
+        self._console = JobConsole(file=stream, stderr=True)
         if mode == "auto":
             mode = "live" if can_draw(self._console) else "lines"
         self._mode = mode
@@ -195,18 +205,17 @@ class Display:
     def __enter__(self) -> Display:
         if self._mode == "live":
             self._live = live_on(self._console)
-            self._live.__enter__()
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._live is not None:
-            self._live.__exit__(kind, error, trace)
-            self._live = None
+        self._leave()
 
     def on_step(self, step: int, loss: float, stats: PipelineStats) -> None:
-        """Show the state after a step, if it is time to."""
+        """Show the state after a step, if it is time to. A terminal that is gone, or a full disk, does not end the
+        training: nothing is shown any more."""
         now = self._clock()
         if self._mode == "quiet" or (now < self._due and step < self._total):
             return
@@ -221,10 +230,20 @@ class Display:
         interval = stats if whole or before is None else stats.since(before)
         self._past.append((now, stats))
         view = View(done=step, total=self._total, loss=loss, now=interval, whole=stats)
-        if self._live is not None:
-            self._live.update(panel(view, self._title), refresh=True)
-        else:
-            self._console.print(line(view), markup=False, highlight=False, soft_wrap=True)
+        try:
+            if self._live is not None:
+                self._live.update(panel(view, self._title), refresh=True)
+            else:
+                self._console.print(line(view), markup=False, highlight=False, soft_wrap=True)
+        except (OSError, ValueError):  # the latter of a closed stream
+            self._mode = "quiet"
+            self._leave()
+
+    def _leave(self) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            with contextlib.suppress(OSError, ValueError):
+                live.stop()
 
 
 def _count(number: float) -> str:

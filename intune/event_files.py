@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from intune.pipelines.errors import ConfigError, StorageError
+
+logger = logging.getLogger("intune")
 
 Write = Callable[[int, Mapping[str, float]], None]
 """Called with the step and values by tag."""
@@ -14,11 +17,12 @@ Write = Callable[[int, Mapping[str, float]], None]
 
 @contextmanager
 def event_writer(folder: Path) -> Iterator[Write]:
-    """A function that writes values to a new event file in `folder`, which is complete when the block ends.
+    """A function that writes values to a new event file in `folder`, which is complete when the block ends. Where the
+    disk fails meanwhile, a warning says so once, and what comes after it is not written.
 
     Raises:
         ConfigError: the package is not installed.
-        StorageError: there is no such folder and none can be made.
+        StorageError: there is no such folder and none can be made, or nothing can be written there.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -29,14 +33,31 @@ def event_writer(folder: Path) -> Iterator[Write]:
         ) from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        writer = SummaryWriter(str(folder))
     except OSError as error:
         raise StorageError(
             f"`tensorboard`={folder} cannot be a folder of event files ({error}); choose another one"
         ) from error
-    with SummaryWriter(str(folder)) as writer:
+    failed = False
 
-        def write(step: int, values: Mapping[str, float]) -> None:
-            for tag, value in values.items():
-                writer.add_scalar(tag, value, step)
+    @contextmanager
+    def heeding_the_disk() -> Iterator[None]:
+        nonlocal failed
+        try:
+            yield
+        except OSError as error:
+            if not failed:
+                failed = True
+                logger.warning("event files are not written any more (%s): %s", folder, error)
 
+    def write(step: int, values: Mapping[str, float]) -> None:
+        if not failed:
+            with heeding_the_disk():
+                for tag, value in values.items():
+                    writer.add_scalar(tag, value, step)
+
+    try:
         yield write
+    finally:
+        with heeding_the_disk():
+            writer.close()

@@ -191,6 +191,11 @@ def read_run(folder: Path) -> Run:
     )
 
 
+def counted(number: int, what: str) -> str:
+    """So many of them, in words: ``1 change``, ``2 changes``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     found: list[dict[str, Any]] = []
     broken = 0

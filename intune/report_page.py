@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from html import escape
 
 from intune.pipelines.budget import format_bytes
-from intune.report import TRAINER, Interval, Run, gain, held_up
+from intune.report import TRAINER, Interval, Run, counted, gain, held_up
 from intune.report_charts import Series, Span, shortened, strip, time_chart
 from intune.simulation.page import DARK, LIGHT
 
@@ -53,11 +53,12 @@ def page(run: Run) -> str:
     """The whole page."""
     began = datetime.datetime.fromtimestamp(run.began, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     until = run.intervals[-1].time
-    broken = f" {run.unreadable} lines of the log could not be read." if run.unreadable else ""
+    broken = f" {counted(run.unreadable, 'line')} of the log could not be read." if run.unreadable else ""
     return page_of(
         f"Tuning by {run.agent}",
-        f"{escape(_short_name(run.pipeline))}. Began {began}, {_duration(until)}, {len(run.intervals):,} intervals, "
-        f"{len(run.changes):,} changes; budget {run.cpus} CPUs and {format_bytes(run.memory)}.{broken}",
+        f"{escape(_short_name(run.pipeline))}. Began {began}, {_duration(until)}, "
+        f"{counted(len(run.intervals), 'interval')}, {counted(len(run.changes), 'change')}; "
+        f"budget {counted(run.cpus, 'CPU')} and {format_bytes(run.memory)}.{broken}",
         _cards(run) + _rates(run, until) + _bottlenecks(run, until) + _slots(run, until) + _memory(run, until)
         + _decisions(run),
     )  # fmt: skip
@@ -86,10 +87,7 @@ def _cards(run: Run) -> str:
 
 
 def _rates(run: Run, until: float) -> str:
-    times = [one.time for one in run.intervals]
-    lines = [
-        Series(name="rows/s", colour=_colour(0), times=times, values=[one.delivered for one in run.intervals])
-    ]
+    lines = [_line(run, "rows/s", 0, [one.delivered for one in run.intervals])]
     marks = [one.time for one in run.changes]
     return _figure(
         "Rate", "Rows/s that the trainer took. Thin lines: slots changed.",
@@ -140,13 +138,10 @@ def _slots(run: Run, until: float) -> str:
 
 
 def _memory(run: Run, until: float) -> str:
-    times = [one.time for one in run.intervals]
     gib = 1024.0**3
-    used = [one.memory / gib for one in run.intervals]
-    limit = [one.memory_limit / gib for one in run.intervals]
     lines = [
-        Series(name="resident", colour=_colour(0), times=times, values=used),
-        Series(name="limit", colour=_colour(1), times=times, values=limit, dashed=True),
+        _line(run, "resident", 0, [one.memory / gib for one in run.intervals]),
+        _line(run, "limit", 1, [one.memory_limit / gib for one in run.intervals], dashed=True),
     ]
     legend = key([("resident", _colour(0)), ("limit", _colour(1))])
     return _figure(
@@ -156,13 +151,17 @@ def _memory(run: Run, until: float) -> str:
 
 
 def _decisions(run: Run) -> str:
-    shown = run.changes
-    note = f"The {len(shown):,} decisions that changed something."
+    shown, last = run.changes, run.intervals[-1]
+    note = f"The {counted(len(shown), 'decision')} that changed something"
     if len(shown) > MOST_ROWS:
-        note = f"The first and last {MOST_ROWS // 2} of {len(shown):,} decisions that changed something."
+        note = f"The first and last {MOST_ROWS // 2} of {len(shown):,} decisions that changed something"
         shown = [*shown[: MOST_ROWS // 2], *shown[-MOST_ROWS // 2 :]]
     if not shown:
-        shown, note = [run.intervals[-1]], "Nothing was changed; the last interval's reason:"
+        shown, note = [last], "Nothing was changed; the last interval's reason:"
+    elif last.decided is None:
+        shown, note = [*shown, last], f"{note}, and the last one."
+    else:
+        note += "."
     rows = "".join(_decision(one) for one in shown)
     return (
         f'<h2>Decisions</h2><p>{note}</p><table><thead><tr><th class="n">after</th><th class="n">rows/s</th>'
@@ -176,6 +175,12 @@ def _decision(one: Interval) -> str:
         f'<tr><td class="n">{_duration(one.time)}</td><td class="n">{shortened(one.delivered)}</td>'
         f"<td>{escape(slots)}</td><td>{escape(one.reason)}</td></tr>"
     )
+
+
+def _line(run: Run, name: str, colour: int, values: list[float], *, dashed: bool = False) -> Series:
+    """What the intervals had, at their ends; the first's from its beginning on, or a run of one would show nothing."""
+    times = [run.intervals[0].began, *(one.time for one in run.intervals)]
+    return Series(name=name, colour=_colour(colour), times=times, values=[values[0], *values], dashed=dashed)
 
 
 def _figure(title: str, said: str, chart: str, legend: str = "") -> str:

@@ -47,6 +47,9 @@ logger = logging.getLogger("intune")
 LEARNT = ("dqn", "planner")
 """Agents whose changes are on trial (`Referee`): they act on what they believe of the job."""
 
+CONTROLLERS: weakref.WeakSet[Controller] = weakref.WeakSet()
+"""Of the loaders that are not closed: an agent remembers one job, and decides for no second one meanwhile."""
+
 OFF = ("off", "0", "false", "no")
 """Values of the environment's ``INTUNE`` that turn tuning off."""
 
@@ -83,7 +86,8 @@ def tune(
         source: a `Pipeline`; a `torch.utils.data.DataLoader`; or anything `Tunable` (a loader that runs already,
             an adapter of your own; where it has a method `resources` as `intune.envs.resources.ResourceReader`,
             that says what the job may use and uses).
-        agent: who decides: a name of `intune.agents.registry`, an `Agent`, or None for nobody.
+        agent: who decides: a name of `intune.agents.registry`, an `Agent` (an instance, for this loader alone), or None
+            for nobody.
         cpus: CPUs the pipeline may keep busy; by default all that the job may use, divided by the ranks on this
             machine (``LOCAL_WORLD_SIZE``).
         memory: bytes, or text as ``"24GiB"``, that the pipeline's blocks may hold; by default a quarter of what
@@ -93,7 +97,8 @@ def tune(
         pace: seconds between decisions.
         display: ``"live"`` draws a panel, ``"lines"`` prints decisions, ``"auto"`` the first on a terminal and
             the second elsewhere; ``"quiet"`` shows nothing.
-        log: folder to write decisions to, for `intune report`; None writes nothing.
+        log: folder to write decisions to, for `intune report`; None writes nothing. What an earlier run left there is
+            overwritten; where another loader or rank writes meanwhile, ``loader-2``, ``loader-3``, … in it is used.
         tensorboard: folder for TensorBoard's event files (needs its package).
         prometheus: port at which to answer with figures for Prometheus, on loopback (``"host:port"`` for another
             address; ``"ray"`` for Ray's own metrics instead); None, and nothing listens.
@@ -172,6 +177,11 @@ class Tuned:
         self._finalizer: Any = None
         if agent is None:
             return
+        if any(_decides(one.agent) is _decides(agent) for one in CONTROLLERS):
+            raise ConfigError(
+                f"`agent` {agent.name!r} decides for another loader already, of which it remembers what it saw; make "
+                "one for each loader, or close that one first"
+            )
         known = None if folder is None else recall(folder, self._key, inner.stages)
         if begin:
             self._begin_with(known)
@@ -186,6 +196,7 @@ class Tuned:
         }
         sinks = open_sinks(shown, header)
         self.controller = Controller(observer, agent, inner.stages, watch=sinks.listeners)
+        CONTROLLERS.add(self.controller)
         if known is not None:
             _teach(agent, known)
         self._thread = ControlThread(self.controller, pace=pace)
@@ -254,7 +265,7 @@ class Tuned:
     @property
     def failure(self) -> BaseException | None:
         """What ended tuning early; None where nothing did."""
-        return None if self._thread is None else self._thread.failure
+        return None if self.controller is None else self.controller.failure
 
     @property
     def decisions(self) -> list[Entry]:
@@ -316,6 +327,7 @@ def _end(thread: ControlThread, sinks: Sinks, pid: int) -> None:
     if os.getpid() == pid:  # a fork has neither the thread nor a say in the log
         thread.stop()
         sinks.close()
+        CONTROLLERS.discard(thread.controller)
 
 
 def _remember(controller: Controller, folder: Path, key: str) -> None:
@@ -352,8 +364,9 @@ def _agent(agent: str | Agent | None, *, guard: bool) -> Agent | None:
         made = agent
     else:
         raise ConfigError(
-            f"`agent` must be a name, an Agent or None, but {type(agent).__name__} was given; "
-            "see intune.agents.registry.names()"
+            f"`agent`={agent!r} must be a name, an Agent or None; use one of "
+            "intune.agents.registry.names(), or an instance of a class of your own that is derived from "
+            "intune.agents.base.Agent"
         )
     if made.name == "oracle":
         raise ConfigError("`agent`='oracle' knows a simulator's own parameters; a real job has none")
@@ -361,6 +374,13 @@ def _agent(agent: str | Agent | None, *, guard: bool) -> Agent | None:
         made = Referee(made)
     asked = guard or (isinstance(agent, str) and agent.endswith(GUARDED))
     return Guard(made) if asked and not isinstance(made, Guard) else made
+
+
+def _decides(agent: Agent) -> Agent:
+    """The agent itself, without what is around it."""
+    while isinstance(agent, Guard | Referee):
+        agent = agent.agent
+    return agent
 
 
 def _loader(

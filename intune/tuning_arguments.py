@@ -15,6 +15,11 @@ from intune.pipelines.errors import ConfigError
 
 def check_source(source: object) -> None:
     """A `ConfigError` for what is often given instead of a loader."""
+    if isinstance(source, str | os.PathLike):
+        raise ConfigError(
+            f"`source`={os.fspath(source)!r} is a path; give what reads it, as in "
+            "intune.pipelines.Pipeline.from_parquet(path).batch(8192)"
+        )
     if isinstance(source, Iterable) and not hasattr(source, "stages"):
         raise ConfigError(
             f"`source` is a {type(source).__name__}: lists, generators and other iterables cannot be tuned, since "

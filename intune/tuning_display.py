@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import sys
 from collections import deque
 from typing import Literal, TextIO
 
 import numpy as np
 from rich.bar import Bar
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from intune.decisions import Entry
-from intune.display import can_draw, live_on
+from intune.display import JobConsole, can_draw, live_on
 from intune.pipelines.budget import format_bytes
 
 SHOWN = 5
@@ -114,7 +113,7 @@ class TuningDisplay:
     def __init__(
         self, *, mode: Literal["auto", "live", "lines", "quiet"] = "auto", stream: TextIO | None = None
     ) -> None:
-        self._console = Console(file=stream if stream is not None else sys.stderr)
+        self._console = JobConsole(file=stream, stderr=True)
         if mode == "auto":
             mode = "live" if can_draw(self._console) else "lines"
         if mode == "live" and self._console.is_jupyter and importlib.util.find_spec("ipywidgets") is None:

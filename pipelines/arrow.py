@@ -219,14 +219,15 @@ def _filled(array: pa.Array, fill: Any) -> pa.Array:
     if not array.null_count:
         return array
     type_ = array.type
+    if isinstance(fill, np.generic):
+        fill = fill.item()
     if pa.types.is_boolean(type_) and isinstance(fill, int | float) and fill in (0, 1):
         fill = bool(fill)
-    # Arrow would cut off what is behind the point.
-    broken = pa.types.is_integer(type_) and isinstance(fill, float) and not fill.is_integer()
     try:
-        if broken:
-            raise ValueError(fill)
-        return pc.fill_null(array, pa.scalar(fill, type=array.type))
+        value = pa.scalar(fill, type=type_)
+        if pa.types.is_integer(type_) and value.as_py() != fill:
+            raise ValueError(fill)  # Arrow cuts off what is behind the point
+        return pc.fill_null(array, value)
     except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError, OverflowError) as error:
         raise SchemaError(
             f"has type {type_}, for which `fill`={fill!r} is no value; give one of its own: `fill={{column: value}}`"

@@ -11,7 +11,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -244,7 +244,10 @@ def _agreed(
     for name, wanted in types.items():
         index = schema.get_field_index(name)
         if index < 0:
-            raise SchemaError(f"{path}: column {name!r} is missing, which {first} has")
+            raise SchemaError(
+                f"{path}: column {name!r} is missing, which {first} has; write it everywhere, or name in `columns=` "
+                "those to read"
+            )
         stored = schema.field(index).type
         both = wanted if stored.equals(wanted) else arrow.common(wanted, arrow.plain(stored))
         if both is None:
@@ -477,7 +480,7 @@ def describe_groups(groups: Sequence[int]) -> str:
 def make_source(
     paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
-    columns: Sequence[str] | None = None,
+    columns: Iterable[str] | None = None,
     filesystem: Any = None,
     fill: Mapping[str, Any] | float | None = None,
 ) -> Source:
@@ -485,17 +488,20 @@ def make_source(
     paths = [paths] if isinstance(paths, str | os.PathLike) else paths
     if not isinstance(paths, Sequence) or not all(isinstance(path, str | os.PathLike) for path in paths):
         raise ConfigError(f"`paths`={paths!r} must be a path, a glob or a URI, or a list of these")
-    columns = [columns] if isinstance(columns, str) else columns
-    if columns is not None and not all(isinstance(name, str) for name in columns):
-        raise ConfigError(f"`columns`={columns!r} must be names or patterns of columns")
+    names: tuple[Any, ...] | None = None
+    if columns is not None:
+        single = isinstance(columns, str) or not isinstance(columns, Iterable)
+        names = (columns,) if single else tuple(columns)
+        if not all(isinstance(name, str) for name in names):
+            raise ConfigError(f"`columns`={columns!r} must be names or patterns of columns")
+        if not names:
+            raise ConfigError("`columns` is empty; name at least one, or leave it out to read all")
     if (
         filesystem is not None
         and not isinstance(filesystem, fs.FileSystem)
         and not hasattr(filesystem, "open")
     ):
         raise ConfigError(f"`filesystem`={filesystem!r} must be a pyarrow or fsspec filesystem")
-    if columns is not None and not columns:
-        raise ConfigError("`columns` is empty; name at least one, or leave it out to read all")
     if fill is None:
         pairs: tuple[tuple[str, Any], ...] = ()
     elif isinstance(fill, Mapping):
@@ -505,6 +511,6 @@ def make_source(
     return Source(
         paths=tuple(str(Path(path)) if isinstance(path, os.PathLike) else str(path) for path in paths),
         filesystem=filesystem,
-        columns=None if columns is None else tuple(columns),
+        columns=names,
         fill=pairs,
     )

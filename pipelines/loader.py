@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Protocol
@@ -74,7 +76,8 @@ class Loader:
         executor: ``"threads"`` in this process, ``"ray"`` on a cluster (one of its own is started on this
             machine where none is connected, nor named by ``RAY_ADDRESS``), or ``"auto"``: Ray where this
             process is connected to a cluster or ``RAY_ADDRESS`` names one, else threads.
-        budget: CPUs and bytes the pipeline may use; by default read from what the job may really use.
+        budget: CPUs and bytes the pipeline may use; by default read from what the job may really use, on a Ray
+            cluster this rank's share of the CPUs.
         allocation: slots to begin with; by default one pool: as many slots as the budget has CPUs, and on Ray,
             where a task also waits for messages, twice as many.
         rank, world_size: this trainer's share of the rows, as in `torch.distributed`.
@@ -112,7 +115,7 @@ class Loader:
                 "write Budget.detect(cpus=…, memory='4GiB')"
             )
         self.executor = _choose(executor)
-        self.budget = budget if budget is not None else _detect(self.executor)
+        self.budget = budget if budget is not None else _detect(self.executor, world_size)
         self._rank, self._world_size = rank, world_size
         self._in_order = in_order
         self._skip = on_error == "skip"
@@ -137,7 +140,12 @@ class Loader:
         base = Allocation.shared(max(1, self._fleet.default_slots(self.budget)))
         self.allocation = base if allocation is None else base.merged(allocation, self.stages)
         self._finalizer = weakref.finalize(self, _close_fleet, self._fleet, self._pid)
-        self._plan = self._make_plan(0)
+        try:
+            self._plan = self._make_plan(0)
+            self._check_memory()
+        except BaseException:
+            self._finalizer()  # else the workers would live as long as the exception, which holds this frame
+            raise
         self._ledger = MemoryLedger()
         self._meters = {name: StageMeter(name) for name in self.stages}
         self._counts = _Counts()
@@ -147,7 +155,6 @@ class Loader:
         self._closed = False
         for _, error in self.dataset.skipped:
             self._report_skip(str(error))
-        self._check_memory()
 
     # ---- what a training loop uses ---------------------------------------------------------------------------
 
@@ -596,14 +603,18 @@ def _close_fleet(fleet: Fleet, pid: int) -> None:
             logger.warning("%s did not end: user code hangs in it; it ends with this process", name)
 
 
-def _detect(executor: str) -> Budget:
-    """What the job may use: on Ray of the cluster, once it is known; with threads of this machine alone."""
+def _detect(executor: str, world_size: int) -> Budget:
+    """What the job may use: on Ray of the cluster, once it is known, of whose CPUs every rank takes its share; with
+    threads of this machine alone."""
     if executor != "ray":
         return Budget.detect(usable=Usable.detect(modules={}))
     from intune.pipelines.executors.ray_cluster import attach
 
     attach()
-    return Budget.detect()
+    usable = Usable.detect()
+    if _connected():
+        usable = replace(usable, cpus=max(1, usable.cpus // world_size))
+    return Budget.detect(usable=usable)
 
 
 def _choose(executor: str) -> str:
@@ -611,8 +622,10 @@ def _choose(executor: str) -> str:
         return executor
     if executor != "auto":
         raise ConfigError(f"`executor`={executor!r} is unknown; use 'auto', 'threads' or 'ray'")
-    import sys
+    return "ray" if _connected() or os.environ.get("RAY_ADDRESS") else "threads"
 
+
+def _connected() -> bool:
+    """Whether this process is connected to a Ray cluster."""
     ray = sys.modules.get("ray")
-    connected = ray is not None and ray.is_initialized()
-    return "ray" if connected or os.environ.get("RAY_ADDRESS") else "threads"
+    return ray is not None and bool(ray.is_initialized())

@@ -73,12 +73,21 @@ def partition_keys(path: str) -> dict[str, str]:
 def _locate(paths: Sequence[str], filesystem: Any) -> tuple[Any, list[str]]:
     """The filesystem that paths belong to, and what they are called there."""
     if filesystem is not None and not isinstance(filesystem, fs.FileSystem):
-        return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), list(paths)
+        # It would take URIs as well, but what it lists has the names of paths.
+        return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), [
+            filesystem._strip_protocol(path) if "://" in path else path for path in paths
+        ]
+    uri = next((path for path in paths if "://" in path), None)
+    if filesystem is not None and not isinstance(filesystem, fs.PyFileSystem) and uri is not None:
+        raise ConfigError(
+            f"`paths` holds the URI {uri!r}, but `filesystem` is given too; leave it out, or write the path that the "
+            f"file has on it, such as {uri.partition('://')[2]!r}"
+        )
     if isinstance(filesystem, fs.LocalFileSystem):
         return filesystem, [os.path.expanduser(path) for path in paths]
     if filesystem is not None:
         return filesystem, list(paths)
-    if any("://" in path for path in paths):
+    if uri is not None:
         return _from_uris(paths)
     return fs.LocalFileSystem(), [os.path.abspath(os.path.expanduser(path)) for path in paths]
 
@@ -133,7 +142,10 @@ def _named(filesystem: Any, path: str) -> list[str] | None:
         return [path]
     found = sorted(item.path for item in _list(filesystem, path, deep=True) if _belongs(item, path))
     if not found:
-        raise NotFoundError(f"{path}: the folder holds no .parquet file")
+        raise NotFoundError(
+            f"{path}: the folder holds no .parquet file; for files of other names give a glob, such as "
+            f"{path.rstrip('/')}/*"
+        )
     return found
 
 
@@ -177,9 +189,10 @@ def _glob(filesystem: Any, pattern: str) -> list[str]:
     root = "/".join(re.sub(r"\[([*?[])\]", r"\1", part) for part in parts[:fixed])
     here = not root and isinstance(filesystem, fs.LocalFileSystem) and not pattern.startswith("/")
     root = "." if here else root or pattern[: pattern.startswith("/")]
-    if filesystem.get_file_info(root).type not in (fs.FileType.Directory, fs.FileType.Unknown):
-        raise NotFoundError(f"{pattern}: matches nothing, since {root} does not exist or is no folder")
     steps = [part for part in parts[fixed:] if part]
+    folder = filesystem.get_file_info(root).type in (fs.FileType.Directory, fs.FileType.Unknown)
+    if steps and not folder:
+        raise NotFoundError(f"{pattern}: matches nothing, since {root} does not exist or is no folder")
     folders = bool(steps) and steps[-1] == "**"
     while steps and steps[-1] == "**":
         steps.pop()

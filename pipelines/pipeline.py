@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,7 +36,7 @@ class Pipeline:
         cls,
         paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
-        columns: Sequence[str] | None = None,
+        columns: Iterable[str] | None = None,
         fill: Mapping[str, Any] | float | None = None,
         filesystem: Any = None,
         retries: int = 4,
@@ -45,8 +45,9 @@ class Pipeline:
 
         Args:
             paths: a file, folder, glob or URI that pyarrow knows (``s3://…``, ``gs://…``, ``hdfs://…``), or
-                several. Within a folder or glob, files are read in the order of their names.
-            columns: names or patterns (``"C*"``) of the columns to read; all by default.
+                several. Within a folder or glob, files are read in the order of their names; of a folder, those
+                whose names end in ``.parquet`` or ``.pq``.
+            columns: names or patterns (``"C*"``) of the columns to read; all of the first file by default.
             fill: what stands for a null: a number for every number column, or a mapping from names or patterns.
                 Without it a null is NaN in floats, stays null in strings, and is an error in integers.
             filesystem: a pyarrow (or fsspec) filesystem that `paths` belong to.

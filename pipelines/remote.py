@@ -16,6 +16,10 @@ LARGEST_HOLE = 1 << 20
 """Bytes nobody asked for that are read along rather than asking twice: at 100 MB/s they take 10 ms, less than
 the answer to another request."""
 
+BEYOND = 100
+"""Bytes that Arrow reads behind a column chunk of parquet-mr 1.2.8 and older: the lengths that these wrote lack the
+header of the dictionary's page."""
+
 
 def fetch(handle: Any, footer: Any, groups: Sequence[int], columns: Sequence[str]) -> pa.PythonFile:
     """A file that holds the bytes of some columns of some row groups, read in as few requests as it goes.
@@ -27,8 +31,9 @@ def fetch(handle: Any, footer: Any, groups: Sequence[int], columns: Sequence[str
         columns: names of (top-level) columns.
     """
     ranges = merge(column_ranges(footer, groups, columns), LARGEST_HOLE)
-    parts = [(start, _read(handle, start, stop)) for start, stop in ranges]
-    return pa.PythonFile(_Parts(parts, handle.size()), mode="r")
+    size = handle.size()
+    parts = [(start, _read(handle, start, max(stop, min(stop + BEYOND, size)))) for start, stop in ranges]
+    return pa.PythonFile(_Parts(parts, size), mode="r")
 
 
 def _read(handle: Any, start: int, stop: int) -> pa.Buffer:
@@ -53,8 +58,9 @@ def column_ranges(footer: Any, groups: Sequence[int], columns: Sequence[str]) ->
         for index in leaves:
             chunk = row_group.column(index)
             start = chunk.data_page_offset
-            if chunk.has_dictionary_page and chunk.dictionary_page_offset is not None:
-                start = min(start, chunk.dictionary_page_offset)
+            # Some writers say 0 where there is no dictionary.
+            if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < start:
+                start = chunk.dictionary_page_offset
             yield start, start + chunk.total_compressed_size
 
 

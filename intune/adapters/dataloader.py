@@ -15,7 +15,9 @@ The batches and their order are the DataLoader's. What differs:
 - *Threads* have torch's modes, NumPy's and `decimal`'s settings and context variables as the trainer's had them when
   the batch was begun.
 - *A `collate_fn` that changes what it keeps* (it counts, or works in one buffer) is noticed in the first batches of a
-  map-style dataset. With an iterable-style one without workers it is not, and several threads call it.
+  map-style dataset, but not where it does so in global variables of an imported module. With an iterable-style one
+  without workers it is not, and several threads call it; nor is it that samples lie in memory which the dataset uses
+  again for those of the next batch.
 - *Worker processes* are fresh interpreters, whatever `multiprocessing_context` says; as many as slots are used. They
   get what the trainer's process has set for all code in it, and the options in the user's own modules; where they
   make another batch of the same indices nevertheless, ``workers="auto"`` does without them.
@@ -61,9 +63,9 @@ class TunableDataLoader:
     """The batches of a DataLoader, made ahead by workers whose slots can be changed at any time.
 
     Its stages are ``"fetch"`` (the dataset), ``"collate"``, and ``"transfer"`` (to pinned memory) where the
-    DataLoader pins and there is an accelerator. In processes, fetching and collating are one call: ``"fetch"``
-    then has the work of both. A loader belongs to the process that made it. Several loops may be under way at
-    once and share the budget.
+    DataLoader pins and there is an accelerator. In processes, and where only one thread at a time may run the code,
+    fetching and collating are one call: ``"fetch"`` then has the work of both. A loader belongs to the process that
+    made it. Several loops may be under way at once and share the budget.
 
     Attributes a DataLoader has are its own (`dataset`, `batch_size`, `sampler`, `batch_sampler`, …).
 

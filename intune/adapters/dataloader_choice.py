@@ -74,21 +74,27 @@ def choose_before(settings: LoaderSettings, mentioned: Mentions | None = None) -
         )
     if settings.iterable:
         return Choice(kind="thread", reason="there is one iterator, over the dataset in this process")
-    code = (settings.collate_fn, settings.worker_init_fn)
-    if mentioned.random and structure_bytes((settings.dataset, code)) is None:
-        return Choice(kind="here", reason=f"{DRAWS}, and it cannot be sent to a process")
+    if choose_unsendable(settings) is not None:
+        if mentioned.random:
+            return Choice(kind="here", reason=f"{DRAWS}, and it cannot be sent to a process")
+        return None
+    if settings.worker_init_fn is not None and settings.num_workers:
+        return Choice(kind="process", reason="`worker_init_fn` is made for processes")
+    if mentioned.worker_info and settings.num_workers:
+        return Choice(kind="process", reason="the code asks torch which worker it runs in")
+    return None
+
+
+def choose_unsendable(settings: LoaderSettings) -> Choice | None:
+    """Where code runs that cannot be sent to processes, if it changes nothing; None if it can be sent."""
     if structure_bytes(settings.dataset) is None:
         return Choice(
             kind="serial",
             reason="the dataset holds what cannot be copied (an open file, a connection or a lock), so that only "
             "one thread at a time may use it; workers='thread' says that several may",
         )
-    if structure_bytes(code) is None:
+    if structure_bytes((settings.collate_fn, settings.worker_init_fn)) is None:
         return Choice(kind="thread", reason="`collate_fn` or `worker_init_fn` cannot be sent to a process")
-    if settings.worker_init_fn is not None and settings.num_workers:
-        return Choice(kind="process", reason="`worker_init_fn` is made for processes")
-    if mentioned.worker_info and settings.num_workers:
-        return Choice(kind="process", reason="the code asks torch which worker it runs in")
     return None
 
 

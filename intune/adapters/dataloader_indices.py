@@ -204,7 +204,10 @@ class Indices:
             self._attempts += 1
             raise
         self._attempts += 1
-        return index
+        # Some samplers use theirs again for the next batch.
+        if isinstance(index, torch.Tensor):
+            return index.clone()
+        return index.copy() if type(index) in (list, np.ndarray) else index
 
     def _show(self, attempts: int) -> None:
         """The DataLoader would have made so many reads: let their draws be seen, unless others have drawn meanwhile."""

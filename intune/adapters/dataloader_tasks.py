@@ -267,7 +267,8 @@ class MapFetcher:
 
     Args:
         settings: of the DataLoader.
-        lock: held during every fetch, where the dataset must not be used by two threads at once.
+        lock: held while a batch is made, where the code must not be used by two threads at once. It is collated
+            then, too: samples may lie in memory that is used again for the next, or be read on by `collate_fn`.
     """
 
     def __init__(self, settings: LoaderSettings, lock: threading.Lock | None = None) -> None:
@@ -279,7 +280,8 @@ class MapFetcher:
         if self._lock is None:
             return self._fetch(item)
         with self._lock:
-            return self._fetch(item)
+            made: Made = around(item, collated, self._fetch(item), self._settings)
+            return made
 
     def _fetch(self, item: Item) -> Made:
         settings = self._settings

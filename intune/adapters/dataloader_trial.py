@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
+
+from torch.utils.data import default_collate
 
 from intune.adapters.dataloader_copies import copied, difference
 from intune.adapters.dataloader_indices import Item, as_of, global_states, restore
@@ -17,7 +20,7 @@ from intune.adapters.dataloader_probe import Measurement, Probe, random_states
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.adapters.dataloader_tasks import make_here
 from intune.adapters.dataloader_worker import FetchRequest, like_a_worker
-from intune.adapters.pickled_size import fingerprint
+from intune.adapters.pickled_size import fingerprint, structure_bytes
 
 
 @dataclass(slots=True)
@@ -49,7 +52,7 @@ class Trial:
         self._base_seed = base_seed
         self._cases: list[_Case] = []
         self._together: list[Item] = []
-        self._last: tuple[Any, Any] | None = None
+        self._last: tuple[Item, Any, Any] | None = None
         self._after: dict[str, Any] | None = None
         self.reuses = False
 
@@ -63,7 +66,7 @@ class Trial:
         where it has workers, and with the draws of the first batch where it has none."""
         self._after = global_states()
         probe = Probe(self._make, together=self._make_together, after=self._own, state=self._state)
-        measured = probe.measure(items)
+        measured = probe.measure(self._watchable(items))
         if measured.random:
             return measured
         before, after = self._after, global_states()
@@ -74,11 +77,19 @@ class Trial:
             return replace(measured, random=True)
         return measured
 
+    def _watchable(self, items: Iterator[Item]) -> Iterator[Item]:
+        """No more than are made alone where two threads at once must not make them, and nothing hangs on how fast they
+        are: where the code has what cannot be sent, has opened something or works in one buffer."""
+        yield from islice(items, Probe.ALONE)
+        settings = self._settings
+        sendable = structure_bytes((settings.collate_fn, settings.worker_init_fn)) is not None
+        if sendable and not self.reuses and fingerprint(settings.dataset, refuse=keeps_back_open) is not None:
+            yield from items
+
     def _state(self) -> Any:
-        """Of what the code keeps. Another one every time where the dataset has opened something, which two threads at
-        once must not use."""
-        kept = fingerprint(self._settings.dataset, refuse=keeps_back_open)
-        return object() if kept is None else (kept, fingerprint(self._settings.collate_fn))
+        """Of what the code keeps, as far as that can be told; else another one every time."""
+        kept = fingerprint((self._settings.dataset, self._settings.collate_fn), tolerant=True)
+        return object() if kept is None else kept
 
     def _make(self, item: Item) -> bool:
         """Make a batch; says whether that drew random numbers which are back where they were."""
@@ -97,15 +108,18 @@ class Trial:
         return drew
 
     def _own(self, item: Item) -> None:
-        """Have the batch in memory of its own, if it is not certain to be: collating makes it new."""
-        if self._settings.batched or item.made is None or item.made.error is not None:
+        """Give the batch before this one memory of its own, if this one was written over it: of collating as torch
+        does it is certain that it was not."""
+        if item.made is None or item.made.error is not None:
+            return
+        if self._settings.batched and self._settings.collate_fn is default_collate:
             return
         if self._last is not None:
-            raw, copy = self._last
-            self.reuses = self.reuses or bool(difference(copy, raw))
-        raw = item.made.data
-        item.made.data = copied(raw)
-        self._last = raw, item.made.data
+            last, raw, copy = self._last
+            if difference(copy, raw):
+                self.reuses = True
+                last.made.data = copy
+        self._last = item, item.made.data, copied(item.made.data)
 
     def _make_together(self, item: Item) -> None:
         self._together.append(item)

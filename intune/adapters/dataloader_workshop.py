@@ -20,6 +20,7 @@ from intune.adapters.dataloader_choice import (
     choose,
     choose_after,
     choose_before,
+    choose_unsendable,
     choose_unshared,
 )
 from intune.adapters.dataloader_indices import (
@@ -226,17 +227,23 @@ class Workshop:
         """
         settings = self.settings
         size = structure_bytes(settings.dataset)
-        if size is not None and size <= MOST_COPIED:
+        unsendable = choose_unsendable(settings)
+        if unsendable is None and size is not None and size <= MOST_COPIED:
             self._first = by_value(settings.dataset)
         worker = None if self._first is None else pickled_worker(settings)
         trial = Trial(settings, base_seed)
         measured = trial.measure(items)
         measured = replace(measured, random=measured.random or mentions(settings).random)
-        choice = choose_after(settings, worker)
-        unshared = None
+        unshared = choose_unshared(settings, measured, size or 0, self.budget)
+        choice = unsendable or choose_after(settings, worker)
         if choice is None:
-            unshared = choose_unshared(settings, measured, size or 0, self.budget)
             choice = unshared or choose(measured, size or 0, self.budget)
+        elif unsendable is not None and measured.random:
+            choice = Choice(kind="here", reason=f"{DRAWS}, and it cannot be sent to a process")
+        elif unshared is not None and (
+            choice.kind == "thread" or (choice.kind == "process" and not settings.num_workers)
+        ):
+            choice = replace(unshared, kind="here")
         in_threads: Kind = "thread" if choice.worker is None else "serial"
         if measured.random or unshared is not None:
             in_threads = "here"
@@ -259,9 +266,7 @@ class Workshop:
         if choice.kind == "thread" and measured.random and not settings.num_workers:
             choice = Choice(kind="here", reason=f"{DRAWS}; {choice.reason}")
         if choice.kind in ("thread", "serial") and trial.reuses:
-            choice = Choice(
-                kind="here", reason="the dataset gives out the same memory again for other samples"
-            )
+            choice = Choice(kind="here", reason="the dataset or `collate_fn` gives out the same memory again")
         self._settle(choice, warn=warn)
 
     def go_here(self, reason: str) -> None:

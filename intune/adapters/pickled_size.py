@@ -40,16 +40,19 @@ def structure_bytes(value: Any) -> int | None:
     return sink.size + pickler.arrays
 
 
-def fingerprint(value: Any, *, refuse: Callable[[Any], bool] = lambda part: False) -> bytes | None:
+def fingerprint(
+    value: Any, *, refuse: Callable[[Any], bool] = lambda part: False, tolerant: bool = False
+) -> bytes | None:
     """The same for something that is as it was, and another one where it has changed; None if it cannot be pickled.
 
     Of what is too large to be compared it is always the same.
 
     Args:
         refuse: says of a part of it whether that counts as what cannot be pickled.
+        tolerant: whether parts that cannot be pickled are passed over.
     """
     sink = _Hashes()
-    pickler = _Contents(sink, refuse)
+    pickler = _Tolerant(sink, refuse) if tolerant else _Contents(sink, refuse)
     try:
         pickler.dump(value)
     except Exception:  # pickling runs the code of whatever it refers to
@@ -79,7 +82,7 @@ class _Structure(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has 
         self.arrays = 0
 
     def persistent_id(self, value: Any) -> int | None:
-        if isinstance(value, io.IOBase) and not isinstance(value, io.BytesIO | io.StringIO):
+        if _is_open_file(value):
             # Some are pickled as what they hold, which is not what a dataset has them for.
             raise pickle.PicklingError("an open file")
         if _is_dense(value):
@@ -122,6 +125,24 @@ class _Contents(_Structure):
             if self._seen <= MOST_ARRAYS:
                 self.hash.update(_values(value))
         return found
+
+
+class _Tolerant(_Contents):
+    def persistent_id(self, value: Any) -> int | None:
+        return 0 if _is_open_file(value) else super().persistent_id(value)
+
+    def reducer_override(self, value: Any) -> Any:
+        reduced = super().reducer_override(value)
+        if reduced is not NotImplemented or isinstance(value, type) or type(value) in self.dispatch_table:
+            return reduced
+        try:
+            return value.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+        except Exception:  # a lock, a connection, or the user's own that refuses
+            return str, ()
+
+
+def _is_open_file(value: Any) -> bool:
+    return isinstance(value, io.IOBase) and not isinstance(value, io.BytesIO | io.StringIO)
 
 
 def _values(array: Any) -> bytes:

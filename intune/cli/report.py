@@ -36,7 +36,7 @@ def report(
         plots: Folder for PNG pictures (needs matplotlib); by default none are made.
     """
     from intune.cli.writing import check_file, check_folder, check_pictures
-    from intune.report import gain, held_up, read_run
+    from intune.report import counted, gain, held_up, read_run
     from intune.report_page import page
 
     found = read_run(run)
@@ -52,9 +52,8 @@ def report(
 
         written += draw(found, plots)
     shares = ", ".join(f"{name} {share:.0%}" for name, share in held_up(found).items())
-    print(
-        f"{len(found.intervals):,} intervals, {len(found.changes):,} changes; held up by: {shares or 'unknown'}"
-    )
+    intervals, changes = counted(len(found.intervals), "interval"), counted(len(found.changes), "change")
+    print(f"{intervals}, {changes}; held up by: {shares or 'unknown'}")
     brought = gain(found)
     if brought is not None:
         print(f"rate at the end: {brought.last / brought.first:.2f}x that of the slots it began with")

@@ -58,7 +58,7 @@ def simulate(
         seed: Of the jobs and of the intervals.
         split: Agents were trained on jobs of train; figures should be of test.
         guard: Run every agent both with and without the guard, only one of these, or as named.
-        reference: Agent that the others are divided by.
+        reference: Agent that the others are divided by, if it is among them; where it runs only under the guard, that.
         restart_seconds: How long a job stands still that ran out of memory.
         json: Write all figures there.
         html: Write a page with tables and charts there.
@@ -69,7 +69,7 @@ def simulate(
 
     from intune.agents.registry import summary
     from intune.cli.writing import check_file, check_folder, check_pictures
-    from intune.simulation.table import WIDE, table
+    from intune.simulation.table import needed, table
 
     check_file("json", json)
     check_file("html", html)
@@ -77,16 +77,18 @@ def simulate(
     check_pictures("plots", plots)
     names = guarded_names(agents, guard)
     summary(reference)
+    reference = compared_with(reference, names)
     with _progress(names, scenarios, jobs, quiet=quiet) as told:
         results = run(
             names, scenarios, jobs=jobs, steps=steps, seed=seed, split=split, reference=reference,
             restart_seconds=restart_seconds, told=told,
         )  # fmt: skip
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDE)
     for scenario in results.scenarios:
-        console.print(table(results, scenario, width=console.width))
+        made = table(results, scenario, width=console.width if console.is_terminal else None)
+        if not console.is_terminal:
+            console.width = needed(made)
+        console.print(made)
         console.print()
     for path in write(results, json=json, html=html, plots=plots):
         print(f"wrote {path}", file=sys.stderr)
@@ -117,6 +119,13 @@ def guarded_names(agents: tuple[str, ...], guard: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(chosen))
 
 
+def compared_with(reference: str, names: tuple[str, ...]) -> str:
+    """The agent to divide by: `reference`, or where only that is among the `names` to run, it under the guard."""
+    from intune.agents.registry import GUARDED
+
+    return reference + GUARDED if reference not in names and reference + GUARDED in names else reference
+
+
 def run(
     names: tuple[str, ...],
     scenarios: tuple[str, ...],
@@ -142,8 +151,11 @@ def run(
     from intune.agents.summary import summarise
     from intune.envs.scenario import Scenario
     from intune.envs.source import JobSource
+    from intune.pipelines.errors import ConfigError
     from intune.simulation.results import Results
 
+    if not scenarios:
+        raise ConfigError("`scenarios` is empty; name at least one")
     trial = Trial(jobs=jobs, steps=steps, restart_seconds=restart_seconds)
     loaded = {name: Scenario.load(name) for name in scenarios}
     started = time.monotonic()

@@ -7,7 +7,7 @@ from html import escape
 from intune.agents.summary import Summary
 from intune.simulation.results import Results, best_first
 from intune.simulation.svg import Bar, Line, bar_chart, line_chart
-from intune.simulation.table import HEADINGS, cells
+from intune.simulation.table import HEADINGS, cells, filled
 
 # Twelve hues that can be told apart on both grounds; agents beyond that begin anew, dashed.
 LIGHT = ("#0b6e99", "#c1440e", "#2e7d32", "#7b3fa0", "#b8860b", "#ad1457", "#00838f", "#5d4037", "#3949ab",
@@ -78,14 +78,20 @@ def _section(results: Results, scenario: str) -> str:
 
 def _table(results: Results, summaries: list[Summary], colours: dict[str, int]) -> str:
     names = {heading: f"/ {results.reference}" if heading == "ratio" else heading for heading in HEADINGS}
-    head = "".join(f'<th title="{escape(text)}">{escape(names[key])}</th>' for key, text in HEADINGS.items())
+    shown, keys = filled(summaries), list(HEADINGS)
+    head = "".join(
+        f'<th title="{escape(HEADINGS[key])}">{escape(names[key])}</th>' for key in (keys[at] for at in shown)
+    )
     rows = []
-    memory = list(HEADINGS).index("out of memory")
+    memory = keys.index("out of memory")
     for summary in summaries:
         dot = f'<span class="dot" style="background:var(--c{_colour(colours[summary.agent])})"></span>'
+        texts = cells(summary)
         columns = [
-            f'<td class="bad">{text}</td>' if number == memory and summary.killed_jobs else f"<td>{text}</td>"
-            for number, text in enumerate(cells(summary))
+            f'<td class="bad">{texts[at]}</td>'
+            if at == memory and summary.killed_jobs
+            else f"<td>{texts[at]}</td>"
+            for at in shown
         ]
         rows.append(f"<tr><td>{dot}{escape(summary.agent)}</td>{''.join(columns)}</tr>")
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from math import ceil, floor, log10
+from math import ceil, floor, isnan, log10
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 36
@@ -18,7 +18,7 @@ class Line:
     Attributes:
         name: in its tooltip.
         colour: number of the page's variable ``--c…``.
-        values: one for each decision, from the first.
+        values: one for each decision, from the first; NaN is left out.
         low, high: of the band around it; empty for none.
         dashed: drawn so.
     """
@@ -40,7 +40,8 @@ def line_chart(lines: Sequence[Line], *, across: str, up: str, most: float | Non
         most: upper end of the vertical axis; None to fit.
     """
     steps = max(len(line.values) for line in lines)
-    top = most if most is not None else max(max(line.values) for line in lines) * 1.05 or 1.0
+    highest = max((value for line in lines for value in line.values if not isnan(value)), default=0.0)
+    top = most if most is not None else max(highest, 0.0) * 1.05 or 1.0
     scale = _Scale(steps=steps, top=top)
     parts = [_frame(scale, across, up)]
     for line in lines:
@@ -60,7 +61,7 @@ def line_chart(lines: Sequence[Line], *, across: str, up: str, most: float | Non
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """One agent's bar: its share and where that lies with confidence."""
+    """One agent's bar: its share and where that lies with confidence; NaN for no bar."""
 
     name: str
     colour: int
@@ -78,9 +79,13 @@ def bar_chart(bars: Sequence[Bar], *, label: str) -> str:
     parts = []
     for number, bar in enumerate(bars):
         y = 4 + row * number
-        value = max(bar.value, 0.0)
         parts.append(
             f'<text class="tick" x="{left - 6}" y="{y + 13}" text-anchor="end">{escape(bar.name)}</text>'
+        )
+        if isnan(bar.value):
+            continue
+        value = max(bar.value, 0.0)
+        parts.append(
             f'<rect style="fill:var(--c{bar.colour})" x="{left}" y="{y + 3}" height="13" rx="2" '
             f'width="{_short(width * min(value, 1.0))}"><title>{escape(bar.name)}: {bar.value:.3f}</title></rect>'
             f'<path class="whisker" d="M{_short(left + width * max(bar.low, 0.0))} {y + 9.5}H'
@@ -105,7 +110,11 @@ class _Scale:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * part
 
     def points(self, values: Sequence[float]) -> list[str]:
-        return [f"{_short(self.x(i + 1))},{_short(self.y(value))}" for i, value in enumerate(values)]
+        return [
+            f"{_short(self.x(i + 1))},{_short(self.y(value))}"
+            for i, value in enumerate(values)
+            if not isnan(value)
+        ]
 
 
 def ticks(top: float, *, about: int = 5) -> list[float]:

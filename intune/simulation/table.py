@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import isfinite, isnan
 
+from rich.console import Console
 from rich.table import Table
 
 from intune.agents.summary import Estimate, Summary
@@ -23,15 +24,27 @@ HEADINGS: dict[str, str] = {
 }
 
 
+MOST = 10_000
+"""Characters across that no table needs."""
 NARROW = ("of the best", "after 5", "ratio", "out of memory", "memory")
 """Columns shown where there is no room for all."""
-WIDE = 130
-"""Columns of characters that all headings need."""
 
 
-def table(results: Results, scenario: str, *, width: int = WIDE) -> Table:
-    """One scenario's agents, the best first; on less than `WIDE` characters the main columns only."""
-    shown = [number for number, name in enumerate(HEADINGS) if width >= WIDE or name in NARROW]
+def table(results: Results, scenario: str, *, width: int | None = None) -> Table:
+    """One scenario's agents, the best first; the main columns only where all need more than `width` characters."""
+    shown = filled(results.scenarios[scenario])
+    made = _table(results, scenario, shown)
+    if width is None or needed(made) <= width:
+        return made
+    return _table(results, scenario, [at for at in shown if list(HEADINGS)[at] in NARROW])
+
+
+def needed(made: Table) -> int:
+    """Characters across that a table needs, if nothing in it is to be cut."""
+    return Console(width=MOST).measure(made).maximum
+
+
+def _table(results: Results, scenario: str, shown: list[int]) -> Table:
     summaries = best_first(results.scenarios[scenario])
     jobs = f"{summaries[0].jobs:,} jobs, {len(summaries[0].curve)} decisions each"
     made = Table(
@@ -48,10 +61,16 @@ def table(results: Results, scenario: str, *, width: int = WIDE) -> Table:
     return made
 
 
+def filled(summaries: list[Summary]) -> list[int]:
+    """Numbers of the `HEADINGS` below which something stands: ratios only where the reference was among the agents."""
+    compared = any(summary.ratio is not None for summary in summaries)
+    return [number for number, name in enumerate(HEADINGS) if compared or name != "ratio"]
+
+
 def cells(summary: Summary) -> list[str]:
     """What stands below `HEADINGS`."""
     found = summary.outcomes
-    ratio = "" if summary.ratio is None else f"{summary.ratio['whole'].mean:.2f}×"
+    ratio = "" if summary.ratio is None else _times(summary.ratio["whole"])
     reached = summary.median_reached
     return [
         _interval(found["whole"]),
@@ -77,5 +96,9 @@ def _share(estimate: Estimate) -> str:
     return "–" if isnan(estimate.mean) else f"{estimate.mean:.3f}"
 
 
+def _times(estimate: Estimate) -> str:
+    return "–" if isnan(estimate.mean) else f"{estimate.mean:.2f}×"
+
+
 def _number(estimate: Estimate) -> str:
-    return "–" if isnan(estimate.mean) else f"{estimate.mean:.1f}"
+    return "–" if isnan(estimate.mean) else f"{estimate.mean:z.1f}"

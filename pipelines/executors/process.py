@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from intune.pipelines.errors import StageError, WorkerLostError
@@ -27,6 +28,9 @@ HANDED_OVER = 4
 costs two file descriptors. Of 2.2 MB, taking a segment over takes 0.02 ms, copying out 0.17 ms and having a new
 segment each time 1 ms, so the few are used again and again."""
 
+LOOKS = 50
+"""Times within a function's time limit that it is looked whether there is an answer."""
+
 
 class Process:
     """A fresh interpreter that runs functions on blocks. Every method is for one thread at a time, but `kill`.
@@ -40,25 +44,12 @@ class Process:
 
     def __init__(self, number: int = 0) -> None:
         self.number = number
-        ours, theirs = socket.socketpair()
-        read, self._lifeline = os.pipe()
         self._python_path = os.environ.get("PYTHONPATH")
         self._path = import_path()
         try:
-            with _interrupt_blocked():
-                self._process = subprocess.Popen(
-                    _command(theirs.fileno(), read),
-                    stdin=subprocess.DEVNULL,
-                    env=_environment(self._path),
-                    pass_fds=(theirs.fileno(), read),
-                )
+            self._process, ours, self._lifeline = _started(self._path)
         except OSError as error:
-            ours.close()
-            os.close(self._lifeline)
             raise WorkerLostError(f"a worker process could not be started: {error}") from error
-        finally:
-            theirs.close()
-            os.close(read)
         self.pid = self._process.pid
         self._channel = Channel(ours)
         self._greeted = False
@@ -110,6 +101,7 @@ class Process:
             StageError: the block cannot travel.
             EOFError: the process died.
             TimeoutError: it did not answer within `timeout` seconds; it is of no use any more.
+            WorkerLostError: the system gives no memory to share with it.
         """
         try:
             packed, lay = pack(block)
@@ -126,7 +118,9 @@ class Process:
             Call(stage=stage, packed=packed, source=self._source, target=target, new=new),
             [self._segments[number].descriptor for number in new],
         )
-        reply, _ = self._channel.receive(timeout)
+        if timeout is not None:
+            self._wait(timeout)
+        reply, _ = self._channel.receive()
         if reply.kept:
             self._segments.pop(self._source).close()
         if isinstance(reply, Failed):
@@ -169,10 +163,25 @@ class Process:
             segment.close()
         self._segments.clear()
 
+    def _wait(self, timeout: float) -> None:
+        """Wait for an answer."""
+        # In parts, so that a time for which the job as a whole stands still (stopped, or its control group frozen),
+        # the function with it, counts as one of them.
+        for _ in range(LOOKS):
+            if self._channel.waits(timeout / LOOKS):
+                return
+        raise TimeoutError
+
     def _add_segment(self, new: list[int]) -> int:
         number = self._next_number
         self._next_number += 1
-        self._segments[number] = Segment.create()
+        try:
+            self._segments[number] = Segment.create()
+        except OSError as error:
+            raise WorkerLostError(
+                f"no memory can be shared with a worker process ({error}); allow more open files (ulimit -n), or give "
+                "the stage fewer slots"
+            ) from error
         new.append(number)
         return number
 
@@ -217,6 +226,33 @@ def import_path() -> list[str]:
     """Where this process finds modules, as another one finds them too whatever its current folder."""
     # Entries that are no folders stay as they are: import hooks of editable installs go by such names.
     return [os.path.abspath(part) if os.path.exists(part or ".") else part for part in sys.path]
+
+
+def _started(path: list[str]) -> tuple[subprocess.Popen[bytes], socket.socket, int]:
+    """A new process, this end of the pair of sockets by which it is talked to, and the lifeline."""
+    with ExitStack() as if_it_fails, ExitStack() as theirs:
+        ours, end = socket.socketpair()
+        if_it_fails.callback(ours.close)
+        theirs.callback(end.close)
+        read, lifeline = os.pipe()
+        if_it_fails.callback(os.close, lifeline)
+        theirs.callback(os.close, read)
+        passed = []
+        for descriptor in (end.fileno(), read):
+            # Where this process has a standard stream closed, it may be that one's number.
+            passed.append(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3))
+            theirs.callback(os.close, passed[-1])
+        with _interrupt_blocked():
+            process = subprocess.Popen(
+                _command(*passed),
+                stdin=subprocess.DEVNULL,
+                stdout=None if sys.__stdout__ is not None else subprocess.DEVNULL,
+                stderr=None if sys.__stderr__ is not None else subprocess.DEVNULL,
+                env=_environment(path),
+                pass_fds=passed,
+            )
+        if_it_fails.pop_all()
+        return process, ours, lifeline
 
 
 def _command(control: int, lifeline: int) -> list[str]:

@@ -162,11 +162,18 @@ class ProcessPool:
                 while True:
                     if self._closed:
                         raise LoaderError("the loader was closed while this ran")
-                    if not self._idle and any(not process.fresh for process in self._busy):
+                    works = any(not process.fresh for process in self._busy)
+                    if not self._idle and self._busy and (works or self._failed_starts):
                         self._start_beside(stage)
                         self._changed.wait()
                         continue
-                    process = self._idle.pop() if self._idle else Process(self._free_number())
+                    try:
+                        process = self._idle.pop() if self._idle else Process(self._free_number())
+                    except WorkerLostError as error:
+                        if not self._busy:
+                            raise
+                        self._go_on_with_fewer(error)
+                        continue
                     if process.alive:
                         self._busy.add(process)
                         return process
@@ -188,7 +195,15 @@ class ProcessPool:
             thread = threading.Thread(
                 target=self._start, args=(stage,), name="intune-process-starter", daemon=True
             )
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system allows no more threads
+                self._starters -= 1
+                self._go_on_with_fewer(error)
+
+    def _go_on_with_fewer(self, error: Exception) -> None:
+        self._failed_starts += 1
+        logger.warning("a further worker process did not start (%s); going on with fewer", error)
 
     def _start(self, stage: Map) -> None:
         process: Process | None = None
@@ -203,8 +218,7 @@ class ProcessPool:
             ready = True
         except (EOFError, WorkerLostError, StageError) as error:
             if not self._closed:
-                self._failed_starts += 1
-                logger.warning("a further worker process did not start (%s); going on with fewer", error)
+                self._go_on_with_fewer(error)
         finally:
             with self._changed:
                 kept = ready and not self._closed

@@ -21,10 +21,10 @@ from typing import Any
 import psutil
 
 from intune.pipelines.budget import Budget
-from intune.pipelines.errors import ConfigError, IntuneError, StageError, WorkerLostError
+from intune.pipelines.errors import ConfigError, IntuneError, LoaderError, StageError, WorkerLostError
 from intune.pipelines.executors.landing import Landings, Place
 from intune.pipelines.executors.packing import by_value, unpack
-from intune.pipelines.executors.ray_cluster import connect, disconnect
+from intune.pipelines.executors.ray_cluster import connect, connection, disconnect
 from intune.pipelines.executors.ray_records import (
     Arrived,
     Call,
@@ -62,6 +62,9 @@ END_PATIENCE = 5.0
 START_PATIENCE = 60.0
 """Seconds to wait for the cluster to start a worker before saying that it has no room."""
 
+WATCH_S = 1.0
+"""Seconds between two looks at whether Ray is still there."""
+
 
 class RayFleet:
     """A worker process per CPU of the budget; all run any stage's tasks, several at once.
@@ -79,6 +82,7 @@ class RayFleet:
     def __init__(self, budget: Budget) -> None:
         self.workers_lost = 0
         self._ray = connect(budget)
+        self._connection = connection(self._ray)
         self._numbers = itertools.count()
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -94,15 +98,15 @@ class RayFleet:
         self._landings = Landings()
         self._deaths: dict[Key, int] = {}
         self._closed = False
+        self._ending = threading.Event()
         self._unique = itertools.count(1)
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="intune-ray")
         try:
-            self._workers = [self._spawn() for _ in range(self._size(budget))]
-            for worker in self._workers:
-                self._introduce(worker)
+            self._begin(self._size(budget))
         except BaseException:
             self.close()
             raise
+        threading.Thread(target=self._watch, name="intune-ray-watch", daemon=True).start()
 
     # ---- what the loader calls -------------------------------------------------------------------------------
 
@@ -111,8 +115,14 @@ class RayFleet:
         return 2 * len(self._workers)
 
     def start(self, run: Run, threads: int) -> None:
-        """Work on a run from now on."""
+        """Work on a run from now on.
+
+        Raises:
+            ConfigError: a function of the pipeline cannot be sent to the workers, or not be loaded there.
+            LoaderError: Ray was shut down.
+        """
         ray = self._ray
+        self._check_connected()
         with self._lock:
             self._generation += 1
             self._run = run
@@ -164,13 +174,14 @@ class RayFleet:
             if self._closed:
                 return []
             self._closed = True
+            self._ending.set()
             workers, self._workers = self._workers, []
             starting = list(self._starting)
             workers += [worker for worker in self._starting.values() if worker is not None]
             self._changed.notify_all()
         pids = [worker.pid for worker in workers if worker.pid and worker.node == self._node()]
         self._pool.shutdown(wait=False, cancel_futures=True)
-        if self._ray.is_initialized():
+        if self._is_connected():
             for worker in workers:
                 self._ray.kill(worker.actor, no_restart=True)
         deadline = time.monotonic() + END_PATIENCE
@@ -180,7 +191,7 @@ class RayFleet:
         while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
             time.sleep(0.01)
         self._landings.close()
-        disconnect(self._ray)
+        disconnect(self._ray, self._connection)
         return []
 
     def pids(self) -> list[int]:
@@ -192,7 +203,58 @@ class RayFleet:
     def _node(self) -> str:
         return str(self._ray.get_runtime_context().get_node_id()) if self._ray.is_initialized() else ""
 
+    # ---- Ray itself ------------------------------------------------------------------------------------------
+
+    def _is_connected(self) -> bool:
+        """Whether the Ray that the workers belong to is at hand still. Else it must not be called: it would start
+        another one."""
+        return connection(self._ray) == self._connection
+
+    def _check_connected(self) -> None:
+        if not self._is_connected():
+            raise LoaderError(
+                "Ray was shut down since the loader was made, and its workers with it; make a new loader, and close "
+                "it before ray.shutdown()"
+            )
+
+    def _watch(self) -> None:
+        """Ray tells nobody that it was shut down, and calls that were under way are never heard of again."""
+        while not self._ending.wait(WATCH_S):
+            try:
+                self._check_connected()
+            except LoaderError as error:
+                run = self._run
+                if run is not None:
+                    run.end(error)
+                return
+
     # ---- workers ---------------------------------------------------------------------------------------------
+
+    def _begin(self, count: int) -> None:
+        """Start the first workers. Ranks that begin at the same time all find the same room: where it does not do
+        for all workers of this one, go on with those that came; the others come when there is room."""
+        probe, segment = self._landings.probe()
+        try:
+            self._workers = [self._spawn() for _ in range(count)]
+            calls = {worker.actor.hello.remote(probe): worker for worker in self._workers}
+            came, late = self._ray.wait(list(calls), timeout=START_PATIENCE)
+            if late and came:
+                came, late = self._ray.wait(list(calls), num_returns=count, timeout=ROOM_PATIENCE)
+            if not came:
+                raise _no_room()
+            for call in came:
+                calls[call].welcome(self._ray.get(call))
+        finally:
+            segment.close()
+        self._workers = [calls[call] for call in came]
+        if late:
+            logger.warning(
+                "beginning with %d of %d Ray workers: the cluster has no room for more at present",
+                len(came),
+                count,
+            )
+        for call in late:
+            self._start_replacement(calls[call])
 
     def _size(self, budget: Budget) -> int:
         """How many workers the cluster has room for; waits a little, since CPUs just let go are booked late."""
@@ -223,19 +285,22 @@ class RayFleet:
     def _introduce(self, worker: Worker) -> None:
         probe, segment = self._landings.probe()
         try:
-            said = self._ray.get(worker.actor.hello.remote(probe), timeout=START_PATIENCE)
-            worker.pid, worker.node, worker.near = said
+            worker.welcome(self._ray.get(worker.actor.hello.remote(probe), timeout=START_PATIENCE))
         except self._ray.exceptions.GetTimeoutError:
-            raise ConfigError(
-                f"the Ray cluster did not start a worker within {START_PATIENCE:g} s; "
-                "free CPUs on it, or use executor='threads'"
-            ) from None
+            raise _no_room() from None
         finally:
             segment.close()
 
     def _brief(self, worker: Worker, generation: int, job: Any) -> None:
         """Tell a worker the job; it must know before its first task."""
-        self._ray.get(worker.actor.begin.remote(generation, job))
+        try:
+            self._ray.get(worker.actor.begin.remote(generation, job))
+        except self._ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            raise ConfigError(
+                f"a function of the pipeline cannot be loaded by Ray's workers ({type(cause).__name__}: {cause}); "
+                "let them import its module (runtime_env in ray.init), or use executor='threads'"
+            ) from cause
 
     def _died(self, worker: Worker) -> None:
         """A worker process is gone: what it held and did is made again, another takes its place."""
@@ -271,11 +336,12 @@ class RayFleet:
         self._free(lost)
         return lost
 
-    def _start_replacement(self) -> None:
-        """Have a new worker in the place of a dead one, in a thread of its own: the others go on meanwhile."""
+    def _start_replacement(self, late: Worker | None = None) -> None:
+        """Have a new worker in the place of a dead one, or `late`, which has yet to come, in a thread of its own:
+        the others go on meanwhile."""
         thread = threading.Thread(target=self._replace, name="intune-ray-starter", daemon=True)
         with self._lock:
-            self._starting[thread] = None
+            self._starting[thread] = late
         thread.start()
 
     def _replace(self) -> None:
@@ -285,13 +351,15 @@ class RayFleet:
         try:
             for _ in range(MOST_STARTS):
                 with self._lock:
-                    if self._closed:
+                    if self._closed or not self._is_connected():
                         return
-                    fresh = self._starting[thread] = self._spawn()
+                    fresh = self._starting[thread] = self._starting[thread] or self._spawn()
                 try:
                     self._await_room(fresh)
                     self._admit(fresh)
                 except self._ray.exceptions.RayActorError:
+                    with self._lock:
+                        self._starting[thread] = None
                     continue
                 return
             raise WorkerLostError(f"{MOST_STARTS} in a row died")
@@ -343,6 +411,7 @@ class RayFleet:
         try:
             while (taken := run.take()) is not None:
                 task, inputs = taken
+                self._check_connected()
                 if run.job.plan.levels[task.level].operation == "transfer":
                     self._pool.submit(self._transfer, run, task, inputs)
                 elif self._is_postponed(run, task):
@@ -535,6 +604,11 @@ class RayFleet:
         """A call did not come back: its worker died, or one that held its inputs."""
         if self._closed or run.closed:
             return
+        try:
+            self._check_connected()
+        except LoaderError as gone:
+            run.end(gone)
+            return
         task, worker, exceptions = call.task, call.worker, self._ray.exceptions
         if isinstance(error, exceptions.RayTaskError):
             cause = getattr(error, "cause", None)
@@ -595,7 +669,7 @@ class RayFleet:
                 if worker.freed and not worker.running:
                     idle.append((worker, worker.freed))
                     worker.freed = []
-        for worker, freed in idle:
+        for worker, freed in idle if self._is_connected() else ():
             worker.actor.free.remote(self._generation, freed)
 
 
@@ -607,6 +681,13 @@ def _book(run: Run, task: Task, outcome: Outcome) -> float:
             for level, seconds in others:
                 run.scheduler.meters[run.job.plan.levels[level].stage].cpu_s += seconds
     return outcome.cpu_s.get(task.level, 0.0)
+
+
+def _no_room() -> ConfigError:
+    return ConfigError(
+        f"the Ray cluster did not start a worker within {START_PATIENCE:g} s; free CPUs on it, or use "
+        "executor='threads'"
+    )
 
 
 def _pickled(job: Job) -> bytes:

@@ -16,6 +16,7 @@ LEAST_STORE = 128 << 20
 
 _lock = threading.Lock()
 _users = 0
+_started = ""  # the connection to the Ray started here, which its users share
 
 
 def connect(budget: Budget) -> Any:
@@ -24,13 +25,13 @@ def connect(budget: Budget) -> Any:
     A cluster started here wants a token and has no dashboard. (Some of its ports listen on every address,
     whatever address it is given: the token is what protects it.)
     """
-    global _users
+    global _users, _started
     with _lock:
         _prepare()
         import ray
 
         if ray.is_initialized():
-            if _users:
+            if connection(ray) == _started:
                 _users += 1
         elif not _attach(ray):
             ray.init(
@@ -42,8 +43,17 @@ def connect(budget: Budget) -> Any:
                 logging_level=logging.ERROR,
                 _node_ip_address="127.0.0.1",
             )
-            _users = 1
+            _users, _started = 1, connection(ray)
         return ray
+
+
+def connection(ray: Any) -> str:
+    """Which connection to Ray this process has: another one after every `ray.init`; empty where it has none."""
+    if not ray.is_initialized():
+        return ""
+    here = ray.get_runtime_context()
+    # A driver's number comes from that of its job, which is the first of every cluster.
+    return f"{here.get_node_id()}/{here.get_worker_id()}"
 
 
 def attach() -> None:
@@ -63,14 +73,21 @@ def _attach(ray: Any) -> bool:
     return True
 
 
-def disconnect(ray: Any) -> None:
-    """Shut down the Ray that `connect` started, with its last user."""
-    global _users
+def disconnect(ray: Any, used: str) -> None:
+    """Shut down the Ray that `connect` started, with its last user.
+
+    Args:
+        ray: what `connect` returned.
+        used: the `connection` at that time; somebody may have shut Ray down since and started another.
+    """
+    global _users, _started
     with _lock:
-        if _users:
+        if used == _started != "":
             _users -= 1
             if _users == 0:
-                ray.shutdown()
+                _started = ""
+                if connection(ray) == used:
+                    ray.shutdown()
 
 
 def _prepare() -> None:

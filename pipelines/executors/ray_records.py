@@ -74,6 +74,10 @@ class Worker:
     freed: list[Made] = field(default_factory=list)  # outputs it is still to let go of
     alone: bool = False  # runs, or is kept free for, one suspect task
 
+    def welcome(self, said: tuple[int, str, bool]) -> None:
+        """Note what it said of itself, see `RayWorker.hello`."""
+        self.pid, self.node, self.near = said
+
 
 @dataclass(slots=True)
 class Arrived:

@@ -6,6 +6,7 @@ NumPy, Arrow and torch release Python's lock while they work; functions that hol
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from intune.pipelines.operations import CallMap, Operations, call_here
 from intune.pipelines.run import Run, Runner
 from intune.pipelines.schema import Block
 from intune.pipelines.stages import Map
+
+logger = logging.getLogger("intune")
 
 
 class Elsewhere(Protocol):
@@ -90,11 +93,20 @@ class ThreadFleet:
         self.resize(threads)
 
     def resize(self, threads: int) -> None:
-        """Have at least `threads` threads; none is ever stopped, since an idle one costs nothing."""
+        """Have at least `threads` threads, or as many as the system allows; none is ever stopped, since an idle one
+        costs nothing."""
         with self._idle:
             self._wanted = max(self._wanted, threads)
             while len(self._threads) < self._wanted and not self._closed:
-                self._spawn()
+                try:
+                    self._spawn()
+                except RuntimeError as error:
+                    if not self._threads:
+                        raise
+                    self._wanted = len(self._threads)
+                    logger.warning(
+                        "no further thread can be started (%s); going on with %d", error, self._wanted
+                    )
 
     def stop(self, run: Run | None = None) -> None:
         """Leave the run under way, if it is `run` or none is named. A thread in the middle of a task ends it for
@@ -141,7 +153,7 @@ class ThreadFleet:
         thread = threading.Thread(
             target=_work, args=(self,), name=f"intune-worker-{len(self._threads)}", daemon=True
         )
-        thread.start()  # fails where the system allows no more
+        thread.start()
         self._threads.append(thread)
 
     def next_run(self, rest: Rest) -> tuple[Run, Runner] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ class Cast(ColumnTransform):
     """Convert `columns` to `dtype`.
 
     As NumPy does: floats lose their fraction on the way to integers, and integers that are too large wrap around.
-    NaN and infinity have no integer; they are refused.
+    NaN, infinity and floats beyond the integers of the type have none; they are refused.
     """
 
     dtype: DTypeLike
@@ -48,9 +49,22 @@ class Cast(ColumnTransform):
             self.verb, name, values, "biuf", "only numbers can be cast; hash strings instead"
         )
         dtype = np.dtype(self.dtype)
-        if array.dtype.kind == "f" and dtype.kind in "iu" and not np.isfinite(array).all():
-            raise SchemaError(
-                f"Cast: column `{name}` holds NaN or infinity, which {dtype.name} does not have; "
-                f"use FillMissing or Clip first"
-            )
+        if len(array) and array.dtype.kind == "f" and dtype.kind in "iu":
+            self._require_within(name, float(array.min()), float(array.max()), dtype)
         return array.astype(dtype, copy=False)
+
+    @staticmethod
+    def _require_within(name: str, low: float, high: float, dtype: np.dtype[Any]) -> None:
+        """A `SchemaError` for floats whose integers the type does not have: what NumPy makes of them is undefined."""
+        limits = np.iinfo(dtype)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            found = "NaN or infinity"
+        elif int(low) < limits.min:
+            found = repr(low)
+        elif int(high) > limits.max:
+            found = repr(high)
+        else:
+            return
+        raise SchemaError(
+            f"Cast: column `{name}` holds {found}, which {dtype.name} does not have; use FillMissing or Clip first"
+        )

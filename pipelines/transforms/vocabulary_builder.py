@@ -158,7 +158,7 @@ class _Counter:
 def _without_tensors(column: Any) -> Any:
     if isinstance(column, Ragged):
         return Ragged(_without_tensors(column.values), column.offsets)
-    return np.asarray(column) if hasattr(column, "untyped_storage") else column
+    return np.asarray(column.cpu()) if hasattr(column, "untyped_storage") else column
 
 
 def _as_arrow(name: str, values: Values) -> pa.Array:

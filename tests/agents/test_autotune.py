@@ -118,3 +118,17 @@ def test_more_workers_than_slots_share_them_if_asked(measurement: Measured) -> N
 def test_options_out_of_range_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         Autotune(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("jump", [1e15, float("inf")])
+def test_a_clock_that_jumps_far_takes_no_time_and_leaves_later_rounds_a_minute_apart(
+    jump: float, measurement: Measured
+) -> None:
+    agent = started(Autotune())
+    for _ in range(41):
+        agent.propose(measurement(interval=5.0))
+    agent.propose(measurement(interval=jump))
+    # The clock is then good to an eighth of a second, or has not moved.
+    made = rounds(agent, measurement(interval=5.0), 48)
+    assert np.diff(made).tolist() == [12] * (len(made) - 1)
+    assert len(made) in (3, 4)

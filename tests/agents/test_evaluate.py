@@ -10,6 +10,7 @@ from intune.agents.oracle import Oracle
 from intune.agents.oracle_plan import plan
 from intune.agents.outcomes import outcomes
 from intune.agents.static import Static
+from intune.agents.summary import summarise
 from intune.envs.conditions import quiet
 from intune.envs.job_sources import GivenJobs
 from intune.envs.jobs import Jobs
@@ -107,3 +108,20 @@ def test_an_oracle_inside_a_guard_is_told_too() -> None:
 def test_a_trial_out_of_range_is_refused(values: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         Trial(**values)  # type: ignore[arg-type]
+
+
+def test_where_nothing_fits_no_share_is_taken_of_it() -> None:
+    """One slot a stage runs on average, but no allocation survives the noise: there is no best to compare with."""
+    jobs = Jobs.of(
+        stages=2, jobs=3, cpu=1e-5, slot_bytes=1e9, cpus=4.0, block_rows=1000.0,
+        memory=[[1e12], [2.2e9], [2.2e9]], memory_noise=[0.0, 0.2, 0.2],
+    )  # fmt: skip
+    assert plan(jobs, 2).feasible[:, 0].tolist() == [True, False, False]
+    trace = evaluate({"static": Static}, GivenJobs(jobs), Trial(jobs=3, steps=12))["static"]
+    assert np.isnan(trace.rate[1:]).all()
+    found = outcomes(trace)
+    assert 0 < found.whole[0] <= 1
+    assert np.isnan(found.whole[1:]).all()
+    (told,) = summarise({"static": trace})
+    assert told.curve.max() <= 1.01
+    assert told.outcomes["whole"].mean == pytest.approx(found.whole[0])

@@ -202,3 +202,42 @@ def test_an_oracle_to_whom_nothing_was_revealed_refuses(measurement: Callable[..
     agent.start(1, 3)
     with pytest.raises(ConfigError, match="revealed"):
         agent.propose(measurement())
+
+
+def test_a_stage_that_a_pool_seldom_runs_is_not_counted_as_if_it_always_ran() -> None:
+    """The memory of a pool is that of the simulator: working sets of slots at work, not of one a stage at least."""
+    rare = Jobs.of(
+        stages=3, cpu=[[1e-5, 1e-5, 1e-4]], slot_bytes=[[1e8, 1e8, 1e8]], cpus=2.0, slots_per_cpu=3.0,
+        block_rows=100.0, step=1e-3,
+    )  # fmt: skip
+    pools = np.arange(1.0, 7.0)
+    _, memory = pooled(world(rare).rows(np.zeros(6, dtype=int)), pools)
+    simulator = Simulator(rare.take(np.zeros(6, dtype=int)), steps=1)
+    simulator.allocate(np.ones((6, 3)), pools)
+    for _ in range(100):
+        simulator.run()
+    assert simulator.flow is not None
+    # The oracle counts queues full, of 16 kB a block.
+    np.testing.assert_allclose(memory, simulator.flow.memory[:, 0], atol=1e6)
+
+
+def test_where_only_a_pool_fits_there_is_an_allocation() -> None:
+    tight = Jobs.of(stages=2, cpu=1e-5, slot_bytes=1e9, cpus=2.0, memory=1.5e9, block_rows=100.0)
+    found = best(tight)
+    assert found.pool[0] == 1
+    assert found.rate[0] > 0
+    assert found.feasible[0]
+
+
+def test_a_plan_has_no_rate_where_nothing_fits_also_while_costs_drift() -> None:
+    jobs = Jobs.of(
+        stages=2, cpu=1e-5, slot_bytes=1e9, cpus=4.0, memory=4e9, block_rows=100.0, interval=5.0, drift=0.01,
+        event_time=[[50.0, 100.0]], event_cpus=1.0, event_memory=[[0.2, 1.0]],
+    )  # fmt: skip
+    known = plan(jobs, 30)
+    nothing = np.arange(30) // 10 == 1
+    np.testing.assert_array_equal(known.feasible[0], ~nothing)
+    np.testing.assert_array_equal(known.rate[0] > 0, ~nothing)
+    share = known.share(np.array([1000.0]), 10)
+    assert np.isnan(share[0])
+    assert known.share(known.rate[:, 5], 5)[0] == 1.0

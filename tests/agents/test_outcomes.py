@@ -75,3 +75,17 @@ def test_bytes_are_of_the_first_limit() -> None:
     assert found.bytes[0] == pytest.approx(0.5)
     assert found.memory[0] == pytest.approx(0.75)
     assert found.peak[0] == pytest.approx(1.0)
+
+
+def test_while_there_is_no_best_nothing_is_asked() -> None:
+    nan = np.nan
+    later = {"weight": [0.0, 0.0, 1.5, 1.5], "resized": [False, False, True, False], "feasible": False}
+    found = outcomes(trace([nan, nan, 0.5, 1.0], **later))
+    assert found.whole[0] == pytest.approx(0.75)
+    assert found.regret[0] == pytest.approx(0.75)
+    assert found.last[0] == 1.0
+    assert found.recovery[0] == 2.0
+    assert np.isnan(found.found[0])  # before the first resize there was nothing to find
+    never = outcomes(trace([nan] * 5, weight=0.0, resized=[False, True, False, False, False], feasible=False))
+    for name in ("at_5", "last", "whole", "regret", "kills", "reached", "found", "recovery", "recovered"):
+        assert np.isnan(getattr(never, name)[0]), name

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
+from intune.agents.dqn_paper_training import pretrain_paper
 from intune.agents.pretrain import Recipe, describe, draw, pretrain
 from intune.agents.qlearner import QLearning
 from intune.agents.qweights import Weights
@@ -88,3 +92,50 @@ def test_the_recipes_defaults_are_what_the_shipped_weights_were_made_with() -> N
     wanted = asdict(Recipe(seed=int(shipped["seed"])))
     for name in ("episodes", "jobs", "steps", "batch_size", "gradient_steps", "n_step", "seed"):
         assert shipped[name] == wanted[name], name
+
+
+def test_every_family_has_its_turn_however_few_jobs_there_are() -> None:
+    names = ("paper", "criteo", "drift", "wide", "elastic")
+    sources = [JobSource(Scenario.load(name), split="train", seed=2) for name in names]
+    for jobs in (1, 2, 7):
+        taken: list[list[int]] = [[] for _ in names]
+        for episode in range(5):
+            first, last = episode * jobs, (episode + 1) * jobs
+            drawn, normals = draw(sources, episode, jobs, 3)
+            assert len(drawn) == len(normals) == jobs
+            at = 0
+            for number, source in enumerate(sources):
+                ids = [place // len(names) for place in range(first, last) if place % len(names) == number]
+                taken[number] += ids
+                if ids:
+                    own = source.jobs(ids)
+                    mine = slice(at, at + len(ids))
+                    np.testing.assert_array_equal(drawn.cpu[mine, : own.stages], own.cpu)
+                    at += len(ids)
+        # In five episodes, all families as often, and no job twice.
+        assert [len(ids) for ids in taken] == [jobs] * len(names)
+        assert all(ids == list(range(jobs)) for ids in taken)
+
+
+TIGHT = """
+name = "tight"
+job = {memory_noise = 0.12, step = 1e-4}
+nodes = [{cpus = 4, memory = {uniform = [1.5e9, 1.55e9]}}]
+stage = [{name = "load", cpu = 1e-5, slot_bytes = 1e9}]
+"""
+
+
+@pytest.mark.parametrize("train", [pretrain, pretrain_paper])
+def test_the_score_is_a_share_also_where_nothing_fits(train: Any, tmp_path: Path) -> None:
+    """Of an allocation that would survive the noise; jobs run on average nevertheless."""
+    path = tmp_path / "tight.toml"
+    path.write_text(TIGHT)
+    found = train(Recipe(families=("criteo", str(path)), **(TINY | {"episodes": 2})))  # type: ignore[arg-type]
+    assert 0 <= found.recipe["score"] < 1.5
+    assert all(np.isfinite(value).all() for value in found.arrays.values())
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.5, True])
+def test_a_seed_that_is_none_is_refused(seed: Any) -> None:
+    with pytest.raises(ConfigError, match="seed"):
+        Recipe(seed=seed)

@@ -67,3 +67,36 @@ def test_the_same_seed_gives_the_same_intervals() -> None:
 def test_a_summary_is_valid_json() -> None:
     text = json.dumps([summary.as_dict() for summary in summarise(traces())], allow_nan=False)
     assert json.loads(text)[1]["median_reached"] is None
+
+
+def test_jobs_without_a_best_are_left_out_also_where_all_are() -> None:
+    made = traces()
+    for trace in made.values():
+        trace.rate[:10, :6] = np.nan  # nothing fits at first, in ten jobs
+        trace.weight[:10, :6] = 0.0
+        trace.rate[:, 3] = np.nan  # in none of them
+        trace.weight[:, 3] = 0.0
+    _, ours = summarise(made, reference="autotune")
+    shown = np.delete(ours.curve, 3)
+    assert np.isnan([ours.curve[3], ours.low[3], ours.high[3]]).all()
+    np.testing.assert_allclose(shown, 0.8, atol=0.02)
+    assert (np.delete(ours.low, 3) <= shown).all()
+    assert ours.outcomes["whole"].mean == pytest.approx(0.8, abs=0.02)
+    json.dumps(ours.as_dict(), allow_nan=False)
+    for trace in made.values():
+        trace.rate[:] = np.nan
+        trace.weight[:] = 0.0
+    _, none = summarise(made, reference="autotune")
+    assert none.ratio is not None
+    assert np.isnan([none.ratio["whole"].mean, none.outcomes["whole"].mean, *none.curve, *none.regret]).all()
+
+
+def test_there_is_no_ratio_to_nothing() -> None:
+    """A reference that delivered nothing has no multiple; one that did in some jobs only has one."""
+    ones, nothing = np.ones(20), np.zeros(20)
+    assert np.isnan(ratio(ones, nothing, draws(20)).mean)
+    found = ratio(ones, np.where(np.arange(20) < 2, 1.0, 0.0), draws(20))
+    assert found.mean == pytest.approx(10.0)
+    assert found.high <= 20.0
+    one_sided = ratio(np.array([2.0, np.nan]), np.array([1.0, 5.0]), draws(2))
+    assert one_sided.mean == 2.0

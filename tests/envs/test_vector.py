@@ -346,3 +346,12 @@ def test_pictures_are_drawn_for_each_job() -> None:
     frames = env.render()
     assert len(frames) == 2
     assert (frames[0] != frames[1]).any()
+
+
+def test_counts_may_be_numpys() -> None:
+    made = SimulatedPipelineVectorEnv(np.int64(3), "paper", chunk=np.int32(2), threads=np.int64(1))
+    assert made.reset(seed=1)[0]["job"].shape[0] == 3
+    assert type(made.num_envs) is int
+    for wrong in (0, 1.5, True):
+        with pytest.raises(ConfigError, match="num_envs"):
+            SimulatedPipelineVectorEnv(wrong, "paper")  # type: ignore[arg-type]

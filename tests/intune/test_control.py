@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from intune.agents.base import Decision
 from intune.agents.guard import Guard
 from intune.agents.registry import make
 from intune.control import COST, CREDIT_S, KEPT, Controller, ControlThread, Pace, Thrift, describe
@@ -24,6 +25,7 @@ from tests.intune.tuned import (
     Clock,
     Scripted,
     Stubborn,
+    an_entry,
     controller,
     rounds,
     simulated,
@@ -95,7 +97,9 @@ def test_nothing_is_decided_between_epochs() -> None:
     one, _ = controller(agent, clock)
     assert not one.step()  # the clock stands still: no epoch is under way
     assert (agent.asked, one.rounds, list(one.entries)) == (0, 0, [])
-    assert "job was over" in describe(one)
+    assert describe(one) == "nothing was decided: no whole interval was measured"
+    one.failure = LoaderError("it is closed")
+    assert describe(one) == "nothing was decided; tuning stopped: LoaderError: it is closed"
 
 
 def test_what_is_no_allocation_is_refused() -> None:
@@ -125,12 +129,22 @@ def test_an_agent_that_raises_is_logged_once_and_the_best_slots_stay(
     thread, one, tunable = running(Scripted(MORE, None, dict.fromkeys(STAGES, 1), ValueError("no idea")))
     thread.start()
     wait_until(lambda: not thread.alive)
-    assert str(thread.failure) == "no idea"
+    assert str(one.failure) == "no idea"
     assert caplog.text.count("tuning stopped (ValueError: no idea)") == 1
     assert "Traceback" in caplog.text
     assert tunable.stats().allocation == slots(**MORE)
-    assert one.rounds == 3
+    last = one.entries[-1]
+    assert (last.reason, last.decided) == ("tuning stopped: ValueError: no idea", slots(**MORE))
+    assert describe(one).startswith("4 decisions; most delivered: ")
+    assert describe(one).endswith(" with load 3, batch 1, transform 4; tuning stopped: ValueError: no idea")
     thread.stop()
+
+
+def test_intervals_without_rows_say_of_no_slots_what_they_bring() -> None:
+    one, _ = controller(Scripted(), Clock())
+    measured = replace(an_entry().measured, delivered=np.zeros(1))
+    one._note(measured, slots(**MORE), Decision(allocation=None, reason="keep: nothing was delivered"))
+    assert describe(one) == "1 decision; too little was delivered to say of any slots what they bring"
 
 
 def test_an_agent_that_exits_ends_tuning_with_a_word(caplog: pytest.LogCaptureFixture) -> None:
@@ -143,11 +157,11 @@ def test_an_agent_that_exits_ends_tuning_with_a_word(caplog: pytest.LogCaptureFi
 
 
 def test_a_pipeline_that_is_over_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    thread, _, tunable = running(Scripted())
+    thread, one, tunable = running(Scripted())
     tunable.close()
     thread.start()
     wait_until(lambda: not thread.alive)
-    assert isinstance(thread.failure, LoaderError)
+    assert isinstance(one.failure, LoaderError)
     assert len(caplog.records) == 1
     assert "Traceback" not in caplog.text
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,7 +82,7 @@ def test_a_real_full_disk(caplog: pytest.LogCaptureFixture) -> None:
     log.add(an_entry())
     log.close()
     assert len(caplog.records) == 1
-    assert "decisions are not logged any more (/dev/full)" in caplog.text
+    assert "decisions are not logged from now on (/dev/full)" in caplog.text
 
 
 def test_a_folder_that_cannot_be_made_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -104,6 +107,36 @@ def test_what_an_earlier_run_left_is_not_taken_for_this_ones(tmp_path: Path) -> 
     (tmp_path / "decisions.jsonl.1").write_text("{}\n")
     DecisionLog(tmp_path / "decisions.jsonl", header={}).close()
     assert not (tmp_path / "decisions.jsonl.1").exists()
+
+
+def test_two_logs_in_one_folder_do_not_mix(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "run" / "decisions.jsonl"
+    header = {"agent": "planner"}
+    first, second, third = (DecisionLog(path, header={**header, "log": number}) for number in range(3))
+    for log in (first, second, third, first):
+        log.add(an_entry())
+    places = (path, path.parent / "loader-2" / path.name, path.parent / "loader-3" / path.name)
+    assert [(lines(place)[0]["log"], len(lines(place)) - 1) for place in places] == [(0, 2), (1, 1), (2, 1)]
+    assert f"another loader or rank logs to {path.parent}" in caplog.text
+    for log in (first, second, third):
+        log.close()
+    DecisionLog(path, header={**header, "log": 3}).close()
+    assert lines(path) == [{"intune": 1, **header, "log": 3}]
+
+
+def test_another_process_does_not_write_into_a_log(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.jsonl"
+    log = DecisionLog(path, header={"agent": "planner"})
+    script = f"""
+        from pathlib import Path
+        from intune.decisions import DecisionLog
+        DecisionLog(Path({str(path)!r}), header={{"agent": "other"}}).close()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, capture_output=True)
+    log.add(an_entry())
+    log.close()
+    assert [line.get("agent") for line in lines(path)] == ["planner", None]
+    assert [line["agent"] for line in lines(tmp_path / "loader-2" / path.name)] == ["other"]
 
 
 def test_a_long_job_keeps_its_beginning_and_its_end(tmp_path: Path) -> None:

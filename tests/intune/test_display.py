@@ -1,6 +1,9 @@
 """What a running job shows."""
 
 import io
+import os
+import sys
+from unittest.mock import Mock
 
 import pytest
 
@@ -142,3 +145,26 @@ def test_a_live_frame_is_drawn_on_a_terminal():
     with Display(1, stream=out, mode="live") as display:
         display.on_step(1, 0.5, stats(1))
     assert "rows/s" in out.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["lines", "live"])
+@pytest.mark.parametrize("error", [BrokenPipeError, OSError(28, "No space left on device"), ValueError])
+def test_a_training_goes_on_where_nothing_can_be_shown_any_more(mode, error, monkeypatch, capfd):
+    out = io.StringIO()
+    streams = sys.stdout, sys.stderr
+    with Display(2, mode=mode, stream=out, clock=lambda: 0.0) as display:
+        monkeypatch.setattr(out, "write", Mock(side_effect=error))
+        display.on_step(2, 0.5, stats(1))
+        out.write.reset_mock()
+        display.on_step(2, 0.5, stats(1))
+        out.write.assert_not_called()
+    assert (sys.stdout, sys.stderr) == streams
+    os.write(1, b"what the job prints")
+    assert capfd.readouterr().out == "what the job prints"
+
+
+def test_with_standard_error_closed_nothing_is_shown(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", None)
+    with Display(1) as display:
+        display.on_step(1, 0.5, stats(1))
+    assert capsys.readouterr().out == ""

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -116,6 +117,13 @@ def test_a_host_can_be_given() -> None:
     endpoint = exporter("localhost:0")
     assert isinstance(endpoint, Endpoint)
     endpoint.close()
+
+
+def test_a_machine_without_name_servers_is_not_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Mock()
+    monkeypatch.setattr(socket, "getfqdn", asked)
+    exporter("0.0.0.0:0").close()
+    asked.assert_not_called()
 
 
 def test_a_host_can_be_of_ipv6() -> None:

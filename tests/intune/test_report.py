@@ -174,6 +174,14 @@ def test_a_page_stands_alone_and_shows_all(run: Path) -> None:
     assert "nan" not in re.sub("<style>.*</style>", "", text).lower()
 
 
+def test_the_last_reason_is_shown_beside_the_changes(tmp_path: Path) -> None:
+    changed = line(10, 100.0, decided={"load": 3, "map": 5})
+    ended = line(20, 300.0, slots={"load": 3, "map": 5}, reason="tuning stopped: ValueError: no idea")
+    text = page(read_run(write(tmp_path, changed, ended)))
+    assert "The 1 decision that changed something, and the last one." in text
+    assert "tuning stopped: ValueError: no idea" in text
+
+
 def test_a_run_of_days_stays_a_small_page(tmp_path: Path) -> None:
     lines = [
         line(
@@ -195,6 +203,14 @@ def test_nothing_but_a_first_interval_makes_a_page(tmp_path: Path) -> None:
     assert "nan" not in re.sub("<style>.*</style>", "", text).lower().replace("–", "")
 
 
+def test_the_lines_of_a_single_interval_can_be_seen(tmp_path: Path) -> None:
+    text = page(read_run(write(tmp_path, line(3, 1000.0))))
+    assert "1 interval, 0 changes;" in text
+    drawn = re.findall(r'd="([^"]*)"><title>(rows/s|resident|limit)<', text)
+    assert [name for _, name in drawn] == ["rows/s", "resident", "limit"]
+    assert all("L" in path for path, _ in drawn)
+
+
 def test_pictures(run: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     paths = draw(read_run(run), tmp_path / "pictures")
@@ -213,7 +229,7 @@ def test_a_page_that_cannot_be_written_is_one_line(run: Path, capsys: pytest.Cap
 def test_from_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(run)]) == 0
     out = capsys.readouterr().out
-    assert "5 intervals, 1 changes; held up by: map 50%, trainer 50%" in out
+    assert "5 intervals, 1 change; held up by: map 50%, trainer 50%" in out
     assert "4.00x" in out
     assert (run / "report.html").read_text().startswith("<!doctype html>")
     assert main(["report", str(run / "nowhere")]) == 2

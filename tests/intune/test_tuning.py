@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import socket
 import subprocess
@@ -189,6 +190,18 @@ def test_a_loop_goes_on_where_it_was_saved(pipeline: Pipeline) -> None:
         assert begun + numbers(again) == expected
 
 
+def test_the_agent_of_ones_own_in_the_docs_decides(pipeline: Pipeline) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "agents.md").read_text(encoding="utf-8")
+    code = re.search(r"## One of your own.*?```python\n(.*?)\nwith ", text, re.DOTALL)
+    assert code is not None
+    made: dict[str, Any] = {}
+    exec(code[1], made)
+    with intune.tune(pipeline, agent=made["Busiest"](), executor="threads", **options()) as tuned:
+        loop(tuned, 4)
+        assert tuned.failure is None
+    assert any("is the busiest" in entry.reason for entry in tuned.decisions)
+
+
 # ---- off -----------------------------------------------------------------------------------------------------
 
 
@@ -213,7 +226,8 @@ def test_off_is_off(how: Any, pipeline: Pipeline, tmp_path: Path, monkeypatch: p
     ("wrong", "said"),
     [
         ({"agent": "planer"}, "did you mean 'planner'"),
-        ({"agent": 3}, "must be a name, an Agent or None"),
+        ({"agent": 3}, "`agent`=3 must be a name, an Agent or None"),
+        ({"agent": Scripted}, "Scripted.* must be a name, .* or an instance of a class of your own"),
         ({"agent": "oracle"}, "a real job has none"),
         ({"display": "loud"}, "use 'auto', 'live', 'lines' or 'quiet'"),
         ({"tune": "yes"}, "must be True or False"),
@@ -231,6 +245,9 @@ def test_wrong_arguments_are_told(wrong: dict[str, Any], said: str, pipeline: Pi
 def test_what_cannot_be_tuned_is_told() -> None:
     with pytest.raises(ConfigError, match="has no `stages`"):
         intune.tune(3, agent="even")
+    for path in ("data/train", Path("data/train")):
+        with pytest.raises(ConfigError, match="is a path; give what reads it"):
+            intune.tune(path, agent="even")
     for source in ([1, 2, 3], (number for number in (1, 2))):
         with pytest.raises(ConfigError, match="give a torch DataLoader or an intune Pipeline"):
             intune.tune(source, agent="even")
@@ -295,6 +312,19 @@ def test_what_is_tuned_already_is_told(pipeline: Pipeline) -> None:
         pytest.raises(ConfigError, match="tuned already"),
     ):
         intune.tune(tuned)
+
+
+def test_an_agent_that_decides_already_is_told(pipeline: Pipeline) -> None:
+    agent = make("planner")
+    with (
+        intune.tune(pipeline, agent=agent, **options()),
+        pytest.raises(ConfigError, match="decides for another loader already"),
+    ):
+        intune.tune(pipeline, agent=Guard(agent), **options())
+    with intune.tune(
+        pipeline, agent=agent, executor="threads", **options()
+    ) as tuned:  # that one is closed now
+        assert len(numbers(tuned)) == 40
 
 
 # ---- nothing left behind, nothing broken ---------------------------------------------------------------------
@@ -391,7 +421,7 @@ def test_a_full_disk_does_not_end_tuning(pipeline: Pipeline, caplog: pytest.LogC
     ) as tuned:
         assert len(loop(tuned, 4)) == 40
         assert tuned.tuning
-    assert caplog.text.count("not logged any more") == 1
+    assert caplog.text.count("not logged from now on") == 1
     assert caplog.text.count("cannot be kept") == 1
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections import deque
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -102,6 +104,17 @@ def test_a_closed_terminal_is_silent_and_gives_the_streams_back() -> None:
     display(an_entry())
     display.close()
     assert (sys.stdout, sys.stderr) == streams
+
+
+def test_tuning_and_what_the_job_prints_go_on_when_nobody_reads_the_lines_any_more(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stream = io.StringIO()
+    display = TuningDisplay(stream=stream)
+    monkeypatch.setattr(stream, "write", Mock(side_effect=BrokenPipeError))
+    display(an_entry(decided=Allocation.shared(3)))
+    os.write(1, b"what the job prints")
+    assert capfd.readouterr().out == "what the job prints"
 
 
 def test_quiet_is_quiet() -> None:

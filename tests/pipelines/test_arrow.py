@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import math
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -138,11 +139,20 @@ def test_nulls_in_integers_become_the_fill_and_nothing_else_changes(
 
 
 def test_a_fill_that_a_type_cannot_hold_is_refused_and_not_cut_off() -> None:
-    for array, fill in ((pa.array([1, None]), 0.5), (pa.array([True, None]), -1), (pa.array([1, None]), "a")):
+    for array, fill in (
+        (pa.array([1, None]), 0.5),
+        (pa.array([1, None]), np.float32(0.5)),
+        (pa.array([1, None]), Decimal("0.5")),
+        (pa.array([True, None]), -1),
+        (pa.array([1, None]), "a"),
+    ):
         with pytest.raises(SchemaError, match=r"for which `fill`=.* is no value; give one of its own"):
             to_column(pa.chunked_array([array]), fill=fill)
     for array, fill, expected in (
         (pa.array([1, None]), 2.0, [1, 2]),
+        (pa.array([1, None]), np.float32(2), [1, 2]),
+        (pa.array([1, None], pa.float16()), np.float32(0.5), [1, 0.5]),
+        (pa.array([True, None]), np.int64(0), [True, False]),
         (pa.array([True, None]), 0, [True, False]),
         (pa.array([True, None]), 1.0, [True, True]),
     ):

@@ -79,6 +79,9 @@ def test_columns_are_picked_by_name_and_by_pattern_each_once(tmp_path: Path) -> 
     pick: Callable[..., Any] = lambda *columns: open_dataset(make_source(tmp_path, columns=columns)).columns  # noqa: E731
     assert pick("C*", "label", "C1") == ("C1", "C2", "label")
     assert pick("I[1]") == ("I[1]",)
+    source = make_source(tmp_path, columns=(f"C{number}" for number in (2, 1)))
+    assert open_dataset(source).columns == ("C2", "C1")
+    assert make_source(tmp_path, columns=np.array(["C1", "C2"])).columns == ("C1", "C2")  # type: ignore[arg-type]
     with pytest.raises(SchemaError, match=r"x.parquet: no column 'D\*'; there are label, C1, C2"):
         pick("label", "D*")
 
@@ -228,7 +231,7 @@ BROKEN = {
     "text": (CorruptError, r"cannot be decoded \(.*magic bytes.*\); write it again, or leave it out"),
     "truncated": (CorruptError, r"cannot be decoded \(.*magic bytes"),
     "footer": (CorruptError, r"cannot be decoded \("),
-    "missing column": (SchemaError, r"column 'x' is missing, which .*good.parquet has"),
+    "missing column": (SchemaError, r"column 'x' is missing, which .*good.parquet has; .* `columns=`"),
     "wrong type": (
         SchemaError,
         r"column 'x' is string, but double in .*good.parquet; write both with one schema",

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -55,6 +57,8 @@ def test_names_with_the_characters_of_globs_are_names_first(tmp_path: Path) -> N
     assert names(make_source(folder)) == ["p.parquet"]
     assert names(make_source(f"{folder}/p.parquet")) == ["p.parquet"]
     assert names(make_source(f"{glob.escape(folder)}/*.parquet")) == ["p.parquet"]
+    assert names(make_source(glob.escape(f"{folder}/p.parquet"))) == ["p.parquet"]
+    assert names(make_source(glob.escape(folder))) == ["p.parquet"]
     with pytest.raises(NotFoundError, match=r"glob\.escape"):
         names(make_source(f"{folder}/*.parquet"))
 
@@ -93,7 +97,7 @@ def test_relative_paths_are_relative_to_where_the_program_runs(
         ("nothing.parquet", r"nothing.parquet: no such file or folder"),
         ("*.orc", r"\*.orc: matches no file"),
         ("no/where/*.parquet", r"matches nothing, since .*no/where does not exist"),
-        ("empty", r"empty: the folder holds no .parquet file"),
+        ("empty", r"empty: the folder holds no .parquet file; for files of other names give .*/empty/\*$"),
     ],
 )
 def test_what_names_no_file_is_an_error_that_names_it(tmp_path: Path, path: str, message: str) -> None:
@@ -113,6 +117,8 @@ def test_what_names_no_file_is_an_error_that_names_it(tmp_path: Path, path: str,
         ({"paths": ["a", 4]}, r"`paths`=\['a', 4\] must be"),
         ({"paths": "a", "columns": []}, "`columns` is empty"),
         ({"paths": "a", "columns": [1]}, r"`columns`=\[1\] must be names"),
+        ({"paths": "a", "columns": 1}, r"`columns`=1 must be names"),
+        ({"paths": "a", "columns": np.array([])}, "`columns` is empty"),
         ({"paths": "a", "filesystem": "s3"}, "`filesystem`='s3' must be a pyarrow or fsspec filesystem"),
     ],
 )
@@ -124,6 +130,22 @@ def test_nonsensical_sources_are_refused(arguments: dict[str, Any], message: str
 def test_uris_no_filesystem_knows_or_of_several_filesystems_are_refused() -> None:
     with pytest.raises(ConfigError, match="'gopher://x/y', which no filesystem takes"):
         open_dataset(make_source("gopher://x/y"))
+
+
+def test_a_uri_on_a_filesystem_that_takes_paths_is_refused_with_the_path(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet")
+    for filesystem in (fs.SubTreeFileSystem("/", fs.LocalFileSystem()), fs.LocalFileSystem()):
+        with pytest.raises(
+            ConfigError, match=r"'file://.*`filesystem` is given too; leave it out.*a\.parquet'"
+        ):
+            open_dataset(make_source(f"file://{tmp_path}/a.parquet", filesystem=filesystem))
+
+
+def test_a_uri_on_an_fsspec_filesystem_is_its_path(tmp_path: Path) -> None:
+    write(tmp_path / ".cache" / "a.parquet")
+    folder, filesystem = f"file://{tmp_path}/.cache", fsspec.filesystem("file")
+    for uri in (folder, f"{folder}/*.parquet", f"{folder}/a.parquet"):
+        assert names(make_source(uri, filesystem=filesystem)) == ["a.parquet"]
 
 
 # ---- what is left out ------------------------------------------------------------------------------------------

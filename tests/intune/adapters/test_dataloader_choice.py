@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from intune.adapters import dataloader_choice
-from intune.adapters.dataloader_choice import choose, choose_before, choose_unshared
+from intune.adapters.dataloader_choice import choose, choose_before, choose_unsendable, choose_unshared
 from intune.adapters.dataloader_probe import Measurement, Probe, speed_up_of
 from intune.adapters.dataloader_settings import read_settings
 from intune.adapters.pickled_size import structure_bytes
@@ -163,8 +163,8 @@ def test_real_code_that_holds_the_lock_is_told_from_code_that_does_not():
 
 
 def test_what_is_known_without_measuring():
-    def before(dataset, **options):
-        choice = choose_before(read_settings(DataLoader(dataset, **options)))
+    def before(dataset, choose=choose_before, **options):
+        choice = choose(read_settings(DataLoader(dataset, **options)))
         return None if choice is None else choice.kind
 
     locked = Samples(4)
@@ -175,7 +175,9 @@ def test_what_is_known_without_measuring():
     connected.connection = sqlite3.connect(":memory:")
     try:
         for dataset in (locked, reading, connected):
-            assert before(dataset) == "serial"
+            assert before(dataset, choose_unsendable) == "serial"
+            assert before(dataset) is None  # it may change what it keeps
+            assert before(dataset, num_workers=1, worker_init_fn=mark_dataset) is None
     finally:
         reading.file.close()
         connected.connection.close()
@@ -197,7 +199,9 @@ def test_what_is_known_without_measuring():
     assert before(rolls, num_workers=1) is None
     assert before(Stream(), num_workers=2) == "process"
     lock = threading.Lock()
-    assert before(Samples(4), collate_fn=lambda samples: lock and samples) == "thread"
+    assert before(Samples(4), choose_unsendable, collate_fn=lambda samples: lock and samples) == "thread"
+    assert before(Samples(4), collate_fn=lambda samples: lock and samples) is None
+    assert before(Samples(4), choose_unsendable) is None
 
 
 def test_a_structures_bytes_count_arrays_without_copying_them():

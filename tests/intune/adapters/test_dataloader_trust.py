@@ -53,6 +53,13 @@ def _processes(monkeypatch):
     monkeypatch.setattr(dataloader_workshop, "choose", lambda *_: choice)
 
 
+@pytest.fixture
+def _threads(monkeypatch):
+    """The same of threads: on a busy machine anything takes long."""
+    choice = Choice(kind="thread", reason="so it was measured")
+    monkeypatch.setattr(dataloader_workshop, "choose", lambda *_: choice)
+
+
 # ---- worker processes know what the script has set ---------------------------------------------------------
 
 
@@ -241,6 +248,7 @@ def test_without_workers_the_first_batch_draws_what_the_dataloader_would():
         assert (next(iter(loader)).tolist(), torch.rand(()).item()) == expected
 
 
+@pytest.mark.usefixtures("_threads")
 def test_draws_that_nobody_could_foresee_end_the_use_of_threads(caplog):
     """With workers, the batches are what a worker makes of them; without, the trainer's thread draws from there on."""
 
@@ -260,6 +268,7 @@ def test_draws_that_nobody_could_foresee_end_the_use_of_threads(caplog):
         assert loader.workshop.choice.kind == "here"
 
 
+@pytest.mark.usefixtures("_threads")
 def test_a_trainer_that_draws_is_not_mistaken_for_the_dataset():
     ASKED.clear()
     with wrap(DataLoader(Asked(200), 2)) as loader:

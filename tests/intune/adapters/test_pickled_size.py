@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import sqlite3
 import threading
 from types import SimpleNamespace
 
@@ -47,6 +49,28 @@ def test_what_has_changed_has_another_fingerprint(kept, change):
     if change is not None:
         change(kept)
         assert fingerprint(value) != before
+
+
+def test_beside_what_cannot_be_pickled_a_change_shows_if_that_is_tolerated():
+    with open(__file__) as file:
+        kept = [
+            file,
+            threading.Lock(),
+            (i for i in "ab"),
+            sqlite3.connect(":memory:"),
+            lambda: kept,
+            re,
+            {1: "a"},
+        ]
+        value = SimpleNamespace(kept=kept, count=0)
+        before = fingerprint(value, tolerant=True)
+        assert fingerprint(value) is None
+        assert before is not None
+        file.read(1)
+        assert fingerprint(value, tolerant=True) == before
+        value.count = 1
+        assert fingerprint(value, tolerant=True) != before
+        kept[3].close()
 
 
 def test_what_cannot_be_pickled_has_none_and_what_is_too_large_is_not_compared(monkeypatch):

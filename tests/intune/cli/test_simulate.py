@@ -7,7 +7,7 @@ import pytest
 
 from intune.agents.registry import names
 from intune.cli.main import main
-from intune.cli.simulate import DEFAULT_AGENTS, guarded_names, run
+from intune.cli.simulate import DEFAULT_AGENTS, compared_with, guarded_names, run
 from intune.errors import ConfigError
 
 
@@ -64,3 +64,14 @@ def test_a_reference_there_is_not_is_told(capsys: pytest.CaptureFixture[str]) ->
 def test_a_scenario_there_is_not_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "--scenarios", "papr", "--quiet"]) == 2
     assert "papr" in capsys.readouterr().err
+
+
+def test_where_all_run_under_the_guard_so_does_the_reference() -> None:
+    assert compared_with("autotune", ("ds2+guard", "autotune+guard")) == "autotune+guard"
+    assert compared_with("autotune", ("autotune", "autotune+guard")) == "autotune"
+    assert compared_with("autotune", ("ds2", "ds2+guard")) == "autotune"
+
+
+def test_no_scenario_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "--agents", "even", "--scenarios"]) == 2
+    assert "`scenarios` is empty" in capsys.readouterr().err

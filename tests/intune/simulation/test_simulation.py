@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from intune.simulation.page import page
 from intune.simulation.progress import JobProgress
 from intune.simulation.results import Results
 from intune.simulation.svg import Bar, Line, bar_chart, line_chart, ticks
-from intune.simulation.table import WIDE, table
+from intune.simulation.table import needed, table
 
 
 def summary(agent: str, level: float, *, killed: int = 0) -> Summary:
@@ -53,14 +54,14 @@ def text_of(results: Results, width: int) -> str:
 
 
 def test_the_table_has_the_best_first_and_says_what_it_is_of(results: Results) -> None:
-    lines = text_of(results, WIDE).splitlines()
+    lines = text_of(results, 200).splitlines()
     assert lines[0].startswith("paper: 50 jobs, 12 decisions each")
     assert lines[2].split()[0] == "<ours>"
     assert lines[3].split()[0] == "autotune"
     assert "0.900 (0.890–0.910)" in lines[2]
     assert "2.00×" in lines[2]
     assert "3 of 48" in lines[3]
-    assert len(lines[1]) <= WIDE
+    assert len(lines[1]) <= needed(table(results, "paper"))
 
 
 def test_a_narrow_terminal_gets_the_main_columns(results: Results) -> None:
@@ -199,3 +200,45 @@ def test_progress_is_lines_on_a_terminal_that_cannot_go_back(monkeypatch: pytest
         now[0] = 11.0
         told("paper", "ds2", 5)
     assert stream.getvalue() == "50% done, paper: ds2\n"
+
+
+def test_a_table_is_never_cut_where_there_is_room(results: Results) -> None:
+    long = replace(results, scenarios={"paper": [summary("heuristic-adaptive+guard", 0.9)] * 2})
+    room = needed(table(long, "paper"))
+    lines = text_of(long, room).splitlines()
+    assert all("…" not in line for line in lines)
+    assert "regret" in lines[1]
+    assert "regret" not in text_of(long, room - 1)
+
+
+def test_there_is_no_column_for_ratios_to_an_agent_that_did_not_run(results: Results) -> None:
+    alone = replace(results, scenarios={"paper": [replace(summary("<ours>", 0.9), ratio=None)]})
+    assert "/ autotune" in text_of(results, 200)
+    assert "/ autotune" not in text_of(alone, 200)
+    assert "/ autotune" not in page(alone)
+    heads, cells = (re.findall(f"<{tag}[ >]", page(alone)) for tag in ("th", "td"))
+    assert len(heads) == len(cells)
+
+
+def test_a_page_of_agents_that_lost_nothing_or_had_no_chance(results: Results) -> None:
+    """Rates may pass those of the best without noise: regret is then below 0."""
+    lucky = summary("lucky", 1.1)
+    assert lucky.regret.max() < 0
+    nan = np.full(12, np.nan)
+    none = Estimate(float("nan"), float("nan"), float("nan"))
+    hopeless = replace(
+        lucky, outcomes=lucky.outcomes | dict.fromkeys(("whole", "at_5", "at_10", "regret"), none), curve=nan, low=nan,
+        high=nan, regret=nan, ratio={"whole": none, "bytes": none}, median_reached=float("nan"),
+    )  # fmt: skip
+    for agents in ([lucky], [hopeless], [lucky, hopeless]):
+        text = page(replace(results, scenarios={"paper": agents}))
+        assert text.count("<svg") == 3
+        assert "nan" not in text
+
+
+def test_what_is_not_known_is_left_out_of_a_line() -> None:
+    values = [0.0, float("nan"), 1.0]
+    text = line_chart([Line(name="a", colour=0, values=values)], across="x", up="y", most=1.0)
+    points = re.search(r'class="line"[^>]*points="([^"]+)"', text)
+    assert points is not None
+    assert points[1] == "46,264 628,10"

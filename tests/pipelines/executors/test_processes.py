@@ -1,6 +1,7 @@
 """Functions in worker processes: the same batches as on threads, whatever dies, hangs or raises, and nothing left."""
 
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import psutil
@@ -34,6 +36,7 @@ from intune.pipelines.errors import (
 )
 from intune.pipelines.executors.process import HANDED_OVER, Process
 from intune.pipelines.executors.processes import RETRIES, ProcessPool, process_pool
+from intune.pipelines.executors.segments import Segment
 from intune.pipelines.stages import Map
 
 BATCH = 50
@@ -793,6 +796,68 @@ def test_a_script_needs_no_main_guard(data, tmp_path):
     assert output.splitlines() == [f"{total} {ord('_')}" for total in (ids * 10 + 1).sum(axis=1)]
 
 
+CLOSED = """
+    import os
+    import sys
+
+    for stream in (0, 1, 2):
+        os.close(stream)
+    program = f"import sys; sys.path[:] = {sys.path!r}; exec(open({sys.argv[0]!r} + '.2').read())"
+    os.execv(sys.executable, [sys.executable, "-c", program, *sys.argv[1:]])
+"""
+
+TALKS = """
+    import os
+    import sys
+    from intune.pipelines import Pipeline
+
+    def function(block):
+        print("a word")
+        os.system("echo a word; echo a word >&2")
+        return block
+
+    pipe = Pipeline.from_parquet(sys.argv[1]).batch(500).map(function, workers="process")
+    with pipe.loader(executor="threads") as loader, open(sys.argv[1] + "-rows", "w") as file:
+        print("a word")
+        file.write(str(sum(len(batch["id"]) for batch in loader)))
+"""
+
+
+def test_functions_may_print_where_the_standard_streams_are_closed(data, tmp_path):
+    """As those of services are: descriptors get the numbers of the streams then."""
+    (tmp_path / "script.py.2").write_text(textwrap.dedent(TALKS))
+    with start(tmp_path, CLOSED, data) as script:
+        assert script.wait(60) == 0
+    assert Path(f"{data}-rows").read_text() == "2000"
+
+
+STOPPED = """
+    import sys
+    import time
+    from intune.pipelines import Pipeline
+
+    def function(block):
+        time.sleep(0.2)
+        print("works", flush=True)
+        for _ in range(6):
+            time.sleep(0.05)
+        return block
+
+    pipe = Pipeline.from_parquet(sys.argv[1]).batch(2000).map(function, workers="process", timeout=0.8)
+    print(len(list(pipe.loader(executor="threads"))))
+"""
+
+
+def test_time_for_which_the_whole_job_is_stopped_is_not_the_functions(data, tmp_path):
+    with start(tmp_path, STOPPED, data, process_group=0) as job:
+        assert job.stdout.readline() == "works\n"
+        os.killpg(job.pid, signal.SIGSTOP)
+        time.sleep(0.9)  # longer than the function may take
+        os.killpg(job.pid, signal.SIGCONT)
+        output, complaint = job.communicate(timeout=60)
+    assert (output, complaint) == ("1\n", "")
+
+
 SPAWNED = """
     import multiprocessing
     import sys
@@ -925,3 +990,55 @@ def test_a_process_that_is_still_starting_does_not_hold_up_the_end() -> None:
     assert not pool.pids()
     with pytest.raises(LoaderError):
         pool(stage, {"x": np.zeros(1)})
+
+
+def refuse(*_: object) -> NoReturn:
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+@pytest.mark.parametrize("lacks", ["a descriptor", "a thread"])
+def test_calls_go_on_with_fewer_processes_where_the_system_allows_no_more(
+    lacks: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = threading.Thread.start
+
+    def started(thread: threading.Thread) -> None:
+        if thread.name.startswith("intune-process-starter"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    pool, stage = pool_of(lambda block: block)
+    if lacks == "a thread":
+        pool(stage, {})  # only beside one that is ready another is started in a thread
+        monkeypatch.setattr(threading.Thread, "start", started)
+    one = pool._borrow(stage)
+    monkeypatch.setattr(os, "pipe", refuse)
+    with ThreadPoolExecutor(1) as threads:
+        other = threads.submit(pool._borrow, stage)
+        deadline = time.monotonic() + 60.0
+        while "going on with fewer" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        pool._give_back(one)
+        assert other.result(60.0) is one
+    pool._give_back(one)
+    pool.close(10.0)
+    assert not pool.pids()
+    assert caplog.messages[0].startswith("a further worker process did not start (")
+
+
+def test_where_there_are_no_descriptors_that_is_said_and_none_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool, stage = pool_of(lambda block: block)
+    before = descriptors()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pipe", refuse)
+        with pytest.raises(WorkerLostError, match=r"could not be started: .* Too many open files"):
+            pool(stage, {})
+    with monkeypatch.context() as patched:
+        patched.setattr(Segment, "create", refuse)
+        with pytest.raises(WorkerLostError, match=r"Too many open files\); allow more open files \(ulimit"):
+            pool(stage, {})
+    assert descriptors() == before
+    assert not pool.pids()
+    pool.close()

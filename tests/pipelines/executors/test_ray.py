@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import psutil
@@ -21,7 +22,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from intune.pipelines import Budget, Pipeline
-from intune.pipelines.errors import ConfigError, CorruptError, StageError, StageTimeout, WorkerLostError
+from intune.pipelines.errors import (
+    ConfigError,
+    CorruptError,
+    LoaderError,
+    StageError,
+    StageTimeout,
+    WorkerLostError,
+)
 from intune.pipelines.executors import ray_cluster
 from intune.pipelines.executors.ray import RayFleet
 from intune.pipelines.executors.ray_records import Worker
@@ -35,7 +43,7 @@ def cluster():
     """One local Ray for all tests of this file: starting one takes seconds."""
     ray = ray_cluster.connect(Budget(cpus=2, memory=512 << 20))
     yield ray
-    ray_cluster.disconnect(ray)
+    ray_cluster.disconnect(ray, ray_cluster.connection(ray))
 
 
 @pytest.fixture(autouse=True)
@@ -351,6 +359,16 @@ def test_a_function_that_cannot_be_sent_is_an_error_that_says_so(data):
         next(iter(loader))
 
 
+def test_a_function_that_workers_cannot_import_is_an_error_that_says_so(data, monkeypatch):
+    module = ModuleType("only_here")  # as one whose folder the workers do not look into
+    exec("def same(block): return block", module.__dict__)
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    pipe = Pipeline.from_parquet(data).batch(250).map(module.same)
+    said = r"cannot be loaded by Ray's workers \(ModuleNotFoundError: .*only_here"
+    with ray_loader(pipe) as loader, pytest.raises(ConfigError, match=said):
+        next(iter(loader))
+
+
 def test_what_cannot_be_used_is_skipped_and_counted(data, caplog):
     def picky(block):
         if block["id"][0] == 500:
@@ -402,6 +420,83 @@ def test_a_full_cluster_is_an_error_that_says_so(cluster, data, monkeypatch):
             ray_loader(pipeline(data))
     finally:
         cluster.kill(holder)
+
+
+def test_a_loader_begins_with_the_workers_there_is_room_for(data, expected, monkeypatch, caplog):
+    """As where ranks begin together: all find the same processors free, and one is quicker."""
+    monkeypatch.setattr("intune.pipelines.executors.ray.ROOM_PATIENCE", 0.1)
+    monkeypatch.setattr(RayFleet, "_size", lambda self, budget: 3)
+    with caplog.at_level(logging.WARNING, "intune"), ray_loader(pipeline(data)) as loader:
+        assert digest(loader) == expected
+        assert 1 <= len(loader._fleet.pids()) <= 2
+        assert "of 3 Ray workers" in caplog.text
+
+
+def test_every_rank_wants_its_share_of_the_cluster(cluster, data):
+    pipe = Pipeline.from_parquet(data).batch(250)
+    with pipe.loader(executor="ray", rank=1, world_size=2) as loader:
+        assert loader.budget.cpus == 1
+
+
+def test_a_loader_that_cannot_be_made_leaves_no_worker(cluster, data):
+    with pytest.raises(ConfigError, match="`budget` allows") as kept:
+        Pipeline.from_parquet(data).shuffle(24).batch(20_000).loader(
+            executor="ray", budget=Budget(cpus=2, memory=1 << 20)
+        )
+    with ray_loader(pipeline(data)) as loader:  # while the exception, and so the frame, is still at hand
+        assert len(loader._fleet.pids()) == 2
+    assert kept.value is not None
+
+
+def test_a_ray_that_was_shut_down_is_an_error_and_none_is_started_for_it(data, expected, monkeypatch):
+    monkeypatch.setattr("intune.pipelines.executors.ray.WATCH_S", 0.01)
+    with ray_loader(pipeline(data)) as loader:
+        with monkeypatch.context() as gone:
+            stream = iter(loader)
+            next(stream)
+            gone.setattr("intune.pipelines.executors.ray.connection", lambda ray: "")
+            with pytest.raises(LoaderError, match="Ray was shut down"):
+                for _ in stream:
+                    pass
+            with pytest.raises(LoaderError, match="Ray was shut down"):
+                iter(loader)
+        assert digest(loader) == expected
+
+
+def test_only_the_last_user_of_the_ray_started_here_ends_it(monkeypatch):
+    ended = []
+
+    class FakeRay:
+        now = "ours"
+
+        def is_initialized(self):
+            return bool(self.now)
+
+        def get_runtime_context(self):
+            return self
+
+        def get_node_id(self):
+            return self.now
+
+        get_worker_id = get_node_id
+
+        def shutdown(self):
+            ended.append(self.now)
+
+    ray = FakeRay()
+    ours = ray_cluster.connection(ray)
+    monkeypatch.setattr(ray_cluster, "_users", 2)
+    monkeypatch.setattr(ray_cluster, "_started", ours)
+    ray_cluster.disconnect(ray, "that of a user, before")
+    ray_cluster.disconnect(ray, ours)
+    assert not ended
+    ray.now = "the user's, after ours was shut down"
+    ray_cluster.disconnect(ray, ours)
+    assert not ended
+    monkeypatch.setattr(ray_cluster, "_users", 1)
+    monkeypatch.setattr(ray_cluster, "_started", ray_cluster.connection(ray))
+    ray_cluster.disconnect(ray, ray_cluster.connection(ray))
+    assert ended == [ray.now]
 
 
 def test_closing_leaves_no_worker(data):

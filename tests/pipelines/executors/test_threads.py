@@ -67,22 +67,26 @@ def test_a_block_of_very_many_row_groups_is_given_up_when_nobody_wants_it(
     assert sum(read) < GROUPS, f"all of {GROUPS} row groups were read for nobody"
 
 
-def test_a_system_that_allows_no_more_threads_is_heard_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("allowed", [0, 3])
+def test_where_the_system_allows_no_more_threads_those_there_are_do_the_work(
+    allowed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pq.write_table(pa.table({"x": np.arange(10)}), tmp_path / "x.parquet")
     start = threading.Thread.start
 
     def refuse(thread: threading.Thread) -> None:
-        if thread.name == "intune-worker-3":
+        if thread.name == f"intune-worker-{allowed}":
             raise RuntimeError("can't start new thread")
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     pipeline = Pipeline.from_parquet(str(tmp_path)).batch(5)
     budget = Budget(cpus=1, memory=64 << 20)
-    with (
-        pytest.raises(RuntimeError, match="can't start new thread"),
-        pipeline.loader(executor="threads", budget=budget, allocation={"load": 8}) as loader,
-    ):
-        iter(loader)
+    with pipeline.loader(executor="threads", budget=budget, allocation={"load": 8}) as loader:
+        if allowed:
+            assert [batch["x"].tolist() for batch in loader] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+            said = "no further thread can be started (can't start new thread); going on with 3"
+            assert caplog.messages == [said]
+        else:
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                iter(loader)

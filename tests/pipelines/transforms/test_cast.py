@@ -36,6 +36,26 @@ def test_nan_has_no_integer(value: float) -> None:
         Cast(columns="a", dtype="int64")({"a": np.array([value])})
 
 
+@pytest.mark.parametrize(
+    ("dtype", "inside", "beyond"),
+    [
+        ("int8", [-128.9, 127.9], [-129.0, 128.0]),
+        ("uint8", [-0.9, 255.0], [-1.0, 256.0]),
+        ("int32", [-(2.0**31), 2.0**31 - 1], [-(2.0**31) - 1, 3e9]),
+        ("int64", [-(2.0**63), 2.0**62], [2.0**63, -1e19]),
+    ],
+)
+def test_floats_that_the_integers_do_not_reach_are_refused(
+    dtype: str, inside: list[float], beyond: list[float]
+) -> None:
+    made = Cast(columns="a", dtype=dtype)({"a": np.array(inside)})["a"]
+    assert made.tolist() == [int(value) for value in inside]
+    for value in beyond:
+        with pytest.raises(SchemaError, match=rf"column `a` holds .*, which {dtype} does not have; use"):
+            Cast(columns="a", dtype=dtype)({"a": np.array([0.0, value])})
+    assert Cast(columns="a", dtype=dtype)({"a": np.zeros(0)})["a"].dtype == dtype
+
+
 @pytest.mark.parametrize("dtype", ["text", "str", object, "datetime64[s]", None.__class__])
 def test_types_that_are_no_numbers(dtype: Any) -> None:
     with pytest.raises(ConfigError, match=r"`dtype`=.* is no type of numbers"):

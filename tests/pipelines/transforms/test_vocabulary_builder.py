@@ -113,6 +113,24 @@ def test_batches_are_counted_as_a_loader_delivers_them() -> None:
     assert listing(builder.build()) == {"l": [(1, 2), (2, 1)], "m": [(3, 2)], "u": [(-1, 1)]}
 
 
+def test_tensors_of_another_device_are_fetched() -> None:
+    class OnDevice:
+        """A tensor that NumPy cannot read where it is."""
+
+        untyped_storage = None
+
+        def cpu(self) -> torch.Tensor:
+            return torch.tensor([7, 7])
+
+        def __array__(self, *args: Any, **options: Any) -> Any:
+            raise TypeError("copy it to host memory first")
+
+    builder = VocabularyBuilder("a")
+    column: Any = OnDevice()
+    builder.update({"a": column})
+    assert listing(builder.build()) == {"a": [(7, 2)]}
+
+
 def test_threads_that_share_a_builder_lose_no_count(monkeypatch: pytest.MonkeyPatch) -> None:
     went_on = threading.Event()
 
