@@ -266,7 +266,8 @@ class _Verdict:
 
     def said(self, i: int) -> str:
         """In words; nothing where the agent has its way."""
-        gain, hold = f"the change brought {self.gain[i]:+.1%}", f"next try in {self.hold[i]:.0f} intervals"
+        gain, left = f"the change brought {self.gain[i]:+.1%}", round(self.hold[i])
+        hold = f"next try in {left} interval{'' if left == 1 else 's'}"
         if self.shrink[i]:
             return "as many slots for each processor as before: there are fewer now, and slots queue for them"
         if self.worse[i]:

@@ -255,9 +255,14 @@ class ControlThread:
 
     def start(self) -> None:
         """Begin; once."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="intune-tuner", daemon=True)
-            self._thread.start()
+        if self._thread is None and self.controller.failure is None:
+            thread = threading.Thread(target=self._run, name="intune-tuner", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system allows no more threads
+                self._failed(error)
+            else:
+                self._thread = thread
 
     def stop(self) -> None:
         """End, and wait until it has; twice does no harm."""

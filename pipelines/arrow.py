@@ -206,9 +206,14 @@ def _numbers(array: pa.Array, fill: Any) -> Array:
     return _expose(array)
 
 
+_NAMES = {"halffloat": "float16", "float": "float32", "double": "float64"}
+"""What NumPy calls Arrow's types, where names differ. (Arrow 25 wants pandas to tell.)"""
+
+
 def _expose(array: pa.Array) -> Array:
     """The values of a primitive array without nulls, without a copy."""
-    dtype = np.dtype(array.type.to_pandas_dtype())
+    name = str(array.type)
+    dtype = np.dtype(_NAMES.get(name, name))
     if len(array) == 0:
         return np.empty(0, dtype)
     address = array.buffers()[1].address + array.offset * dtype.itemsize

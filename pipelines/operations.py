@@ -13,7 +13,7 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from intune.pipelines.errors import (
     StageError,
     StageTimeout,
     StorageError,
+    WorkerLostError,
 )
 from intune.pipelines.plan import Ints, LoadBlock, Plan
 from intune.pipelines.returned import checked
@@ -150,6 +151,9 @@ class Result:
 
 CallMap = Callable[[Map, Block], "dict[str, Any]"]
 
+LOOKS = 50
+"""Times within a function's time limit that it is looked whether it has returned."""
+
 
 def call_here(stage: Map, block: Block) -> dict[str, Any]:
     """Run the user's function in this process; in a thread of its own if it has a time limit.
@@ -168,14 +172,13 @@ def call_here(stage: Map, block: Block) -> dict[str, Any]:
             outcome.set_exception(error)
 
     threading.Thread(target=work, name="intune-timed-call", daemon=True).start()
-    try:
-        return outcome.result(stage.timeout)
-    except TimeoutError as error:
-        if outcome.done():
-            raise  # the function's own
-        raise StageTimeout(
-            f"the function did not return within `timeout`={stage.timeout:g} s; mend it or allow more"
-        ) from error
+    # In parts, so that a time for which the job as a whole stands still, the function with it, counts as one of them.
+    for _ in range(LOOKS):
+        if wait([outcome], stage.timeout / LOOKS).done:
+            return outcome.result()
+    raise StageTimeout(
+        f"the function did not return within `timeout`={stage.timeout:g} s; mend it or allow more"
+    )
 
 
 class Operations:
@@ -348,8 +351,9 @@ class Operations:
             return checked(self._call(stage, writable(block)), rows, last=stage is self.job.maps[-1])
         except Exception as error:
             failure, cause = _failure(error, stage, self.job.where(level, index))
-        # Of want of memory the data is not guilty: the same batch may pass the next time.
-        if not self.job.skip or isinstance(failure, MemoryShortError) or isinstance(cause, MemoryError):
+        # Of want of memory, or of a process, the data is not guilty: the same batch may pass the next time.
+        short = isinstance(failure, MemoryShortError) or isinstance(cause, MemoryError)
+        if not self.job.skip or short or (isinstance(failure, WorkerLostError) and cause is not None):
             raise failure from cause
         result.skipped.append(str(failure))
         return None

@@ -26,6 +26,16 @@ negative numbers, its highest one does."""
 READ_THROUGH_BATCH = 65_536
 """Rows looked at at once where data is read through before training."""
 
+_TEXT = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+)
+"""Tests of types whose values are hashed by their bytes."""
+
 _WRITTEN = '{"schema_version": 1, "columns": {"label": "…", "dense": ["…"], "categorical": ["…"]}}'
 """What a description that names columns looks like, for messages."""
 
@@ -111,7 +121,8 @@ def find_click_data(data: str) -> ClickData:
 
     Raises:
         NotFoundError, CorruptError, StorageError: there are no usable files.
-        SchemaError: the files lack columns of click logs, or what describes them says too little.
+        SchemaError: the files lack columns of click logs, those of ``test`` hold them as something else than those of
+            ``train``, or what describes them says too little.
     """
     folder = Path(data)
     if (folder / "ratings").is_dir():
@@ -121,12 +132,14 @@ def find_click_data(data: str) -> ClickData:
     # A URI is no path; beside such files nothing is looked for.
     description = (folder if folder.is_dir() else folder.parent) / DATASET_FILE
     described = read_description(description.parent) if description.exists() else {}
+    held_out = None
     if (folder / "train").is_dir():
         found = open_dataset(make_source(str(folder / "train")))
         train = [file.path for file in found.files]
         test: list[str] = []
         if (folder / "test").is_dir():
-            test = [file.path for file in open_dataset(make_source(str(folder / "test"))).files]
+            held_out = open_dataset(make_source(str(folder / "test")))
+            test = [file.path for file in held_out.files]
     else:
         found = open_dataset(make_source(data))
         paths = [file.path for file in found.files]
@@ -142,6 +155,8 @@ def find_click_data(data: str) -> ClickData:
             f"them with `intune data criteo`, rename them, or say what yours are called in a {DATASET_FILE} beside "
             f"them, on a local disk: {_WRITTEN}"
         )
+    if held_out is not None:
+        _check_alike(columns, found.schema, held_out.schema, folder)
     made = ClickData(
         filesystem=found.filesystem,
         columns=columns,
@@ -267,6 +282,37 @@ def _cardinalities(described: Mapping[str, Any], columns: ClickColumns, file: Pa
         if type(given[name]) is not int or given[name] < 0:
             raise SchemaError(f"{file} has `cardinalities.{name}` {given[name]!r}; {remedy}")
     return tuple(given[name] for name in columns.sparse)
+
+
+def _check_alike(columns: ClickColumns, train: pa.Schema, test: pa.Schema, folder: Path) -> None:
+    """Raise a `SchemaError` unless the features are held out as what they are trained on: the id 7 and the text "7" are
+    two ids, so that a model would be judged by ids that it has never seen."""
+    for name in (*columns.dense, *columns.sparse):
+        if name not in test.names:
+            raise SchemaError(
+                f"{folder / 'test'} lacks the column {name}, which is trained on; write it there too"
+            )
+        kinds = [_kind(schema.field(name).type) for schema in (train, test)]
+        if kinds[0] == kinds[1] or (name in columns.dense and {*kinds} == {"floats", "whole numbers"}):
+            continue
+        raise SchemaError(
+            f"{folder / 'test'}: column `{name}` holds {kinds[1]}, but {kinds[0]} in {folder / 'train'}; write both "
+            f"alike"
+        )
+
+
+def _kind(type_: pa.DataType) -> str:
+    """What a column of that type holds, as far as ids differ by it."""
+    if _is_list(type_):
+        return f"lists of {_kind(type_.value_type)}"
+    if pa.types.is_dictionary(type_):
+        return _kind(type_.value_type)
+    if any(is_text(type_) for is_text in _TEXT):
+        return "text"
+    if pa.types.is_floating(type_):
+        return "floats"
+    whole = pa.types.is_integer(type_) or pa.types.is_boolean(type_)
+    return "whole numbers" if whole else str(type_)
 
 
 def _is_list(type_: pa.DataType) -> bool:

@@ -151,8 +151,8 @@ class ClickModel(nn.Module, ABC):
 
         Args:
             dense: shape ``(rows, dense_features)``, in the parameters' type (float32).
-            sparse: int64 ids, shape ``(rows, features)``; or one column per feature, each a tensor ``(rows,)``
-                or a `Ragged` for a feature with any number of ids a row.
+            sparse: int64 ids, shape ``(rows, features)``; or one column per feature, each a tensor ``(rows,)``,
+                ``(rows, length)`` for a feature with so many ids a row, or a `Ragged` for one with any number.
 
         Raises:
             SchemaError: a wrong shape or type.

@@ -19,8 +19,8 @@ from intune.pipelines.errors import ConfigError, DataError, SchemaError
 from intune.pipelines.schema import Ragged
 
 Ids: TypeAlias = "Tensor | Sequence[Tensor | Ragged]"
-"""Ids of a batch: one tensor ``(rows, features)``, or one column per feature: a tensor ``(rows,)`` or a list
-column (`Ragged`, whose ``offsets`` has ``rows + 1`` entries)."""
+"""Ids of a batch: one tensor ``(rows, features)``, or one column per feature: a tensor ``(rows,)``, lists of one length
+``(rows, length)`` or a list column (`Ragged`, whose ``offsets`` has ``rows + 1`` entries)."""
 
 
 class FeatureEmbedding(nn.Module, ABC):
@@ -65,11 +65,11 @@ class FeatureEmbedding(nn.Module, ABC):
             raise SchemaError(
                 f"`sparse` must have a column for each of the {self.features} features, but {len(ids)} were found"
             )
-        if not any(isinstance(column, Ragged) for column in ids):
-            return self._single(
-                self._checked(torch.stack([torch.as_tensor(column) for column in ids], dim=1))
-            )
-        columns = [as_bags(column) for column in ids]
+        given = [column if isinstance(column, Ragged) else torch.as_tensor(column) for column in ids]
+        single = [column for column in given if isinstance(column, Tensor) and column.ndim == 1]
+        if len(single) == self.features:
+            return self._single(self._checked(torch.stack(single, dim=1)))
+        columns = [as_bags(column) for column in given]
         for name, column in zip(self.names, columns, strict=True):
             require_integers(column.values, name)
             if len(column) != len(columns[0]):
@@ -223,10 +223,11 @@ def numbered(features: int) -> tuple[str, ...]:
 
 
 def as_bags(column: Tensor | Ragged) -> Ragged:
-    """A column as bags: a plain one, shape ``(rows,)``, is a bag of one id a row."""
+    """A column as bags: of one id each where its shape is ``(rows,)``, of several where it is ``(rows, length)``."""
     if isinstance(column, Ragged):
         return column
-    return Ragged(column, torch.arange(len(column) + 1, device=column.device))
+    length = 1 if column.ndim == 1 else column.shape[1]
+    return Ragged(column.reshape(-1), torch.arange(len(column) + 1, device=column.device) * length)
 
 
 def require_integers(values: Any, name: str) -> None:

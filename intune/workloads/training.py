@@ -435,7 +435,7 @@ class Trainer:
         if not math.isfinite(self._mean_loss):
             raise ConfigError(
                 f"the loss is {self._mean_loss} after step {self.step}; lower `learning_rate`, "
-                f"and fill missing values in the transform; nothing was saved since"
+                f"and replace missing and infinite values in the transform; nothing was saved since"
             )
         if self.on_step is not None:
             self.on_step(self.step, self._mean_loss, self.loader.stats())

@@ -140,6 +140,22 @@ def test_an_agent_that_raises_is_logged_once_and_the_best_slots_stay(
     thread.stop()
 
 
+def test_where_no_thread_can_be_started_training_goes_on_untuned(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    thread, one, _ = running(Scripted())
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    thread.start()
+    thread.start()
+    thread.stop()
+    assert not thread.alive
+    assert str(one.failure) == "can't start new thread"
+    assert caplog.text.count("tuning stopped (RuntimeError") == 1
+
+
 def test_intervals_without_rows_say_of_no_slots_what_they_bring() -> None:
     one, _ = controller(Scripted(), Clock())
     measured = replace(an_entry().measured, delivered=np.zeros(1))

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from intune.pipelines import operations
 from intune.pipelines import plan as plan_module
 from intune.pipelines.dataset import Dataset, FileEntry, Stopped, make_source, open_dataset
 from intune.pipelines.errors import (
@@ -25,6 +28,7 @@ from intune.pipelines.errors import (
     StageError,
     StageTimeout,
     StorageError,
+    WorkerLostError,
 )
 from intune.pipelines.operations import Job, Missing, Operations, call_here
 from intune.pipelines.plan import LoadBlock, Order, RowGroups, ShuffleSpec, make_plan
@@ -276,6 +280,20 @@ def test_want_of_memory_in_a_function_is_no_reason_to_leave_data_out(
         run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
 
 
+def test_a_process_that_cannot_be_started_is_no_reason_to_leave_data_out(
+    numbered: Callable[..., Files],
+) -> None:
+    files = numbered([[20]])
+    stage = Map(function=identity)
+    job = job_of(files, ("batch", "map"), batch=4, maps=(stage,), skip=True)
+
+    def call(stage: Map, block: dict[str, Any]) -> dict[str, Any]:
+        raise WorkerLostError("a worker process could not be started") from OSError("Too many open files")
+
+    with pytest.raises(WorkerLostError, match="could not be started"):
+        run_all(Operations(job, call, reader=IdReader(files, set())))  # type: ignore[arg-type]
+
+
 class Coded(IntuneError):
     """A user's error whose constructor wants more than a text."""
 
@@ -499,8 +517,6 @@ def test_a_function_for_single_rows_gets_many_batches_at_once_and_another_one_by
 
 
 def test_a_function_that_does_not_return_in_time_is_given_up() -> None:
-    import threading
-
     release = threading.Event()
 
     def hang(block: dict[str, Any]) -> dict[str, Any]:
@@ -518,6 +534,28 @@ def test_a_function_that_does_not_return_in_time_is_given_up() -> None:
     assert call_here(Map(function=identity, timeout=30), block) is block
     with pytest.raises(TimeoutError, match="its own"):
         call_here(Map(function=spoil({1}, TimeoutError("its own")), timeout=30), block)
+
+
+def test_a_time_in_which_the_whole_job_stands_still_is_not_the_functions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[float] = []
+
+    def stopped(outcomes: list[Any], seconds: float) -> Any:
+        looks.append(seconds)
+        return wait(outcomes, 0.0 if len(looks) == 1 else 30.0)
+
+    release = threading.Event()
+
+    def slow(block: dict[str, Any]) -> dict[str, Any]:
+        release.wait(30)
+        return block
+
+    monkeypatch.setattr(operations, "wait", stopped)
+    threading.Timer(0.01, release.set).start()
+    block: dict[str, Any] = {"id": np.arange(3)}
+    assert call_here(Map(function=slow, timeout=10), block) is block
+    assert looks == [10 / operations.LOOKS] * 2
 
 
 def test_where_a_task_works_is_told_for_every_stage(numbered: Callable[..., Files]) -> None:

@@ -42,7 +42,7 @@ class Layout:
         ratings, users, items: names of files.
         delimiter: between the fields of a line.
         header: whether the first line names the columns.
-        encoding: of all files.
+        encoding: of files that are not UTF-8.
         user_fields: what the fields of a line of `users` are.
         title: which field of a line of `items` is the title.
     """
@@ -213,7 +213,12 @@ class _Reader:
 
     def _lines(self, name: str, least: int, delimiter: str | None = None) -> Iterator[tuple[int, list[str]]]:
         """Numbered lines of a file, cut into fields; its header, if it has one, and empty lines left out."""
-        text = self._bytes(self._names[name]).decode(self._layout.encoding, errors="replace")
+        data = self._bytes(self._names[name])
+        try:
+            # As MovieLens 10M is written, and most data of one's own; no title in Latin-1 passes for it by chance.
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = data.decode(self._layout.encoding, errors="replace")
         delimiter = delimiter or self._layout.delimiter
         for number, line in enumerate(io.StringIO(text), start=1):
             line = line.rstrip("\r\n")
@@ -259,5 +264,5 @@ def _title_and_year(text: str) -> tuple[str | None, int | None]:
 
 
 def _natural(token: str) -> tuple[int, int, str]:
-    """Sorts numbers by value, before anything else."""
-    return (0, int(token), "") if token.isdecimal() else (1, 0, token)
+    """Sorts numbers by value, before anything else; "7" and "07" are two ids."""
+    return (0, int(token), token) if token.isdecimal() else (1, 0, token)

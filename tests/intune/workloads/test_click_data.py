@@ -292,9 +292,40 @@ def test_held_out_labels_are_checked_without_the_other_columns(tmp_path: Path) -
     budget = Budget.detect(memory="100MB")
     check_held_out_labels(write_shop(tmp_path / "good", shop([0, 2, 1, 0]), shop()), budget)
     # Ids that no transform takes: nobody looks at them here.
-    bad = shop([0, 1, 2, 0], shop=[0.5, 1.5, 2.5, 3.5])
+    odd = [0.5, 1.5, 2.5, 3.5]
     with pytest.raises(DataError, match=r"test/0\.parquet, .*column `y` holds 2 in 1 of 4 rows"):
-        check_held_out_labels(write_shop(tmp_path / "bad", shop(), bad), budget)
+        check_held_out_labels(
+            write_shop(tmp_path / "bad", shop(shop=odd), shop([0, 1, 2, 0], shop=odd)), budget
+        )
+
+
+@pytest.mark.parametrize(
+    ("column", "held_out", "words"),
+    [
+        ("item", ["7", "8", "9", "7"], "`item` holds text, but whole numbers in .*train; write both alike"),
+        ("item", [7.0, 8.0, None, 7.0], "`item` holds floats, but whole numbers in"),
+        ("item", [[7], [8], [], [7]], "`item` holds lists of whole numbers, but whole numbers in"),
+        ("shop", [1, 2, 3, 1], "`shop` holds whole numbers, but text in"),
+        ("price", ["1", "2", "3", "4"], "`price` holds text, but floats in"),
+    ],
+)
+def test_held_out_features_of_another_kind_than_training_s_are_refused(
+    tmp_path: Path, column: str, held_out: Any, words: str
+) -> None:
+    with pytest.raises(SchemaError, match=words):
+        write_shop(tmp_path / "d", shop(), shop(**{column: held_out}))
+
+
+def test_held_out_features_need_not_be_of_the_very_type_that_is_trained_on(tmp_path: Path) -> None:
+    text = pa.array(["a", "b", None, "a"])
+    held_out = shop(price=[1, 2, 3, 4], shop=text.dictionary_encode(), item=pa.array([7] * 4, pa.int8()))
+    data = write_shop(tmp_path / "d", shop(), held_out)
+    assert one_batch(data, data.test)["sparse"][:, 0].equal(one_batch(data)["sparse"][:, 0])
+
+
+def test_held_out_features_that_are_missing_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match="test lacks the column item, which is trained on"):
+        write_shop(tmp_path / "d", shop(), shop().drop_columns("item"))
 
 
 def test_missing_whole_numbers_count_as_0(tmp_path: Path) -> None:

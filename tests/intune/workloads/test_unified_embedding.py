@@ -112,6 +112,18 @@ def test_a_bag_is_the_sum_of_its_ids_and_an_empty_one_is_zero() -> None:
     assert torch.equal(mixed, embedding(ids))
 
 
+def test_lists_of_one_length_come_as_a_matrix_and_are_bags() -> None:
+    tables = StackedEmbedding((9, 9, 9), 8)
+    tables.initialise(np.random.default_rng(5))
+    rows = [[4, 8], [0, 4], [8, 8]]
+    for embedding in (make(UnifiedConfig(rows=101, chunk_dim=4, chunks=2)), tables):
+        plain = torch.tensor([1, 2, 3])
+        as_matrices = embedding([plain, torch.tensor(rows), torch.tensor([[7], [6], [5]])])
+        assert torch.equal(as_matrices, embedding([plain, ragged(rows), ragged([[7], [6], [5]])]))
+        no_ids = embedding([plain, torch.zeros(3, 0, dtype=torch.int64), plain])
+        assert not no_ids[:, 1].any()
+
+
 def test_every_row_is_as_likely_as_any_other_for_every_salt() -> None:
     config = UnifiedConfig(rows=500, chunk_dim=1, chunks=3)
     # Consecutive ids, as a vocabulary has them: the worst case of a weak hash.

@@ -68,6 +68,16 @@ def test_the_files_of_1m_are_read_with_their_own_fields_and_encoding(tmp_path: P
     np.testing.assert_array_equal(found.item, [1, 0])
 
 
+def test_files_in_utf_8_are_read_whatever_the_layout(tmp_path: Path) -> None:
+    folder = write_1m(tmp_path / "ml-10m")
+    films = folder / "movies.dat"
+    films.write_text(films.read_text("latin-1"), "utf-8-sig")
+    assert read_movielens(folder).items.column("title").to_pylist() == [
+        "James and the Giant Peach",
+        "Misérables, Les",
+    ]
+
+
 @pytest.mark.parametrize("suffix", [".zip", ".whl"])
 def test_a_zip_file_or_wheel_gives_the_same_as_its_folder(tmp_path: Path, suffix: str) -> None:
     folder = write_recbole(tmp_path / "files", drawn())
@@ -89,6 +99,14 @@ def test_ratings_alone_make_items_without_titles_in_order_of_their_numbers(tmp_p
     assert found.users.column("user_id").to_pylist() == ["2", "10"]
     assert found.items.column("item_id").to_pylist() == ["9", "10"]
     assert found.items.column("title").null_count == 2
+
+
+def test_ids_that_are_one_number_written_differently_stand_in_one_order(tmp_path: Path) -> None:
+    spelled = [f"{'0' * zeros}7" for zeros in range(12)]
+    (tmp_path / "u.data").write_text("".join(f"{token}\tb{token}\t3\t1\n" for token in reversed(spelled)))
+    found = read_movielens(tmp_path)
+    # Strings are hashed anew in every process: in a set their order is another in every run.
+    assert found.users.column("user_id").to_pylist() == sorted(spelled)
 
 
 def test_ratings_of_an_unknown_item_are_refused(tmp_path: Path) -> None:
