@@ -19,6 +19,7 @@ from intune.pipelines.executors.channel import Channel
 from intune.pipelines.executors.messages import Call, Failed, Hello, Load, Made
 from intune.pipelines.executors.packing import Packed, pack, unpack
 from intune.pipelines.executors.segments import Segment
+from intune.pipelines.operations import LOOKS
 from intune.pipelines.schema import Array, Block
 
 _WORKER = "intune.pipelines.executors.process_worker"
@@ -27,9 +28,6 @@ HANDED_OVER = 4
 """Results of one process that may be in use as they are, in its segments; more are copied out, since a segment
 costs two file descriptors. Of 2.2 MB, taking a segment over takes 0.02 ms, copying out 0.17 ms and having a new
 segment each time 1 ms, so the few are used again and again."""
-
-LOOKS = 50
-"""Times within a function's time limit that it is looked whether there is an answer."""
 
 
 class Process:
