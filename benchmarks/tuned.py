@@ -73,7 +73,7 @@ class Run:
             "held_peak": stats.memory_peak,
             "wait_share": stats.wait_share,
             "rounds": 0 if tuner is None else tuner.rounds,
-            "failure": repr(getattr(getattr(self.loader, "_thread", None), "failure", None)),
+            "failure": repr(self.loader.failure),
         }
         self.loader.close()
         return found
