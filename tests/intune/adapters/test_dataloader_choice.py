@@ -106,6 +106,31 @@ def test_the_probe_makes_few_batches_and_two_at_once_only_where_they_tell_more()
     assert probe(0.1, 0.1, 0) == (Measurement(wall_s=0.0, active_s=0.0), 0)
 
 
+def test_one_slow_batch_does_not_decide_whose_random_numbers_a_training_sees():
+    def probe(*walls_s, counts=False):
+        now, made, states = [0.0], [], itertools.count()
+
+        def make(item):
+            made.append(item)
+            now[0] += walls_s[item]
+            return True
+
+        watched = Probe(
+            make, state=lambda: counts and next(states), clock=lambda: now[0], active_clock=lambda: now[0]
+        )
+        return watched.measure(iter(range(len(walls_s)))), len(made)
+
+    measured, made = probe(0.02, 0.001, 0.001)
+    assert (measured.wall_s, measured.random, made) == (pytest.approx(0.001), True, 2)
+    assert choose(measured, 0, BUDGET).kind == "here"
+    measured, made = probe(0.02, 0.03, 0.001)
+    assert (measured.wall_s, measured.random, made) == (pytest.approx(0.02), True, 2)
+    assert choose(measured, 0, BUDGET).kind == "process"
+    # Nothing hangs on a second one: cheap, long enough to tell, code that counts, or there is none.
+    assert probe(0.001, 0.001)[1] == probe(0.2, 0.001)[1] == probe(0.02)[1] == 1
+    assert probe(0.02, 0.001, counts=True)[1] == 1
+
+
 def test_code_that_changes_what_it_keeps_has_copies_of_its_own_as_in_the_dataloader_or_none():
     def choice(num_workers, measured, size=0):
         settings = read_settings(DataLoader(Samples(4), num_workers=num_workers))
@@ -253,8 +278,9 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
 
 
-def test_cheap_batches_with_random_numbers_are_those_of_the_dataloader():
+def test_cheap_batches_with_random_numbers_are_those_of_the_dataloader(monkeypatch):
     """In a process they would have other numbers, and take longer."""
+    monkeypatch.setattr(dataloader_choice, "WORTH_SENDING_S", 10.0)  # however busy the machine is
     for dataset in (Noisy(8), Samples(8)):
         plain = DataLoader(dataset, 2, shuffle=True)
         seed_all(5)
