@@ -90,7 +90,7 @@ def test_output_time_agrees_with_the_plain_one(times: list[float], data: st.Data
     assert got[0] == pytest.approx(plain_output(times, workers), rel=1e-9)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(times=TIMES, most=st.integers(1, 9), data=st.data())
 def test_the_climb_takes_the_plain_ones_steps(times: list[float], most: int, data: st.DataObject) -> None:
     size = data.draw(st.lists(st.floats(1, 10), min_size=len(times), max_size=len(times)))

@@ -40,7 +40,7 @@ def random_jobs(seed: int, count: int, *, stages: int = 4, cpus: int = 6, **chan
     return Jobs.of(stages=rng.integers(2, stages + 1, count), jobs=count, **(values | changes))
 
 
-@settings(deadline=None, max_examples=6)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 10_000))
 def test_the_closed_form_is_the_simulators_fixed_point(seed: int) -> None:
     jobs = random_jobs(seed, 64, memory=1e18)
@@ -52,7 +52,7 @@ def test_the_closed_form_is_the_simulators_fixed_point(seed: int) -> None:
     assert off.max() < 1e-2
 
 
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 10_000))
 def test_a_pools_fixed_point_is_the_simulators(seed: int) -> None:
     jobs = random_jobs(seed, 32, memory=1e18, contention=0.02)

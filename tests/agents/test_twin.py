@@ -144,7 +144,7 @@ def test_unsound_intervals_teach_nothing(measurement: Measured) -> None:
 NUMBER = st.one_of(st.floats(1e-9, 1e12), st.sampled_from([0.0, np.nan, np.inf, -1.0]))
 
 
-@settings(max_examples=40, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=40, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(rows=st.lists(st.tuples(*[NUMBER] * 6), min_size=1, max_size=6))
 def test_it_never_says_nan(measurement: Measured, rows: list[tuple[float, ...]]) -> None:
     twin = Twin(1, 2)

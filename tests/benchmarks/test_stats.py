@@ -11,7 +11,7 @@ rates = st.lists(st.floats(0.1, 1e7), min_size=1, max_size=9)
 
 
 @given(rates)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_the_interval_holds_the_median_and_stays_within_the_runs(values: list[float]) -> None:
     found = stats.estimate(values)
     assert min(values) <= found.low <= found.median <= found.high <= max(values)

@@ -10,7 +10,7 @@ from intune.envs.actions import KEEP, MOVES, feasible, moved
 from intune.pipelines.errors import ConfigError
 from tests.envs.generated import seeds
 
-few = settings(max_examples=50, deadline=None)
+few = settings(max_examples=50)
 
 
 def case(seed: int) -> tuple[np.ndarray, ...]:

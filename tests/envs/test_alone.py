@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from intune.envs.alone import JobAlone
@@ -21,10 +21,11 @@ from intune.envs.settings import EnvSettings
 from intune.envs.simulator import Simulator
 from tests.envs.generated import eventful_jobs, plain_jobs, seeds
 
-many = settings(max_examples=25, deadline=None)
+many = settings(max_examples=25)
 
 
 @many
+@example(84085, True)
 @given(seeds, st.booleans())
 def test_a_job_alone_runs_as_one_of_many(seed: int, eventful: bool) -> None:
     rng = np.random.default_rng(seed)
@@ -51,7 +52,7 @@ def test_a_job_alone_runs_as_one_of_many(seed: int, eventful: bool) -> None:
             np.testing.assert_allclose(
                 np.asarray(getattr(found, field.name), dtype=float),
                 np.asarray(getattr(measured, field.name), dtype=float) * _present(measured, field.name),
-                rtol=1e-7,
+                rtol=1e-6,  # what is left of a queue is the difference of two large numbers
                 atol=1e-9,
                 err_msg=field.name,
             )

@@ -35,7 +35,7 @@ def assert_same(one: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]]) ->
         np.testing.assert_array_equal(value, other[name], err_msg=name)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seeds, st.sets(st.sampled_from(PARTS)), st.booleans(), st.integers(0, 2))
 def test_every_job_has_the_conditions_that_were_recorded_for_it_alone(
     seed: int, gone: set[str], resized: bool, wider: int
@@ -69,7 +69,7 @@ def test_families_have_the_conditions_that_are_recorded(family: str) -> None:
         assert_same(arrays(tape.at(steps)), arrays(course.at(steps)))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seeds)
 def test_jobs_put_in_the_place_of_others_keep_their_conditions(seed: int) -> None:
     rng = np.random.default_rng(seed)

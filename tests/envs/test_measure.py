@@ -162,7 +162,7 @@ def test_a_worker_that_dies_of_full_memory_counts_as_out_of_memory_and_another_d
     assert measure(replace(lost, memory_resident=int(7.9 * GB)), EARLIER, resources=NOW).killed[0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     counts=st.lists(st.floats(-10, 1e9) | st.just(math.nan), min_size=8, max_size=8),
     elapsed=st.floats(-1, 100) | st.just(math.nan),

@@ -24,7 +24,7 @@ from intune.envs.prepared import prepare
 from intune.envs.simulator import rate_of
 from tests.envs.generated import eventful_jobs, plain_jobs, seeds
 
-few = settings(max_examples=30, deadline=None)
+few = settings(max_examples=30)
 
 
 def run(
@@ -220,7 +220,7 @@ def test_short_of_processors_they_are_shared_and_all_in_use(seed: int) -> None:
     np.testing.assert_allclose(flow.cpu.sum(axis=1), 2.0, rtol=1e-9)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seeds)
 def test_one_more_slot_never_harms_where_nothing_contends(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -23,7 +23,7 @@ from intune.envs.observation import (
 from intune.envs.simulator import Simulator
 from tests.envs.generated import eventful_jobs, seeds, simulator_of
 
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=25)
 PAGE = Path(__file__).parents[2] / "docs" / "observation.md"
 
 

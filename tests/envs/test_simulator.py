@@ -14,7 +14,7 @@ from intune.envs.simulator import Simulator, rate_of, survives
 from intune.pipelines.errors import ConfigError
 from tests.envs.generated import eventful_jobs, seeds, simulator_of
 
-few = settings(max_examples=10, deadline=None)
+few = settings(max_examples=10)
 
 
 def assert_same(one: Measurement, other: Measurement, rows: Any = slice(None)) -> None:

@@ -20,7 +20,7 @@ def test_after_a_shrink_a_move_that_leaves_few_enough_is_made_in_full() -> None:
     assert masks.tolist() == [[[True, True, True, False, False], [False, True, True, False, False]]]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seeds)
 def test_masks_are_those_of_the_moves_made_in_full_whatever_is_in_force(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intune.pipelines import arrow
@@ -109,7 +109,6 @@ def test_every_supported_type_keeps_its_values_whole_sliced_and_in_chunks(
 NULLABLE = st.one_of(st.none(), st.integers(-100, 100))
 
 
-@settings(deadline=None)
 @given(
     rows=st.lists(st.one_of(st.none(), st.lists(NULLABLE, max_size=5)), max_size=12),
     cut=st.integers(0, 12),
@@ -127,7 +126,6 @@ def test_lists_of_any_lengths_with_nulls_at_both_levels(
     assert plain(column) == [[fill if v is None else v for v in row or []] for row in rows]
 
 
-@settings(deadline=None)
 @given(rows=st.lists(NULLABLE, max_size=20), start=st.integers(0, 5), fill=st.integers(-9, 9))
 def test_nulls_in_integers_become_the_fill_and_nothing_else_changes(
     rows: list[int | None], start: int, fill: int

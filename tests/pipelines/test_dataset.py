@@ -295,7 +295,7 @@ def test_files_without_rows_among_others_are_fine(tmp_path: Path) -> None:
     assert open_dataset(make_source(tmp_path)).row_groups().rows.sum() == 3
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_no_flipped_byte_is_taken_for_storage_that_fails_or_escapes_the_tree_of_errors(
     damaged_files: list[tuple[Path, bytes, int]], data: st.DataObject

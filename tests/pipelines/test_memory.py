@@ -284,7 +284,7 @@ def cut(world: World, known: Known, start: int, stop: int) -> Known:
 KINDS = ["owned", "exposed", "tensor", "matrix", "strings", "ragged"]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_held_is_the_sum_of_distinct_live_buffers(data: st.DataObject) -> None:
     """Any sequence of loading, cutting into views, transforming and releasing."""

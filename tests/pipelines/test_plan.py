@@ -109,7 +109,7 @@ def _in_batches(plan: Plan, number: int) -> bool:
     return any(level.operation == "batch" for level in plan.levels[: number + 1])
 
 
-@settings(deadline=None, max_examples=250)
+@settings(max_examples=250)
 @given(
     sizes=SIZES,
     kinds=KINDS,

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intune.pipelines.errors import SchemaError
@@ -58,7 +58,6 @@ def kinds(rows: list[list[int]]) -> dict[str, Any]:
     }
 
 
-@settings(deadline=None)
 @given(rows=ROWS, data=st.data())
 def test_every_kind_of_column_is_sliced_joined_and_taken_as_python_lists_are(
     rows: list[list[int]], data: st.DataObject
@@ -80,7 +79,6 @@ def test_every_kind_of_column_is_sliced_joined_and_taken_as_python_lists_are(
             assert int(part.offsets[0]) == 0
 
 
-@settings(deadline=None)
 @given(rows=ROWS, cut=st.integers(0, 10))
 def test_blocks_move_all_columns_alike(rows: list[list[int]], cut: int) -> None:
     block = kinds(rows)

@@ -87,7 +87,7 @@ def slots():
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     make=loaders(),
     workers=st.sampled_from(["auto", "thread"]),
@@ -221,7 +221,7 @@ def test_wrong_allocations_are_refused():
 # ---- iterable-style ------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     length=st.integers(0, 25),
     size=st.one_of(st.none(), st.integers(1, 6)),

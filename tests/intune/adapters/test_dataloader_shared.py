@@ -92,7 +92,7 @@ def train(make, wrapped):
 KINDS = ["shuffle", "twice", "replacement", "subset", "weighted", "own", "own at its end"]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     outer=st.sampled_from(KINDS),
     inner=st.sampled_from(KINDS),
@@ -159,7 +159,7 @@ def test_a_sampler_that_draws_as_it_goes_is_read_ahead_once_only():
 
 
 @given(size=st.integers(1, 80), count=st.integers(1, 99), batch_size=st.integers(1, 9), data=st.data())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_it_is_known_when_torchs_samplers_draw(size, count, batch_size, data):
     generator = torch.Generator().manual_seed(1)
     replacement = data.draw(st.booleans())

@@ -64,7 +64,7 @@ def maker(kind):
 KINDS = ["plain", "generator", "replacement", "persistent", "epochs", "stream", "python", "numpy"]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     kind=st.sampled_from(KINDS),
     epochs=st.integers(0, 2),

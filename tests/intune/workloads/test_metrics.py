@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
@@ -22,14 +22,12 @@ def split(rows: list[tuple[int, bool]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(scores, dtype=np.float32), np.array(labels, dtype=np.float32)
 
 
-@settings(deadline=None)
 @given(BOTH_LABELS)
 def test_area_equals_scikit_learns_with_many_ties(rows: list[tuple[int, bool]]) -> None:
     scores, labels = split(rows)
     assert auc(scores, labels) == pytest.approx(sklearn_metrics.roc_auc_score(labels, scores), abs=1e-12)
 
 
-@settings(deadline=None)
 @given(BOTH_LABELS)
 def test_area_is_the_share_of_pairs_in_order(rows: list[tuple[int, bool]]) -> None:
     scores, labels = split(rows)

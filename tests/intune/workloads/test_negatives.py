@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from intune.errors import ConfigError, DataError
@@ -27,7 +27,6 @@ def pairs(
     return np.nonzero(np.random.default_rng(seed).random((users, items)) < share)
 
 
-@settings(deadline=None)
 @given(
     share=st.floats(0.05, 0.95),
     seed=st.integers(0, 1000),

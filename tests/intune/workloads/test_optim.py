@@ -45,7 +45,7 @@ def assert_same_parameters(left: DLRM, right: DLRM) -> None:
         )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     index=st.lists(st.integers(0, 9), max_size=40),
     width=st.integers(1, 5),

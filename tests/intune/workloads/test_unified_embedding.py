@@ -50,7 +50,7 @@ def row_by_hand(name: str, chunk: int, number: int, identifier: int, config: Uni
     return word % config.rows + number % config.tables * config.rows
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     word=st.integers(-(1 << 63), (1 << 63) - 1),
     size=st.integers(1, (1 << 40) - 1) | st.sampled_from([1, 2, 1 << 20]),

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -61,7 +61,6 @@ arrays = hnp.arrays(
 
 
 @given(array=arrays, order=st.permutations(range(3)), backwards=st.booleans(), frozen=st.booleans())
-@settings(deadline=None)
 def test_any_array_arrives_the_same_and_writable(array, order, backwards, frozen):
     array = array.transpose([axis for axis in order if axis < array.ndim])
     array = array[::-1] if backwards else array
@@ -78,7 +77,6 @@ def test_any_array_arrives_the_same_and_writable(array, order, backwards, frozen
     type_=st.sampled_from([pa.string(), pa.large_string()]),
     cut=st.tuples(st.integers(0, 40), st.integers(0, 40)),
 )
-@settings(deadline=None)
 def test_any_slice_of_strings_arrives_the_same_and_alone(rows, type_, cut):
     whole = pa.array(rows, type_)
     part = whole.slice(*cut)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.preprocessing import KBinsDiscretizer
 
@@ -20,7 +20,6 @@ NUMBER = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(
     values=st.lists(NUMBER, max_size=50),
     boundaries=st.lists(

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intune.pipelines.errors import ConfigError, SchemaError
@@ -17,7 +17,6 @@ from intune.pipelines.transforms import Clip
 BOUND = st.one_of(st.none(), st.floats(-100, 100, width=32), st.just(math.inf), st.just(-math.inf))
 
 
-@settings(deadline=None)
 @given(values=st.lists(st.floats(width=32)), low=BOUND, high=BOUND)
 def test_floats_as_arrow_does_it(values: list[float], low: float | None, high: float | None) -> None:
     if low is None and high is None:
@@ -39,7 +38,6 @@ def test_floats_as_arrow_does_it(values: list[float], low: float | None, high: f
     np.testing.assert_array_equal(made, expected.to_numpy(zero_copy_only=False))
 
 
-@settings(deadline=None)
 @given(
     values=st.lists(st.integers(-128, 127)),
     low=st.one_of(st.integers(-300, 0), st.just(-math.inf)),

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intune.pipelines.errors import ConfigError, SchemaError
@@ -13,7 +13,6 @@ from intune.pipelines.schema import Ragged
 from intune.pipelines.transforms import FillMissing
 
 
-@settings(deadline=None)
 @given(values=st.lists(st.floats(width=32)), value=st.floats(-100, 100, width=32))
 def test_nan_gives_way_and_nothing_else_does(values: list[float], value: float) -> None:
     for dtype in (np.float32, np.float64):

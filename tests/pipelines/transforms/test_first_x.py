@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intune.pipelines.errors import ConfigError, SchemaError
@@ -14,7 +14,6 @@ from intune.pipelines.schema import Ragged
 from intune.pipelines.transforms import FirstX
 
 
-@settings(deadline=None)
 @given(rows=st.lists(st.lists(st.integers(0, 99), max_size=6), max_size=10), x=st.integers(1, 7))
 def test_each_row_keeps_its_first_elements(rows: list[list[int]], x: int) -> None:
     offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intune.pipelines.errors import ConfigError, SchemaError
@@ -15,7 +15,6 @@ from intune.pipelines.transforms import Hash
 IDS = st.integers(-(2**63), 2**63 - 1)
 
 
-@settings(deadline=None)
 @given(
     ids=st.lists(IDS, max_size=30),
     size=st.integers(1, 2**40),
@@ -31,7 +30,6 @@ def test_integers_hash_as_in_plain_python(
     assert made.tolist() == [reference.hash(value, size, seed, name) for value in ids]
 
 
-@settings(deadline=None)
 @given(strings=st.lists(st.one_of(st.none(), st.text(max_size=30)), max_size=30), size=st.integers(3, 10**9))
 def test_strings_hash_as_in_plain_python_and_nulls_get_their_row(
     reference: Any, strings: list[str | None], size: int

@@ -3,7 +3,7 @@ from __future__ import annotations
 from itertools import chain
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intune.pipelines.schema import Ragged
@@ -24,7 +24,6 @@ def rows_of(column: Ragged) -> list[list[int]]:
     ]
 
 
-@settings(deadline=None)
 @given(rows=ROWS, most=st.integers(0, 4))
 def test_windows_point_at_the_first_places_of_each_row(rows: list[list[int]], most: int) -> None:
     column = ragged(rows)
@@ -32,7 +31,6 @@ def test_windows_point_at_the_first_places_of_each_row(rows: list[list[int]], mo
     assert rows_of(Ragged(column.values[places], offsets)) == [row[:most] for row in rows]
 
 
-@settings(deadline=None)
 @given(rows=st.lists(st.tuples(*[st.lists(st.integers(0, 99), max_size=3)] * 3), max_size=8))
 def test_rows_are_joined_in_the_columns_order(rows: list[tuple[list[int], ...]]) -> None:
     columns = [ragged([row[position] for row in rows]) for position in range(3)]

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intune.pipelines.errors import ConfigError, SchemaError
@@ -15,7 +15,6 @@ from intune.pipelines.schema import Ragged
 from intune.pipelines.transforms import Log1p
 
 
-@settings(deadline=None)
 @given(values=st.lists(st.floats(-0.999, 1e30)))
 def test_the_logarithm_is_arrows(values: list[float]) -> None:
     array = np.array(values, np.float64)

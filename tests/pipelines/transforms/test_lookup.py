@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intune.pipelines.transforms.lookup import DirectLookup, HashLookup, make_lookup
@@ -11,7 +11,6 @@ WORDS = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-20, 20))
 
 
 @pytest.mark.parametrize("make", [make_lookup, HashLookup.of])
-@settings(deadline=None)
 @given(listed=st.lists(WORDS, unique=True, max_size=60), asked=st.lists(WORDS, max_size=60))
 def test_words_are_found_where_they_stand(make: type, listed: list[int], asked: list[int]) -> None:
     table = make(np.array(listed, np.int64))
@@ -22,7 +21,6 @@ def test_words_are_found_where_they_stand(make: type, listed: list[int], asked: 
     assert found.tolist() == [position.get(word, -1) for word in queries]
 
 
-@settings(deadline=None)
 @given(listed=st.lists(st.integers(-50, 50), unique=True, min_size=1), shift=st.integers(-(2**62), 2**62))
 def test_close_words_have_a_direct_table(listed: list[int], shift: int) -> None:
     words = np.array(listed, np.int64) + shift

@@ -22,7 +22,6 @@ def test_mixing_is_splitmix64s_finaliser() -> None:
     assert [mix_int(1234567 + step * GOLDEN) for step in range(1, 6)] == published
 
 
-@settings(deadline=None)
 @given(values=st.lists(WORDS, max_size=50))
 def test_arrays_are_mixed_like_integers(values: list[int]) -> None:
     words = np.array(values, np.uint64)
@@ -44,7 +43,7 @@ def test_each_bit_flips_each_other_bit_half_of_the_time() -> None:
         assert np.all(np.abs(changed.mean(axis=0) - 0.5) < 0.05)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(
         st.one_of(st.integers(1, 2**63 - 1), st.sampled_from([1, 2, 2**20, 2**62])), min_size=1, max_size=4

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intune.pipelines.errors import ConfigError, SchemaError
@@ -36,7 +36,6 @@ def test_worked_by_hand(reference: Any) -> None:
     assert seven_eight != eight_nine
 
 
-@settings(deadline=None)
 @given(
     rows=st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=7), max_size=8),
     n=st.integers(1, 4),
@@ -51,7 +50,6 @@ def test_integers_as_in_plain_python(
     assert rows_of(made) == [reference.grams(row, n, size, seed) for row in rows]
 
 
-@settings(deadline=None)
 @given(
     rows=st.lists(st.lists(st.sampled_from(["a", "bb", None, "longer than eight"]), max_size=6), max_size=6)
 )

@@ -13,7 +13,7 @@ from intune.pipelines.schema import Ragged
 from intune.pipelines.transforms import Stack
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     kinds=st.lists(st.sampled_from(["int8", "int64", "float32", "bool"]), min_size=1, max_size=30),
     rows=st.sampled_from([0, 1, 7, 3000]),

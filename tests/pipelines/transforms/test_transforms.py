@@ -116,7 +116,7 @@ def assert_same_blocks(first: Block, second: Block) -> None:
 
 
 @each
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(rows=st.integers(0, 25), cuts=st.lists(st.integers(0, 25), max_size=2), seed=st.integers(0, 100))
 def test_a_slice_of_the_result_is_the_result_of_the_slice(
     transform: Transform, rows: int, cuts: list[int], seed: int

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intune.pipelines.errors import ConfigError, SchemaError
@@ -20,7 +20,6 @@ def entries(values: Any, kind: pa.DataType | None = None) -> Entries:
     return Entries(values=array, counts=pa.array(np.ones(len(array), np.int64)))
 
 
-@settings(deadline=None)
 @given(
     listed=st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=30),
     others=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=30),
@@ -36,7 +35,6 @@ def test_integers_as_arrows_index_in(listed: list[int], others: list[int], first
     assert made.tolist() == [unknown if place is None else first + place for place in places]
 
 
-@settings(deadline=None)
 @given(
     listed=st.lists(st.text(max_size=12), unique=True, max_size=30),
     others=st.lists(st.one_of(st.none(), st.text(max_size=12)), max_size=30),

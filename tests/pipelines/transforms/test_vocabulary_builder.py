@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intune.pipelines.errors import ConfigError, SchemaError
@@ -36,7 +36,6 @@ def expected(values: list[Any], min_count: int, max_size: int | None) -> list[tu
     return sorted(kept, key=lambda pair: (-pair[1], pair[0]))[:max_size]
 
 
-@settings(deadline=None)
 @given(
     numbers=NUMBERS,
     strings=STRINGS,
@@ -58,7 +57,6 @@ def test_the_frequent_values_are_listed_most_frequent_first(
     }
 
 
-@settings(deadline=None)
 @given(parts=NUMBERS, cut=st.integers(0, 5))
 def test_merged_builders_are_one_that_saw_everything(parts: list[list[int]], cut: int) -> None:
     blocks = [

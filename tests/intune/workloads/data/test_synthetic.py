@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
@@ -162,7 +162,6 @@ def test_one_row_is_enough(tmp_path: Path) -> None:
 @given(
     rows=st.integers(1, 5000), files=st.integers(1, 40), group=st.integers(1, 600), test=st.integers(1, 3000)
 )
-@settings(deadline=None)
 def test_files_cover_all_rows_once_and_none_is_empty(rows: int, files: int, group: int, test: int) -> None:
     files = min(files, rows)
     config = SyntheticConfig(rows=rows, files=files, row_group_rows=group, test_rows=test)

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intune.workloads.data.columns import schema
@@ -155,7 +155,6 @@ _any_line = st.one_of(
 
 
 @given(lines=st.lists(st.tuples(_any_line, st.sampled_from(["\n", "\r\n"])), min_size=1, max_size=12))
-@settings(deadline=None)
 def test_rows_and_bad_lines_are_those_of_the_plain_parser(lines: list[tuple[str, str]]) -> None:
     block = "".join(line + end for line, end in lines).encode("latin-1")
     rows, bad = _plain(block)
@@ -170,7 +169,6 @@ def test_rows_and_bad_lines_are_those_of_the_plain_parser(lines: list[tuple[str,
     lines=st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b"")), max_size=20),
     size=st.integers(1, 40),
 )
-@settings(deadline=None)
 def test_blocks_join_to_the_file_and_know_their_line(lines: list[bytes], size: int) -> None:
     text = b"\n".join(lines)
     blocks = list(read_blocks(io.BytesIO(text), size))

@@ -125,7 +125,7 @@ def test_storage_errors_say_what_to_do(number: int, message: str) -> None:
 
 
 @given(sizes=st.lists(st.integers(0, 40), max_size=12), group=st.integers(1, 30))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_row_groups_are_full_whatever_the_batches(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], group: int
 ) -> None:
