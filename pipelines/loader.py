@@ -333,7 +333,8 @@ class Loader:
         from intune.pipelines.executors.processes import process_pool
         from intune.pipelines.executors.threads import ThreadFleet
 
-        return ThreadFleet(processes=process_pool(self.pipeline.maps), files=files)
+        processes = process_pool(self.pipeline.maps)
+        return ThreadFleet(processes=processes, files=files, budget=self.budget)
 
     def _make_device(self) -> Any:
         if self.pipeline.device == "cpu":

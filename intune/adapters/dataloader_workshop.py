@@ -341,7 +341,7 @@ class Workshop:
         """Threads for one loop."""
         with contextlib.suppress(IndexError):  # a loop may end, or begin, in another thread
             return self._idle.pop()
-        fleet = ThreadFleet(processes=self.processes)
+        fleet = ThreadFleet(processes=self.processes, budget=self.budget)
         self._fleets.append(fleet)
         return fleet
 

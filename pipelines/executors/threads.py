@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from intune.pipelines.allocators import keep_between_tasks
 from intune.pipelines.budget import Budget
 from intune.pipelines.dataset import Reader
 from intune.pipelines.files import OpenFiles
@@ -52,6 +53,7 @@ class ThreadFleet:
         call: runs the user's function.
         processes: where functions of stages with ``workers="process"`` run; None if there are none.
         files: of the data set, those open already; closed with the fleet.
+        budget: of the pipeline; decides how much freed memory its threads keep for their next task.
     """
 
     chunk_rows = 32_768
@@ -63,7 +65,10 @@ class ThreadFleet:
         *,
         processes: Elsewhere | None = None,
         files: OpenFiles | None = None,
+        budget: Budget | None = None,
     ) -> None:
+        if budget is not None:
+            keep_between_tasks(budget.memory, budget.cpus)
         self._call = call
         self._processes = processes
         self._files = OpenFiles() if files is None else files  # they stay open from epoch to epoch

@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from intune.pipelines.allocators import chosen_by_user
+from intune.pipelines import allocators
+from intune.pipelines.allocators import chosen_by_user, keep_between_tasks
 
 CHILD = """
 import json, threading
@@ -69,3 +70,90 @@ def test_what_threads_freed_goes_back_to_the_system(keep: str) -> None:
 )
 def test_thresholds_that_somebody_chose_stay(environment: dict[str, str], chosen: bool) -> None:
     assert chosen_by_user(environment) is chosen
+
+
+FAULTS = """
+import ctypes, resource, threading
+import numpy as np
+from intune.pipelines import allocators
+allocators._set_thresholds(ctypes.CDLL(None), 1 << 20, 1 << 19)  # where large pieces have not been freed yet
+KEEP
+def work():
+    for round in range(20):
+        if round == 10:
+            before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        columns = [np.ones(200_000) for _ in range(20)]  # 32 MB
+        del columns
+    print(resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before)
+thread = threading.Thread(target=work)
+thread.start(); thread.join()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the calls are glibc's")
+def test_a_thread_keeps_what_its_task_freed_for_the_next_one() -> None:
+    def faults(keep: str) -> int:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+        done = subprocess.run(
+            [sys.executable, "-c", FAULTS.replace("KEEP", keep)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    assert faults("allocators.keep_between_tasks(8 << 30, 2)") < 1_000 < 10_000 < faults("")
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """What is asked of the C library."""
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(allocators, "_set_thresholds", lambda library, *thresholds: asked.append(thresholds))
+    monkeypatch.setattr(allocators, "_thresholds", (0, 0))
+    monkeypatch.setattr(allocators, "_kept", 0)
+    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    return asked
+
+
+def test_what_threads_keep_is_a_share_of_the_pipelines_memory(
+    kept: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mib = 1 << 20
+    keep_between_tasks(100 * mib, 2)  # too little: glibc's own rule stays
+    assert kept == []
+    keep_between_tasks(800 * mib, 2)
+    keep_between_tasks(4000 * mib, 2)
+    keep_between_tasks(1 << 40, 2)
+    keep_between_tasks(800 * mib, 2)  # another loader has more
+    assert kept == [
+        (20 * mib, 20 * mib),
+        (100 * mib, 64 * mib),
+        (256 * mib, 64 * mib),
+        (256 * mib, 64 * mib),
+    ]
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    keep_between_tasks(1 << 40, 2)
+    assert len(kept) == 4
+
+
+def test_a_c_library_that_refuses_a_high_threshold_gets_the_highest_that_it_takes() -> None:
+    class Library:
+        def __init__(self) -> None:
+            self.set: list[tuple[int, int]] = []
+
+        def mallopt(self, what: int, value: int) -> int:
+            if what == allocators.MMAP_THRESHOLD and value > 32 << 20:
+                return 0
+            self.set.append((what, value))
+            return 1
+
+    library = Library()
+    allocators._set_thresholds(library, 256 << 20, 64 << 20)
+    assert library.set == [
+        (allocators.MMAP_THRESHOLD, 32 << 20),
+        (allocators.TRIM_THRESHOLD, 256 << 20),
+    ]
