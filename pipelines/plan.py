@@ -259,13 +259,17 @@ def make_plan(
     if order.mixes_rows:
         permuted = np.random.default_rng(list(seed_words)).permutation(len(whole))
         whole = [whole[i] for i in permuted]
-    blocks, bounds = _cut(whole, begin, begin + int(edges[-1]))
-    levels = _levels(order, blocks, bounds, edges, _batches_per_chunk(groups, order, edges, chunk_rows))
+    blocks = _cut(whole, begin, begin + int(edges[-1]))
+    if all(kind != "shuffle" for _, kind in order.steps) and order.steps[:1] and order.steps[0][1] == "batch":
+        blocks = [*_finer(blocks[0], groups), *blocks[1:]]
+    bounds = np.zeros(len(blocks) + 1, dtype=np.int64)
+    np.cumsum([block.rows for block in blocks], out=bounds[1:])
+    levels = _levels(order, bounds, edges, _batches_per_chunk(groups, order, edges, chunk_rows))
     consumers = tuple(_consumers(before, after) for before, after in itertools.pairwise(levels))
     windows = _windows(bounds, order.shuffle.row_groups) if order.mixes_rows and order.shuffle else _EMPTY
     return Plan(
         levels=levels,
-        blocks=blocks,
+        blocks=tuple(blocks),
         edges=edges,
         windows=windows,
         seed_words=seed_words,
@@ -285,10 +289,8 @@ def _batches_per_chunk(groups: RowGroups, order: Order, edges: Ints, chunk_rows:
     return max(1, int(rows) // order.batch_size)
 
 
-def _cut(
-    whole: Sequence[tuple[int, int, int, int]], begin: int, end: int
-) -> tuple[tuple[LoadBlock, ...], Ints]:
-    """The blocks that hold rows ``[begin, end)`` of the epoch, cut to them, and their edges from 0 on."""
+def _cut(whole: Sequence[tuple[int, int, int, int]], begin: int, end: int) -> list[LoadBlock]:
+    """The blocks that hold rows ``[begin, end)`` of the epoch, cut to them."""
     blocks: list[LoadBlock] = []
     position = 0
     for file, first, last, rows in whole:
@@ -296,9 +298,28 @@ def _cut(
         if low < high:
             blocks.append(LoadBlock(file=file, groups=tuple(range(first, last)), skip=low, rows=high - low))
         position += rows
-    bounds = np.zeros(len(blocks) + 1, dtype=np.int64)
-    np.cumsum([block.rows for block in blocks], out=bounds[1:])
-    return tuple(blocks), bounds
+    return blocks
+
+
+def _finer(block: LoadBlock, groups: RowGroups) -> list[LoadBlock]:
+    """A block of small row groups in blocks of 1, 1, 2, 4, ... of them, so that the first batch of an epoch waits for
+    no others. Only where nothing sees how rows were read: no shuffle, no function before `batch`."""
+    members = np.flatnonzero((groups.file == block.file) & np.isin(groups.group, block.groups))
+    edges = np.concatenate([[0], np.cumsum(groups.rows[members])])
+    inside = (edges[1:] > block.skip) & (edges[:-1] < block.skip + block.rows) & (np.diff(edges) > 0)
+    wanted = np.flatnonzero(inside).tolist()
+    parts = []
+    at, size = 0, 1
+    while at < len(wanted):
+        first, last = wanted[at], wanted[min(at + size, len(wanted)) - 1]
+        low, high = max(int(edges[first]), block.skip), min(int(edges[last + 1]), block.skip + block.rows)
+        numbers = tuple(groups.group[members[first : last + 1]].tolist())
+        parts.append(
+            LoadBlock(file=block.file, groups=numbers, skip=low - int(edges[first]), rows=high - low)
+        )
+        at += size
+        size = at  # 1, 1, 2, 4, ...
+    return parts
 
 
 def _windows(bounds: Ints, size: int) -> Ints:
@@ -318,11 +339,8 @@ def _over(start: Ints, stop: Ints, bounds: Ints) -> tuple[Ints, Ints]:
     )
 
 
-def _levels(
-    order: Order, blocks: Sequence[LoadBlock], bounds: Ints, edges: Ints, per_chunk: int
-) -> tuple[Level, ...]:
-    count = len(blocks)
-    none = np.zeros(count, dtype=np.int64)
+def _levels(order: Order, bounds: Ints, edges: Ints, per_chunk: int) -> tuple[Level, ...]:
+    none = np.zeros(len(bounds) - 1, dtype=np.int64)
     levels = [
         Level(
             stage="load",

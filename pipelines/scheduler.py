@@ -136,6 +136,8 @@ class Scheduler:
             for level in plan.levels
         ]
         self._last = len(self._levels) - 1
+        # The first tasks of an epoch are smaller than most, the last one may be.
+        self._typical_rows = [int(level.rows.max(initial=0)) for level in plan.levels]
         self._bytes_per_row = [
             0.0 if state.view else plan.row_bytes
             for state, level in zip(self._levels, plan.levels, strict=True)
@@ -306,7 +308,7 @@ class Scheduler:
             state = self._levels[later]
             if state.view:
                 continue
-            typical = int(self.plan.levels[later].rows[0] * self._bytes_per_row[later])
+            typical = int(self._typical_rows[later] * self._bytes_per_row[later])
             free = self.allocation.of(self.stages[state.stage]) - self._running[state.stage]
             total += max(free, 1) * typical
             if self.allocation.is_shared:
@@ -559,10 +561,10 @@ class Scheduler:
         """Bytes with which every slot has one task in hand and one output ahead, beside twice the inputs of one
         delivery: more would only wait. A trainer that is slower than the pipeline so costs no memory."""
         total = 2.0 * self._minimum
-        for state, level, size in zip(self._levels, self.plan.levels, self._bytes_per_row, strict=True):
-            if not state.view and len(level):
+        for state, rows, size in zip(self._levels, self._typical_rows, self._bytes_per_row, strict=True):
+            if not state.view:
                 slots = self.allocation.of(self.stages[state.stage])
-                total += 2 * (slots + 1) * float(level.rows[0]) * size
+                total += 2 * (slots + 1) * rows * size
         return int(total)
 
     def _forget(self) -> None:

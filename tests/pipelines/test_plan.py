@@ -298,6 +298,33 @@ def test_the_first_batch_waits_for_no_others(chunk_rows: int, batches_of_tasks: 
         assert (level.stop - level.start).tolist() == batches_of_tasks
 
 
+def test_the_first_row_group_waits_for_no_others() -> None:
+    def read(sizes: Sizes, kinds: tuple[str, ...] = ("batch",), **share: int) -> list[tuple[Any, ...]]:
+        plan = make_plan(groups_of(sizes), order_of(kinds, 8), **share)
+        return [(block.groups, block.skip, block.rows) for block in plan.blocks]
+
+    small = [[1000] * 11, [1000] * 2]
+    assert read(small) == [
+        ((0,), 0, 1000),
+        ((1,), 0, 1000),
+        ((2, 3), 0, 2000),
+        ((4, 5, 6, 7), 0, 4000),
+        ((8, 9, 10), 0, 3000),
+        ((0, 1), 0, 2000),
+    ]
+    # The second rank's share begins in the middle of a row group; what lies before it is not read.
+    assert read(small, rank=1, world_size=2) == [
+        ((6,), 500, 500),
+        ((7,), 0, 1000),
+        ((8, 9), 0, 2000),
+        ((10,), 0, 1000),
+        ((0, 1), 0, 2000),
+    ]
+    # What a function, or a shuffle, sees at once stays as it was.
+    for kinds in (("map", "batch"), ("batch", "shuffle"), ("shuffle", "batch")):
+        assert {groups for groups, *_ in read(small, kinds)} == {tuple(range(11)), (0, 1)}
+
+
 @pytest.mark.parametrize("kinds", [("shuffle", "batch"), ("batch", "shuffle")])
 def test_epochs_and_seeds_have_orders_of_their_own(
     numbered: Callable[..., list[list[list[int]]]], kinds: tuple[str, ...]
