@@ -10,7 +10,7 @@ holds it), what is in force instead is what later changes are compared with.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,19 @@ from intune.envs.measurement import Measurement
 CLEAR = 0.03
 """Gain or loss that one interval shows clearly; less is looked at twice."""
 
+EACH_DOUBLING = 0.1
+"""Gain more, for every doubling of the slots, up to which one interval does not show it clearly: tasks that begin
+together end together, so that what is delivered comes in bursts, and so small a gain may be one's."""
+
 SAME = 0.01
 """Loss that noise makes: with fewer slots, as good."""
 
 DOUBLED = 0.02
 """Gain that every doubling of the slots has to bring besides: they hold rows that are under way, and memory."""
+
+STEP = 4.0
+"""Times as many slots as now, or as there are processors, that a change may give: what more would bring, these show,
+and where it is nothing (a link that is full), they hold fewer rows under way and less memory."""
 
 LONGEST = 6
 """Doublings of the time between tries after failures: 64 intervals at most."""
@@ -95,6 +103,7 @@ class Referee(Agent):
         # than what is in force delivers on average, by as much as it will have to bring.
         self._failed_surely: Bools = np.zeros((jobs, REMEMBERED), dtype=bool)
         self._failed_next = np.zeros(jobs, dtype=np.int64)
+        self._stepwise = True
 
     def forget(self, rows: Any) -> None:
         """New jobs at `rows`."""
@@ -113,12 +122,15 @@ class Referee(Agent):
         return self.agent.knowledge()
 
     def recall(self, known: Mapping[str, Any]) -> None:
-        """To the agent."""
+        """To the agent, which then knows what more slots bring."""
         self.agent.recall(known)
+        self._stepwise = not known
 
     def propose(self, measured: Measurement) -> Proposal:
         """The agent's proposal, unless a trial is under way, has failed, or the agent has to wait."""
         asked = self.agent.propose(measured)
+        if self._stepwise:
+            asked = _in_steps(asked, measured)
         sound = measured.sound()
         self._age += 1.0
         resized, first = self._see_machine(measured)
@@ -138,7 +150,8 @@ class Referee(Agent):
         before = self._total(self._slots, self._pool, measured)
         needed = _needed(total, before)
         enough = _fewer(total, before) & (np.nan_to_num(measured.waiting, nan=1.0) <= FED)
-        clear = (np.abs(gain) > CLEAR) | (count >= 2) | enough
+        sure = CLEAR + EACH_DOUBLING * np.log2(np.maximum(total / np.maximum(before, 1.0), 1.0))
+        clear = (gain > sure) | (gain < -CLEAR) | (count >= 2) | enough
         better = on_trial & clear & ((gain > needed) | enough)
         worse = on_trial & clear & ~better
         undecided = on_trial & ~clear
@@ -239,6 +252,22 @@ class Referee(Agent):
 
     def _total(self, slots: Floats, pool: Floats, measured: Measurement) -> Floats:
         return np.where(pool > 0, pool, (slots * measured.present).sum(axis=1))
+
+
+def _in_steps(asked: Proposal, measured: Measurement) -> Proposal:
+    """What is asked for, but no more than `STEP` times what is in force or the processors: of a pool, or of a stage."""
+    cpus = np.nan_to_num(measured.cpus)
+    of_stages = np.where(measured.present, np.nan_to_num(measured.slots), 0.0)
+    total = np.where(measured.pool > 0, measured.pool, of_stages.sum(axis=1))
+    each = np.where(measured.pool[:, None] > 0, measured.pool[:, None], of_stages)
+    pool = np.minimum(asked.pool, STEP * np.maximum(total, cpus))
+    slots = np.minimum(asked.slots, STEP * np.maximum(each, cpus[:, None]))
+    cut = (pool < asked.pool) | ((asked.pool <= 0) & (slots < asked.slots).any(axis=1))
+
+    def explain(i: int) -> str:
+        return asked.explain(i) + (f"; for now {STEP:g} times as many as there are" if cut[i] else "")
+
+    return replace(asked, slots=slots, pool=pool, explain=explain)
 
 
 def _needed(total: Floats, before: Floats) -> Floats:

@@ -30,6 +30,12 @@ VIEW = 1.0
 MOST_CROWDED = 10.0
 """Others that leave less than a tenth of its processors to a job are taken to leave it that."""
 
+LONG_TASKS = 8
+"""Tasks of each slot at work in an interval, from which on those that end in it tell what it brought."""
+
+MOST_SMOOTHED = 4.0
+"""Factor by which what ended may be off."""
+
 OUT_OF_MEMORY = 0.9
 """Share of the memory limit above which a worker that died is taken to have died of it."""
 
@@ -81,6 +87,7 @@ def measure(
     dearer = 1.0 if elsewhere else _dearer(used, resources, resources_before, per)
     cpu = np.minimum(_row([stage.cpu_s * per * dearer for stage in stages]), busy)
     used *= dearer
+    rate = _row([stage.rows * per * _smoothing(stage, seconds) for stage in stages])
     waiting = change.wait_share if change.step_s + change.wait_s > 0 else math.nan
     starved, blocked = _idle(stages, slots, busy, pool, waiting)
     block_bytes = _row(_block_bytes(now.stages))
@@ -93,7 +100,7 @@ def measure(
         present=np.ones((1, count), dtype=bool),
         slots=slots,
         pool=_one(pool),
-        rate=_row([stage.rows * per for stage in stages]),
+        rate=rate,
         busy=busy,
         cpu=cpu,
         starved=starved,
@@ -102,7 +109,7 @@ def measure(
         queued_bytes=queue * block_bytes,
         # The scheduler has room for one output ahead of each slot.
         queue_fill=np.minimum(queue / np.maximum(busy if pool else slots, 1.0), 1.0),
-        delivered=_one(change.rows * per),
+        delivered=_one(_delivered(change, rate, seconds, waiting)),
         step=_one(change.step_s / change.rows if change.rows > 0 else math.nan),
         waiting=_one(waiting),
         cpus=_one(resources.cpus),
@@ -119,6 +126,27 @@ def measure(
         killed=np.array([killed]),
         watched=np.array([now.watched]),
     )
+
+
+def _smoothing(stage: StageStats, seconds: float) -> float:
+    """What a stage did in an interval, as a multiple of what it ended in it.
+
+    A few long tasks that run side by side begin and end together: of two intervals one has the ends of all, the other
+    of none. By Little's law slots at work bring as many rows a second as they are, divided by the time of one.
+    """
+    at_work = stage.busy_s / seconds
+    if not 0 < stage.tasks < LONG_TASKS * at_work or stage.done_s <= 0:
+        return 1.0
+    return float(np.clip(stage.busy_s / stage.done_s, 1.0 / MOST_SMOOTHED, MOST_SMOOTHED))
+
+
+def _delivered(change: PipelineStats, rate: Floats, seconds: float, waiting: float) -> float:
+    """Rows/s that the trainer took; where it waits for long tasks, those that they come to."""
+    stages = change.stages
+    busiest = max(range(len(stages)), key=lambda at: stages[at].busy_s)
+    if not waiting > SATED or _smoothing(stages[busiest], seconds) == 1.0:
+        return change.rows / seconds
+    return float(rate[0, busiest])
 
 
 def _dearer(used: float, now: Resources, before: Resources | None, per: float) -> float:

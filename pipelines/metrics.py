@@ -20,6 +20,7 @@ class StageStats:
         rows: rows in the outputs of finished tasks.
         bytes_out: bytes newly made by finished tasks; a view of its input adds nothing.
         busy_s: seconds in which tasks ran, summed over slots.
+        done_s: seconds that the finished tasks had run; where tasks take long, it comes in bursts, as `rows` does.
         cpu_s: seconds of processor time they used. `busy_s - cpu_s` is waiting: for storage, for Python's
             lock or for a processor.
         slot_s: seconds of slots offered (slots x time); of a shared pool, the same as `busy_s`.
@@ -36,6 +37,7 @@ class StageStats:
     rows: int = 0
     bytes_out: int = 0
     busy_s: float = 0.0
+    done_s: float = 0.0
     cpu_s: float = 0.0
     slot_s: float = 0.0
     starved_s: float = 0.0
@@ -120,7 +122,7 @@ class PipelineStats:
 
 
 _STAGE_COUNTERS = (
-    "tasks", "rows", "bytes_out", "busy_s", "cpu_s", "slot_s", "starved_s", "blocked_s", "retries",
+    "tasks", "rows", "bytes_out", "busy_s", "done_s", "cpu_s", "slot_s", "starved_s", "blocked_s", "retries",
 )  # fmt: skip
 _PIPELINE_COUNTERS = (
     "elapsed_s", "batches", "rows", "step_s", "wait_s", "redone", "workers_lost", "skipped",
@@ -142,6 +144,7 @@ class StageMeter:
         "busy_s",
         "bytes_out",
         "cpu_s",
+        "done_s",
         "name",
         "retries",
         "rows",
@@ -153,7 +156,7 @@ class StageMeter:
     def __init__(self, name: str) -> None:
         self.name = name
         self.tasks = self.rows = self.bytes_out = self.retries = 0
-        self.busy_s = self.cpu_s = self.slot_s = self.starved_s = self.blocked_s = 0.0
+        self.busy_s = self.done_s = self.cpu_s = self.slot_s = self.starved_s = self.blocked_s = 0.0
 
     def pass_time(self, seconds: float, running: int, slots: int, *, shared: bool, ready: bool) -> None:
         """`seconds` went by with `running` tasks on `slots` slots; `ready`: input waits that could not start."""

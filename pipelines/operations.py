@@ -71,12 +71,15 @@ class Job:
         """What a task works on, for a person: stage, batches and the files and row groups they come from."""
         plan = self.plan
         this = plan.levels[level]
-        blocks = self._sources(level, index)
-        shown = [
-            f"{self.dataset.files[block.file].path}, {describe_groups(block.groups)}" for block in blocks[:3]
-        ]
-        if len(blocks) > 3:
-            shown.append(f"and {len(blocks) - 3} more")
+        runs: list[tuple[int, list[int]]] = []
+        for block in self._sources(level, index):
+            if runs and runs[-1][0] == block.file and runs[-1][1][-1] + 1 == block.groups[0]:
+                runs[-1][1].extend(block.groups)
+            else:
+                runs.append((block.file, list(block.groups)))
+        shown = [f"{self.dataset.files[file].path}, {describe_groups(groups)}" for file, groups in runs[:3]]
+        if len(runs) > 3:
+            shown.append(f"and {len(runs) - 3} more")
         if all(before.operation != "batch" for before in plan.levels[: level + 1]):
             return f"stage {this.stage!r}, " + "; ".join(shown)
         what = f"batch {this.start[index]}"

@@ -373,6 +373,7 @@ class Scheduler:
         meter.rows += task.rows
         meter.bytes_out += made
         meter.cpu_s += cpu_s
+        meter.done_s += max(0.0, now - task.started)
         freed: list[Key] = []
         if task.level == self._last:
             record.users = 1

@@ -75,20 +75,76 @@ def test_what_brings_nothing_is_looked_at_twice_and_then_taken_back(measurement:
     assert said[2].startswith("back to what was before: the change brought +0.0%")
 
 
-@pytest.mark.parametrize(("gain", "kept"), [(1.02, False), (1.05, False), (1.1, True)])
+@pytest.mark.parametrize(("gain", "kept"), [(1.02, False), (1.04, False), (1.1, True)])
 def test_many_more_slots_have_to_bring_more_than_noise(
     measurement: Measured, gain: float, kept: bool
 ) -> None:
-    """Sixteen slots that share one link hold rows under way, and deliver what two did."""
-    referee = Referee(Restless(14.0))
+    """Eight slots that share one link hold rows under way, and deliver what two did."""
+    referee = Referee(Restless(6.0))
     referee.start(1, 2)
     given = [2.0]
     for _ in range(3):
         rate = 1000.0 if given[-1] == 2 else 1000.0 * gain
         now = measurement(stages=2, slots=[[given[-1], 1.0]], busy=1.0, delivered=rate)
         given.append(float(referee.propose(now).slots[0, 0]))
-    assert given[1] == 16
+    assert given[1] == 8
     assert (2.0 in given[2:]) != kept
+
+
+def test_slots_grow_in_steps(measurement: Measured) -> None:
+    referee = Referee(Restless(60.0))
+    referee.start(1, 2)
+    slots, given, said = 2.0, [], []
+    for _ in range(4):
+        now = measurement(stages=2, slots=[[slots, 1.0]], busy=1.0, delivered=100.0 * slots, cpus=2.0)
+        proposal = referee.propose(now)
+        slots = float(proposal.slots[0, 0])
+        given.append(slots)
+        said.append(proposal.explain(0))
+    assert given == [8.0, 32.0, 92.0, 152.0]
+    assert said == ["one more; for now 4 times as many as there are"] * 2 + ["one more"] * 2
+
+
+def test_a_pool_grows_in_steps_and_so_do_stages_out_of_a_pool(measurement: Measured) -> None:
+    class Asks(Agent):
+        name = "asks"
+
+        def start(self, jobs: int, stages: int) -> None:
+            """Nothing is remembered."""
+
+        def propose(self, measured: Measurement) -> Proposal:
+            return Proposal(slots=np.array([[13.0, 1.0]]), pool=np.array([pool]), explain=lambda i: "many")
+
+    referee = Referee(Asks())
+    for slots, in_force, cpus, pool, given in (
+        ([[2.0, 2.0]], 2.0, 2.0, 16.0, 8.0),  # a pool of two: eight
+        ([[3.0, 1.0]], 0.0, 2.0, 64.0, 16.0),  # four slots: a pool of sixteen
+        ([[2.0, 2.0]], 2.0, 2.0, 0.0, [8.0, 1.0]),  # of a pool every stage had two
+        ([[4.0, 1.0]], 0.0, 2.0, 0.0, [13.0, 1.0]),
+        ([[2.0, 2.0]], 2.0, 16.0, 64.0, 64.0),  # processors there are, whatever was in force
+        ([[1.0, 1.0]], 0.0, 16.0, 0.0, [13.0, 1.0]),
+    ):
+        referee.start(1, 2)
+        now = measurement(stages=2, slots=slots, pool=in_force, busy=1.0, delivered=100.0, cpus=cpus)
+        proposal = referee.propose(now)
+        assert (proposal.pool[0] if pool else proposal.slots[0].tolist()) == given
+        cut = given not in (pool, [13.0, 1.0])
+        assert proposal.explain(0) == "many" + ("; for now 4 times as many as there are" if cut else "")
+
+
+def test_what_many_more_slots_bring_in_one_interval_may_be_a_burst(measurement: Measured) -> None:
+    """They begin and end together."""
+
+    def second(gain: float) -> str:
+        referee = Referee(Restless(6.0))
+        referee.start(1, 2)
+        for slots, rate in ((2.0, 1000.0), (8.0, 1000.0 * gain)):
+            proposal = referee.propose(measurement(stages=2, slots=[[slots, 1.0]], busy=1.0, delivered=rate))
+        return proposal.explain(0)
+
+    assert second(1.15) == "keep: the change brought +15.0% so far, which one more interval has to confirm"
+    assert second(1.5) == "one more"
+    assert second(0.9).startswith("back to what was before")
 
 
 def test_fewer_slots_for_as_much_are_kept(measurement: Measured) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intune.envs.measure import measure, widened
+from intune.envs.measurement import Measurement
 from intune.envs.observer import Observer
 from intune.envs.resources import ResourceReader, Resources, read_clock, read_traffic
 from intune.pipelines import Allocation, Budget, PipelineStats, StageStats
@@ -109,6 +110,49 @@ def test_every_field_is_what_its_definition_says() -> None:
     assert (found.clock[0], found.bandwidth[0]) == pytest.approx((0.9, 0.2))
     assert (found.since_change[0], found.interval[0], found.killed[0]) == (12.0, 2.5, False)
     assert found.sound()[0]
+
+
+def test_long_tasks_that_end_together_count_as_they_go() -> None:
+    """Eight reads of 65,536 rows share a link that one would have to itself for 0.15 s: all end every 1.2 s."""
+
+    def second(ends: int, *, took: float = 1.2, wait_s: float = 0.9) -> Measurement:
+        rows = 8 * 65_536 * ends
+        before, now = (
+            stats(
+                (
+                    stage(
+                        "load",
+                        slots=8,
+                        tasks=8 * ends * n,
+                        rows=rows * n,
+                        busy_s=8.0 * n,
+                        done_s=8 * took * ends * n,
+                    ),
+                    stage(
+                        "batch", slots=8, tasks=16 * ends * n, rows=rows * n, busy_s=0.01 * n, done_s=0.01 * n
+                    ),
+                ),
+                elapsed_s=float(n),
+                rows=rows * n,
+                batches=64 * n,
+                step_s=(1 - wait_s) * n,
+                wait_s=wait_s * n,
+            )
+            for n in (0, 1)
+        )
+        return measure(now, before, resources=NOW, resources_before=BEFORE)
+
+    steady = 8 * 65_536 / 1.2
+    for ends in (1, 2):
+        found = second(ends)
+        assert found.rate[0, 0] == pytest.approx(steady)
+        assert found.delivered[0] == pytest.approx(steady)
+        assert found.sound()[0]
+    # A trainer that does not wait for them takes what it takes; where none has ended nothing is known.
+    assert second(2, wait_s=0.01).delivered[0] == 2 * 8 * 65_536
+    assert second(0).delivered[0] == 0
+    # Many short tasks: what has ended tells.
+    assert second(20, took=0.05).delivered[0] == pytest.approx(20 * 8 * 65_536)
 
 
 def test_workers_elsewhere_use_processors_beside_this_process() -> None:

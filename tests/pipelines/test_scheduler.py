@@ -449,13 +449,15 @@ def test_time_is_booked_as_busy_starved_and_blocked_by_hand() -> None:
     first, second = drain(scheduler, 0.0)
     scheduler.finish(first, 2.0, {}, cpu_s=0.5)
     assert drain(scheduler, 2.0) == []
+    half_way = scheduler.read()[0]
+    assert (half_way.busy_s, half_way.done_s) == (4.0, 2.0)
     scheduler.finish(second, 5.0, {})
     (batch,) = drain(scheduler, 5.0)
     scheduler.finish(batch, 6.0, {})
     load, batched = scheduler.read()
     assert (load.busy_s, load.starved_s, load.blocked_s, load.slot_s) == (7.0, 5.0, 0.0, 12.0)
     assert (batched.busy_s, batched.starved_s, batched.blocked_s, batched.slot_s) == (1.0, 5.0, 0.0, 6.0)
-    assert (load.cpu_s, load.waiting_s) == (0.5, 6.5)
+    assert (load.cpu_s, load.waiting_s, load.done_s, batched.done_s) == (0.5, 6.5, 7.0, 1.0)
     assert (load.tasks, load.rows, batched.queue) == (2, 21, 1)
 
 
