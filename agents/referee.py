@@ -26,6 +26,10 @@ EACH_DOUBLING = 0.1
 """Gain more, for every doubling of the slots, up to which one interval does not show it clearly: tasks that begin
 together end together, so that what is delivered comes in bursts, and so small a gain may be one's."""
 
+BRIEF_S = 0.9
+"""Seconds of the first interval below which what it delivered is no more than a hint: small gains over it count for
+nothing."""
+
 SAME = 0.01
 """Loss that noise makes: with fewer slots, as good."""
 
@@ -84,6 +88,8 @@ class Referee(Agent):
         self._hold: Floats = np.zeros(jobs)
         self._failures: Floats = np.zeros(jobs)
         self._age: Floats = np.zeros(jobs)
+        # Whether the rate to compare with was seen for a moment only.
+        self._brief: Bools = np.zeros(jobs, dtype=bool)
         # Whether the last decision was to return to what was before.
         self._returning: Bools = np.zeros(jobs, dtype=bool)
         # Whether a resize was seen in the last interval, most of which the machine before it ran.
@@ -113,7 +119,7 @@ class Referee(Agent):
             self._age, self._cpus, self._limit,
         ):  # fmt: skip
             array[rows] = 0.0
-        self._returning[rows] = self._resized[rows] = False
+        self._returning[rows] = self._resized[rows] = self._brief[rows] = False
         self._shrunk[rows], self._at_work[rows] = 1.0, np.nan
         self._failed_pool[rows] = -1.0
 
@@ -152,7 +158,8 @@ class Referee(Agent):
         enough = _fewer(total, before) & (np.nan_to_num(measured.waiting, nan=1.0) <= FED)
         sure = CLEAR + EACH_DOUBLING * np.log2(np.maximum(total / np.maximum(before, 1.0), 1.0))
         clear = (gain > sure) | (gain < -CLEAR) | (count >= 2) | enough
-        better = on_trial & clear & ((gain > needed) | enough)
+        doubtful = on_trial & self._brief & ~_fewer(total, before) & (gain <= sure)
+        better = on_trial & clear & (((gain > needed) & ~doubtful) | enough)
         worse = on_trial & clear & ~better
         undecided = on_trial & ~clear
         self._returning = worse | (self._returning & ~sound)
@@ -161,6 +168,7 @@ class Referee(Agent):
         taken = fresh | better
         self._slots = np.where(taken[:, None], measured.slots, self._slots)
         self._pool = np.where(taken, measured.pool, self._pool)
+        self._brief = np.where(fresh, measured.interval < BRIEF_S, self._brief & ~(same & sound) & ~better)
         kept = np.where(same & sound & ~fresh, 0.5 * self._rate + 0.5 * rate, self._rate)
         self._rate = np.where(fresh, rate, np.where(better, mean, kept))
         self._failures = np.where(taken, 0.0, self._failures + worse)
@@ -170,7 +178,7 @@ class Referee(Agent):
         self._hold = np.where(taken, 0.0, self._hold)
         waits = (self._hold > 0) & sound & ~worse
         self._failed_pool[resized] = -1.0
-        self._remember_failures(measured, worse, count >= 2)
+        self._remember_failures(measured, worse, (count >= 2) & ~doubtful)
         # What was measured is still, in part at least, what the machine before did.
         stale = sound & resized & ~first
         waits |= stale

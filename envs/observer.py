@@ -60,6 +60,7 @@ class Observer:
         self._before = self._stats()
         self._resources = self._read_resources()
         self._changed_at = clock()
+        self._took: dict[str, float] = {}
         if memory_base is None:
             resident = self._before.memory_resident or self._resources.resident
             memory_base = max(0.0, resident - self._before.memory_held)
@@ -99,8 +100,20 @@ class Observer:
             elsewhere=self._elsewhere,
             memory_bandwidth=self._bandwidth,
         )
+        self._note_tasks(stats)
         self._before, self._resources = stats, resources
         return measured
+
+    def _note_tasks(self, stats: PipelineStats) -> None:
+        before = {stage.name: stage for stage in self._before.stages}
+        for stage in stats.stages:
+            ended = stage.tasks - before[stage.name].tasks if stage.name in before else 0
+            if ended > 0:
+                # A pipeline that does not tell how long its tasks took tells how long it was at them.
+                counter = "done_s" if stage.done_s > 0 else "busy_s"
+                self._took[stage.name] = (
+                    getattr(stage, counter) - getattr(before[stage.name], counter)
+                ) / ended
 
     def tasks(self) -> int:
         """Tasks that the busiest stage finished since the last reading; 0 while another one that does any finished
@@ -119,8 +132,8 @@ class Observer:
         return stats.rows > 0 or stats.batches > 0
 
     def passage(self) -> float:
-        """Seconds that tasks took on average, summed over the stages: what is under way is through by then."""
-        return sum(stage.busy_s / stage.tasks for stage in self._before.stages if stage.tasks > 0)
+        """Seconds that tasks took lately on average, summed over the stages: what is under way is through by then."""
+        return sum(self._took.values())
 
     def resident(self) -> float:
         """Bytes resident now."""

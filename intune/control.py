@@ -79,6 +79,9 @@ BEGINNING_S = 0.1
 PATIENCE = 2
 """Times that a round is put off because a stage has finished too few tasks to be judged."""
 
+SETTLING = 2.0
+"""Times the shortest interval that is waited at most, after a change, for what was under way."""
+
 LUCK = 0.1
 """Share of its mean by which one interval's rate may be luck; of n intervals' mean, 1/√n of it."""
 
@@ -296,7 +299,7 @@ class ControlThread:
             seconds = self.pace.after(seconds, changed=changed)
             if changed:
                 # What was under way is of the allocation before.
-                if self._stop.wait(min(observer.passage(), self.pace.shortest)):
+                if self._stop.wait(min(observer.passage(), SETTLING * self.pace.shortest)):
                     return
                 observer.skip()
 

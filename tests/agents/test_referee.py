@@ -147,6 +147,22 @@ def test_what_many_more_slots_bring_in_one_interval_may_be_a_burst(measurement: 
     assert second(0.9).startswith("back to what was before")
 
 
+@pytest.mark.parametrize(("first_s", "last"), [(0.5, 2.0), (1.0, 14.0)])
+def test_a_small_gain_over_what_was_seen_for_a_moment_counts_for_nothing(
+    measurement: Measured, first_s: float, last: float
+) -> None:
+    referee = Referee(Restless(6.0))
+    referee.start(1, 2)
+    slots = 2.0
+    for seconds in (first_s, 1.0, 1.3):
+        rate = 1000.0 if slots == 2 else 1150.0
+        now = measurement(
+            stages=2, slots=[[slots, 1.0]], busy=1.0, delivered=rate, interval=seconds, cpus=2.0
+        )
+        slots = float(referee.propose(now).slots[0, 0])
+    assert slots == last
+
+
 def test_fewer_slots_for_as_much_are_kept(measurement: Measured) -> None:
     given, _, _ = run(measurement, lambda n: 1000.0, 14, step=-1.0, first=9.0)
     assert given[-1] < given[3]

@@ -293,7 +293,7 @@ def test_a_function_that_fails_ends_the_job_naming_stage_batch_file_and_row_grou
 ) -> None:
     error = failure(lambda: load(Pipeline.from_parquet(folder).batch(9).map(function, name="clean")))
     assert type(error) is StageError
-    where = r"stage 'clean', batch 5 \(from .*b\.parquet, row group 1; .*b\.parquet, row group 2\): "
+    where = r"stage 'clean', batch 5 \(from .*b\.parquet, row groups 1 to 2\): "
     assert re.search(where + f".*{FUNCTIONS[function]}", str(error)), str(error)
     if function is raises:
         assert isinstance(error.__cause__, ArithmeticError)
@@ -374,7 +374,7 @@ def test_a_function_that_hangs_ends_the_job_after_its_time(folder: Path, gate: t
     error = failure(lambda: load(pipe))
     assert type(error) is StageTimeout
     assert re.search(
-        r"stage 'transform', batch [58] \(from .*, row group .*\): the function did not return within "
+        r"stage 'transform', batch [58] \(from .*, row groups? .*\): the function did not return within "
         r"`timeout`=0.05 s; mend it or allow more",
         str(error),
     ), str(error)
