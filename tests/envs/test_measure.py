@@ -313,6 +313,28 @@ def test_an_observer_notices_slots_that_somebody_else_gave() -> None:
     assert since == [10.0, 0.0, 10.0]
 
 
+def test_an_observer_knows_how_long_tasks_took_lately() -> None:
+    def reading(seconds: float, *stages: StageStats) -> PipelineStats:
+        return stats(stages, elapsed_s=seconds)
+
+    observer = Observer(
+        Counted(
+            reading(0.0, stage("load"), stage("batch")),
+            reading(1.0, stage("load", tasks=4, busy_s=3.0, done_s=2.0), stage("batch", tasks=2, busy_s=0.2)),
+            reading(2.0, stage("load", tasks=6, busy_s=9.0, done_s=8.0), stage("batch", tasks=2, busy_s=0.2)),
+        ),
+        resources=lambda: NOW,
+        memory_base=1.0,
+    )
+    assert observer.passage() == 0
+    observer.measure()
+    assert observer.passage() == pytest.approx(
+        0.5 + 0.1
+    )  # of one stage only how long it was at them is known
+    observer.measure()
+    assert observer.passage() == pytest.approx(3.0 + 0.1)  # the other stage ended none
+
+
 def test_an_observers_base_is_what_is_resident_without_blocks() -> None:
     first = replace(LATER, memory_resident=int(3 * GB), memory_held=int(1 * GB))
     assert Observer(Counted(first), resources=lambda: NOW).memory_base == 2 * GB
