@@ -102,7 +102,7 @@ class Agent(ABC):
         if len(measured) != 1:
             raise ConfigError(f"`decide` takes measurements of one job, but there are {len(measured)}")
         # An interval that says nothing of rates may still say that the job died or that time passed.
-        proposal = self.propose(measured)
+        proposal = ask(self, measured)
         if not measured.sound()[0]:
             return Decision(allocation=None, reason=unsound_reason(measured))
         self._most_slots = max(self._most_slots, float(measured.slot_limit[0]))
@@ -127,6 +127,30 @@ def decision_of(
     same = now == 0 and bool((slots[:count] == np.rint(measured.slots[0, :count])).all())
     made = Allocation.per_stage(dict(zip(stages, slots[:count].tolist(), strict=True)))
     return Decision(allocation=None if same else made, reason=reason)
+
+
+def ask(agent: Agent, measured: Measurement) -> Proposal:
+    """What an agent, perhaps somebody's own, proposes, if slots can be given by it.
+
+    Raises:
+        ConfigError: it is no proposal, of other jobs or stages, or of numbers that are none.
+    """
+    proposal: Any = agent.propose(measured)
+    said = f"agent {agent.name!r} proposed"
+    if not isinstance(proposal, Proposal):
+        raise ConfigError(f"{said} {type(proposal).__name__}; `propose` must return a Proposal")
+    for name, wanted in (("slots", measured.slots.shape), ("pool", measured.pool.shape)):
+        shape = np.shape(getattr(proposal, name))
+        if shape != wanted:
+            raise ConfigError(f"{said} `{name}` of shape {shape}; here it must be {wanted}, jobs first")
+    # Of an interval that says nothing, what is in force may be unknown as well.
+    sound = measured.sound()
+    slots = proposal.slots[measured.present & (sound & (proposal.pool <= 0))[:, None]]
+    if not (np.isfinite(proposal.pool[sound]).all() and np.isfinite(slots).all()):
+        raise ConfigError(
+            f"{said} slots that are not finite; where it knows nothing it can give what is in force"
+        )
+    return proposal
 
 
 def keep(measured: Measurement, reason: str | Callable[[int], str]) -> Proposal:

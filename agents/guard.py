@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from intune.agents.base import Agent, Proposal
+from intune.agents.base import Agent, Proposal, ask
 from intune.agents.memory import RISK, MemoryRecord, in_use
 from intune.agents.recall import MemoryLog
 from intune.envs.jobs import Bools, Floats
@@ -123,7 +123,7 @@ class Guard(Agent):
         """What the agent proposes, as far as it fits."""
         self._record.see(measured)
         self._log.look(self._record, measured)
-        asked = self.agent.propose(measured)
+        asked = ask(self.agent, measured)
         slots, pool, cut = fit(self._record, measured, asked.slots, asked.pool)
         self.vetoed += cut
         bound = self._record

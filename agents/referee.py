@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from intune.agents.base import Agent, Proposal
+from intune.agents.base import Agent, Proposal, ask
 from intune.envs.jobs import Bools, Floats
 from intune.envs.measurement import Measurement
 
@@ -134,7 +134,7 @@ class Referee(Agent):
 
     def propose(self, measured: Measurement) -> Proposal:
         """The agent's proposal, unless a trial is under way, has failed, or the agent has to wait."""
-        asked = self.agent.propose(measured)
+        asked = ask(self.agent, measured)
         if self._stepwise:
             asked = _in_steps(asked, measured)
         sound = measured.sound()

@@ -12,6 +12,7 @@ of those get wrong is the physics' own doing.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -76,6 +77,10 @@ class Options:
     strict: bool = False
     one: str | None = None
     port: int = 0
+
+    def __post_init__(self) -> None:
+        if self.plot is not None and importlib.util.find_spec("matplotlib") is None:
+            raise SystemExit("`--plot` needs matplotlib: pip install 'intune[plots]'")
 
 
 def main(options: Options) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from math import isfinite
-from operator import index
 from typing import Any, Literal, get_args
 
 from intune.envs.reward import Reward
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.whole import at_least
 
 ObservationKind = Literal["features", "flat", "paper"]
 ActionKind = Literal["moves", "absolute"]
@@ -71,7 +71,7 @@ class EnvSettings:
         for name, least in (("episode_steps", 1), ("source_seed", 0), ("stages", 1)):
             value = getattr(self, name)
             if name != "stages" or value is not None:
-                object.__setattr__(self, name, whole(name, value, least))
+                object.__setattr__(self, name, at_least(name, value, least))
 
     @classmethod
     def of(cls, **values: Any) -> EnvSettings:
@@ -101,14 +101,3 @@ def _number(name: str, value: Any, low: float, *, open_low: bool = False) -> Non
         raise ConfigError(
             f"`{name}`={value!r} must be {'above' if open_low else 'at least'} {low:g} and finite"
         )
-
-
-def whole(name: str, value: Any, low: int) -> int:
-    """`value` as an int: NumPy's whole numbers are meant as well as Python's."""
-    try:
-        whole = low - 1 if isinstance(value, bool) else index(value)
-    except TypeError:
-        whole = low - 1
-    if whole < low:
-        raise ConfigError(f"`{name}`={value!r} must be a whole number of {low} or more")
-    return whole

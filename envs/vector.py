@@ -19,10 +19,11 @@ from intune.envs.episodes import Episodes
 from intune.envs.job_sources import first_job, source_of
 from intune.envs.jobs import Bools, Floats
 from intune.envs.measurement import Measurement
-from intune.envs.settings import EnvSettings, whole
+from intune.envs.settings import EnvSettings
 from intune.envs.simulated import HISTORY, RENDER_MODES, check_render_mode, reset_options, width_of
 from intune.envs.succession import Succession, Turn
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.whole import at_least
 
 CHUNK = 2048
 """Jobs computed together. Chosen by `benchmarks/envs.py`: their arrays stay in a core's cache, and the calls of NumPy,
@@ -72,7 +73,7 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     ) -> None:
         check_render_mode(render_mode)
         num_envs, chunk, threads = (
-            whole(name, value, 1)
+            at_least(name, value, 1)
             for name, value in (("num_envs", num_envs), ("chunk", chunk), ("threads", threads))
         )
         if autoreset not in AUTORESET:

@@ -17,6 +17,7 @@ from typing import Any
 
 from intune.decisions import Entry
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.whole import whole
 
 LOOPBACK = "127.0.0.1"
 
@@ -117,11 +118,12 @@ class Endpoint(_Counting):
 
     def __init__(self, port: int, *, host: str = LOOPBACK) -> None:
         super().__init__()
-        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65536:
+        number = whole(port)
+        if number is None or not 0 <= number < 65536:
             raise ConfigError(f"`prometheus`: port {port!r} must be a whole number from 0 to 65535")
         self._text = b""
         try:
-            self._server = _Server((host, port), _handler(self))
+            self._server = _Server((host, number), _handler(self))
         except OSError as error:
             raise ConfigError(
                 f"`prometheus`: cannot listen at {host}:{port} ({error}); give a port that is free, one for each loader"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.whole import whole
 
 MOST_SLOTS = 4096
 """More slots than this for one stage is taken for a mistake: each is a thread."""
@@ -102,11 +102,3 @@ def _slots(name: str, count: Any) -> int:
     if slots is None or not 1 <= slots <= MOST_SLOTS:
         raise ConfigError(f"slots of {name!r}={count!r} must be a whole number from 1 to {MOST_SLOTS}")
     return slots
-
-
-def whole(value: Any) -> int | None:
-    """A whole number as Python's own, also one of NumPy's, which agents compute with; None for anything else."""
-    try:
-        return None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        return None

@@ -17,6 +17,7 @@ import psutil
 
 from intune.pipelines import cgroup
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.whole import at_least
 
 logger = logging.getLogger("intune")
 
@@ -97,8 +98,11 @@ class Budget:
     memory: int
 
     def __post_init__(self) -> None:
-        _whole("cpus", self.cpus, 1, "give the number of CPUs the pipeline may keep busy")
-        _whole("memory", self.memory, LEAST_MEMORY, "give bytes, or Budget.detect(memory='24GiB')")
+        cpus = at_least("cpus", self.cpus, 1, "give the number of CPUs the pipeline may keep busy")
+        remedy = "these are bytes; Budget.detect, tune and the command line also take text such as '24GiB'"
+        memory = at_least("memory", self.memory, LEAST_MEMORY, remedy)
+        object.__setattr__(self, "cpus", cpus)
+        object.__setattr__(self, "memory", memory)
 
     @classmethod
     def detect(
@@ -202,11 +206,6 @@ def format_bytes(count: float) -> str:
         at += 1
     digits = 2 if size < 9.995 else 1 if size < 99.95 else 0
     return f"{'-' if count < 0 else ''}{size:.{digits}f} {units[at]}"
-
-
-def _whole(name: str, value: Any, least: int, remedy: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"`{name}`={value!r} must be a whole number, {least} or more; {remedy}")
 
 
 def _machine() -> tuple[int, int]:

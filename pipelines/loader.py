@@ -29,7 +29,7 @@ from intune.pipelines.pressure import Pressure
 from intune.pipelines.run import Run, close_dropped
 from intune.pipelines.scheduler import Scheduler
 from intune.pipelines.schema import block_rows
-from intune.pipelines.stages import at_least
+from intune.pipelines.whole import at_least
 
 logger = logging.getLogger("intune")
 

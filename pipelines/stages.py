@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from intune.pipelines.allocation import whole
 from intune.pipelines.dataset import Source
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.whole import at_least
 
 MapFunction: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -103,11 +103,3 @@ class Transfer:
 
 
 Stage: TypeAlias = Load | Shuffle | Batch | Map | Transfer
-
-
-def at_least(name: str, value: Any, least: int) -> int:
-    """The value as Python's own number, which a saved state can hold; a `ConfigError` if it is none or too low."""
-    number = whole(value)
-    if number is None or number < least:
-        raise ConfigError(f"`{name}`={value!r} must be a whole number, {least} or more")
-    return number

@@ -6,6 +6,7 @@ Its module is imported when it is called, so that `intune --help` needs no Torch
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -25,6 +26,9 @@ USAGE_ERROR = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 TERMINATED = 143
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a disk, or a share of one, that is full."""
 
 
 COMMANDS = find_commands()
@@ -61,8 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Imported here since its package brings NumPy and Arrow along, which `--help` can do without.
         from intune.pipelines.errors import IntuneError
 
-        # A path that the system refuses is told in its own words, which name it.
-        if not isinstance(error, IntuneError) and not (isinstance(error, OSError) and error.filename):
+        # A path that the system refuses is told in its own words, which name it; a full disk names none.
+        told = isinstance(error, OSError) and (error.filename or error.errno in FULL)
+        if not isinstance(error, IntuneError) and not told:
             raise
         print(f"intune: error: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE_ERROR

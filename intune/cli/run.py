@@ -63,6 +63,8 @@ def run(
             "`command` is empty; write what to run after --, as in: intune run -- python train.py"
         )
     summary(agent)
+    if agent.partition("+")[0] == "oracle":
+        raise ConfigError(f"`agent`={agent!r} knows a simulator's own parameters; a real job has none")
     # Only whether they make sense: what the job may use is known where it runs.
     Budget(cpus=1 if cpus is None else cpus, memory=LEAST_MEMORY if memory is None else parse_bytes(memory))
     program = sys.executable if command[0] in PYTHON else shutil.which(command[0])

@@ -17,6 +17,7 @@ from intune.envs.jobs import Jobs
 from intune.envs.measurement import Measurement
 from intune.envs.simulator import Simulator
 from intune.pipelines.allocation import Allocation
+from intune.pipelines.errors import ConfigError
 
 Measured = Callable[..., Measurement]
 STAGES = ("load", "batch", "transform")
@@ -102,3 +103,49 @@ def test_without_a_limit_to_memory_agents_decide_all_the_same() -> None:
         proposal = agent.propose(measured)
         simulator.allocate(proposal.slots, proposal.pool)
     assert simulator.run().delivered[0] > 4e4
+
+
+@pytest.mark.parametrize(
+    ("proposal", "said"),
+    [
+        (None, "agent 'own' proposed NoneType; `propose` must return a Proposal"),
+        (([2.0, 2.0], [0.0]), r"`slots` of shape \(2,\); here it must be \(1, 2\), jobs first"),
+        (([[2.0, 2.0, 2.0]], [0.0]), r"`slots` of shape \(1, 3\)"),
+        (([[2.0, 2.0]], 0.0), r"`pool` of shape \(\); here it must be \(1,\)"),
+        (([[2.0, np.nan]], [0.0]), "slots that are not finite; where it knows nothing"),
+        (([[2.0, 2.0]], [np.inf]), "slots that are not finite"),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [lambda agent: agent, Guard, Referee])
+def test_a_proposal_by_which_no_slots_can_be_given_is_refused(
+    measurement: Measured, proposal: Any, said: str, wrapped: Callable[[Agent], Agent]
+) -> None:
+    class Own(Agent):
+        name = "own"
+
+        def start(self, jobs: int, stages: int) -> None:
+            """Nothing is remembered."""
+
+        def propose(self, measured: Measurement) -> Any:
+            if proposal is None:
+                return None
+            slots, pool = (np.array(each) for each in proposal)
+            return Proposal(slots=slots, pool=pool, explain=lambda i: "so")
+
+    agent = wrapped(Own())
+    agent.start(1, 2)
+    with pytest.raises(ConfigError, match=said):
+        agent.decide(measurement(stages=2), ["load", "batch"])
+
+
+def test_slots_do_not_matter_where_a_pool_is_asked_for(measurement: Measured) -> None:
+    class Own(Agent):
+        name = "own"
+
+        def start(self, jobs: int, stages: int) -> None:
+            """Nothing is remembered."""
+
+        def propose(self, measured: Measurement) -> Proposal:
+            return Proposal(slots=np.full((1, 2), np.nan), pool=np.array([3.0]), explain=lambda i: "three")
+
+    assert Own().decide(measurement(stages=2), ["load", "batch"]).allocation == Allocation.shared(3)

@@ -20,7 +20,7 @@ def test_whole_numbers_of_any_kind_are_taken_as_ints(name: str, kind: Any) -> No
 @pytest.mark.parametrize("name", ["episode_steps", "source_seed", "stages"])
 @pytest.mark.parametrize("value", [True, np.True_, 5.0, np.float64(5.0), "5", -1, np.int64(-1), [5]])
 def test_what_is_no_whole_number_is_named(name: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=f"`{name}`=.* must be a whole number of [01] or more"):
+    with pytest.raises(ConfigError, match=f"`{name}`=.* must be a whole number, [01] or more"):
         EnvSettings.of(**{name: value})
 
 

@@ -163,6 +163,7 @@ def test_settings_go_through_the_environment() -> None:
         (["run"], "`command` is empty"),
         (["run", "--", "no-such-program"], "write: -- python SCRIPT"),
         (["run", "--agent", "planer", "--", "python"], "did you mean 'planner'"),
+        (["run", "--agent", "oracle+guard", "--", "python"], "a real job has none"),
         (["run", "--memory", "abc", "--", "python"], "is no amount of memory"),
         (["run", "--memory", "10", "--", "python"], "`memory`=10 must be"),
         (["run", "--cpus", "0", "--", "python"], "`cpus`=0 must be"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -126,6 +127,12 @@ def test_more_than_is_free_now_is_warned_about(caplog: pytest.LogCaptureFixture)
     assert "`cpus`=9, but this job may use 8" in caplog.text
 
 
+def test_numpys_whole_numbers_count_too() -> None:
+    budget = Budget(cpus=np.int64(3), memory=np.int32(1 << 24))  # type: ignore[arg-type]
+    assert (budget.cpus, budget.memory) == (3, 1 << 24)
+    assert type(budget.cpus) is type(budget.memory) is int
+
+
 def test_a_budget_is_frozen_and_keyword_only() -> None:
     budget = Budget(cpus=1, memory=GIB)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -142,7 +149,7 @@ def test_nonsense_cpus(cpus: Any) -> None:
 
 @pytest.mark.parametrize("memory", [0, -1, LEAST_MEMORY - 1, 24, 1.5 * GIB, True, None, "24GiB", math.inf])
 def test_nonsense_memory(memory: Any) -> None:
-    with pytest.raises(ConfigError, match=r"`memory`=.*must be a whole number, 1048576 or more; give"):
+    with pytest.raises(ConfigError, match=r"`memory`=.*must be a whole number, 1048576 or more; these are bytes"):
         Budget(cpus=1, memory=memory)
 
 

@@ -92,6 +92,16 @@ def test_a_path_that_the_system_refuses_is_one_line(
     assert "/proc/nothing/x.html" in said
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
+def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stub() -> None:
+        Path("/dev/full").write_text("x")
+
+    _stub_command(monkeypatch, stub)
+    assert main(["data", "stub"]) == 2
+    assert capsys.readouterr().err == "intune: error: [Errno 28] No space left on device\n"
+
+
 def test_a_fault_of_the_system_without_a_path_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def stub() -> None:
         raise OSError(5, "of no file")
