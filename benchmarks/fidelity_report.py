@@ -194,7 +194,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(1, 2, figsize=(12.5, 5.6), layout="constrained")
     markers = {"cpu": "o", "lock": "s", "memory": "P", "wait": "v", "storage": "^", "trainer": "D"}
@@ -218,6 +218,10 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         low, high = axis.get_xlim()[0], max(axis.get_xlim()[1], axis.get_ylim()[1])
         axis.set_xscale("log")
         axis.set_yscale("log")
+        for scale in (axis.xaxis, axis.yaxis):
+            scale.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+            scale.set_major_formatter("{x:g}")
+            scale.set_minor_formatter(ticker.NullFormatter())
         low = max(low, min(min(each.get_offsets()[:, 0]) for each in axis.collections) * 0.8)
         line = np.geomspace(low, high, 50)
         axis.plot(line, line, color="#444444", lw=1)
