@@ -144,7 +144,7 @@ def _delivered(change: PipelineStats, rate: Floats, seconds: float, waiting: flo
     """Rows/s that the trainer took; where it waits for long tasks, those that they come to."""
     stages = change.stages
     busiest = max(range(len(stages)), key=lambda at: stages[at].busy_s)
-    if not waiting > SATED or _smoothing(stages[busiest], seconds) == 1.0:
+    if not (waiting > SATED and change.rows > 0) or _smoothing(stages[busiest], seconds) == 1.0:
         return change.rows / seconds
     return float(rate[0, busiest])
 

@@ -53,14 +53,30 @@ def find(
     filesystem, paths = _locate(paths, filesystem)
     files: list[str] = []
     missing: list[tuple[str, DataError]] = []
-    for path in paths:
+
+    def expand(path: str) -> list[str] | DataError:
         try:
-            files.extend(patiently(partial(_expand, filesystem, path), path, retries, sleep))
+            return patiently(partial(_expand, filesystem, path), path, retries, sleep)
         except DataError as error:
+            return error
+
+    for path, found in zip(paths, _each(expand, paths, waits=not is_local(filesystem)), strict=True):
+        if isinstance(found, DataError):
             if not skip:
-                raise
-            missing.append((path, error))
+                raise found
+            missing.append((path, found))
+        else:
+            files.extend(found)
     return filesystem, files, missing
+
+
+def _each(work: Callable[[str], Any], paths: Sequence[str], *, waits: bool) -> list[Any]:
+    """What `work` makes of every path, in order; of several at a time where it waits for storage."""
+    if not waits or len(paths) < 2:
+        return [work(path) for path in paths]
+    threads = min(LISTING_THREADS, len(paths))
+    with ThreadPoolExecutor(threads, thread_name_prefix="intune-listing") as pool:
+        return list(pool.map(work, paths))
 
 
 def partition_keys(path: str) -> dict[str, str]:

@@ -115,7 +115,7 @@ def test_every_field_is_what_its_definition_says() -> None:
 def test_long_tasks_that_end_together_count_as_they_go() -> None:
     """Eight reads of 65,536 rows share a link that one would have to itself for 0.15 s: all end every 1.2 s."""
 
-    def second(ends: int, *, took: float = 1.2, wait_s: float = 0.9) -> Measurement:
+    def second(ends: int, *, took: float = 1.2, wait_s: float = 0.9, delivered: float = 1.0) -> Measurement:
         rows = 8 * 65_536 * ends
         before, now = (
             stats(
@@ -133,7 +133,7 @@ def test_long_tasks_that_end_together_count_as_they_go() -> None:
                     ),
                 ),
                 elapsed_s=float(n),
-                rows=rows * n,
+                rows=int(rows * n * delivered),
                 batches=64 * n,
                 step_s=(1 - wait_s) * n,
                 wait_s=wait_s * n,
@@ -151,6 +151,9 @@ def test_long_tasks_that_end_together_count_as_they_go() -> None:
     # A trainer that does not wait for them takes what it takes; where none has ended nothing is known.
     assert second(2, wait_s=0.01).delivered[0] == 2 * 8 * 65_536
     assert second(0).delivered[0] == 0
+    # While a window of a shuffle fills, reads end and nothing is delivered.
+    filling = second(1, delivered=0.0)
+    assert (filling.delivered[0], filling.rate[0, 0]) == (0, pytest.approx(steady))
     # Many short tasks: what has ended tells.
     assert second(20, took=0.05).delivered[0] == pytest.approx(20 * 8 * 65_536)
 

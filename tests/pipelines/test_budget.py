@@ -149,7 +149,9 @@ def test_nonsense_cpus(cpus: Any) -> None:
 
 @pytest.mark.parametrize("memory", [0, -1, LEAST_MEMORY - 1, 24, 1.5 * GIB, True, None, "24GiB", math.inf])
 def test_nonsense_memory(memory: Any) -> None:
-    with pytest.raises(ConfigError, match=r"`memory`=.*must be a whole number, 1048576 or more; these are bytes"):
+    with pytest.raises(
+        ConfigError, match=r"`memory`=.*must be a whole number, 1048576 or more; these are bytes"
+    ):
         Budget(cpus=1, memory=memory)
 
 
