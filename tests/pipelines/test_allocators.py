@@ -104,7 +104,8 @@ def test_a_thread_keeps_what_its_task_freed_for_the_next_one() -> None:
         assert done.returncode == 0, done.stderr
         return int(done.stdout)
 
-    assert faults("allocators.keep_between_tasks(8 << 30, 2)") < 1_000 < 10_000 < faults("")
+    # Not how many: a system may map large pages in.
+    assert 5 * faults("allocators.keep_between_tasks(8 << 30, 2)") < faults("")
 
 
 @pytest.fixture
