@@ -156,7 +156,7 @@ class Referee(Agent):
         before = self._total(self._slots, self._pool, measured)
         needed = _needed(total, before)
         enough = _fewer(total, before) & (np.nan_to_num(measured.waiting, nan=1.0) <= FED)
-        sure = CLEAR + EACH_DOUBLING * np.log2(np.maximum(total / np.maximum(before, 1.0), 1.0))
+        sure = CLEAR + EACH_DOUBLING * _doublings(total, before)
         clear = (gain > sure) | (gain < -CLEAR) | (count >= 2) | enough
         doubtful = on_trial & self._brief & ~_fewer(total, before) & (gain <= sure)
         better = on_trial & clear & (((gain > needed) & ~doubtful) | enough)
@@ -280,8 +280,12 @@ def _in_steps(asked: Proposal, measured: Measurement) -> Proposal:
 
 def _needed(total: Floats, before: Floats) -> Floats:
     """``[N]`` gain that a change from `before` slots to `total` has to bring; fewer may bring a little less."""
-    more = SAME + DOUBLED * np.log2(np.maximum(total / np.maximum(before, 1.0), 1.0))
+    more = SAME + DOUBLED * _doublings(total, before)
     return np.asarray(np.where(_fewer(total, before), -SAME, more))
+
+
+def _doublings(total: Floats, before: Floats) -> Floats:
+    return np.asarray(np.log2(np.maximum(total / np.maximum(before, 1.0), 1.0)))
 
 
 def _fewer(total: Floats, before: Floats) -> Bools:

@@ -132,7 +132,7 @@ def _smoothing(stage: StageStats, seconds: float) -> float:
     """What a stage did in an interval, as a multiple of what it ended in it.
 
     A few long tasks that run side by side begin and end together: of two intervals one has the ends of all, the other
-    of none. By Little's law slots at work bring as many rows a second as they are, divided by the time of one.
+    of none. By Little's law a stage ends as many tasks a second as it has at work, divided by the time of one.
     """
     at_work = stage.busy_s / seconds
     if not 0 < stage.tasks < LONG_TASKS * at_work or stage.done_s <= 0:

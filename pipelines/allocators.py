@@ -27,7 +27,7 @@ LARGEST_TRIM, LARGEST_MMAP = 64 << 20, 32 << 20
 higher second one."""
 
 KEPT_SHARE = 0.05
-"""Of a pipeline's memory, what the threads of this process may keep between two tasks, each an equal part: no more
+"""Of a pipeline's memory, what as many threads as it has CPUs may keep between two tasks, each an equal part: no more
 than `MOST_KEPT`, and with less than `LEAST_KEPT` glibc's own rule stays."""
 
 LEAST_KEPT, MOST_KEPT = 16 << 20, 256 << 20
@@ -73,9 +73,8 @@ def keep_between_tasks(memory: int, threads: int) -> None:
 
 def _keep(trim: int, mmap: int) -> None:
     global _thresholds, _kept
-    _kept = trim
     with contextlib.suppress(OSError, AttributeError), _lock:
-        _thresholds = (trim, mmap)
+        _kept, _thresholds = trim, (trim, mmap)
         _set_thresholds(ctypes.CDLL(None), *_thresholds)
 
 

@@ -260,7 +260,7 @@ def make_plan(
         permuted = np.random.default_rng(list(seed_words)).permutation(len(whole))
         whole = [whole[i] for i in permuted]
     blocks = _cut(whole, begin, begin + int(edges[-1]))
-    if all(kind != "shuffle" for _, kind in order.steps) and order.steps[:1] and order.steps[0][1] == "batch":
+    if order.shuffle is None and order.steps[0][1] == "batch":
         blocks = [*_finer(blocks[0], groups), *blocks[1:]]
     bounds = np.zeros(len(blocks) + 1, dtype=np.int64)
     np.cumsum([block.rows for block in blocks], out=bounds[1:])

@@ -40,20 +40,21 @@ print(json.dumps(sizes))
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the calls are glibc's")
-@pytest.mark.parametrize("keep", ["", "keep_freed_memory()"])
-def test_what_threads_freed_goes_back_to_the_system(keep: str) -> None:
+def said(script: str) -> str:
+    """What a process of its own prints, in which nobody chose the C library's thresholds."""
     # Tools that look for defects set these.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     done = subprocess.run(
-        [sys.executable, "-c", CHILD.replace("KEEP", keep)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment,
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=environment
     )
     assert done.returncode == 0, done.stderr
-    full, after = json.loads(done.stdout)
+    return done.stdout
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the calls are glibc's")
+@pytest.mark.parametrize("keep", ["", "keep_freed_memory()"])
+def test_what_threads_freed_goes_back_to_the_system(keep: str) -> None:
+    full, after = json.loads(said(CHILD.replace("KEEP", keep)))
     assert full - after > 0.8 * 8 * 24_000_000
 
 
@@ -93,16 +94,7 @@ thread.start(); thread.join()
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the calls are glibc's")
 def test_a_thread_keeps_what_its_task_freed_for_the_next_one() -> None:
     def faults(keep: str) -> int:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-        done = subprocess.run(
-            [sys.executable, "-c", FAULTS.replace("KEEP", keep)],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env=environment,
-        )
-        assert done.returncode == 0, done.stderr
-        return int(done.stdout)
+        return int(said(FAULTS.replace("KEEP", keep)))
 
     # Not how many: a system may map large pages in.
     assert 5 * faults("allocators.keep_between_tasks(8 << 30, 2)") < faults("")
