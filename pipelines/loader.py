@@ -20,6 +20,7 @@ from intune.pipelines.budget import Budget, Usable, format_bytes
 from intune.pipelines.dataset import Dataset, open_dataset
 from intune.pipelines.errors import ConfigError, LoaderError, SkipLimitError
 from intune.pipelines.files import OpenFiles
+from intune.pipelines.joining import Joining
 from intune.pipelines.memory import MemoryLedger, resident_bytes
 from intune.pipelines.metrics import PipelineStats, StageMeter
 from intune.pipelines.operations import Job
@@ -149,6 +150,7 @@ class Loader:
         self._ledger = MemoryLedger()
         self._meters = {name: StageMeter(name) for name in self.stages}
         self._counts = _Counts()
+        self._joining = Joining()
         self._resume: tuple[int, frozenset[int]] = (0, frozenset())
         self._active: weakref.ref[_Epoch] | None = None
         self._last: tuple[int, int, tuple[int, ...]] = (0, 0, ())
@@ -383,6 +385,7 @@ class Loader:
             maps=self.pipeline.maps,
             device="cpu" if self._device is None else self._device.name,
             skip=self._skip,
+            joining=self._joining,
         )
         run = Run(
             job,

@@ -1,9 +1,7 @@
 """What each kind of task does to its inputs. Pure but for reading files: any worker can run any task again.
 
-A task's output (its *payload*) is a block of rows before `batch` (laid out as a `shuffle.Split` where a
-shuffle follows), and a list of `Piece` after it: batches that lie together stay together until someone needs them one
-by one. Under ``on_error="skip"`` a block that cannot be read is `Missing` and a batch that cannot be made is
-left out; the others keep their rows and order.
+What a task makes is in `payloads`. Under ``on_error="skip"`` a block that cannot be read is `Missing` and a batch that
+cannot be made is left out; the others keep their rows and order.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ import contextlib
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -31,6 +29,8 @@ from intune.pipelines.errors import (
     StorageError,
     WorkerLostError,
 )
+from intune.pipelines.joining import Joining
+from intune.pipelines.payloads import Missing, Partial, Piece
 from intune.pipelines.plan import Ints, LoadBlock, Plan
 from intune.pipelines.returned import checked
 from intune.pipelines.schema import Block, block_rows, concat_blocks, slice_block, writable
@@ -58,6 +58,7 @@ class Job:
         device: where `transfer` brings batches.
         skip: whether data that cannot be used is left out instead of ending the job.
         over: whether nobody wants it any more; asked between the calls of a task, which may take long.
+        joining: what is known of the last function from epochs before.
     """
 
     plan: Plan
@@ -66,6 +67,7 @@ class Job:
     device: str = "cpu"
     skip: bool = False
     over: Over = field(default_factory=Over, compare=False)
+    joining: Joining = field(default_factory=Joining, compare=False)
 
     def where(self, level: int, index: int) -> str:
         """What a task works on, for a person: stage, batches and the files and row groups they come from."""
@@ -93,55 +95,6 @@ class Job:
             this = self.plan.levels[step]
             first, last = int(this.first[first]), int(this.last[last - 1])
         return self.plan.blocks[first:last]
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """Stands for rows that could not be read."""
-
-    rows: int
-
-
-@dataclass(slots=True)
-class Partial:
-    """A block of which rows are missing: its rows stand at `places` of the sequence, which rise."""
-
-    block: Block
-    places: Ints
-
-    def values(self) -> list[Any]:
-        """Its columns, for those who count memory."""
-        return [*self.block.values(), self.places]
-
-
-@dataclass(slots=True)
-class Piece:
-    """Batches that lie together: batch ``k`` is rows ``[edges[k], edges[k + 1])`` of `block`; None: left out."""
-
-    block: Block | None
-    edges: list[int]
-
-    def __len__(self) -> int:
-        return len(self.edges) - 1
-
-    def values(self) -> list[Any]:
-        """Its columns, for those who count memory."""
-        return [] if self.block is None else list(self.block.values())
-
-    def batches(self) -> Iterator[Block | None]:
-        """Its batches, as views."""
-        if self.block is None:
-            yield from itertools.repeat(None, len(self))
-        elif len(self) == 1:
-            yield self.block
-        else:
-            for low, high in itertools.pairwise(self.edges):
-                yield slice_block(self.block, low, high)
-
-    def singles(self) -> Iterator[Piece]:
-        """Its batches, as pieces of their own."""
-        for batch in self.batches():
-            yield Piece(batch, [0, block_rows(batch) if batch is not None else 0])
 
 
 @dataclass(slots=True)
@@ -339,13 +292,23 @@ class Operations:
     def _map_batches(self, level: int, index: int, inputs: Sequence[Any]) -> Result:
         """The user's function on batches; on many at once where it says that rows do not matter to each other."""
         stage = self.job.maps[self.job.plan.levels[level].map_index]
+        joined = stage.rowwise and not self.job.skip
         result = Result([])
+
+        def apply(block: Block) -> Block | None:
+            if self.job.over.now:
+                raise Stopped
+            return self._apply(stage, level, index, block, result)
+
         for piece in self._pieces(level, index, inputs):
-            for part in [piece] if stage.rowwise and not self.job.skip else piece.singles():
-                if self.job.over.now:
-                    raise Stopped
-                made = None if part.block is None else self._apply(stage, level, index, part.block, result)
-                result.payload.append(Piece(made, part.edges))
+            for part in [piece] if joined else piece.singles():
+                if part.block is None:
+                    result.payload.append(part)
+                elif joined and stage is self.job.maps[-1]:
+                    # Not so for one before: whether the next is given batches joined would depend on this one's speed.
+                    result.payload.extend(self.job.joining.results(part, apply))
+                else:
+                    result.payload.append(Piece(apply(part.block), part.edges))
         return result
 
     def _apply(self, stage: Map, level: int, index: int, block: Block, result: Result) -> Block | None:

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from intune.pipelines.errors import IntuneError, SkipLimitError, StageError, StorageError
 from intune.pipelines.idle import LastFirst, Rest
 from intune.pipelines.memory import roots
-from intune.pipelines.operations import Job, Missing, Over, Piece, Result
+from intune.pipelines.operations import Job, Over, Result
+from intune.pipelines.payloads import Missing, Piece
 from intune.pipelines.plan import Plan
 from intune.pipelines.retries import retry_delay
 from intune.pipelines.scheduler import Key, Scheduler, Task

@@ -186,6 +186,29 @@ def take_block(block: Mapping[str, Any], index: Array) -> Block:
     return {name: take_column(column, index) for name, column in block.items()}
 
 
+def same_bits(block: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two blocks have the same columns, of the same types and bit for bit the same values; not so where that
+    cannot be told, as of Python's objects."""
+    return list(block) == list(other) and all(
+        _same_bits(column, other[name]) for name, column in block.items()
+    )
+
+
+def _same_bits(column: Any, other: Any) -> bool:
+    if type(column) is not type(other) or kind_of(column) != kind_of(other) or len(column) != len(other):
+        return False
+    if isinstance(column, Ragged):
+        return _same_bits(column.values, other.values) and _same_bits(column.offsets, other.offsets)
+    if isinstance(column, pa.Array):
+        return bool(column.equals(other))
+    if isinstance(column, np.ndarray):
+        return not column.dtype.hasobject and column.tobytes() == other.tobytes()
+    import torch
+
+    bits = [tensor.detach().contiguous().view(torch.uint8) for tensor in (column, other)]
+    return torch.equal(*bits)
+
+
 def column_bytes(column: Any) -> int:
     """Bytes of a column's visible data (a view counts what it shows, not what it keeps alive)."""
     if isinstance(column, Ragged):

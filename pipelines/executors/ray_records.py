@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from intune.pipelines.executors.ray_worker import Made, Recipe
-from intune.pipelines.operations import Piece
+from intune.pipelines.payloads import Piece
 from intune.pipelines.scheduler import Key, Task
 
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from intune.pipelines.errors import (
     StorageError,
     WorkerLostError,
 )
-from intune.pipelines.operations import Job, Missing, Operations, call_here
+from intune.pipelines.joining import Joining
+from intune.pipelines.operations import Job, Operations, call_here
+from intune.pipelines.payloads import Missing
 from intune.pipelines.plan import LoadBlock, Order, RowGroups, ShuffleSpec, make_plan
 from intune.pipelines.run import finalize
 from intune.pipelines.schema import Ragged
@@ -514,6 +517,32 @@ def test_a_function_for_single_rows_gets_many_batches_at_once_and_another_one_by
         batches, _ = run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
         assert [len(check_columns(batch)) for batch in batches] == [4] * 100
         assert calls == expected
+
+
+def test_only_the_last_function_is_given_batches_one_by_one_for_its_speed(
+    numbered: Callable[..., Files],
+) -> None:
+    """What an earlier one is given decides whether the next gets batches joined."""
+    files = numbered([[4] * 200])
+    calls: dict[str, list[int]] = {"first": [], "last": []}
+    used = 0.0
+
+    def slow(name: str) -> Map:
+        def function(block: dict[str, Any]) -> dict[str, Any]:
+            nonlocal used
+            calls[name].append(len(block["id"]))
+            used += 1.0 if len(block["id"]) > 4 else 0.1
+            return block
+
+        return Map(function=function, rowwise=True)
+
+    maps = (slow("first"), slow("last"))
+    job = job_of(files, ("batch", "map", "map"), chunk_rows=1000, maps=maps)
+    job = replace(job, joining=Joining(lambda: used))
+    batches, _ = run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
+    assert np.concatenate([check_columns(batch) for batch in batches]).tolist() == list(range(800))
+    assert set(calls["first"][5:-5]) == {8}
+    assert set(calls["last"][50:-5]) == {4}
 
 
 def test_a_function_that_does_not_return_in_time_is_given_up() -> None:

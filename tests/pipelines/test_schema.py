@@ -19,6 +19,7 @@ from intune.pipelines.schema import (
     concat_blocks,
     concat_columns,
     rows_of,
+    same_bits,
     slice_block,
     slice_column,
     take_block,
@@ -181,3 +182,29 @@ def test_blocks_whose_columns_differ_are_not_joined() -> None:
         with pytest.raises(SchemaError, match=message):
             concat_blocks([block, block, other])
     assert list(concat_blocks([block, {"y": block["y"], "x": block["x"]}])) == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("column", "other", "same"),
+    [
+        (np.array([1.0, np.nan]), np.array([1.0, np.nan]), True),
+        (np.array([0.0]), np.array([-0.0]), False),
+        (np.array([1.0]), np.array([np.nextafter(1.0, 2.0)]), False),
+        (np.array([1.0]), np.array([1.0], dtype=np.float32), False),
+        (np.array([1, 2]), np.array([1, 2, 3]), False),
+        (np.arange(4)[::2], np.array([0, 2]), True),
+        (np.array(["a"], dtype=object), np.array(["a"], dtype=object), False),
+        (np.array([[1, 2]]), np.array([[1], [2]]), False),
+        (pa.array(["a", None]), pa.array(["a", None]), True),
+        (pa.array(["a", None]), pa.array(["a", "b"]), False),
+        (torch.tensor([float("nan")]), torch.tensor([float("nan")]), True),
+        (torch.tensor([1.0], dtype=torch.bfloat16), torch.tensor([2.0], dtype=torch.bfloat16), False),
+        (torch.tensor([1]), np.array([1]), False),
+        (Ragged(np.array([1, 2]), np.array([0, 2])), Ragged(np.array([1, 2]), np.array([0, 2])), True),
+        (Ragged(np.array([1, 2]), np.array([0, 1, 2])), Ragged(np.array([1, 2]), np.array([0, 0, 2])), False),
+    ],
+)
+def test_blocks_are_the_same_if_every_bit_is(column: Any, other: Any, same: bool) -> None:
+    assert same_bits({"x": column}, {"x": other}) is same
+    assert not same_bits({"x": column}, {"y": column})
+    assert not same_bits({"x": column}, {})
