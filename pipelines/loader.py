@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Protocol
+from typing import Any, Literal, NoReturn
 
 from intune.pipelines.allocation import Allocation
-from intune.pipelines.budget import Budget, Usable, format_bytes
+from intune.pipelines.budget import Budget, format_bytes
 from intune.pipelines.dataset import Dataset, open_dataset
 from intune.pipelines.errors import ConfigError, LoaderError, SkipLimitError
+from intune.pipelines.executors.choice import Fleet, choose, detect, make_fleet
 from intune.pipelines.files import OpenFiles
 from intune.pipelines.joining import Joining
 from intune.pipelines.memory import MemoryLedger, resident_bytes
@@ -35,34 +34,6 @@ from intune.pipelines.whole import at_least
 logger = logging.getLogger("intune")
 
 STATE_VERSION = 1
-
-
-class Fleet(Protocol):
-    """Workers that run tasks; what an executor is to the loader."""
-
-    chunk_rows: int
-
-    @property
-    def workers_lost(self) -> int:
-        """Worker processes that died."""
-
-    def default_slots(self, budget: Budget) -> int:
-        """Tasks to run at once where nobody says how many."""
-
-    def start(self, run: Run, threads: int) -> None:
-        """Work on a run."""
-
-    def resize(self, threads: int) -> None:
-        """Be able to run `threads` tasks at once."""
-
-    def stop(self, run: Run | None = None) -> None:
-        """Leave the run under way, if it is `run` or none is named."""
-
-    def close(self) -> list[str]:
-        """End all workers; names of those that could not be ended."""
-
-    def pids(self) -> list[int]:
-        """Worker processes, beside this one."""
 
 
 class Loader:
@@ -115,8 +86,8 @@ class Loader:
                 f"`budget` must be a Budget, but {type(budget).__name__} was given; "
                 "write Budget.detect(cpus=…, memory='4GiB')"
             )
-        self.executor = _choose(executor)
-        self.budget = budget if budget is not None else _detect(self.executor, world_size)
+        self.executor = choose(executor)
+        self.budget = budget if budget is not None else detect(self.executor, world_size)
         self._rank, self._world_size = rank, world_size
         self._in_order = in_order
         self._skip = on_error == "skip"
@@ -137,7 +108,7 @@ class Loader:
         self._pid = os.getpid()
         if allocation is not None:
             Allocation.shared(1).merged(allocation, self.stages)  # nonsense is refused before workers start
-        self._fleet = self._make_fleet(files)
+        self._fleet = make_fleet(self.executor, pipeline.maps, self.budget, files)
         base = Allocation.shared(max(1, self._fleet.default_slots(self.budget)))
         self.allocation = base if allocation is None else base.merged(allocation, self.stages)
         self._finalizer = weakref.finalize(self, _close_fleet, self._fleet, self._pid)
@@ -326,17 +297,6 @@ class Loader:
             "rank": self._rank,
             "world_size": self._world_size,
         }
-
-    def _make_fleet(self, files: OpenFiles | None) -> Fleet:
-        if self.executor == "ray":
-            from intune.pipelines.executors.ray import RayFleet
-
-            return RayFleet(self.budget)
-        from intune.pipelines.executors.processes import process_pool
-        from intune.pipelines.executors.threads import ThreadFleet
-
-        processes = process_pool(self.pipeline.maps)
-        return ThreadFleet(processes=processes, files=files, budget=self.budget)
 
     def _make_device(self) -> Any:
         if self.pipeline.device == "cpu":
@@ -605,31 +565,3 @@ def _close_fleet(fleet: Fleet, pid: int) -> None:
     if os.getpid() == pid:
         for name in fleet.close():
             logger.warning("%s did not end: user code hangs in it; it ends with this process", name)
-
-
-def _detect(executor: str, world_size: int) -> Budget:
-    """What the job may use: on Ray of the cluster, once it is known, of whose CPUs every rank takes its share; with
-    threads of this machine alone."""
-    if executor != "ray":
-        return Budget.detect(usable=Usable.detect(modules={}))
-    from intune.pipelines.executors.ray_cluster import attach
-
-    attach()
-    usable = Usable.detect()
-    if _connected():
-        usable = replace(usable, cpus=max(1, usable.cpus // world_size))
-    return Budget.detect(usable=usable)
-
-
-def _choose(executor: str) -> str:
-    if executor in ("threads", "ray"):
-        return executor
-    if executor != "auto":
-        raise ConfigError(f"`executor`={executor!r} is unknown; use 'auto', 'threads' or 'ray'")
-    return "ray" if _connected() or os.environ.get("RAY_ADDRESS") else "threads"
-
-
-def _connected() -> bool:
-    """Whether this process is connected to a Ray cluster."""
-    ray = sys.modules.get("ray")
-    return ray is not None and bool(ray.is_initialized())

@@ -90,8 +90,10 @@ class Pipeline:
             workers: ``"process"`` for a function that holds Python's lock. (On Ray, workers are processes anyway.)
             timeout: seconds one call may take.
             rowwise: whether a row of the output depends on the same row of the input alone; the function may then
-                be given many batches at once, joined, which costs less. By default what the function's own
-                attribute `rowwise` says (the transforms of this package have one), else False.
+                be given many batches at once, joined, which costs less for most. (The last function, if it takes
+                long, is also tried with one batch at a time, and once with one batch twice, to see that the same bits
+                come out and which is quicker.) By default what the function's own attribute `rowwise` says (the
+                transforms of this package have one), else False.
             name: of the stage; ``"transform"``, then ``"transform-2"``, … by default.
         """
         taken = [stage.name for stage in self.stages]

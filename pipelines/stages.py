@@ -69,7 +69,7 @@ class Map:
         workers: ``"thread"``, or ``"process"`` for code that holds Python's lock.
         timeout: seconds one call may take, None for no limit.
         rowwise: whether a row of the output depends on the same row of the input alone, so that the function may
-            be given many batches at once, joined.
+            be given many batches at once, joined (see `joining`).
     """
 
     function: MapFunction

@@ -18,13 +18,10 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import psutil
-
 from intune.pipelines.budget import Budget
 from intune.pipelines.errors import ConfigError, IntuneError, LoaderError, StageError, WorkerLostError
 from intune.pipelines.executors.landing import Landings, Place
 from intune.pipelines.executors.packing import by_value, unpack
-from intune.pipelines.executors.ray_cluster import connect, connection, disconnect
 from intune.pipelines.executors.ray_records import (
     Arrived,
     Call,
@@ -36,7 +33,8 @@ from intune.pipelines.executors.ray_records import (
     let_go,
     recipe_of,
 )
-from intune.pipelines.executors.ray_worker import MOST_THREADS, Export, Made, Outcome, RayWorker
+from intune.pipelines.executors.ray_worker import Export, Made, Outcome
+from intune.pipelines.executors.ray_workers import RayWorkers
 from intune.pipelines.operations import Job, Operations, Result
 from intune.pipelines.run import Run, finalize
 from intune.pipelines.scheduler import Key, Task
@@ -49,18 +47,6 @@ SUSPECT_AFTER = 2
 
 MOST_DEATHS = 2
 """Deaths of a worker with nothing but this task on it after which the job fails."""
-
-MOST_STARTS = 5
-"""Workers started in vain, one after another, before the job fails."""
-
-ROOM_PATIENCE = 8.0
-"""Seconds to wait for a free CPU on the cluster before saying that there is none."""
-
-END_PATIENCE = 5.0
-"""Seconds to wait for killed workers of this machine to be gone."""
-
-START_PATIENCE = 60.0
-"""Seconds to wait for the cluster to start a worker before saying that it has no room."""
 
 WATCH_S = 1.0
 """Seconds between two looks at whether Ray is still there."""
@@ -80,39 +66,30 @@ class RayFleet:
     """Coarse tasks: a call costs 1 to 2 ms on Ray."""
 
     def __init__(self, budget: Budget) -> None:
-        self.workers_lost = 0
-        self._ray = connect(budget)
-        self._connection = connection(self._ray)
-        self._numbers = itertools.count()
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
-        self._workers: list[Worker] = []
-        self._starting: dict[threading.Thread, Worker | None] = {}  # in the place of those that died
         self._run: Run | None = None
         self._operations: Operations | None = None
         self._dispatcher: threading.Thread | None = None
-        self._generation = 0
-        self._job: Any = None
         self._groups: dict[int, Worker] = {}
         self._outputs: dict[Key, Output] = {}
-        self._landings = Landings()
         self._deaths: dict[Key, int] = {}
         self._closed = False
         self._ending = threading.Event()
         self._unique = itertools.count(1)
-        self._pool = ThreadPoolExecutor(4, thread_name_prefix="intune-ray")
+        self._landings = Landings()
         try:
-            self._begin(self._size(budget))
+            self._workers = RayWorkers(budget, self._landings, self._none_left)
         except BaseException:
-            self.close()
+            self._landings.close()
             raise
+        self._ray, self._changed = self._workers.ray, self._workers.changed
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="intune-ray")
         threading.Thread(target=self._watch, name="intune-ray-watch", daemon=True).start()
 
     # ---- what the loader calls -------------------------------------------------------------------------------
 
     def default_slots(self, budget: Budget) -> int:
         """Two a worker: while one task computes, the messages and blocks of another are under way."""
-        return 2 * len(self._workers)
+        return 2 * len(self._workers.alive)
 
     def start(self, run: Run, threads: int) -> None:
         """Work on a run from now on.
@@ -121,30 +98,27 @@ class RayFleet:
             ConfigError: a function of the pipeline cannot be sent to the workers, or not be loaded there.
             LoaderError: Ray was shut down.
         """
-        ray = self._ray
-        self._check_connected()
-        with self._lock:
-            self._generation += 1
+        self._workers.check_connected()
+        with self._changed:
+            generation = self._workers.take_up(self._ray.put(_pickled(run.job)))
             self._run = run
-            self._job = ray.put(_pickled(run.job))
             self._operations = Operations(run.job)
             self._groups.clear()
             self._deaths.clear()
             self._outputs.clear()
-            for worker in self._workers:
+            for worker in self._workers.alive:
                 worker.held.clear()
                 worker.freed.clear()
-            workers = [worker for worker in self._workers if not worker.dead]
+            workers = [worker for worker in self._workers.alive if not worker.dead]
         run.on_free = self._free
         for worker in workers:
             try:
-                self._brief(worker, self._generation, self._job)
+                self._workers.brief(worker)
             except self._ray.exceptions.RayActorError:
                 self._died(worker)
-        if not (self._workers or self._starting):
-            self._start_replacement()  # the last one was lost while there was no run to end
+        self._workers.have_one()
         self._dispatcher = threading.Thread(
-            target=self._dispatch, args=(run, self._generation), name="intune-dispatcher", daemon=True
+            target=self._dispatch, args=(run, generation), name="intune-dispatcher", daemon=True
         )
         self._dispatcher.start()
 
@@ -153,7 +127,7 @@ class RayFleet:
 
     def stop(self, run: Run | None = None) -> None:
         """Leave the run under way, if it is `run` or none is named."""
-        with self._lock:
+        with self._changed:
             if run is not None and run is not self._run:
                 return
             run, self._run = self._run, None
@@ -170,146 +144,45 @@ class RayFleet:
     def close(self) -> list[str]:
         """End all workers, and the Ray started here if no other loader uses it."""
         self.stop()
-        with self._lock:
+        with self._changed:
             if self._closed:
                 return []
             self._closed = True
-            self._ending.set()
-            workers, self._workers = self._workers, []
-            starting = list(self._starting)
-            workers += [worker for worker in self._starting.values() if worker is not None]
             self._changed.notify_all()
-        pids = [worker.pid for worker in workers if worker.pid and worker.node == self._node()]
+        self._ending.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
-        if self._is_connected():
-            for worker in workers:
-                self._ray.kill(worker.actor, no_restart=True)
-        deadline = time.monotonic() + END_PATIENCE
-        for thread in starting:
-            if thread is not threading.current_thread():
-                thread.join(max(0.0, deadline - time.monotonic()))
-        while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        self._workers.close()
         self._landings.close()
-        disconnect(self._ray, self._connection)
         return []
 
     def pids(self) -> list[int]:
         """Worker processes on this machine."""
-        here = self._node()
-        with self._lock:
-            return [worker.pid for worker in self._workers if not worker.dead and worker.node == here]
+        return self._workers.pids()
 
-    def _node(self) -> str:
-        return str(self._ray.get_runtime_context().get_node_id()) if self._ray.is_initialized() else ""
+    @property
+    def workers_lost(self) -> int:
+        """Worker processes that died."""
+        return self._workers.lost
 
-    # ---- Ray itself ------------------------------------------------------------------------------------------
-
-    def _is_connected(self) -> bool:
-        """Whether the Ray that the workers belong to is at hand still. Else it must not be called: it would start
-        another one."""
-        return connection(self._ray) == self._connection
-
-    def _check_connected(self) -> None:
-        if not self._is_connected():
-            raise LoaderError(
-                "Ray was shut down since the loader was made, and its workers with it; make a new loader, and close "
-                "it before ray.shutdown()"
-            )
+    # ---- what goes wrong -------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
         """Ray tells nobody that it was shut down, and calls that were under way are never heard of again."""
         while not self._ending.wait(WATCH_S):
             try:
-                self._check_connected()
+                self._workers.check_connected()
             except LoaderError as error:
                 run = self._run
                 if run is not None:
                     run.end(error)
                 return
 
-    # ---- workers ---------------------------------------------------------------------------------------------
-
-    def _begin(self, count: int) -> None:
-        """Start the first workers. Ranks that begin at the same time all find the same room: where it does not do
-        for all workers of this one, go on with those that came; the others come when there is room."""
-        probe, segment = self._landings.probe()
-        try:
-            self._workers = [self._spawn() for _ in range(count)]
-            calls = {worker.actor.hello.remote(probe): worker for worker in self._workers}
-            came, late = self._ray.wait(list(calls), timeout=START_PATIENCE)
-            if late and came:
-                came, late = self._ray.wait(list(calls), num_returns=count, timeout=ROOM_PATIENCE)
-            if not came:
-                raise _no_room()
-            for call in came:
-                calls[call].welcome(self._ray.get(call))
-        finally:
-            segment.close()
-        self._workers = [calls[call] for call in came]
-        if late:
-            logger.warning(
-                "beginning with %d of %d Ray workers: the cluster has no room for more at present",
-                len(came),
-                count,
-            )
-        for call in late:
-            self._start_replacement(calls[call])
-
-    def _size(self, budget: Budget) -> int:
-        """How many workers the cluster has room for; waits a little, since CPUs just let go are booked late."""
-        wanted = min(budget.cpus, int(self._ray.cluster_resources().get("CPU", 0)))
-        began = time.monotonic()
-        while True:
-            have = int(self._ray.available_resources().get("CPU", 0))
-            waited = time.monotonic() - began
-            if have >= max(1, wanted) or (have >= 1 and waited > ROOM_PATIENCE / 4):
-                return max(1, min(wanted, have))
-            if waited > ROOM_PATIENCE:
-                raise ConfigError(
-                    "the Ray cluster has no free CPU for a worker; free one, or use executor='threads'"
-                )
-            time.sleep(0.02)
-
-    def _spawn(self) -> Worker:
-        options = {
-            "num_cpus": 1,
-            "max_concurrency": MOST_THREADS,
-            "max_restarts": 0,
-            "scheduling_strategy": "SPREAD",
-        }
-        number = next(self._numbers)
-        actor = self._ray.remote(RayWorker).options(**options).remote(number)
-        return Worker(number=number, actor=actor)
-
-    def _introduce(self, worker: Worker) -> None:
-        probe, segment = self._landings.probe()
-        try:
-            worker.welcome(self._ray.get(worker.actor.hello.remote(probe), timeout=START_PATIENCE))
-        except self._ray.exceptions.GetTimeoutError:
-            raise _no_room() from None
-        finally:
-            segment.close()
-
-    def _brief(self, worker: Worker, generation: int, job: Any) -> None:
-        """Tell a worker the job; it must know before its first task."""
-        try:
-            self._ray.get(worker.actor.begin.remote(generation, job))
-        except self._ray.exceptions.RayTaskError as error:
-            cause = error.cause
-            raise ConfigError(
-                f"a function of the pipeline cannot be loaded by Ray's workers ({type(cause).__name__}: {cause}); "
-                "let them import its module (runtime_env in ray.init), or use executor='threads'"
-            ) from cause
-
     def _died(self, worker: Worker) -> None:
         """A worker process is gone: what it held and did is made again, another takes its place."""
-        with self._lock:
+        with self._changed:
             if worker.dead or self._closed:
                 return
-            worker.dead = True
-            self._workers.remove(worker)
-            self.workers_lost += 1
+            self._workers.gone(worker)
             run = self._run
             held, tasks = list(worker.held), len(worker.running) + 1
             for group in [group for group, home in self._groups.items() if home is worker]:
@@ -326,7 +199,7 @@ class RayFleet:
             tasks,
             len(again),
         )
-        self._start_replacement()
+        self._workers.replace()
 
     def _lose(self, run: Run, keys: Sequence[Key]) -> list[Key]:
         """These outputs went with their worker (under the run's lock)."""
@@ -336,70 +209,8 @@ class RayFleet:
         self._free(lost)
         return lost
 
-    def _start_replacement(self, late: Worker | None = None) -> None:
-        """Have a new worker in the place of a dead one, or `late`, which has yet to come, in a thread of its own:
-        the others go on meanwhile."""
-        thread = threading.Thread(target=self._replace, name="intune-ray-starter", daemon=True)
-        with self._lock:
-            self._starting[thread] = late
-        thread.start()
-
-    def _replace(self) -> None:
-        """Start a worker; if it dies at once, another, a few times. Where the cluster has no room, since a node is
-        gone, wait for it as long as there are others."""
-        thread = threading.current_thread()
-        try:
-            for _ in range(MOST_STARTS):
-                with self._lock:
-                    if self._closed or not self._is_connected():
-                        return
-                    fresh = self._starting[thread] = self._starting[thread] or self._spawn()
-                try:
-                    self._await_room(fresh)
-                    self._admit(fresh)
-                except self._ray.exceptions.RayActorError:
-                    with self._lock:
-                        self._starting[thread] = None
-                    continue
-                return
-            raise WorkerLostError(f"{MOST_STARTS} in a row died")
-        except Exception as error:
-            self._not_replaced(error)
-        finally:
-            with self._lock:
-                del self._starting[thread]
-
-    def _await_room(self, fresh: Worker) -> None:
-        for time_out in itertools.count(1):
-            alone = not self._workers  # else another that died just now may soon be replaced
-            try:
-                return self._introduce(fresh)
-            except ConfigError as error:
-                if alone and not self._workers:
-                    raise
-                if time_out == 1:
-                    logger.warning("going on with %d Ray worker(s): %s", len(self._workers), error)
-
-    def _admit(self, fresh: Worker) -> None:
-        """Let a new worker have tasks once it knows the job, also if that changed meanwhile."""
-        while True:
-            with self._lock:
-                generation, job = self._generation, self._job
-            if job is not None:
-                self._brief(fresh, generation, job)
-            with self._lock:
-                if self._closed:
-                    return  # which killed it
-                if generation == self._generation:
-                    self._workers.append(fresh)
-                    self._changed.notify_all()
-                    return
-
-    def _not_replaced(self, error: Exception) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            run = None if self._workers else self._run
+    def _none_left(self, error: Exception) -> None:
+        run = self._run
         if run is not None:
             run.end(WorkerLostError(f"a Ray worker died and none could be started in its place: {error}"))
         else:
@@ -411,7 +222,7 @@ class RayFleet:
         try:
             while (taken := run.take()) is not None:
                 task, inputs = taken
-                self._check_connected()
+                self._workers.check_connected()
                 if run.job.plan.levels[task.level].operation == "transfer":
                     self._pool.submit(self._transfer, run, task, inputs)
                 elif self._is_postponed(run, task):
@@ -427,7 +238,7 @@ class RayFleet:
 
     def _submit(self, run: Run, generation: int, task: Task, inputs: Sequence[Output]) -> None:
         blocks = [block for output in inputs for block in blocks_of(output)]
-        with self._lock:
+        with self._changed:
             worker = self._choose(run, task, blocks)
             while worker is None and not run.closed and not self._closed:
                 self._changed.wait(1.0)
@@ -470,7 +281,7 @@ class RayFleet:
     def _postpone(self, run: Run, task: Task, inputs: Sequence[Output]) -> None:
         roots = {root: size for output in inputs for root, size in output.roots.items()}
         output = Postponed(task.level, task.index, tuple(inputs), roots)
-        with self._lock:
+        with self._changed:
             self._outputs[task.key] = output
             for block in output.blocks():
                 block.users += 1
@@ -493,7 +304,7 @@ class RayFleet:
 
     def _choose(self, run: Run, task: Task, blocks: Sequence[Held]) -> Worker | None:
         """The worker for a task: where its inputs lie, else where its window is, else the least busy."""
-        alive = [worker for worker in self._workers if not worker.dead and not worker.alone]
+        alive = [worker for worker in self._workers.alive if not worker.dead and not worker.alone]
         if self._deaths.get(task.key, 0) >= SUSPECT_AFTER:
             idle = next((worker for worker in alive if not worker.running), None)
             if idle is not None:
@@ -512,7 +323,7 @@ class RayFleet:
                 home = least
             self._groups[group] = home
         # A worker runs its tasks on threads, so a few more than elsewhere cost less than moving blocks.
-        fair = 1 + run.scheduler.running // len(self._workers)
+        fair = 1 + run.scheduler.running // len(self._workers.alive)
         return least if len(home.running) > fair and len(least.running) < len(home.running) - 1 else home
 
     # ---- taking results --------------------------------------------------------------------------------------
@@ -568,7 +379,7 @@ class RayFleet:
         """An output stays with its worker."""
         roots = {(worker.number, root): size for root, size in outcome.roots.items()}
         output = Held(worker, (*task.key, task.attempt), roots)
-        with self._lock:
+        with self._changed:
             worker.held.add(task.key)
             self._outputs[task.key] = output
         run.finished(task, Result(output, outcome.skipped), roots, cpu_s=_book(run, task, outcome))
@@ -576,7 +387,7 @@ class RayFleet:
 
     def _leave(self, call: Call) -> bool:
         """A worker no longer runs a task; returns whether it ran it with nothing else beside it."""
-        with self._lock:
+        with self._changed:
             if call.worker.running.get(call.task.key) is call.task:  # else one of an epoch that is over
                 del call.worker.running[call.task.key]
             for held in call.blocks:
@@ -605,7 +416,7 @@ class RayFleet:
         if self._closed or run.closed:
             return
         try:
-            self._check_connected()
+            self._workers.check_connected()
         except LoaderError as gone:
             run.end(gone)
             return
@@ -622,12 +433,12 @@ class RayFleet:
                 run.failed(task, wrapped)
                 return
         for holder in {held.worker for held in call.blocks} - {worker}:
-            if not self._is_alive(holder):
+            if not self._workers.lives(holder):
                 self._died(holder)  # it may have nothing to do, so that nobody else would notice
-        if self._is_alive(worker):
+        if self._workers.lives(worker):
             self._put_back(run, task)
             return
-        with self._lock:
+        with self._changed:
             deaths = self._deaths[task.key] = self._deaths.get(task.key, 0) + 1
         self._died(worker)
         if was_alone and deaths >= SUSPECT_AFTER + MOST_DEATHS:
@@ -647,30 +458,21 @@ class RayFleet:
                 run.scheduler.fail(task, run.clock())
                 run.work.notify_all()
 
-    def _is_alive(self, worker: Worker) -> bool:
-        if worker.dead:
-            return False
-        try:
-            self._ray.get(worker.actor.hello.remote(), timeout=START_PATIENCE)
-        except self._ray.exceptions.RayError:
-            return False
-        return True
-
     def _free(self, keys: Sequence[Key]) -> None:
         """Outputs that nobody needs any more (called under the run's lock). A worker is told with its next task."""
         idle: list[tuple[Worker, list[Made]]] = []
-        with self._lock:
+        with self._changed:
             for key in keys:
                 output = self._outputs.pop(key, None)
                 for block in () if output is None else blocks_of(output):
                     block.worker.held.discard(key)
                     let_go(block)
-            for worker in self._workers:
+            for worker in self._workers.alive:
                 if worker.freed and not worker.running:
                     idle.append((worker, worker.freed))
                     worker.freed = []
-        for worker, freed in idle if self._is_connected() else ():
-            worker.actor.free.remote(self._generation, freed)
+        for worker, freed in idle if self._workers.is_connected() else ():
+            worker.actor.free.remote(self._workers.generation, freed)
 
 
 def _book(run: Run, task: Task, outcome: Outcome) -> float:
@@ -681,13 +483,6 @@ def _book(run: Run, task: Task, outcome: Outcome) -> float:
             for level, seconds in others:
                 run.scheduler.meters[run.job.plan.levels[level].stage].cpu_s += seconds
     return outcome.cpu_s.get(task.level, 0.0)
-
-
-def _no_room() -> ConfigError:
-    return ConfigError(
-        f"the Ray cluster did not start a worker within {START_PATIENCE:g} s; free CPUs on it, or use "
-        "executor='threads'"
-    )
 
 
 def _pickled(job: Job) -> bytes:

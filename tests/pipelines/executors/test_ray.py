@@ -34,6 +34,7 @@ from intune.pipelines.executors import ray_cluster
 from intune.pipelines.executors.ray import RayFleet
 from intune.pipelines.executors.ray_records import Worker
 from intune.pipelines.executors.ray_worker import RayWorker
+from intune.pipelines.executors.ray_workers import RayWorkers
 
 ROWS, GROUP = 24_000, 1_000
 
@@ -121,7 +122,7 @@ def test_batches_are_those_of_threads_while_slots_change(data, expected):
 
 def far(loader) -> None:
     """As if the workers were on another machine: what they make comes through the object store."""
-    for worker in loader._fleet._workers:
+    for worker in loader._fleet._workers.alive:
         assert worker.near
         worker.near = False
 
@@ -150,7 +151,7 @@ def test_batches_are_cut_where_they_are_used_and_the_stage_is_still_seen(data, e
         assert set(called) == {"load", "merge", "map"}
         fleet = loader._fleet
         assert not fleet._outputs  # nothing is kept for nobody
-        assert not any(worker.held or worker.running for worker in fleet._workers)
+        assert not any(worker.held or worker.running for worker in fleet._workers.alive)
 
 
 def test_batches_of_two_row_groups_survive_the_death_of_the_worker_of_one(data, caplog):
@@ -241,7 +242,7 @@ def test_a_worker_dies_that_only_holds_blocks(data, monkeypatch):
     def kill(index, loader):
         if index == 0:
             settle(loader)
-            holder = loader._fleet._workers[0]
+            holder = loader._fleet._workers.alive[0]
             assert holder.held
             assert not holder.running
             os.kill(holder.pid, signal.SIGKILL)
@@ -256,7 +257,7 @@ def settle(loader) -> None:
     calm = 0
     while calm < 10:
         time.sleep(0.02)  # real processes: nobody tells when they are idle
-        calm = 0 if any(worker.running for worker in loader._fleet._workers) else calm + 1
+        calm = 0 if any(worker.running for worker in loader._fleet._workers.alive) else calm + 1
 
 
 @pytest.mark.parametrize("left", [1, 0])
@@ -273,8 +274,8 @@ def test_the_others_go_on_where_there_is_no_room_for_a_new_worker(data, expected
 
     def kill(index, loader):
         if index == 5:
-            monkeypatch.setattr(RayFleet, "_spawn", nowhere)
-            monkeypatch.setattr(RayFleet, "_introduce", impatient)
+            monkeypatch.setattr(RayWorkers, "_spawn", nowhere)
+            monkeypatch.setattr(RayWorkers, "_introduce", impatient)
             for pid in loader._fleet.pids()[left:]:
                 os.kill(pid, signal.SIGKILL)
 
@@ -289,7 +290,7 @@ def test_the_others_go_on_where_there_is_no_room_for_a_new_worker(data, expected
 
 def test_a_worker_that_starts_while_an_epoch_is_left_learns_of_the_next(data, expected, monkeypatch):
     told, go = threading.Event(), threading.Event()
-    brief = RayFleet._brief
+    brief = RayWorkers._brief
 
     def slow(self, worker, *epoch):
         brief(self, worker, *epoch)
@@ -302,14 +303,14 @@ def test_a_worker_that_starts_while_an_epoch_is_left_learns_of_the_next(data, ex
         next(iter(loader))
         stream = iter(loader)
         next(stream)
-        monkeypatch.setattr(RayFleet, "_brief", slow)
-        victim = fleet._workers[0]
+        monkeypatch.setattr(RayWorkers, "_brief", slow)
+        victim = fleet._workers.alive[0]
         os.kill(victim.pid, signal.SIGKILL)
         threading.Thread(target=fleet._died, args=(victim,)).start()
         assert told.wait(30)
         stream = iter(loader)
         go.set()
-        while len(fleet._workers) < 2:
+        while len(fleet._workers.alive) < 2:
             time.sleep(0.01)  # a real process starts
         assert digest(stream) == expected
 
@@ -412,7 +413,7 @@ def test_completion_order_delivers_every_row_once(data):
 
 
 def test_a_full_cluster_is_an_error_that_says_so(cluster, data, monkeypatch):
-    monkeypatch.setattr("intune.pipelines.executors.ray.ROOM_PATIENCE", 0.5)
+    monkeypatch.setattr("intune.pipelines.executors.ray_workers.ROOM_PATIENCE", 0.5)
     holder = cluster.remote(num_cpus=2)(type("Holder", (), {"ping": lambda self: 1})).remote()
     cluster.get(holder.ping.remote())
     try:
@@ -424,8 +425,8 @@ def test_a_full_cluster_is_an_error_that_says_so(cluster, data, monkeypatch):
 
 def test_a_loader_begins_with_the_workers_there_is_room_for(data, expected, monkeypatch, caplog):
     """As where ranks begin together: all find the same processors free, and one is quicker."""
-    monkeypatch.setattr("intune.pipelines.executors.ray.ROOM_PATIENCE", 0.1)
-    monkeypatch.setattr(RayFleet, "_size", lambda self, budget: 3)
+    monkeypatch.setattr("intune.pipelines.executors.ray_workers.ROOM_PATIENCE", 0.1)
+    monkeypatch.setattr(RayWorkers, "_size", lambda self, budget: 3)
     with caplog.at_level(logging.WARNING, "intune"), ray_loader(pipeline(data)) as loader:
         assert digest(loader) == expected
         assert 1 <= len(loader._fleet.pids()) <= 2
@@ -454,7 +455,7 @@ def test_a_ray_that_was_shut_down_is_an_error_and_none_is_started_for_it(data, e
         with monkeypatch.context() as gone:
             stream = iter(loader)
             next(stream)
-            gone.setattr("intune.pipelines.executors.ray.connection", lambda ray: "")
+            gone.setattr("intune.pipelines.executors.ray_workers.connection", lambda ray: "")
             with pytest.raises(LoaderError, match="Ray was shut down"):
                 for _ in stream:
                     pass

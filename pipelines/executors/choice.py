@@ -1,0 +1,92 @@
+"""Which executor runs a pipeline: by name, what it may use, its workers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from intune.pipelines.budget import Budget, Usable
+from intune.pipelines.errors import ConfigError
+from intune.pipelines.files import OpenFiles
+from intune.pipelines.run import Run
+from intune.pipelines.stages import Map
+
+
+class Fleet(Protocol):
+    """Workers that run tasks; what an executor is to the loader."""
+
+    chunk_rows: int
+
+    @property
+    def workers_lost(self) -> int:
+        """Worker processes that died."""
+
+    def default_slots(self, budget: Budget) -> int:
+        """Tasks to run at once where nobody says how many."""
+
+    def start(self, run: Run, threads: int) -> None:
+        """Work on a run."""
+
+    def resize(self, threads: int) -> None:
+        """Be able to run `threads` tasks at once."""
+
+    def stop(self, run: Run | None = None) -> None:
+        """Leave the run under way, if it is `run` or none is named."""
+
+    def close(self) -> list[str]:
+        """End all workers; names of those that could not be ended."""
+
+    def pids(self) -> list[int]:
+        """Worker processes, beside this one."""
+
+
+def make_fleet(executor: str, maps: Sequence[Map], budget: Budget, files: OpenFiles | None) -> Fleet:
+    """The workers of an executor.
+
+    Args:
+        executor: ``"threads"`` or ``"ray"``.
+        maps: functions of the pipeline; some may want processes.
+        budget: what they may use.
+        files: open files for threads to share.
+    """
+    if executor == "ray":
+        from intune.pipelines.executors.ray import RayFleet
+
+        return RayFleet(budget)
+    from intune.pipelines.executors.processes import process_pool
+    from intune.pipelines.executors.threads import ThreadFleet
+
+    return ThreadFleet(processes=process_pool(maps), files=files, budget=budget)
+
+
+def choose(executor: str) -> str:
+    """The executor that a name means: ``"auto"`` is Ray where this process is connected to a cluster, or
+    ``RAY_ADDRESS`` names one; else threads."""
+    if executor in ("threads", "ray"):
+        return executor
+    if executor != "auto":
+        raise ConfigError(f"`executor`={executor!r} is unknown; use 'auto', 'threads' or 'ray'")
+    return "ray" if _connected() or os.environ.get("RAY_ADDRESS") else "threads"
+
+
+def detect(executor: str, world_size: int) -> Budget:
+    """What the job may use: on Ray of the cluster, once it is known, of whose CPUs every rank takes its share; with
+    threads of this machine alone."""
+    if executor != "ray":
+        return Budget.detect(usable=Usable.detect(modules={}))
+    from intune.pipelines.executors.ray_cluster import attach
+
+    attach()
+    usable = Usable.detect()
+    if _connected():
+        usable = replace(usable, cpus=max(1, usable.cpus // world_size))
+    return Budget.detect(usable=usable)
+
+
+def _connected() -> bool:
+    """Whether this process is connected to a Ray cluster."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())

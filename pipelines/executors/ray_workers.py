@@ -1,0 +1,315 @@
+"""A loader's worker processes on Ray: how many, started, told the job, asked whether they live, replaced, ended.
+
+Nothing is known here of tasks and what they make; that is `ray.py`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+
+from intune.pipelines.budget import Budget
+from intune.pipelines.errors import ConfigError, LoaderError, WorkerLostError
+from intune.pipelines.executors.landing import Landings
+from intune.pipelines.executors.ray_cluster import connect, connection, disconnect
+from intune.pipelines.executors.ray_records import Worker
+from intune.pipelines.executors.ray_worker import MOST_THREADS, RayWorker
+
+logger = logging.getLogger("intune")
+
+MOST_STARTS = 5
+"""Workers started in vain, one after another, before the job fails."""
+
+ROOM_PATIENCE = 8.0
+"""Seconds to wait for a free CPU on the cluster before saying that there is none."""
+
+END_PATIENCE = 5.0
+"""Seconds to wait for killed workers of this machine to be gone."""
+
+START_PATIENCE = 60.0
+"""Seconds to wait for the cluster to start a worker before saying that it has no room."""
+
+
+class RayWorkers:
+    """One process per CPU of the budget, as far as the cluster has room.
+
+    Args:
+        budget: CPUs and memory the pipeline may use.
+        landings: this process's segments, which workers on the same machine can reach.
+        none_left: told why, when the last worker is gone and none could be started in its place.
+
+    Attributes:
+        alive: those that may be given tasks.
+        lost: how many died.
+        generation: number of the job they were told last.
+        changed: notified when there is another worker; its lock guards everything here.
+
+    Raises:
+        ConfigError: the cluster has no room for a worker.
+    """
+
+    def __init__(self, budget: Budget, landings: Landings, none_left: Callable[[Exception], None]) -> None:
+        self.ray = connect(budget)
+        self.alive: list[Worker] = []
+        self.lost = 0
+        self.generation = 0
+        self.changed = threading.Condition(threading.RLock())
+        self._landings = landings
+        self._none_left = none_left
+        self._connection = connection(self.ray)
+        self._numbers = itertools.count()
+        self._starting: dict[threading.Thread, Worker | None] = {}  # in the place of those that died
+        self._job: Any = None
+        self._closed = False
+        try:
+            self._begin(self._size(budget))
+        except BaseException:
+            self.close()
+            raise
+
+    # ---- Ray itself ------------------------------------------------------------------------------------------
+
+    def is_connected(self) -> bool:
+        """Whether the Ray that the workers belong to is at hand still. Else it must not be called: it would start
+        another one."""
+        return connection(self.ray) == self._connection
+
+    def check_connected(self) -> None:
+        """A `LoaderError` if Ray was shut down."""
+        if not self.is_connected():
+            raise LoaderError(
+                "Ray was shut down since the loader was made, and its workers with it; make a new loader, and close "
+                "it before ray.shutdown()"
+            )
+
+    def pids(self) -> list[int]:
+        """Worker processes on this machine."""
+        here = self._node()
+        with self.changed:
+            return [worker.pid for worker in self.alive if not worker.dead and worker.node == here]
+
+    def _node(self) -> str:
+        return str(self.ray.get_runtime_context().get_node_id()) if self.ray.is_initialized() else ""
+
+    # ---- what the fleet calls --------------------------------------------------------------------------------
+
+    def take_up(self, job: Any) -> int:
+        """Another job from now on, by its reference in Ray's store; returns its number. Those that are there must be
+        told with `brief`; whoever comes later is told when it comes."""
+        with self.changed:
+            self.generation += 1
+            self._job = job
+            return self.generation
+
+    def brief(self, worker: Worker) -> None:
+        """Tell a worker the job; it must know before its first task.
+
+        Raises:
+            ConfigError: a function of the pipeline cannot be loaded there.
+            RayActorError: the worker is gone.
+        """
+        with self.changed:
+            generation, job = self.generation, self._job
+        self._brief(worker, generation, job)
+
+    def lives(self, worker: Worker) -> bool:
+        """Whether a worker answers."""
+        if worker.dead:
+            return False
+        try:
+            self.ray.get(worker.actor.hello.remote(), timeout=START_PATIENCE)
+        except self.ray.exceptions.RayError:
+            return False
+        return True
+
+    def gone(self, worker: Worker) -> None:
+        """A worker died."""
+        with self.changed:
+            worker.dead = True
+            self.alive.remove(worker)
+            self.lost += 1
+
+    def replace(self, late: Worker | None = None) -> None:
+        """Have a new worker in the place of a dead one, or `late`, which has yet to come, in a thread of its own:
+        the others go on meanwhile."""
+        thread = threading.Thread(target=self._replace, name="intune-ray-starter", daemon=True)
+        with self.changed:
+            self._starting[thread] = late
+        thread.start()
+
+    def have_one(self) -> None:
+        """Start a worker if there is none and none is on its way: the last was lost while nobody needed it."""
+        with self.changed:
+            none = not (self.alive or self._starting)
+        if none:
+            self.replace()
+
+    def close(self) -> None:
+        """End all, and the Ray started here if no other loader uses it."""
+        with self.changed:
+            if self._closed:
+                return
+            self._closed = True
+            workers, self.alive = self.alive, []
+            starting = list(self._starting)
+            workers += [worker for worker in self._starting.values() if worker is not None]
+            self.changed.notify_all()
+        here = self._node()
+        pids = [worker.pid for worker in workers if worker.pid and worker.node == here]
+        if self.is_connected():
+            for worker in workers:
+                self.ray.kill(worker.actor, no_restart=True)
+        deadline = time.monotonic() + END_PATIENCE
+        for thread in starting:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+        while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        disconnect(self.ray, self._connection)
+
+    # ---- starting them ---------------------------------------------------------------------------------------
+
+    def _begin(self, count: int) -> None:
+        """Start the first workers. Ranks that begin at the same time all find the same room: where it does not do
+        for all workers of this one, go on with those that came; the others come when there is room."""
+        probe, segment = self._landings.probe()
+        try:
+            self.alive = [self._spawn() for _ in range(count)]
+            calls = {worker.actor.hello.remote(probe): worker for worker in self.alive}
+            came, late = self.ray.wait(list(calls), timeout=START_PATIENCE)
+            if late and came:
+                came, late = self.ray.wait(list(calls), num_returns=count, timeout=ROOM_PATIENCE)
+            if not came:
+                raise _no_room()
+            for call in came:
+                calls[call].welcome(self.ray.get(call))
+        finally:
+            segment.close()
+        self.alive = [calls[call] for call in came]
+        if late:
+            logger.warning(
+                "beginning with %d of %d Ray workers: the cluster has no room for more at present",
+                len(came),
+                count,
+            )
+        for call in late:
+            self.replace(calls[call])
+
+    def _size(self, budget: Budget) -> int:
+        """How many workers the cluster has room for; waits a little, since CPUs just let go are booked late."""
+        wanted = min(budget.cpus, int(self.ray.cluster_resources().get("CPU", 0)))
+        began = time.monotonic()
+        while True:
+            have = int(self.ray.available_resources().get("CPU", 0))
+            waited = time.monotonic() - began
+            if have >= max(1, wanted) or (have >= 1 and waited > ROOM_PATIENCE / 4):
+                return max(1, min(wanted, have))
+            if waited > ROOM_PATIENCE:
+                raise ConfigError(
+                    "the Ray cluster has no free CPU for a worker; free one, or use executor='threads'"
+                )
+            time.sleep(0.02)
+
+    def _spawn(self) -> Worker:
+        options = {
+            "num_cpus": 1,
+            "max_concurrency": MOST_THREADS,
+            "max_restarts": 0,
+            "scheduling_strategy": "SPREAD",
+        }
+        number = next(self._numbers)
+        actor = self.ray.remote(RayWorker).options(**options).remote(number)
+        return Worker(number=number, actor=actor)
+
+    def _introduce(self, worker: Worker) -> None:
+        probe, segment = self._landings.probe()
+        try:
+            worker.welcome(self.ray.get(worker.actor.hello.remote(probe), timeout=START_PATIENCE))
+        except self.ray.exceptions.GetTimeoutError:
+            raise _no_room() from None
+        finally:
+            segment.close()
+
+    def _brief(self, worker: Worker, generation: int, job: Any) -> None:
+        try:
+            self.ray.get(worker.actor.begin.remote(generation, job))
+        except self.ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            raise ConfigError(
+                f"a function of the pipeline cannot be loaded by Ray's workers ({type(cause).__name__}: {cause}); "
+                "let them import its module (runtime_env in ray.init), or use executor='threads'"
+            ) from cause
+
+    def _replace(self) -> None:
+        """Start a worker; if it dies at once, another, a few times. Where the cluster has no room, since a node is
+        gone, wait for it as long as there are others."""
+        thread = threading.current_thread()
+        try:
+            for _ in range(MOST_STARTS):
+                with self.changed:
+                    if self._closed or not self.is_connected():
+                        return
+                    fresh = self._starting[thread] = self._starting[thread] or self._spawn()
+                try:
+                    self._await_room(fresh)
+                    self._admit(fresh)
+                except self.ray.exceptions.RayActorError:
+                    with self.changed:
+                        self._starting[thread] = None
+                    continue
+                return
+            raise WorkerLostError(f"{MOST_STARTS} in a row died")
+        except Exception as error:
+            self._not_replaced(error)
+        finally:
+            with self.changed:
+                del self._starting[thread]
+
+    def _await_room(self, fresh: Worker) -> None:
+        for time_out in itertools.count(1):
+            alone = not self.alive  # else another that died just now may soon be replaced
+            try:
+                return self._introduce(fresh)
+            except ConfigError as error:
+                if alone and not self.alive:
+                    raise
+                if time_out == 1:
+                    logger.warning("going on with %d Ray worker(s): %s", len(self.alive), error)
+
+    def _admit(self, fresh: Worker) -> None:
+        """Let a new worker have tasks once it knows the job, also if that changed meanwhile."""
+        while True:
+            with self.changed:
+                generation, job = self.generation, self._job
+            if job is not None:
+                self._brief(fresh, generation, job)
+            with self.changed:
+                if self._closed:
+                    return  # which killed it
+                if generation == self.generation:
+                    self.alive.append(fresh)
+                    self.changed.notify_all()
+                    return
+
+    def _not_replaced(self, error: Exception) -> None:
+        with self.changed:
+            if self._closed:
+                return
+            last = not self.alive
+        if last:
+            self._none_left(error)
+        else:
+            logger.warning("a Ray worker died and none could be started in its place: %s", error)
+
+
+def _no_room() -> ConfigError:
+    return ConfigError(
+        f"the Ray cluster did not start a worker within {START_PATIENCE:g} s; free CPUs on it, or use "
+        "executor='threads'"
+    )
