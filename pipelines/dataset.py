@@ -143,16 +143,16 @@ def open_dataset(
         NotFoundError, CorruptError, StorageError, SchemaError: the first file that cannot be used.
     """
     skip = on_error == "skip"
-    filesystem, paths, skipped = find(
+    filesystem, infos, skipped = find(
         source.paths, source.filesystem, skip=skip, retries=retries, sleep=sleep
     )
     with ThreadPoolExecutor(
-        max(1, min(FOOTER_THREADS, len(paths))), thread_name_prefix="intune-footer"
+        max(1, min(FOOTER_THREADS, len(infos))), thread_name_prefix="intune-footer"
     ) as pool:
-        read = list(pool.map(lambda path: read_footer(filesystem, path, retries, sleep, files), paths))
+        read = list(pool.map(lambda info: read_footer(filesystem, info, retries, sleep, files), infos))
     good: list[tuple[str, Footer]] = []
     types: dict[str, pa.DataType] = {}
-    for path, footer in zip(paths, read, strict=True):
+    for path, footer in zip([info.path for info in infos], read, strict=True):
         try:
             if isinstance(footer, DataError):
                 raise footer

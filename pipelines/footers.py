@@ -16,7 +16,7 @@ from pyarrow import fs
 
 from intune.pipelines.errors import CorruptError, DataError, SchemaError
 from intune.pipelines.failures import explain, patiently
-from intune.pipelines.files import OpenFiles, Version, etag, open_file
+from intune.pipelines.files import OpenFiles, Version, etag, is_local, open_file
 
 KEPT_FOOTER_BYTES = 64 << 20
 """Footers up to this many encoded bytes stay in memory; those of very large data sets are read again when a
@@ -84,17 +84,23 @@ cache = Cache()
 
 
 def read_footer(
-    filesystem: Any, path: str, retries: int, sleep: Callable[[float], None], files: OpenFiles | None
+    filesystem: Any, info: fs.FileInfo, retries: int, sleep: Callable[[float], None], files: OpenFiles | None
 ) -> Footer | DataError:
-    """The footer of one file, or what is wrong with it (so that threads need not be cancelled)."""
+    """The footer of one file, or what is wrong with it (so that threads need not be cancelled).
+
+    Args:
+        info: what was said of the file when it was found.
+    """
     try:
-        return patiently(partial(_read_footer, filesystem, path, files), path, retries, sleep)
+        return patiently(partial(_read_footer, filesystem, info, files), info.path, retries, sleep)
     except DataError as error:
         return error
 
 
-def _read_footer(filesystem: Any, path: str, files: OpenFiles | None) -> Footer:
-    info = filesystem.get_file_info(path)
+def _read_footer(filesystem: Any, info: fs.FileInfo, files: OpenFiles | None) -> Footer:
+    path = info.path
+    if is_local(filesystem):
+        info = filesystem.get_file_info(path)  # costs no request, and a listing may be older
     key = (filesystem.type_name, path, info.size, info.mtime_ns)
     kept = cache.find(key, filesystem) if info.mtime_ns is not None else None
     if kept is not None:
@@ -104,7 +110,7 @@ def _read_footer(filesystem: Any, path: str, files: OpenFiles | None) -> Footer:
     handle = open_file(filesystem, path)
     stays_open = False
     try:
-        version = Version(size=info.size, mtime_ns=info.mtime_ns, etag=etag(handle))
+        version = Version(size=handle.size(), mtime_ns=info.mtime_ns, etag=etag(handle))
         metadata, digest = parse_footer(handle, path)
         # A local file costs nothing to open; one written in Python has one position, which threads cannot share.
         if files is not None and not isinstance(filesystem, fs.LocalFileSystem | fs.PyFileSystem):

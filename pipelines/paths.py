@@ -47,14 +47,14 @@ def find(
     skip: bool = False,
     retries: int = 0,
     sleep: Callable[[float], None],
-) -> tuple[Any, list[str], list[tuple[str, DataError]]]:
-    """The filesystem, the files that `paths` name (sorted within each glob or folder), and the paths that name
-    none, which are an error unless `skip`."""
+) -> tuple[Any, list[fs.FileInfo], list[tuple[str, DataError]]]:
+    """The filesystem, the files that `paths` name (sorted within each glob or folder) and what it says of them, and the
+    paths that name none, which are an error unless `skip`."""
     filesystem, paths = _locate(paths, filesystem)
-    files: list[str] = []
+    files: list[fs.FileInfo] = []
     missing: list[tuple[str, DataError]] = []
 
-    def expand(path: str) -> list[str] | DataError:
+    def expand(path: str) -> list[fs.FileInfo] | DataError:
         try:
             return patiently(partial(_expand, filesystem, path), path, retries, sleep)
         except DataError as error:
@@ -133,7 +133,7 @@ def _from_uris(uris: Sequence[str]) -> tuple[Any, list[str]]:
     return first, paths
 
 
-def _expand(filesystem: Any, path: str) -> list[str]:
+def _expand(filesystem: Any, path: str) -> list[fs.FileInfo]:
     """A file, the files of a folder, or those that match a glob."""
     # What is there by that very name is meant, whatever characters it has.
     found = _named(filesystem, path)
@@ -144,7 +144,7 @@ def _expand(filesystem: Any, path: str) -> list[str]:
     return found
 
 
-def _named(filesystem: Any, path: str) -> list[str] | None:
+def _named(filesystem: Any, path: str) -> list[fs.FileInfo] | None:
     """What is there by that name: a file, or a folder's files; None if nothing is."""
     info = filesystem.get_file_info(path)
     if info.type == fs.FileType.NotFound:
@@ -155,14 +155,25 @@ def _named(filesystem: Any, path: str) -> list[str] | None:
             "write it to a file first"
         )
     if info.type != fs.FileType.Directory:
-        return [path]
-    found = sorted(item.path for item in _list(filesystem, path, deep=True) if _belongs(item, path))
+        return [_called(info, path)]
+    found = [item for item in _list(filesystem, path, deep=True) if _belongs(item, path)]
     if not found:
         raise NotFoundError(
             f"{path}: the folder holds no .parquet file; for files of other names give a glob, such as "
             f"{path.rstrip('/')}/*"
         )
-    return found
+    return sorted(found, key=_path)
+
+
+def _called(info: fs.FileInfo, path: str) -> fs.FileInfo:
+    """The same by another name, if it is another."""
+    if info.path == path:
+        return info
+    return fs.FileInfo(path, info.type, mtime_ns=info.mtime_ns, size=info.size)
+
+
+def _path(info: fs.FileInfo) -> str:
+    return str(info.path)
 
 
 def _list(filesystem: Any, folder: str, *, deep: bool) -> list[Any]:
@@ -196,7 +207,7 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or (name.startswith("_") and "=" not in name)
 
 
-def _glob(filesystem: Any, pattern: str) -> list[str]:
+def _glob(filesystem: Any, pattern: str) -> list[fs.FileInfo]:
     parts = pattern.split("/")
     for part in parts:
         if "**" in part and part != "**":
@@ -214,14 +225,15 @@ def _glob(filesystem: Any, pattern: str) -> list[str]:
         steps.pop()
     if steps:
         matches = partial(_found, folder=root, steps=steps, folders=folders)
-        found = sorted({item.path for item in _reach(filesystem, root, steps) if matches(item)})
+        matched = {item.path: item for item in _reach(filesystem, root, steps) if matches(item)}
+        found = [item for _, item in sorted(matched.items())]
     else:
         found = _named(filesystem, root) or []
     if not found:
         raise NotFoundError(
             f"{pattern}: matches no file (glob.escape says how to write a [ that is part of a name)"
         )
-    return [path.removeprefix("./") for path in found] if here else found
+    return [_called(item, item.path.removeprefix("./")) for item in found] if here else found
 
 
 def _reach(filesystem: Any, root: str, steps: Sequence[str]) -> list[Any]:

@@ -765,6 +765,32 @@ def test_files_that_are_named_are_looked_for_side_by_side(tmp_path: Path) -> Non
         open_dataset(make_source(missing, filesystem=fs.PyFileSystem(Slow())))
 
 
+class Counted(Failing):
+    """Notes the files that are asked for one by one."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.asked: list[str] = []
+
+    def get_file_info(self, paths: list[str]) -> Any:
+        self.asked += paths
+        return super().get_file_info(paths)
+
+
+def test_a_file_is_asked_about_once_and_not_at_all_if_it_was_listed(tmp_path: Path) -> None:
+    """Each question takes as long as reading a row group, on storage that is far."""
+    paths = [str(write(tmp_path / f"{name}.parquet")) for name in "abc"]
+    for named, asked in ((paths, paths), (str(tmp_path), [str(tmp_path)])):
+        storage = Counted()
+        data = open_dataset(make_source(named, filesystem=fs.PyFileSystem(storage)))
+        assert [file.path for file in data.files] == paths
+        assert [file.version.size for file in data.files] == [os.path.getsize(path) for path in paths]
+        assert sorted(storage.asked) == asked
+    storage = Counted()
+    open_dataset(make_source(f"{tmp_path}/*.parquet", filesystem=fs.PyFileSystem(storage)))
+    assert not set(storage.asked) & set(paths)
+
+
 @pytest.mark.parametrize("what", ["info", "list", "open"])
 def test_storage_that_comes_back_while_files_are_looked_for_is_waited_for(tmp_path: Path, what: str) -> None:
     write(tmp_path / "x.parquet")
