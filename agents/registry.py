@@ -73,6 +73,20 @@ def summary(name: str) -> str:
     return _entry(name.removesuffix(GUARDED)).summary
 
 
+def check_real(name: str, argument: str) -> None:
+    """Whether a real job can have an agent of this name.
+
+    Args:
+        name: of the agent, which need not be one of `names()`.
+        argument: what it was given as, for the error.
+
+    Raises:
+        ConfigError: it decides for simulated jobs alone.
+    """
+    if name.removesuffix(GUARDED) == "oracle":
+        raise ConfigError(f"`{argument}`={name!r} knows a simulator's own parameters; a real job has none")
+
+
 def make(name: str, **options: Any) -> Agent:
     """An agent by name.
 

@@ -12,7 +12,6 @@ of those get wrong is the physics' own doing.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -29,7 +28,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import data, environment, virtual
+from benchmarks import data, environment, report, virtual
 from benchmarks.fidelity_cases import CASES, Case, allocations
 from benchmarks.fidelity_report import Bar, Noise, bars, draw, noise, summarise
 
@@ -79,8 +78,7 @@ class Options:
     port: int = 0
 
     def __post_init__(self) -> None:
-        if self.plot is not None and importlib.util.find_spec("matplotlib") is None:
-            raise SystemExit("`--plot` needs matplotlib: pip install 'intune[plots]'")
+        report.check_plot(self.plot)
 
 
 def main(options: Options) -> int:

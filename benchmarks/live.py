@@ -75,8 +75,7 @@ class Options:
             raise SystemExit(f"`--only` chooses none of {', '.join(job.name for job in JOBS)}")
         for name in self.names:
             entrant(name)
-        if self.plot is not None and importlib.util.find_spec("matplotlib") is None:
-            raise SystemExit("`--plot` needs matplotlib: pip install 'intune[plots]'")
+        report.check_plot(self.plot)
 
     @property
     def jobs(self) -> list[LiveJob]:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from benchmarks.context import Bar
 from benchmarks.stats import Estimate
+
+
+def check_plot(path: Path | None) -> None:
+    """Say before anything runs that a picture is wanted and cannot be drawn."""
+    if path is not None and importlib.util.find_spec("matplotlib") is None:
+        raise SystemExit("`--plot` needs matplotlib: pip install 'intune[plots]'")
 
 
 def rates_table(

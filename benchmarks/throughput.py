@@ -60,8 +60,7 @@ class Options:
             )
         if self.repeats < 1 or self.rows < 4:
             raise SystemExit(f"`--repeats` ({self.repeats}) must be at least 1 and `--rows` ({self.rows}) 4")
-        if self.plot and importlib.util.find_spec("matplotlib") is None:
-            raise SystemExit("`--plot` needs matplotlib: pip install 'intune[plots]'")
+        report.check_plot(self.plot)
 
 
 def main(options: Options) -> int:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from intune.agents.registry import summary
+from intune.agents.registry import check_real, summary
 from intune.control import Pace
 from intune.pipelines.errors import ConfigError
 from intune.profiling import ProfileConfig, make_pipeline
@@ -86,8 +86,7 @@ def compare(
         raise ConfigError(f"`agents`={tuple(agents)!r} must be names, one at least and none twice")
     for name in agents:
         summary(name)
-        if name == "oracle":
-            raise ConfigError("`agents`: 'oracle' knows a simulator's own parameters; a real job has none")
+        check_real(name, "agents")
     pipeline = make_pipeline(config)
     _warm(pipeline, config)
     found = []

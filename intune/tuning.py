@@ -18,7 +18,7 @@ from typing import Any
 from intune.agents.base import Agent
 from intune.agents.guard import Guard
 from intune.agents.referee import Referee
-from intune.agents.registry import GUARDED, make
+from intune.agents.registry import GUARDED, check_real, make
 from intune.control import Controller, ControlThread, Pace, describe
 from intune.decisions import Entry
 from intune.envs.observer import Observer
@@ -368,8 +368,7 @@ def _agent(agent: str | Agent | None, *, guard: bool) -> Agent | None:
             "intune.agents.registry.names(), or an instance of a class of your own that is derived from "
             "intune.agents.base.Agent"
         )
-    if made.name == "oracle":
-        raise ConfigError("`agent`='oracle' knows a simulator's own parameters; a real job has none")
+    check_real(made.name, "agent")
     if made.name in LEARNT and not isinstance(made, Referee | Guard):
         made = Referee(made)
     asked = guard or (isinstance(agent, str) and agent.endswith(GUARDED))

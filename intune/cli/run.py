@@ -53,7 +53,7 @@ def run(
         workers: Where the dataset's code runs; auto finds out on the first batches.
         forget: Begin without what earlier runs learnt, and keep nothing.
     """
-    from intune.agents.registry import summary
+    from intune.agents.registry import check_real, summary
     from intune.pipelines.budget import LEAST_MEMORY, Budget, parse_bytes
     from intune.pipelines.errors import ConfigError
     from intune.unedited import Unedited
@@ -63,8 +63,7 @@ def run(
             "`command` is empty; write what to run after --, as in: intune run -- python train.py"
         )
     summary(agent)
-    if agent.partition("+")[0] == "oracle":
-        raise ConfigError(f"`agent`={agent!r} knows a simulator's own parameters; a real job has none")
+    check_real(agent, "agent")
     # Only whether they make sense: what the job may use is known where it runs.
     Budget(cpus=1 if cpus is None else cpus, memory=LEAST_MEMORY if memory is None else parse_bytes(memory))
     program = sys.executable if command[0] in PYTHON else shutil.which(command[0])
