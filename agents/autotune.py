@@ -20,6 +20,8 @@ FIRST_PERIOD = 0.01
 LAST_PERIOD = 60.0
 RAM_SHARE = 0.5
 """Of the memory free at the start, what buffers may hold (``kRamBudgetShare``)."""
+RESIZED = 0.05
+"""Change of memory by which a machine counts as another one, where that begins anew."""
 INITIAL_PARALLELISM = 16.0
 """Of a stage until the first round that has seen elements."""
 
@@ -126,7 +128,9 @@ class Autotune(Agent):
         """Take the interval into the sums; ``[N]`` whether it can be trusted."""
         again: Bools = np.array(measured.killed)
         if self.restarts:
-            resized = (measured.cpus != self._cpus) | (measured.memory_limit != self._memory)
+            # What may be used moves by some pages from one reading to the next; that is no other machine.
+            left = np.abs(measured.memory_limit / np.maximum(self._memory, 1.0) - 1.0)
+            resized = (np.floor(measured.cpus) != self._cpus) | (left > RESIZED)
             again = again | (resized & ~np.isnan(self._cpus))
         self.forget(again)
         sound = measured.sound()

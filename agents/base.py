@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from intune.envs.actions import feasible
 from intune.envs.jobs import Bools, Floats
 from intune.envs.measurement import Measurement
-from intune.pipelines.allocation import Allocation
+from intune.pipelines.allocation import MOST_SLOTS, Allocation
 from intune.pipelines.errors import ConfigError
 
 
@@ -119,10 +119,10 @@ def decision_of(
     reason = proposal.explain(0)
     pool, now = int(proposal.pool[0]), int(measured.pool[0])
     if pool > 0:
-        given = int(min(pool, limit))
+        given = int(min(pool, limit, MOST_SLOTS))
         return Decision(allocation=None if given == now else Allocation.shared(given), reason=reason)
     count = len(stages)
-    wanted = np.where(measured.present, proposal.slots, 0.0)
+    wanted = np.where(measured.present, np.minimum(proposal.slots, MOST_SLOTS), 0.0)
     slots = feasible(measured.present, measured.slots, wanted, np.full(1, limit))[0].astype(int)
     same = now == 0 and bool((slots[:count] == np.rint(measured.slots[0, :count])).all())
     made = Allocation.per_stage(dict(zip(stages, slots[:count].tolist(), strict=True)))
@@ -130,7 +130,7 @@ def decision_of(
 
 
 def ask(agent: Agent, measured: Measurement) -> Proposal:
-    """What an agent, perhaps somebody's own, proposes, if slots can be given by it.
+    """What an agent, perhaps somebody's own, proposes, if slots can be given by it; in whole slots.
 
     Raises:
         ConfigError: it is no proposal, of other jobs or stages, or of numbers that are none.
@@ -150,7 +150,8 @@ def ask(agent: Agent, measured: Measurement) -> Proposal:
         raise ConfigError(
             f"{said} slots that are not finite; where it knows nothing it can give what is in force"
         )
-    return proposal
+    # Rounded before anyone judges it: what is given must be what was found to fit.
+    return replace(proposal, slots=np.rint(proposal.slots), pool=np.rint(proposal.pool))
 
 
 def keep(measured: Measurement, reason: str | Callable[[int], str]) -> Proposal:

@@ -22,7 +22,7 @@ from intune.agents.one_thread import one_thread
 from intune.agents.qlearner import Batch, QLearner, QLearning
 from intune.agents.qweights import Weights, load
 from intune.envs.actions import MOVES, feasible
-from intune.envs.jobs import Floats
+from intune.envs.jobs import Bools, Floats
 from intune.envs.measurement import Measurement
 from intune.envs.observation import PAPER_FIELDS, paper_features
 
@@ -133,7 +133,7 @@ class DQNPaper(Agent):
         """Forget everything but what was learnt in the simulator."""
         self._rng = np.random.default_rng(self._seed)
         self._tuner = Tuner(self.weights, seed=self._seed) if self._learning else None
-        self._last: tuple[Any, Any] | None = None
+        self._last: tuple[Any, Any, Bools] | None = None
         self._scale: Floats = np.zeros(jobs)
 
     def tuned_by(self, tuner: Tuner, rng: np.random.Generator) -> None:
@@ -155,15 +155,16 @@ class DQNPaper(Agent):
         self._scale = np.where(first, measured.delivered, self._scale)
         if self._tuner is not None and self._last is not None:
             reward = reward_of(measured, self._scale)
-            usable = (sound | measured.killed) & (self._scale > 0) & np.isfinite(reward) & ~first
-            self._tuner.saw(*self._last, reward, state, measured, usable)
+            before, chosen, made = self._last
+            usable = made & (sound | measured.killed) & (self._scale > 0) & np.isfinite(reward) & ~first
+            self._tuner.saw(before, chosen, reward, state, measured, usable)
         arrays = self.weights.arrays if self._tuner is None else self._tuner.arrays()
         values = values_of(arrays, state)[:, branches(measured.stages)]
         choice = values.argmax(axis=2)
         if self.epsilon > 0:
             anything = self._rng.integers(0, len(MOVES), choice.shape)
             choice = np.where(self._rng.random(choice.shape) < self.epsilon, anything, choice)
-        self._last = state, choice
+        self._last = state, choice, sound  # elsewhere what is in force is kept, whatever was chosen
         now = np.where(measured.pool[:, None] > 0, np.maximum(np.rint(measured.busy), 1.0), measured.slots)
         now = np.nan_to_num(now) * measured.present
         steps = np.asarray(MOVES, dtype=np.float64)[choice]

@@ -46,7 +46,9 @@ class DS2(Agent):
         target, wanted = balanced(measured)
         fine = known(measured)
         reached = measured.delivered >= (1.0 - self._tolerance) * target
-        fresh = measured.since_change < self._warm_up * measured.interval
+        fresh = np.zeros(len(measured), dtype=bool)
+        if self._warm_up:
+            fresh = measured.since_change < (self._warm_up + 0.5) * measured.interval
         still = (reached | fresh) & (measured.pool == 0)
         slots = np.where(still[:, None], measured.slots, wanted)
 

@@ -121,8 +121,9 @@ class Guard(Agent):
 
     def propose(self, measured: Measurement) -> Proposal:
         """What the agent proposes, as far as it fits."""
-        self._record.see(measured)
-        self._log.look(self._record, measured)
+        told = self._record.see(measured)
+        if told.all():
+            self._log.look(self._record, measured)
         asked = ask(self.agent, measured)
         slots, pool, cut = fit(self._record, measured, asked.slots, asked.pool)
         self.vetoed += cut

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from intune.agents.base import Agent, Proposal, where_sound
@@ -37,9 +39,10 @@ class HeuristicAdaptive(Agent):
         self._first.start(jobs)
         self._target = np.zeros(jobs)
 
-    def forget(self, rows: object) -> None:
+    def forget(self, rows: Any) -> None:
         """Forget what was chosen for `rows`."""
         self._first.forget(rows)
+        self._target[rows] = 0.0
 
     def propose(self, measured: Measurement) -> Proposal:
         """The choice: of now where the machine is new or resized, else that of before."""

@@ -1,7 +1,7 @@
 """How much memory an allocation may take at worst, learnt from what was seen.
 
-Resident memory is linear in the slots (base + sum of working sets), with unknown, non-negative coefficients and
-noise of unknown size; `memory_law` learns both. Queues are counted full; of a pool, all slots may be in the stage with
+Resident memory is linear in the slots (base + sum of working sets), with unknown coefficients and noise of unknown
+size; `memory_law` learns both. Queues are counted full; of a pool, all slots may be in the stage with
 the largest working set at some moment. A job that watches its memory itself is not killed by a bound that fails: there
 a pool's slots are taken to work where they did, and less is left free.
 """
@@ -84,22 +84,30 @@ class MemoryRecord:
         """``[N]`` by how much memory moves at one allocation, as a share; more while little was seen."""
         return self.law.noise
 
-    def see(self, measured: Measurement) -> None:
-        """Remember one interval. Where it says nothing about memory it is passed over: NaN, nothing delivered, or
-        killed, when the slots in force are no longer those that took the memory. Of a shared pool nobody knows who ran
-        beside whom: such intervals count until there is one with slots of its own for every stage."""
+    def see(self, measured: Measurement, *, recalled: bool = False) -> Bools:
+        """Remember one interval, and say where it was worth it, ``[N]``. Where it says nothing of memory it is passed
+        over: NaN, nothing delivered, or killed, when the slots in force are no longer those that took the memory. Of a
+        shared pool nobody knows who ran beside whom: such intervals count until there is one with slots of its own for
+        every stage.
+
+        Args:
+            measured: the interval.
+            recalled: it was in an earlier run, after no interval that is known.
+        """
         pooled = measured.pool > 0
         slots = np.where(pooled[:, None], ran_at_once(measured), measured.slots) * measured.present
         used = measured.memory_used - measured.memory_queued
         good = np.isfinite(used) & (used >= 0) & np.isfinite(slots).all(axis=1)
         good &= (measured.delivered > 0) & ~measured.killed
-        self._see_pool(measured, good & pooled)
+        if not recalled:
+            self._see_pool(measured, good & pooled)
         good &= ~pooled | self._loose | (self._sums.count == 0)
         total = np.where(pooled, measured.pool, slots.sum(axis=1))
         # The most that was held in an interval whose slots were fewer than before is what those before held. Where
         # nothing is watched it counts all the same, as a margin.
-        good &= ~measured.watched | (total >= SHRUNK * self._before)
-        self._before = np.where(np.isfinite(total), total, self._before)
+        if not recalled:
+            good &= ~measured.watched | (total >= SHRUNK * self._before)
+            self._before = np.where(np.isfinite(total), total, self._before)
         better = good & ~pooled & self._loose
         if better.any():
             self._sums.forget(better)
@@ -112,6 +120,7 @@ class MemoryRecord:
         # At the least a byte, for a base that is no less than all there is cannot be right.
         self._sums.add(rows, self._columns(slots)[rows], np.maximum(used - self._base, 1.0)[rows])
         self._law = None
+        return np.asarray(good)
 
     def _see_pool(self, measured: Measurement, good: Bools) -> None:
         """Remember what the largest pool takes, for when a job returns to it."""

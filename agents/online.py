@@ -80,6 +80,8 @@ class Online:
             reward = np.clip(measured.delivered / np.maximum(hoped, 1e-12), 0.0, 1.2) - measured.killed
             off = (np.abs(measured.slots - wanted) * measured.present).max(axis=1, initial=0.0) > 0.5
             done = (measured.pool == shared) & ((shared > 0) | ~off) & np.isfinite(reward)
+            # A trainer that saves or validates takes nothing for a while, whatever is in force.
+            done &= measured.sound() | measured.killed
             if done.any():
                 rows = np.flatnonzero(done)
                 entry = (before.take(rows), chosen[rows], reward[rows].astype(np.float32), seen.take(rows))

@@ -167,7 +167,8 @@ class MemoryLog:
                         measured,
                         slots=np.array([other], dtype=np.float64),
                         memory_used=measured.memory_base + measured.memory_queued + bytes_then * more,
-                    )
+                    ),
+                    recalled=True,
                 )
 
 

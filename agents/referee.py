@@ -92,8 +92,10 @@ class Referee(Agent):
         self._brief: Bools = np.zeros(jobs, dtype=bool)
         # Whether the last decision was to return to what was before.
         self._returning: Bools = np.zeros(jobs, dtype=bool)
-        # Whether a resize was seen in the last interval, most of which the machine before it ran.
+        # Whether a resize was seen in the last interval that says anything, most of which the machine before it ran.
         self._resized: Bools = np.zeros(jobs, dtype=bool)
+        # Whether the job ran out of memory and nothing was measured since that says how it does.
+        self._restarted: Bools = np.zeros(jobs, dtype=bool)
         # By how much processors have become fewer since the slots in force were given: these are yet to be tried.
         self._shrunk: Floats = np.ones(jobs)
         # Slots at work for each processor in use, before it shrank.
@@ -119,7 +121,7 @@ class Referee(Agent):
             self._age, self._cpus, self._limit,
         ):  # fmt: skip
             array[rows] = 0.0
-        self._returning[rows] = self._resized[rows] = self._brief[rows] = False
+        self._returning[rows] = self._resized[rows] = self._brief[rows] = self._restarted[rows] = False
         self._shrunk[rows], self._at_work[rows] = 1.0, np.nan
         self._failed_pool[rows] = -1.0
 
@@ -145,9 +147,10 @@ class Referee(Agent):
         # After a resize, before anything is known, or where a guard did not let the job return to what was before,
         # what is in force is what to compare with.
         refused = self._returning & ~same
-        new = resized | self._resized
-        self._resized = resized & ~first
-        fresh = sound & (new | (self._rate == 0) | (self._age <= WARM) | measured.killed | refused)
+        new = resized | self._resized | self._restarted | measured.killed
+        self._resized = (resized & ~first) | (self._resized & ~sound)
+        self._restarted = (self._restarted | measured.killed) & ~sound
+        fresh = sound & (new | (self._rate == 0) | (self._age <= WARM) | refused)
         on_trial = sound & ~fresh & ~same
         count = np.where(on_trial, self._tried + 1.0, 0.0)
         mean = np.where(self._tried > 0, (self._trial * self._tried + rate) / np.maximum(count, 1.0), rate)

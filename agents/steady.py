@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from intune.envs.jobs import Bools, Floats, Jobs, slot_limit
-from intune.envs.model import knee, pooled_peak, service
+from intune.envs.model import knee, service
+from intune.envs.pools import pooled_peak
 
 TINY = 1e-30
 SETTLING = 200

@@ -9,7 +9,7 @@ import numpy as np
 from intune.envs import least_squares
 from intune.envs.jobs import Floats
 from intune.envs.measurement import Measurement
-from intune.envs.model import pooled_peak
+from intune.envs.pools import pooled_peak
 
 NOISE = 0.04
 """Of a reading, as a share: allocators keep what was freed, or do not."""

@@ -1,7 +1,7 @@
 """What a calibration fits: the parameters, their priors, and what the physics measures with them. Pure.
 
 The parameters are those of `Jobs` that decide the rate: of every stage processor and waiting seconds per row,
-contention and coherence; of the job the trainer's step, and how much of the processors' and of the storage's
+contention and crowding; of the job the trainer's step, and how much of the processors' and of the storage's
 nominal power is really there. All as logarithms (contention as a logit), so that none can come out negative.
 """
 

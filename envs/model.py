@@ -30,6 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from intune.envs.jobs import Bools, Floats, Jobs
+from intune.envs.pools import pooled_flows, pooled_peak, shared_anew
 from intune.envs.prepared import LEAST_KNEE, TINY, Prepared, Shortage, ratio, shortage
 
 
@@ -39,7 +40,7 @@ class Conditions:
 
     Attributes:
         cpu, wait: ``[N, S]`` seconds per row of processor and of waiting, disturbances included.
-        lost: ``[N]`` share of every stage's slots that is missing.
+        lost: ``[N]`` share of all slots that is missing.
         slot_bytes: ``[N, S]`` working set of a slot.
         cpus: ``[N]`` CPUs there are; nodes in proportion.
         memory: ``[N]`` memory as a multiple of the nodes' at first.
@@ -59,13 +60,14 @@ class State:
 
     Attributes:
         queue: ``[N, S]`` rows waiting behind each stage.
-        slots: ``[N, S]`` slots that were given.
+        slots: ``[N, S]`` slots that were given (of a pooled job: the pool); pool: ``[N]``, 0 for slots per stage.
         running: ``[N, S]`` slots at work on average in the last interval, at least 1.
         coming: ``[N, S]`` those of the slots that do not work yet; due: seconds until they do.
     """
 
     queue: Floats
     slots: Floats
+    pool: Floats
     running: Floats
     coming: Floats
     due: Floats
@@ -75,7 +77,8 @@ class State:
         """No rows anywhere, one slot a stage."""
         slots = jobs.present.astype(np.float64)
         queue, coming, due = (np.zeros_like(slots) for _ in range(3))
-        return cls(queue=queue, slots=slots, running=np.ones_like(slots), coming=coming, due=due)
+        pool, running = np.zeros(len(slots)), np.ones_like(slots)
+        return cls(queue=queue, slots=slots, pool=pool, running=running, coming=coming, due=due)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,50 +166,6 @@ def passed(rate: Floats, queue: Floats, room: Floats, seconds: Floats) -> tuple[
     return np.minimum(rows, allowed, out=rows), held_up
 
 
-def pooled_flows(rows: Floats, queue: Floats, took: Floats, work: Floats) -> Floats:
-    """Rows that pass, ``[N, S + 1]``, where all stages take their slots from one pool, nearest to delivery first.
-
-    To deliver d rows, a stage with B rows waiting between it and the trainer must make ``max(d - B, 0)``. The most
-    that the pool can deliver solves ``sum of took (d - B) over the stages that must work = work``; B falls along the
-    line, so those are the last ones, and d is the least of the solutions for the last 1, 2, ... stages. What is left
-    of the pool then fills the queues.
-
-    Args:
-        rows: that would pass if every stage had the whole pool for itself.
-        queue: ``[N, S]`` rows waiting behind each stage.
-        took: ``[N, S]`` slot seconds per row.
-        work: ``[N]`` slot seconds that the pool has.
-    """
-    waiting = np.cumsum(queue[:, ::-1], axis=1)[:, ::-1]
-    cost = np.cumsum(took[:, ::-1], axis=1)[:, ::-1]
-    credit = np.cumsum((took * waiting)[:, ::-1], axis=1)[:, ::-1]
-    most = ((work[:, None] + credit) / np.maximum(cost, TINY)).min(axis=1)
-    delivered = np.minimum(rows[:, -1], most)
-    needed = np.maximum(delivered[:, None] - waiting, 0.0)
-    more = rows[:, :-1] - needed
-    left = np.maximum(work - np.add.reduce(needed * took, axis=1), 0.0)
-    filling = ratio(left, np.add.reduce(more * took, axis=1))
-    filling = np.where(delivered < rows[:, -1], 0.0, filling)
-    passing = np.empty_like(rows)
-    passing[:, :-1] = needed + more * filling[:, None]
-    passing[:, -1] = delivered
-    return passing
-
-
-def pooled_peak(busy: Floats, pool: Floats, slot_bytes: Floats) -> Floats:
-    """``[N, S]`` slots that each stage holds at the moment when a shared pool takes most memory.
-
-    A stage runs up to its mean and twice the square root of it (as tasks that arrive at random do); together
-    no more than the pool has, of which the stages with the largest working sets are reckoned first.
-    """
-    alone = np.minimum(np.ceil(busy + 2.0 * np.sqrt(busy)), pool[:, None])
-    order = np.argsort(-slot_bytes, axis=1)
-    total = np.minimum(np.cumsum(np.take_along_axis(alone, order, axis=1), axis=1), pool[:, None])
-    held: Floats = np.empty_like(total)
-    np.put_along_axis(held, order, np.diff(total, axis=1, prepend=0.0), axis=1)
-    return held
-
-
 def advance(
     prepared: Prepared, state: State, now: Conditions, slots: Floats, pool: Floats, seconds: Floats
 ) -> tuple[State, Flow]:
@@ -228,14 +187,21 @@ def advance(
     seconds = np.maximum(seconds, TINY)
     pooling = bool(pool.any())
     pooled = pool[:, None] > 0 if pooling else None
-    coming, due, working = state.coming, state.due, slots
+    coming, due, working, shared = state.coming, state.due, slots, pool
     if prepared.parts.delay:
-        coming, due, missing = joining(state, slots, jobs.resize_delay[:, None], seconds[:, None])
+        before = (state.slots, coming, due)
+        if pooling or state.pool.any():
+            before = shared_anew(slots, pool, state.slots, state.pool, coming, due)
+        coming, due, missing = joining(*before, slots, jobs.resize_delay[:, None], seconds[:, None])
         working = slots - missing
-    able = _able(prepared, state, now, working, pool, pooled)
+        if pooling:
+            shared = pool - missing.max(axis=1)  # every stage of a pool misses the same slots
+    if pooling:
+        shared = np.where(pool > 0, np.maximum(shared * (1.0 - now.lost), TINY), 0.0)
+    able = _able(prepared, state, now, working, shared, pooled)
     rows, held_up = passed(able.rate, state.queue, able.room, seconds)
     if pooled is not None:
-        rows = np.where(pooled, pooled_flows(rows, state.queue, able.took, pool * seconds), rows)
+        rows = np.where(pooled, pooled_flows(rows, state.queue, able.took, shared * seconds), rows)
 
     # Shared limits: one factor for all flows.
     through, delivered = rows[:, :width] / seconds[:, None], rows[:, width] / seconds
@@ -280,16 +246,18 @@ def advance(
         traffic=None if short.traffic is None else short.traffic * factor / jobs.memory_bandwidth,
     )
     running = np.maximum(busy, 1.0)
-    return State(queue=queue, slots=slots, running=running, coming=coming, due=due), flow
+    return State(queue=queue, slots=slots, pool=pool, running=running, coming=coming, due=due), flow
 
 
-def joining(state: State, slots: Floats, delay: Floats, seconds: Floats) -> tuple[Floats, Floats, Floats]:
+def joining(
+    had: Floats, coming: Floats, due: Floats, slots: Floats, delay: Floats, seconds: Floats
+) -> tuple[Floats, Floats, Floats]:
     """Added slots that join late; those taken away stop with their task, first those that have not joined yet.
 
     What is on its way to a stage joins together: further slots put that off in proportion to how many they are.
 
     Args:
-        state: before the interval.
+        had: ``[N, S]`` slots before the interval, of which `coming` did not work yet, for another `due` seconds.
         slots: ``[N, S]`` given for it.
         delay: ``[N, 1]`` seconds from giving a slot to its first work.
         seconds: ``[N, 1]`` length of the interval.
@@ -298,10 +266,10 @@ def joining(state: State, slots: Floats, delay: Floats, seconds: Floats) -> tupl
         ``[N, S]`` each: slots that have not joined at the end, seconds until they do, and slots that were missing on
         average.
     """
-    added = np.maximum(slots - state.slots, 0.0)
-    before = np.maximum(state.coming - np.maximum(state.slots - slots, 0.0), 0.0)
+    added = np.maximum(slots - had, 0.0)
+    before = np.maximum(coming - np.maximum(had - slots, 0.0), 0.0)
     coming = before + added
-    due = (before * state.due + added * delay) / np.maximum(coming, TINY)
+    due = (before * due + added * delay) / np.maximum(coming, TINY)
     missing = coming * np.minimum(due / seconds, 1.0)
     due = np.maximum(due - seconds, 0.0)
     return coming * (due > 0), due, missing

@@ -85,12 +85,13 @@ class Simulator:
         state = self.state
         self.slots, self.pool = self.slots.copy("K"), self.pool.copy()
         self.since_change = self.since_change.copy()
-        self.state = replace(state, slots=state.slots.copy("K"))
+        self.state = replace(state, slots=state.slots.copy("K"), pool=state.pool.copy())
         for mine, new in (
             (self.state.queue, other.state.queue),
             (self.state.coming, other.state.coming),
             (self.state.due, other.state.due),
             (self.state.slots, other.state.slots),
+            (self.state.pool, other.state.pool),
             (self.state.running, other.state.running),
             (self.slots, other.slots),
             (self.pool, other.pool),
@@ -112,7 +113,7 @@ class Simulator:
     def begin_with(self, slots: Any) -> None:
         """Begin all jobs with other slots than one a stage; they work at once. See `allocate`."""
         self.allocate(slots)
-        self.state = replace(self.state, slots=self.slots)
+        self.state = replace(self.state, slots=self.slots, pool=self.pool)
 
     def restart(self, rows: Any) -> None:
         """Empty the queues of the jobs at `rows`; one slot a stage. Their clock goes on."""
@@ -124,9 +125,9 @@ class Simulator:
         self.slots, self.pool = self.slots.copy("K"), self.pool.copy()
         self.slots[rows] = self.jobs.present[rows]
         self.pool[rows] = 0.0
-        slots = self.state.slots.copy("K")
-        slots[rows] = self.slots[rows]
-        self.state = replace(self.state, slots=slots)
+        slots, pool = self.state.slots.copy("K"), self.state.pool.copy()
+        slots[rows], pool[rows] = self.slots[rows], 0.0
+        self.state = replace(self.state, slots=slots, pool=pool)
         self.since_change[rows] = 0.0
         self._down[rows] = 0.0
 

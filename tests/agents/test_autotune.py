@@ -54,6 +54,17 @@ def test_the_adaptive_one_begins_anew_at_a_resize(measurement: Measured) -> None
     assert after.explain(1).startswith("keep")
 
 
+def test_some_pages_more_or_less_are_no_resize(measurement: Measured) -> None:
+    """What a real job may use moves at every reading."""
+    agent = started(AutotuneAdaptive())
+    made = []
+    for step in range(1, 31):
+        measured = measurement(cpus=12, interval=5.0, memory_limit=8e9 + 4096 * (step % 7))
+        made += [] if agent.propose(measured).explain(0).startswith("keep") else [step]
+    assert made == [1, 2, 3, 5, 9, 17, 29]
+    assert not agent.propose(measurement(cpus=12, memory_limit=4e9)).explain(0).startswith("keep")
+
+
 def test_half_of_the_memory_free_at_the_start_bounds_the_buffers(measurement: Measured) -> None:
     # (9e9 - 1e9) / 2 = 4e9 bytes: forty elements of 1e8.
     agent = started(Autotune())

@@ -16,7 +16,7 @@ from intune.agents.static import Static
 from intune.envs.jobs import Jobs
 from intune.envs.measurement import Measurement
 from intune.envs.simulator import Simulator
-from intune.pipelines.allocation import Allocation
+from intune.pipelines.allocation import MOST_SLOTS, Allocation
 from intune.pipelines.errors import ConfigError
 
 Measured = Callable[..., Measurement]
@@ -75,6 +75,19 @@ def test_decisions_are_cut_to_the_slots_that_may_be_given_out(measurement: Measu
     assert given.total <= 16
     assert Asks(60.0, pool=60.0).decide(measurement(slot_limit=16.0), STAGES).allocation == Allocation.shared(
         16
+    )
+
+
+@pytest.mark.parametrize("pool", [0.0, 1e5])
+def test_on_a_large_cluster_decisions_are_cut_to_what_an_allocation_may_have(
+    measurement: Measured, pool: float
+) -> None:
+    """Else tuning would end with an error where a cluster has more than 512 CPUs."""
+    measured = measurement(cpus=5000.0, slot_limit=40_000.0)
+    given = Asks(9000.0, pool=pool).decide(measured, STAGES).allocation
+    assert given is not None
+    assert given == (
+        Allocation.shared(MOST_SLOTS) if pool else Allocation.per_stage(dict.fromkeys(STAGES, MOST_SLOTS))
     )
 
 

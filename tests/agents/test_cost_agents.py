@@ -80,9 +80,11 @@ def test_ds2_keeps_while_the_target_is_reached(measurement: Measured) -> None:
 
 
 def test_ds2_waits_out_its_warm_up(measurement: Measured) -> None:
-    measured = measurement(since_change=5.0)
-    assert DS2(warm_up=2).propose(measured).explain(0).startswith("keep")
-    assert not DS2(warm_up=1).propose(measured).explain(0).startswith("keep")
+    """In the first interval after a change the change is one interval old."""
+    for intervals, waits in ((1, (False, True, True)), (2, (False, False, True)), (3, (False, False, False))):
+        measured = measurement(since_change=5.0 * intervals)
+        said = [DS2(warm_up=count).propose(measured).explain(0) for count in (0, 1, 2)]
+        assert tuple(each.startswith("keep: the last change") for each in said) == waits
 
 
 @pytest.mark.parametrize("options", [{"tolerance": 1.0}, {"warm_up": -1}])

@@ -173,6 +173,24 @@ def test_learning_survives_intervals_that_say_nothing(measurement: Measured) -> 
     assert all(np.isfinite(value).all() for value in agent._online._arrays.values())
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_trainer_that_pauses_teaches_nothing_and_one_that_dies_does(
+    measurement: Measured, killed: bool
+) -> None:
+    """While it saves or validates it takes nothing, whatever is in force."""
+    agent = DQN(learning=True)
+    agent.start(1, 3)
+    values: dict[str, Any] = {}
+    for step in range(12):
+        pause = {"delivered": 0.0, "killed": killed} if step % 3 == 2 else {}
+        proposal = agent.propose(measurement(busy=[[2.0, 1.0, 0.5]], **values, **pause))
+        values = {"slots": proposal.slots, "pool": proposal.pool}  # it has its way
+    online: Any = agent._online
+    rewards = np.concatenate([entry[2] for entry in online._memory])
+    assert len(rewards)
+    assert (rewards <= 0).any() == killed
+
+
 def test_torchs_threads_and_random_numbers_are_left_alone() -> None:
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     other = torch.get_num_interop_threads()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,6 +109,19 @@ def test_tuning_on_line_is_seeded_and_leaves_the_weights_alone(measurement: Meas
     np.testing.assert_array_equal(*runs)
     for name, value in before.items():
         np.testing.assert_array_equal(agent.weights.arrays[name], value)
+
+
+def test_increments_that_were_not_made_teach_nothing(measurement: Measured) -> None:
+    """After an interval that says nothing what is in force is kept, whatever the network would do."""
+    agent = DQNPaper()
+    agent.start(1, 3)
+    remembered = []
+    for values in ({}, {}, {"delivered": 0.0}, {}, {}):
+        agent.propose(measurement(**values))
+        tuner: Any = agent._tuner
+        remembered.append(len(tuner._memory))
+    # Rewards of the first interval's scale come from the second on; the third has none, the fourth no decision.
+    assert np.diff(remembered).tolist() == [3, 0, 0, 3]
 
 
 def test_seeded_training_is_equal_and_recorded(tmp_path: Path) -> None:

@@ -165,6 +165,22 @@ def test_what_fits_is_passed_on_as_it_is(measurement: Measured) -> None:
     assert guard.vetoed[0] == 0
 
 
+def test_what_is_judged_is_what_will_be_given(measurement: Measured) -> None:
+    """An agent of a user's may ask for parts of slots, which are rounded; and less than half a pool is none."""
+    seen = {"slots": 3.0, "busy": 3.0, "memory_used": 1.9e9, "memory_base": 1e9, "memory_queued": 0.0}
+    for asked in (Asks(3.6), Asks(1000.0, pool=0.4)):
+        guard = Guard(asked)
+        guard.start(1, 3)
+        for _ in range(20):
+            # 100 MB a slot: nine fit into this, ten at worst do not, let alone twelve.
+            proposal = guard.propose(
+                measurement(**seen, memory_limit=2.15e9, queue_fill=0.0, block_bytes=0.0)
+            )
+        assert proposal.pool[0] == 0
+        assert np.rint(proposal.slots).sum() < 12
+        assert guard.vetoed[0]
+
+
 def test_jobs_are_held_each_on_its_own(measurement: Measured) -> None:
     guard = Guard(Asks(50.0))
     guard.start(2, 3)

@@ -139,3 +139,10 @@ def test_the_score_is_a_share_also_where_nothing_fits(train: Any, tmp_path: Path
 def test_a_seed_that_is_none_is_refused(seed: Any) -> None:
     with pytest.raises(ConfigError, match="seed"):
         Recipe(seed=seed)
+
+
+@pytest.mark.parametrize("values", [{"batch_size": 8, "jobs": 12}, {"batch_size": 16, "jobs": 64}])
+def test_many_jobs_for_a_batch_do_not_begin_learning_before_there_is_a_transition(
+    values: dict[str, int],
+) -> None:
+    assert made(**values).recipe["score"] > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,19 @@ def test_memory_counts_once_it_is_confirmed(seen: Measurement, counts: bool) -> 
         assert bound > 1e9 + 8e8 * max(1.0, (float(seen.memory_used[0]) - 1e9) / 3e8)
     else:
         assert bound == unknown
+
+
+def test_entries_count_though_they_have_fewer_slots_than_what_is_in_force() -> None:
+    """A job that watches its memory passes over intervals that still hold what more slots left; these hold nothing."""
+    log, record = MemoryLog(3), MemoryRecord(1, 3)
+    log.recall(kept())
+    now = replace(measured((2.0, 2.0, 4.0), 1.8e9), watched=np.array([True]))
+    look(log, record, now)
+    assert record._sums.count[0] == pytest.approx(2, rel=0.01)
+    # And the next interval is compared with the one before it, not with what was recalled.
+    fewer = replace(measured((1.0, 1.0, 2.0), 1.4e9), watched=np.array([True]))
+    look(log, record, fewer)
+    assert record._sums.count[0] == pytest.approx(2, rel=0.01)
 
 
 def test_memory_waits_for_slots_that_it_knows() -> None:

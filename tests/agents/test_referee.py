@@ -302,6 +302,20 @@ def test_intervals_that_say_nothing_judge_nothing(measurement: Measured, bad: di
     assert outcomes[0] == outcomes[1]
 
 
+def test_a_job_that_died_does_not_go_back_to_what_killed_it(measurement: Measured) -> None:
+    """Its intervals deliver nothing until it has started again, with one slot a stage."""
+    referee = Referee(Restless())
+    referee.start(1, 2)
+    for _ in range(4):
+        referee.propose(measurement(stages=2, slots=[[8.0, 8.0]], busy=1.0, delivered=800.0))
+    ones = {"stages": 2, "slots": [[1.0, 1.0]], "busy": 1.0}
+    referee.propose(measurement(**ones, delivered=0.0, killed=True))
+    referee.propose(measurement(**ones, delivered=0.0))
+    proposal = referee.propose(measurement(**ones, delivered=100.0))
+    assert proposal.explain(0) == "one more"
+    np.testing.assert_array_equal(proposal.slots, [[2.0, 1.0]])
+
+
 def test_jobs_are_judged_each_on_its_own(measurement: Measured) -> None:
     referee = Referee(Restless())
     referee.start(2, 2)

@@ -16,10 +16,9 @@ from intune.envs.model import (
     State,
     advance,
     passed,
-    pooled_flows,
-    pooled_peak,
     service,
 )
+from intune.envs.pools import pooled_flows, pooled_peak
 from intune.envs.prepared import prepare
 from intune.envs.simulator import rate_of
 from tests.envs.generated import eventful_jobs, plain_jobs, seeds
