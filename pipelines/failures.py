@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -45,6 +46,15 @@ def explain(error: BaseException, where: str, *, decoding: bool = False) -> Intu
     if decoding and not (isinstance(error, OSError) and error.errno is not None):
         return CorruptError(f"{where}: cannot be decoded ({text}); write it again, or leave it out")
     return StorageError(f"{where}: storage failed ({text}); check that it can be reached")
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether it says that there was no memory, as Python, the system or torch do."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, RuntimeError):  # torch: of a device, or of its own allocator
+        return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError)
 
 
 def patiently(call: Callable[[], T], where: str, retries: int, sleep: Callable[[float], None]) -> T:

@@ -93,7 +93,7 @@ class OpenFiles:
 
     def __init__(self, most: int = MOST_OPEN) -> None:
         self._most = most
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may close a loader from under it
         self._open: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
 
     def find(self, path: str) -> tuple[Any, Any] | None:

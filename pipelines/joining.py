@@ -51,7 +51,10 @@ class Joining:
         self._key = uuid.uuid4().hex if key is None else key
         self._lock = threading.Lock()
         self._returned = False
-        self._times: dict[bool, list[float]] = {True: [], False: []}
+        self._most = (
+            0  # batches that lie together: an epoch's first tasks are small, and tell nothing of the others
+        )
+        self._times: dict[bool, list[float]] = {True: [], False: []}  # of a row, joined or not
         self._way: bool | None = None
         self._compared = False
 
@@ -64,38 +67,43 @@ class Joining:
         # Where one batch has other rows than the rest, as an epoch's last has, the comparison would not hold for it.
         if piece.block is None:
             yield piece
-        elif not alike or self._joined():
-            yield Piece(self._call(apply, piece.block, joined=True, timed=alike), piece.edges)
+        elif not alike or self._joined(len(piece)):
+            yield Piece(self._call(apply, piece.block, len(piece) if alike else 0, joined=True), piece.edges)
         elif not self._compared:
             yield Piece(self._compare(apply, piece.block, piece.edges[1]), piece.edges)
         else:
             for single in piece.singles():
                 assert single.block is not None
-                yield Piece(self._call(apply, single.block, joined=False), single.edges)
+                yield Piece(self._call(apply, single.block, len(piece), joined=False), single.edges)
 
-    def _joined(self) -> bool:
-        """Whether the next batches are joined."""
+    def _joined(self, batches: int) -> bool:
+        """Whether the next batches, so many that lie together, are joined."""
         with self._lock:
             if self._way is not None:
                 return self._way
+            if batches > self._most:
+                self._most, self._times = batches, {True: [], False: []}
             joined, single = self._times[True], self._times[False]
-            if len(joined) < TRIALS:
+            if batches < self._most or len(joined) < TRIALS:
                 return True
             if len(single) < TRIALS:
                 return False
             self._way = min(single) > GAIN * min(joined)
             return self._way
 
-    def _call(self, apply: Apply, block: Block, *, joined: bool, timed: bool = True) -> Block | None:
-        timed = timed and self._returned  # the first calls may compile or import something
+    def _call(self, apply: Apply, block: Block, batches: int, *, joined: bool) -> Block | None:
+        """Call the function, and note what it took out of `batches` that lie together."""
+        timed = self._returned  # the first calls may compile or import something
         began = self._clock()
         made = apply(block)
         taken = self._clock() - began
+        rows = block_rows(block)
         with self._lock:
             self._returned = True
-            if timed and self._way is None and len(self._times[joined]) < TRIALS:
-                self._times[joined].append(taken / block_rows(block))
-                if joined and taken < LONG:
+            times = self._times[joined]
+            if timed and self._way is None and batches == self._most and len(times) < TRIALS:
+                times.append(taken / rows)
+                if joined and len(times) == TRIALS and min(times) * rows < LONG:
                     self._way = True
         return made
 

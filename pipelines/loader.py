@@ -88,7 +88,7 @@ class Loader:
             )
         self.executor = choose(executor)
         self.budget = budget if budget is not None else detect(self.executor, world_size)
-        self._rank, self._world_size = rank, world_size
+        self.rank, self.world_size = rank, world_size
         self._in_order = in_order
         self._skip = on_error == "skip"
         self._max_skipped = max_skipped
@@ -136,10 +136,10 @@ class Loader:
         if (active := self._current()) is not None:
             active.close()
         plan = self._make_plan(self.epoch)
-        first, ahead = self._resume
-        self._resume = (0, frozenset())
-        epoch = _Epoch(self, plan, first, ahead)
+        epoch = _Epoch(self, plan, *self._resume)
+        self._resume = (0, frozenset())  # not before: a loop that could not begin has taken nothing
         self._active = weakref.ref(epoch)
+        epoch.resize(self.allocation)  # it may have changed while the epoch began, which on Ray takes seconds
         return epoch
 
     def __len__(self) -> int:
@@ -263,8 +263,8 @@ class Loader:
         if (active := self._current()) is not None:
             active.close()
         self._closed = True
-        self._finalizer.detach()
         _close_fleet(self._fleet, self._pid)
+        self._finalizer.detach()  # not before: what a second Ctrl-C cuts short is done at the end of the process
 
     def __enter__(self) -> Loader:
         return self
@@ -294,8 +294,8 @@ class Loader:
             "batch_size": self.order.batch_size,
             "drop_last": self.order.drop_last,
             "shuffle": None if shuffle is None else [shuffle.row_groups, shuffle.seed],
-            "rank": self._rank,
-            "world_size": self._world_size,
+            "rank": self.rank,
+            "world_size": self.world_size,
         }
 
     def _make_device(self) -> Any:
@@ -311,8 +311,8 @@ class Loader:
                 self.dataset.row_groups(),
                 self.order,
                 epoch=epoch,
-                rank=self._rank,
-                world_size=self._world_size,
+                rank=self.rank,
+                world_size=self.world_size,
                 chunk_rows=self._chunk_rows(),
             )
             self._planned = epoch

@@ -109,24 +109,25 @@ class MemoryLedger:
         return freed
 
 
-def roots(payload: Any) -> dict[int, int]:
-    """Address -> bytes of every distinct buffer in host memory that `payload` keeps alive.
+def roots(payload: Any) -> dict[Any, int]:
+    """Address -> bytes of every distinct buffer that `payload` keeps alive; of a device's memory, device and address.
 
     Takes columns (NumPy arrays, Arrow arrays, tensors, `Ragged`), blocks, and lists of these at any depth. A
     view counts with the whole buffer under it: NumPy views by their base, Arrow arrays by their buffers'
     parents, NumPy arrays over an Arrow array or a tensor by what they lie over. Anything else (None, numbers, a
-    block that could not be read) holds nothing, as do tensors on a device. An object with a method `values` is
-    taken for a block.
+    block that could not be read) holds nothing. An object with a method `values` is taken for a block. A batch on its
+    way to a device counts with what it comes from; what was made on the device by a user's function counts as well,
+    since nothing else would keep a pipeline from filling it.
 
     Some things cannot be seen from outside: a tensor made over part of a NumPy array counts with that part
     only, an array of Python objects with its pointers only, and sparse tensors, which are no columns, not at all.
     """
-    found: dict[int, int] = {}
+    found: dict[Any, int] = {}
     _walk(payload, found, set())
     return found
 
 
-def _walk(payload: Any, found: dict[int, int], seen: set[int]) -> None:
+def _walk(payload: Any, found: dict[Any, int], seen: set[int]) -> None:
     """Collect into `found`; `seen` has the ids of root arrays that were collected already.
 
     The payload keeps those arrays alive meanwhile, so that an id means one array. Looking up an id is what
@@ -139,14 +140,14 @@ def _walk(payload: Any, found: dict[int, int], seen: set[int]) -> None:
         if id(payload) not in seen:
             seen.add(id(payload))
             _add_array(payload, base, found, seen)
+    elif isinstance(payload, dict) and (held := getattr(payload, "held", None)) is not None:
+        # A batch on its way to a device: its source stays in memory until the copy is done, and is as large.
+        _walk(held, found, seen)
     elif isinstance(payload, dict):
         for column in payload.values():
             # The common case without a call: a view, one step from a root that is known.
             if not (type(column) is np.ndarray and id(column.base) in seen):
                 _walk(column, found, seen)
-        # A batch on its way to a device keeps its source in host memory until the copy is done.
-        if type(payload) is not dict:
-            _walk(getattr(payload, "held", None), found, seen)
     elif isinstance(payload, list | tuple):
         for part in payload:
             _walk(part, found, seen)
@@ -168,7 +169,7 @@ def _walk(payload: Any, found: dict[int, int], seen: set[int]) -> None:
         _walk(list(payload.values()), found, seen)
 
 
-def _add_array(array: Array, base: Any, found: dict[int, int], seen: set[int]) -> None:
+def _add_array(array: Array, base: Any, found: dict[Any, int], seen: set[int]) -> None:
     """An array whose base is no array: it owns its memory, or lies over that of something else."""
     if base is not None:
         owner = base.obj if isinstance(base, memoryview) else getattr(base, "owner", base)
@@ -179,7 +180,7 @@ def _add_array(array: Array, base: Any, found: dict[int, int], seen: set[int]) -
         _keep(found, array.__array_interface__["data"][0], array.nbytes)
 
 
-def _add_arrow(array: pa.Array, found: dict[int, int]) -> None:
+def _add_arrow(array: pa.Array, found: dict[Any, int]) -> None:
     for buffer in array.buffers():
         if buffer is not None:
             _add_buffer(buffer, found)
@@ -187,7 +188,7 @@ def _add_arrow(array: pa.Array, found: dict[int, int]) -> None:
         _add_arrow(array.dictionary, found)
 
 
-def _add_buffer(buffer: pa.Buffer, found: dict[int, int]) -> None:
+def _add_buffer(buffer: pa.Buffer, found: dict[Any, int]) -> None:
     parent = buffer.parent
     while parent is not None:
         buffer, parent = parent, parent.parent
@@ -195,15 +196,16 @@ def _add_buffer(buffer: pa.Buffer, found: dict[int, int]) -> None:
         _keep(found, buffer.address, buffer.size)
 
 
-def _add_tensor(tensor: Any, found: dict[int, int]) -> None:
-    if not tensor.is_cpu or tensor.is_sparse or tensor.is_sparse_csr:
+def _add_tensor(tensor: Any, found: dict[Any, int]) -> None:
+    if tensor.is_meta or tensor.is_sparse or tensor.is_sparse_csr:
         return
     storage = tensor.untyped_storage()
     if size := storage.nbytes():
-        _keep(found, storage.data_ptr(), size)
+        address = storage.data_ptr()
+        _keep(found, address if tensor.is_cpu else (str(tensor.device), address), size)
 
 
-def _keep(found: dict[int, int], address: int, size: int) -> None:
+def _keep(found: dict[Any, int], address: Any, size: int) -> None:
     if size > found.get(address, 0):
         found[address] = size
 

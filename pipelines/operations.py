@@ -29,6 +29,7 @@ from intune.pipelines.errors import (
     StorageError,
     WorkerLostError,
 )
+from intune.pipelines.failures import out_of_memory
 from intune.pipelines.joining import Joining
 from intune.pipelines.payloads import Missing, Partial, Piece
 from intune.pipelines.plan import Ints, LoadBlock, Plan
@@ -293,6 +294,11 @@ class Operations:
         """The user's function on batches; on many at once where it says that rows do not matter to each other."""
         stage = self.job.maps[self.job.plan.levels[level].map_index]
         joined = stage.rowwise and not self.job.skip
+        # Only the last: whether the next is given batches joined would depend on this one's speed. And only where it
+        # runs in this thread, whose time tells what it took.
+        measured = (
+            joined and stage is self.job.maps[-1] and stage.workers == "thread" and stage.timeout is None
+        )
         result = Result([])
 
         def apply(block: Block) -> Block | None:
@@ -304,8 +310,7 @@ class Operations:
             for part in [piece] if joined else piece.singles():
                 if part.block is None:
                     result.payload.append(part)
-                elif joined and stage is self.job.maps[-1]:
-                    # Not so for one before: whether the next is given batches joined would depend on this one's speed.
+                elif measured:
                     result.payload.extend(self.job.joining.results(part, apply))
                 else:
                     result.payload.append(Piece(apply(part.block), part.edges))
@@ -317,8 +322,9 @@ class Operations:
             return checked(self._call(stage, writable(block)), rows, last=stage is self.job.maps[-1])
         except Exception as error:
             failure, cause = _failure(error, stage, self.job.where(level, index))
-        # Of want of memory, or of a process, the data is not guilty: the same batch may pass the next time.
-        short = isinstance(failure, MemoryShortError) or isinstance(cause, MemoryError)
+        # Of want of memory, or of a process (which has a cause if it could not be started), the data is not guilty:
+        # the same batch may pass the next time.
+        short = isinstance(failure, MemoryShortError) or out_of_memory(cause)
         if not self.job.skip or short or (isinstance(failure, WorkerLostError) and cause is not None):
             raise failure from cause
         result.skipped.append(str(failure))

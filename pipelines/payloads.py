@@ -43,8 +43,8 @@ class Piece:
         return len(self.edges) - 1
 
     def values(self) -> list[Any]:
-        """Its columns, for those who count memory."""
-        return [] if self.block is None else list(self.block.values())
+        """What it keeps in memory: the block itself, which may keep more than its columns."""
+        return [] if self.block is None else [self.block]
 
     def batches(self) -> Iterator[Block | None]:
         """Its batches, as views."""

@@ -87,6 +87,7 @@ class Run:
         self.last_level = len(job.plan.levels) - 1
         self._retries = retries
         self._max_skipped = max_skipped
+        self._booked: set[Key] = set()  # tasks whose skips are counted
         self._on_skip = on_skip
         self._measure = measure
         self._deliver = finalize if deliver is None else deliver
@@ -145,8 +146,11 @@ class Run:
         with self.lock:
             if self.closed:
                 return
-            if result.skipped and not self._skip(result.skipped):
-                return
+            # What was made before and lost is made again: its skips are known.
+            if result.skipped and task.key not in self._booked:
+                self._booked.add(task.key)
+                if not self._skip(result.skipped):
+                    return
             self.payloads[task.key] = result.payload
             self._free(self.scheduler.finish(task, self.clock(), held, cpu_s=cpu_s))
             self.work.notify()

@@ -73,17 +73,33 @@ def choose(executor: str) -> str:
 
 
 def detect(executor: str, world_size: int) -> Budget:
-    """What the job may use: on Ray of the cluster, once it is known, of whose CPUs every rank takes its share; with
-    threads of this machine alone."""
-    if executor != "ray":
-        return Budget.detect(usable=Usable.detect(modules={}))
-    from intune.pipelines.executors.ray_cluster import attach
+    """What a trainer's pipeline may use where nobody says, see `usable_by`."""
+    reach(executor)
+    return Budget.detect(usable=usable_by(executor, world=world_size))
 
-    attach()
-    usable = Usable.detect()
-    if _connected():
-        usable = replace(usable, cpus=max(1, usable.cpus // world_size))
-    return Budget.detect(usable=usable)
+
+def reach(executor: str) -> None:
+    """Connect to Ray where it is to run the pipeline and there is a cluster: what may be used is the cluster's then."""
+    if executor == "ray":
+        from intune.pipelines.executors.ray_cluster import attach
+
+        attach()
+
+
+def usable_by(executor: str, *, here: int = 1, world: int = 1) -> Usable:
+    """What one of several trainers may use. Memory is this machine's and is not divided.
+
+    Args:
+        executor: with threads CPUs are this machine's alone, wherever else a Ray that is connected has some; on Ray
+            they are the cluster's.
+        here: trainers on this machine, each of which gets the same part of its CPUs.
+        world: trainers altogether, each of which gets the same part of a cluster's.
+    """
+    if executor != "ray":
+        usable, parts = Usable.detect(modules={}), here
+    else:
+        usable, parts = Usable.detect(), world if _connected() else here
+    return replace(usable, cpus=max(1, usable.cpus // parts))
 
 
 def _connected() -> bool:

@@ -47,7 +47,7 @@ class Landings:
     """The trainer's side: segments that workers lay outputs into."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may close a loader from under it
         self._segments: dict[int, Segment] = {}
         self._reserved: set[int] = set()
         self._next = 0
@@ -112,7 +112,7 @@ class Reached:
     """A worker's side: segments of the trainer's process, opened once each."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may close a loader from under it
         self._open: OrderedDict[Place, Segment] = OrderedDict()
 
     def finds(self, probe: Probe) -> bool:

@@ -149,10 +149,12 @@ class RayFleet:
                 return []
             self._closed = True
             self._changed.notify_all()
-        self._ending.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._workers.close()
-        self._landings.close()
+        try:
+            self._ending.set()
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._workers.close()
+        finally:
+            self._landings.close()
         return []
 
     def pids(self) -> list[int]:
@@ -380,6 +382,8 @@ class RayFleet:
         roots = {(worker.number, root): size for root, size in outcome.roots.items()}
         output = Held(worker, (*task.key, task.attempt), roots)
         with self._changed:
+            if run is not self._run:
+                return  # of an epoch that was left: the next one has tasks of the same names
             worker.held.add(task.key)
             self._outputs[task.key] = output
         run.finished(task, Result(output, outcome.skipped), roots, cpu_s=_book(run, task, outcome))

@@ -14,7 +14,8 @@ from intune.pipelines.budget import Budget
 LEAST_STORE = 128 << 20
 """Bytes of shared memory below which Ray's object store does not start."""
 
-_lock = threading.Lock()
+# The garbage collector may close a loader in the middle of anything, also of what is done under this.
+_lock = threading.RLock()
 _users = 0
 _started = ""  # the connection to the Ray started here, which its users share
 

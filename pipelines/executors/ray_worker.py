@@ -92,7 +92,7 @@ class RayWorker:
                 self._operations.job.over.now = (
                     True  # a task of an epoch that was left ends between two calls
                 )
-            if self._reader is None or self._reader.dataset != made.dataset:
+            if self._reader is None:  # a worker is one loader's, and its files are always the same
                 self._reader = Reader(made.dataset)
             self._operations = Operations(made, reader=self._reader)
             self._generation = generation

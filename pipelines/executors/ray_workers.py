@@ -160,18 +160,20 @@ class RayWorkers:
             starting = list(self._starting)
             workers += [worker for worker in self._starting.values() if worker is not None]
             self.changed.notify_all()
-        here = self._node()
-        pids = [worker.pid for worker in workers if worker.pid and worker.node == here]
-        if self.is_connected():
-            for worker in workers:
-                self.ray.kill(worker.actor, no_restart=True)
-        deadline = time.monotonic() + END_PATIENCE
-        for thread in starting:
-            if thread is not threading.current_thread():
-                thread.join(max(0.0, deadline - time.monotonic()))
-        while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        disconnect(self.ray, self._connection)
+        try:
+            here = self._node()
+            pids = [worker.pid for worker in workers if worker.pid and worker.node == here]
+            if self.is_connected():
+                for worker in workers:
+                    self.ray.kill(worker.actor, no_restart=True)
+            deadline = time.monotonic() + END_PATIENCE
+            for thread in starting:
+                if thread is not threading.current_thread():
+                    thread.join(max(0.0, deadline - time.monotonic()))
+            while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
+                time.sleep(0.01)
+        finally:
+            disconnect(self.ray, self._connection)  # also if a second Ctrl-C ends the waiting
 
     # ---- starting them ---------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ whoever dies.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import tempfile
@@ -55,13 +56,21 @@ class Segment:
 
         The segment grows to fit. What is not touched takes no memory, so the capacity is a power of two, which
         both sides work out alike.
+
+        Raises:
+            MemoryError: the process may map no more.
         """
         if self._mapping is None or size > self._capacity:
             self._capacity = max(SMALLEST, 1 << (size - 1).bit_length())
             if os.fstat(self.descriptor).st_size < self._capacity:
                 os.ftruncate(self.descriptor, self._capacity)
             # Not `mmap.resize`: it would pull the memory from under arrays that are still in use.
-            self._mapping = mmap.mmap(self.descriptor, self._capacity)
+            try:
+                self._mapping = mmap.mmap(self.descriptor, self._capacity)
+            except OSError as error:
+                if error.errno != errno.ENOMEM:
+                    raise
+                raise MemoryError(f"no {self._capacity} bytes of address space for a segment") from error
         array: Array = np.frombuffer(self._mapping, np.uint8, size)
         self._lent = weakref.ref(array)
         return array

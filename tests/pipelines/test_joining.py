@@ -75,6 +75,17 @@ def test_a_slow_function_that_gains_little_is_tried_and_gets_all_again(share: fl
     assert function.calls[len(LEARNING) + 2 + TRIALS :] == [WHOLE] * (20 - len(LEARNING) - 2)
 
 
+def test_the_small_first_tasks_of_an_epoch_decide_nothing() -> None:
+    """Two batches at once are done in no time, eight of them are slow."""
+    function = Function(lambda rows: SLOW if rows == WHOLE else SLOW / 2 if rows == ROWS else 0.01 * SLOW)
+    joining = Joining(lambda: function.now)
+    run(function, pieces(2, batches=1) + pieces(3, batches=2), joining)
+    assert function.calls == [ROWS] * 2 + [2 * ROWS] * 3
+    function.calls.clear()
+    run(function, pieces(20), joining)
+    assert function.calls == [WHOLE] * TRIALS + [WHOLE, ROWS] + [ROWS] * BATCHES * (20 - TRIALS - 1)
+
+
 def test_first_calls_which_compile_or_import_decide_nothing() -> None:
     function = Function(lambda rows: 0.0)
     function.per_row = lambda rows: 1.0 if len(function.calls) == 1 else 0.1 * SLOW

@@ -223,6 +223,56 @@ def test_out_of_order_every_batch_comes_once_also_across_a_resume(
     assert sorted(made) == sorted(expected)
 
 
+def test_slots_given_while_an_epoch_begins_are_that_epochs(
+    data_sets: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Ray that takes seconds, in which a tuner may decide."""
+    start = ThreadFleet.start
+    with load(pipeline(data_sets.folder(SHAPES[1]), None, 2, 0, 9, False)) as loader:
+
+        def slowly(fleet: ThreadFleet, run: Any, threads: int) -> None:
+            start(fleet, run, threads)
+            loader.resize({"load": 5})
+
+        monkeypatch.setattr(ThreadFleet, "start", slowly)
+        stream = iter(loader)
+        assert loader.stats().stage("load").slots == 5
+        assert len(list(stream)) == len(loader)
+
+
+def test_a_loop_that_could_not_begin_has_not_used_up_where_to_go_on(
+    data_sets: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = pipeline(data_sets.folder(SHAPES[1]), None, 2, 0, 9, False)
+    with load(pipe) as loader:
+        stream = iter(loader)
+        for _ in range(2):
+            next(stream)
+        state = loader.state_dict()
+        rest = [ids(batch) for batch in stream]
+    with load(pipe) as loader:
+        loader.load_state_dict(state)
+        with monkeypatch.context() as patch:
+            patch.setattr(ThreadFleet, "start", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                iter(loader)
+        assert [ids(batch) for batch in loader] == rest
+
+
+def test_a_close_that_is_cut_short_is_gone_on_with_at_the_end(
+    data_sets: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second Ctrl-C while the workers end."""
+    loader = load(pipeline(data_sets.folder(SHAPES[1]), None, 2, 0, 9, False))
+    with monkeypatch.context() as patch:
+        patch.setattr(ThreadFleet, "close", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            loader.close()
+    assert loader._finalizer.alive
+    loader._finalizer()
+    assert not loader._fleet._threads  # type: ignore[attr-defined]
+
+
 def test_batches_finished_ahead_of_the_one_in_order_are_remembered_and_not_made_again(data_sets: Any) -> None:
     """The first batch's task is held up, others overtake it, the state is saved, another loader goes on."""
     folder = data_sets.folder(SHAPES[1])

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from intune.pipelines.arrow import to_column
 from intune.pipelines.memory import MemoryLedger, peak_resident_bytes, resident_bytes, roots
+from intune.pipelines.payloads import Piece
 from intune.pipelines.schema import Ragged, slice_column
-from intune.pipelines.transfer import to_tensor, writable
+from intune.pipelines.transfer import Moving, to_tensor, writable
 
 ROWS = 64
 
@@ -133,12 +134,21 @@ def test_an_object_with_values_is_a_block() -> None:
 
 
 def test_a_batch_on_its_way_keeps_its_source() -> None:
-    class Moving(dict[str, Any]):
-        held: Any = None
+    """In the form in which a task hands it on: else nothing would count, and no trainer be too slow for more."""
+    held = {"x": owned()}
+    batch = Moving({"x": torch.empty(3, device="meta")}, None, held)
+    assert roots([Piece(batch, [0, 3]), Piece(None, [0, 0])]) == roots(held)
 
-    batch = Moving(x=torch.empty(3, device="meta"))
-    batch.held = {"x": owned()}
-    assert roots([batch]) == roots(batch.held)
+
+def test_what_a_function_made_on_a_device_counts() -> None:
+    class OnDevice:
+        is_cpu = is_meta = is_sparse = is_sparse_csr = False
+        device = "cuda:0"
+
+        def untyped_storage(self) -> Any:
+            return SimpleNamespace(nbytes=lambda: 12, data_ptr=lambda: 64)
+
+    assert roots([Piece({"x": OnDevice(), "y": OnDevice()}, [0, 3])]) == {("cuda:0", 64): 12}
 
 
 def test_many_views_are_cheap() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import itertools
 import re
 import threading
@@ -517,6 +518,14 @@ def test_a_function_for_single_rows_gets_many_batches_at_once_and_another_one_by
         batches, _ = run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
         assert [len(check_columns(batch)) for batch in batches] == [4] * 100
         assert calls == expected
+
+
+def test_want_of_memory_is_no_fault_of_the_data(numbered: Callable[..., Files]) -> None:
+    stage = Map(function=spoil({9}, OSError(errno.ENOMEM, "Cannot allocate memory")))
+    files = numbered([[20]])
+    job = job_of(files, ("batch", "map"), batch=4, maps=(stage,), skip=True)
+    with pytest.raises(StageError, match="Cannot allocate memory"):
+        run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
 
 
 def test_only_the_last_function_is_given_batches_one_by_one_for_its_speed(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from intune.pipelines import Budget, Pipeline
+from intune.pipelines import Budget, Pipeline, plan
+from intune.pipelines import loader as loader_module
 from intune.pipelines.errors import ConfigError, SchemaError
 from intune.pipelines.schema import Ragged
 from intune.pipelines.transfer import Device, Moving, to_tensor, to_tensors, writable
@@ -123,6 +125,36 @@ def test_cuda_is_the_device_of_the_trainers_thread_in_every_thread(
         chosen = 2
         assert len(list(loader)) == 1
     assert seen == ["cuda:1", "cuda:2"]
+
+
+def test_a_slow_trainer_on_a_device_is_not_run_away_from(
+    monkeypatch: pytest.MonkeyPatch, data_sets: Any
+) -> None:
+    """What is on its way to the device counts as held: else all of an epoch would be moved there at once."""
+    staged = []
+
+    def stage(device: Device, batch: dict[str, Any]) -> dict[str, Any]:
+        staged.append(batch)
+        source = {**batch, "wide": np.zeros((len(batch["id"]), 1 << 14))}
+        return Moving({name: torch.empty(1, device="meta") for name in batch}, None, source)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(Device, "stage", stage)
+    monkeypatch.setattr(Device, "hand_over", lambda self, batch: dict(batch))
+    pipe = Pipeline.from_parquet(data_sets.folder([[10] * 100])).batch(10).to("cuda:0")
+    monkeypatch.setattr(plan, "BLOCK_ROWS", 10)
+    monkeypatch.setattr(loader_module, "BLOCK_ROWS", 10)
+    with pipe.loader(executor="threads", budget=Budget(cpus=2, memory=1 << 24)) as loader:
+        stream = iter(loader)
+        next(stream)
+        before = -1
+        while len(staged) != before:  # 1.3 MB a batch: twelve fit
+            before = len(staged)
+            time.sleep(0.2)  # real threads work on
+        assert 2 <= before <= 14
+        assert loader.stats().memory_held <= 1 << 24
+        assert sum(1 for _ in stream) == 99
 
 
 def test_on_the_cpu_a_batch_is_handed_over_as_it_is() -> None:

@@ -229,7 +229,7 @@ def test_a_worker_dies_that_only_holds_blocks(data, monkeypatch):
 
     def apart(self, run, task, blocks):
         if task.level == 0 and not self.workers_lost:
-            return self._workers[0 if task.index < 4 else 1]
+            return self._workers.alive[0 if task.index < 4 else 1]
         return choose(self, run, task, blocks)
 
     monkeypatch.setattr(RayFleet, "_choose", apart)

@@ -1,0 +1,57 @@
+"""Whose processors a trainer's pipeline may use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from intune.pipelines.budget import Usable
+from intune.pipelines.errors import ConfigError
+from intune.pipelines.executors import choice
+
+HERE, CLUSTER = 16, 64
+
+
+@pytest.fixture(autouse=True)
+def of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    def detect(**given: Any) -> Usable:
+        alone = given.get("modules") == {}
+        return Usable(cpus=HERE if alone else CLUSTER, memory=1 << 34, memory_left=1 << 34)
+
+    monkeypatch.setattr(Usable, "detect", detect)
+    monkeypatch.setattr(choice, "_connected", lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("executor", "here", "world", "cpus"),
+    [
+        ("threads", 1, 1, 16),  # whatever the cluster has elsewhere
+        ("threads", 4, 16, 4),
+        ("threads", 32, 32, 1),
+        ("ray", 1, 1, 64),
+        ("ray", 4, 16, 4),
+        ("ray", 4, 4, 16),
+    ],
+)
+def test_threads_share_this_machine_and_rays_workers_the_cluster(
+    executor: str, here: int, world: int, cpus: int
+) -> None:
+    usable = choice.usable_by(executor, here=here, world=world)
+    assert usable == Usable(cpus=cpus, memory=1 << 34, memory_left=1 << 34)
+
+
+def test_without_a_cluster_ray_is_started_here_and_shared_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "_connected", lambda: False)
+    assert choice.usable_by("ray", here=4, world=16).cpus == CLUSTER // 4
+
+
+def test_executors_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [choice.choose(name) for name in ("auto", "threads", "ray")] == ["ray", "threads", "ray"]
+    monkeypatch.setattr(choice, "_connected", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert choice.choose("auto") == "threads"
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert choice.choose("auto") == "ray"
+    with pytest.raises(ConfigError, match="`executor`='spark' is unknown"):
+        choice.choose("spark")

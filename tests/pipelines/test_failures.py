@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import errno
+
+import pytest
+import torch
+
+from intune.pipelines.failures import out_of_memory
+
+
+@pytest.mark.parametrize(
+    ("error", "short"),
+    [
+        (MemoryError(), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory"),
+            True,
+        ),
+        (RuntimeError("shapes do not match"), False),
+        (OSError(errno.EIO, "Input/output error"), False),
+        (ValueError("memory"), False),
+        (None, False),
+    ],
+)
+def test_what_says_that_there_was_no_memory(error: BaseException | None, short: bool) -> None:
+    assert out_of_memory(error) is short

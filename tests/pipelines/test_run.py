@@ -1,0 +1,24 @@
+"""An epoch under way, apart from who works on it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from intune.pipelines.operations import Result
+from intune.pipelines.payloads import Missing
+from intune.pipelines.run import Run
+
+
+def test_what_is_made_again_is_not_skipped_again() -> None:
+    """An output that says what was left out may be lost with its worker."""
+    told: list[str] = []
+    scheduler = SimpleNamespace(finish=lambda *_, **__: [], deliverable=lambda: False)
+    job: Any = SimpleNamespace(plan=SimpleNamespace(levels=[None]))
+    run = Run(job, scheduler, retries=0, max_skipped=1, on_skip=told.append)  # type: ignore[arg-type]
+    for attempt in (1, 2, 3):
+        task: Any = SimpleNamespace(key=(0, 4), attempt=attempt)
+        run.finished(task, Result(Missing(10), ["row group 4 is broken"]), {}, cpu_s=0.0)
+    assert told == ["row group 4 is broken"]
+    assert run.skipped == 1
+    assert run.error is None
