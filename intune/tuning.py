@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -28,9 +29,11 @@ from intune.knowledge import Knowledge, default_folder, keep, key_of, recall
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.budget import DEFAULT_SHARE, Budget, Usable
 from intune.pipelines.errors import ConfigError, IntuneError
+from intune.pipelines.executors.choice import choose, reach, usable_by
 from intune.pipelines.loader import Loader
 from intune.pipelines.metrics import PipelineStats
 from intune.pipelines.pipeline import Pipeline
+from intune.pipelines.whole import at_least
 from intune.sinks import Display, Shown, Sinks, open_sinks
 from intune.tuning_arguments import (
     check_flag,
@@ -394,13 +397,13 @@ def _loader(
         raise ConfigError("`source` is tuned already; two tuners would undo each other's decisions")
     if isinstance(source, Pipeline):
         check_options(options, Loader.__init__, "Pipeline")
-        budget = _budget(cpus, memory)
+        budget = _budget(cpus, memory, options)
         return source.loader(budget=budget, allocation=allocation, **options), budget
     if _is_dataloader(source):
         from intune.adapters.dataloader import TunableDataLoader
 
         check_options(options, TunableDataLoader.wrap, "DataLoader")
-        budget = _budget(cpus, memory)
+        budget = _budget(cpus, memory, {"executor": "threads"})
         return TunableDataLoader.wrap(source, budget=budget, allocation=allocation, **options), budget
     check_source(source)
     if cpus is not None or memory is not None or options:
@@ -419,29 +422,36 @@ def _is_dataloader(source: Any) -> bool:
     return isinstance(source, DataLoader)
 
 
-def _budget(cpus: int | None, memory: int | str | None) -> Budget:
-    """A rank's part of what the machine offers, where nothing is said."""
+def _budget(cpus: int | None, memory: int | str | None, options: Mapping[str, Any]) -> Budget:
+    """A rank's part of what there is, where nothing is said.
+
+    Args:
+        cpus, memory: what is said.
+        options: of the loader, of which the executor says whose CPUs they are.
+    """
+    executor = choose(options.get("executor", "auto"))
     ranks = _ranks_here()
-    usable = Usable.detect()
-    if cpus is None and ranks > 1:
-        cpus = max(1, usable.cpus // ranks)
+    reach(executor)
+    world = max(at_least("world_size", options.get("world_size", 1), 1), ranks)
+    usable = usable_by(executor, here=ranks, world=world) if cpus is None else usable_by(executor)
     return Budget.detect(cpus=cpus, memory=memory, share=DEFAULT_SHARE / ranks, usable=usable)
 
 
-def _usable_part() -> Usable:
-    """A rank's part of what the machine offers now: what is free may be taken by all of them at once."""
+def _usable_part(executor: str, world: int) -> Usable:
+    """A rank's part of what there is now: what is free may be taken by all of them at once."""
     ranks = _ranks_here()
-    usable = Usable.detect()
-    return replace(usable, cpus=max(1, usable.cpus // ranks), memory_left=usable.memory_left // ranks)
+    usable = usable_by(executor, here=ranks, world=max(world, ranks))
+    return replace(usable, memory_left=usable.memory_left // ranks)
 
 
 def _resources(inner: Any) -> Callable[[], Resources]:
     own = getattr(inner, "resources", None)
     if callable(own):
         return own  # type: ignore[no-any-return]
+    executor = getattr(inner, "executor", "threads")
+    part = partial(_usable_part, executor, getattr(inner, "world_size", 1))
     # The workers of a Ray that this process started are its children, but their own clocks count them.
-    children = getattr(inner, "executor", None) != "ray"
-    return ResourceReader(inner.budget, children=children, detect=_usable_part)
+    return ResourceReader(inner.budget, children=executor != "ray", detect=part)
 
 
 def _ranks_here() -> int:
@@ -476,5 +486,23 @@ def _name(source: Any) -> str:
     pipeline = getattr(source, "pipeline", source)  # a loader is known by what it runs
     if isinstance(pipeline, Pipeline):
         return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(pipeline))  # where functions lie says nothing
-    dataset = getattr(source, "dataset", source)
-    return f"{type(source).__qualname__}({type(dataset).__qualname__}, {getattr(source, 'batch_size', None)})"
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    about = (
+        _name_of_dataset(getattr(source, "dataset", source)),
+        getattr(source, "batch_size", None),
+        getattr(source, "num_workers", None),
+        getattr(getattr(source, "collate_fn", None), "__qualname__", None),
+        script and os.path.abspath(script),
+    )
+    return f"{type(source).__qualname__}({', '.join(map(str, about))})"
+
+
+def _name_of_dataset(dataset: Any) -> str:
+    """Its class and its length, and what it is a part of: a training's data must not pass for its validation's."""
+    kind = type(dataset)
+    length: Any = None
+    with contextlib.suppress(Exception):  # whatever the user's own may raise; many have none
+        length = len(dataset)
+    inner = getattr(dataset, "dataset", None)
+    of = "" if inner is None or inner is dataset else f" of {_name_of_dataset(inner)}"
+    return f"{kind.__module__}.{kind.__qualname__}[{length}]{of}"

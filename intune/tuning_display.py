@@ -22,6 +22,9 @@ from intune.pipelines.budget import format_bytes
 SHOWN = 5
 """Decisions in the panel: the last minute of a job that is being tuned."""
 
+KEPT_EVERY = 6
+"""Decisions of which one has a line though it changed nothing: the log shows that tuning goes on."""
+
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -120,11 +123,13 @@ class TuningDisplay:
             mode = "lines"  # where rich draws nothing but a warning
         self._mode = mode
         self._past: deque[Entry] = deque(maxlen=64)
+        self._shown = 0
         self._live: Live | None = None
 
     def __call__(self, entry: Entry) -> None:
         """Show one entry. A terminal that is gone does not stop tuning."""
         self._past.append(entry)
+        self._shown += 1
         try:
             self._show(entry)
         except (OSError, ValueError):  # closed terminal or stream
@@ -134,7 +139,7 @@ class TuningDisplay:
     def _show(self, entry: Entry) -> None:
         if self._mode == "lines":
             # What is kept is only worth a line now and then.
-            if entry.decided is not None or len(self._past) % 6 == 1:
+            if entry.decided is not None or self._shown % KEPT_EVERY == 1:
                 self._console.print(line(entry), markup=False, highlight=False, soft_wrap=True)
         elif self._mode == "live":
             if self._live is None:

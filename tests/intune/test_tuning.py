@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import intune
 from intune.agents.base import Proposal
@@ -565,6 +565,19 @@ def test_a_pipeline_is_known_again_by_what_it_does(pipeline: Pipeline) -> None:
     assert _name(one) == _name(two) != _name(pipeline)
     with pipeline.loader(executor="threads") as loader:
         assert _name(loader) == _name(pipeline)
+
+
+def test_dataloaders_of_other_data_are_others() -> None:
+    """A training's and its validation's would else begin with what the other learnt."""
+    data = TensorDataset(torch.arange(100))
+    train, valid = Subset(data, range(90)), Subset(data, range(90, 100))
+    loaders = [
+        DataLoader(train, 10), DataLoader(valid, 10), DataLoader(data, 10), DataLoader(train, 5),
+        DataLoader(train, 10, collate_fn=list), DataLoader(train, 10, num_workers=1),
+        DataLoader(Subset(TensorDataset(torch.arange(95)), range(90)), 10),
+    ]  # fmt: skip
+    assert len({_name(loader) for loader in loaders}) == len(loaders)
+    assert _name(DataLoader(Subset(data, range(90)), 10)) == _name(loaders[0])
 
 
 def test_what_was_learnt_where_there_was_more_memory_is_passed_over(

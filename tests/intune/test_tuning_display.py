@@ -51,6 +51,15 @@ def test_elsewhere_than_on_a_terminal_changes_are_lines() -> None:
     assert "\x1b" not in stream.getvalue()
 
 
+def test_lines_go_on_however_long_the_job_takes() -> None:
+    stream = io.StringIO()
+    display = TuningDisplay(stream=stream)
+    for _ in range(600):
+        display(an_entry(decided=None, reason="keep: all is well"))
+    display.close()
+    assert len(stream.getvalue().splitlines()) == 100
+
+
 def test_a_panel_shows_stages_reasons_and_memory() -> None:
     console = Console(width=100, file=io.StringIO(), record=True)
     past = deque([an_entry(time=float(t), reason=f"reason {t}", decided=None) for t in range(8)])
