@@ -139,10 +139,15 @@ class Referee(Agent):
         asked = ask(self.agent, measured)
         if self._stepwise:
             asked = _in_steps(asked, measured)
-        sound = measured.sound()
         self._age += 1.0
+        trial = self._judge(measured)
+        self._learn(trial, measured)
+        return self._decide(asked, trial, measured)
+
+    def _judge(self, measured: Measurement) -> _Trial:
+        """What became of the last change, from what was measured since."""
+        sound = measured.sound()
         resized, first = self._see_machine(measured)
-        rate = measured.delivered
         same = self._in_force(measured)
         # After a resize, before anything is known, or where a guard did not let the job return to what was before,
         # what is in force is what to compare with.
@@ -153,51 +158,53 @@ class Referee(Agent):
         fresh = sound & (new | (self._rate == 0) | (self._age <= WARM) | refused)
         on_trial = sound & ~fresh & ~same
         count = np.where(on_trial, self._tried + 1.0, 0.0)
+        rate = measured.delivered
         mean = np.where(self._tried > 0, (self._trial * self._tried + rate) / np.maximum(count, 1.0), rate)
         gain = np.where(on_trial, mean / np.maximum(self._rate, 1e-12) - 1.0, 0.0)
         total = self._total(measured.slots, measured.pool, measured)
         before = self._total(self._slots, self._pool, measured)
-        needed = _needed(total, before)
         enough = _fewer(total, before) & (np.nan_to_num(measured.waiting, nan=1.0) <= FED)
         sure = CLEAR + EACH_DOUBLING * _doublings(total, before)
         clear = (gain > sure) | (gain < -CLEAR) | (count >= 2) | enough
         doubtful = on_trial & self._brief & ~_fewer(total, before) & (gain <= sure)
-        better = on_trial & clear & (((gain > needed) & ~doubtful) | enough)
-        worse = on_trial & clear & ~better
-        undecided = on_trial & ~clear
-        self._returning = worse | (self._returning & ~sound)
-        self._tried = np.where(undecided, count, 0.0)
-        self._trial = np.where(undecided, mean, 0.0)
+        better = on_trial & clear & (((gain > _needed(total, before)) & ~doubtful) | enough)
+        return _Trial(
+            sound=sound, resized=resized, stale=sound & resized & ~first, same=same & sound, fresh=fresh,
+            on_trial=on_trial, better=better, worse=on_trial & clear & ~better, undecided=on_trial & ~clear,
+            twice=(count >= 2) & ~doubtful, count=count, mean=mean, gain=gain,
+        )  # fmt: skip
+
+    def _learn(self, trial: _Trial, measured: Measurement) -> None:
+        """What later changes are compared with, and how long the agent has to wait."""
+        fresh, better, worse, undecided = trial.fresh, trial.better, trial.worse, trial.undecided
+        self._returning = worse | (self._returning & ~trial.sound)
+        self._tried = np.where(undecided, trial.count, 0.0)
+        self._trial = np.where(undecided, trial.mean, 0.0)
         taken = fresh | better
         self._slots = np.where(taken[:, None], measured.slots, self._slots)
         self._pool = np.where(taken, measured.pool, self._pool)
-        self._brief = np.where(fresh, measured.interval < BRIEF_S, self._brief & ~(same & sound) & ~better)
-        kept = np.where(same & sound & ~fresh, 0.5 * self._rate + 0.5 * rate, self._rate)
-        self._rate = np.where(fresh, rate, np.where(better, mean, kept))
+        self._brief = np.where(fresh, measured.interval < BRIEF_S, self._brief & ~trial.same & ~better)
+        kept = np.where(trial.same & ~fresh, 0.5 * self._rate + 0.5 * measured.delivered, self._rate)
+        self._rate = np.where(fresh, measured.delivered, np.where(better, trial.mean, kept))
         self._failures = np.where(taken, 0.0, self._failures + worse)
-        self._hold = np.where(
-            worse, 2.0 ** np.minimum(self._failures, LONGEST), np.maximum(self._hold - 1.0, 0.0)
-        )
-        self._hold = np.where(taken, 0.0, self._hold)
-        waits = (self._hold > 0) & sound & ~worse
-        self._failed_pool[resized] = -1.0
-        self._remember_failures(measured, worse, (count >= 2) & ~doubtful)
-        # What was measured is still, in part at least, what the machine before did.
-        stale = sound & resized & ~first
-        waits |= stale
+        hold = np.where(worse, 2.0 ** np.minimum(self._failures, LONGEST), np.maximum(self._hold - 1.0, 0.0))
+        self._hold = np.where(taken, 0.0, hold)
+
+    def _decide(self, asked: Proposal, trial: _Trial, measured: Measurement) -> Proposal:
+        """Back to what was before, what is in force for now, or what the agent asks for."""
+        sound, worse, undecided = trial.sound, trial.worse, trial.undecided
+        waits = ((self._hold > 0) & sound & ~worse) | trial.stale
+        self._remember_failures(measured, worse, trial.twice)
         known = sound & ~worse & ~undecided & ~waits & self._has_failed(asked, measured)
-        slots = np.where(
-            worse[:, None],
-            self._slots,
-            np.where((undecided | waits | known)[:, None], measured.slots, asked.slots),
-        )
-        pool = np.where(worse, self._pool, np.where(undecided | waits | known, measured.pool, asked.pool))
+        stays = undecided | waits | known
+        slots = np.where(worse[:, None], self._slots, np.where(stays[:, None], measured.slots, asked.slots))
+        pool = np.where(worse, self._pool, np.where(stays, measured.pool, asked.pool))
         part = self._shrunk
-        shrink = self._shrink(measured, sound & ~resized & ~on_trial)
+        shrink = self._shrink(measured, sound & ~trial.resized & ~trial.on_trial)
         pool = np.where(shrink, np.ceil(measured.pool * part), pool)
         verdict = _Verdict(
-            shrink=shrink, worse=worse, undecided=undecided, stale=stale, waits=waits, known=known, gain=gain,
-            hold=self._hold,
+            shrink=shrink, worse=worse, undecided=undecided, stale=trial.stale, waits=waits, known=known,
+            gain=trial.gain, hold=self._hold,
         )  # fmt: skip
         return Proposal(slots=slots, pool=pool, explain=lambda i: verdict.said(i) or asked.explain(i))
 
@@ -212,6 +219,7 @@ class Referee(Agent):
         self._shrunk *= np.where(resized & (left < 1.0 - RESIZED), left, 1.0)
         self._cpus = np.where(resized, measured.cpus, self._cpus)
         self._limit = np.where(resized, measured.memory_limit, self._limit)
+        self._failed_pool[resized] = -1.0
         return resized, first
 
     def _shrink(self, measured: Measurement, settled: Bools) -> Bools:
@@ -293,6 +301,36 @@ def _doublings(total: Floats, before: Floats) -> Floats:
 
 def _fewer(total: Floats, before: Floats) -> Bools:
     return np.asarray(total < 0.95 * np.maximum(before, 1.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trial:
+    """What became of the last changes of N jobs, ``[N]`` each.
+
+    Attributes:
+        sound: the interval says something.
+        resized: the machine has got another size since, or is seen for the first time.
+        stale: of a resize; what was measured is still, in part at least, what the machine before did.
+        same: what is in force is what others are compared with.
+        fresh: it is from now on, whatever was before.
+        on_trial: it is something else; then it is `better`, `worse` or `undecided`.
+        twice: seen for two intervals, and compared with what was seen for long enough.
+        count: intervals of the trial; mean: rows/s in them; gain: over what they are compared with.
+    """
+
+    sound: Bools
+    resized: Bools
+    stale: Bools
+    same: Bools
+    fresh: Bools
+    on_trial: Bools
+    better: Bools
+    worse: Bools
+    undecided: Bools
+    twice: Bools
+    count: Floats
+    mean: Floats
+    gain: Floats
 
 
 @dataclass(frozen=True, kw_only=True)

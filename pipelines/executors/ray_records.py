@@ -14,7 +14,8 @@ from intune.pipelines.scheduler import Key, Task
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """An output that lies in a worker; `users` are the scheduler and postponed tasks that take it."""
+    """An output that lies in a worker; `users` are the scheduler, and the postponed tasks and calls
+    under way that take it."""
 
     worker: Worker
     key: Made

@@ -45,10 +45,11 @@ class RayWorkers:
         none_left: told why, when the last worker is gone and none could be started in its place.
 
     Attributes:
-        alive: those that may be given tasks.
+        alive: those that may be given tasks, once the first of them have come.
         lost: how many died.
         generation: number of the job they were told last.
-        changed: notified when there is another worker; its lock guards everything here.
+        changed: notified when there is another worker; its lock guards everything here, and the tables of the fleet
+            that gives them tasks.
 
     Raises:
         ConfigError: the cluster has no room for a worker.
