@@ -37,7 +37,8 @@ class Summary:
         outcomes: by the names of `Outcomes`.
         killed_jobs: jobs that ran out of memory, of the feasible ones.
         median_reached: median of the decisions to 95 % over all jobs with a chance, inf if most did not get there.
-        ratio: to the reference agent: of rows over the whole job, and of bytes in use; None of itself.
+        ratio: to the reference agent: of rows over the whole job, and of bytes in use; None of itself, and where the
+            reference was not run.
         curve: ``[T]`` mean share of the best rate after each decision, with its interval: ``low`` and ``high``; NaN
             where no job has an allocation that fits.
         regret: ``[T]`` mean regret up to each decision, in intervals of the best rate.

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from intune.cli.defaults import otherwise
 from intune.cli.progress import Progress
 
 ROWS_PER_GROUP = 65_536
@@ -42,13 +43,8 @@ Examples:
 """
 
 
-def _otherwise(default: str) -> object:
-    """Help of an option that may be left out: what happens then, in place of "None"."""
-    return tyro.conf.arg(metavar="N", help_behavior_hint=f"(default: {default})")
-
-
 def _files(default: str) -> object:
-    """The same, for a list of files."""
+    """Help of a list of files: whether it is required, or what its default is."""
     return tyro.conf.arg(metavar="FILE [FILE ...]", help_behavior_hint=f"({default})")
 
 
@@ -56,15 +52,15 @@ def synthetic(
     *,
     rows: int,
     out: Path,
-    test_rows: Annotated[int | None, _otherwise("a tenth of the rows")] = None,
+    test_rows: Annotated[int | None, otherwise("a tenth of the rows", metavar="N")] = None,
     seed: int = 0,
-    scale: Annotated[float | None, _otherwise("rows / 45840617, the size of that data")] = None,
+    scale: Annotated[float | None, otherwise("rows / 45840617, the size of that data", metavar="N")] = None,
     missing: float = 1.0,
     multi_hot: bool = False,
     strings: bool = False,
-    files: Annotated[int | None, _otherwise("one for every four row groups")] = None,
+    files: Annotated[int | None, otherwise("one for every four row groups", metavar="N")] = None,
     row_group_rows: int = ROWS_PER_GROUP,
-    threads: Annotated[int | None, _otherwise("the CPUs this process may use, at most 4")] = None,
+    threads: Annotated[int | None, otherwise("the CPUs this process may use, at most 4", metavar="N")] = None,
 ) -> None:
     """Write a Criteo-like data set with a known best AUC.
 
@@ -111,7 +107,7 @@ def criteo(
     *,
     out: Path,
     test: Annotated[tuple[Path, ...], _files("none")] = (),
-    test_every: Annotated[int | None, _otherwise("none")] = None,
+    test_every: Annotated[int | None, otherwise("none", metavar="N")] = None,
     strings: bool = False,
     max_bad_lines: int = 1000,
     rows_per_file: int = 16 * ROWS_PER_GROUP,

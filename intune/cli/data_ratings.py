@@ -11,13 +11,15 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from intune.cli.defaults import otherwise
 from intune.cli.progress import Progress
 
 _TABLES = """\
 OUT gets ratings/, sessions/ (each with train, valid and test), users/, items/ (title, year, genres, text), series/
-(interactions of every item per step of time), graph/ (the edges that are trained on) and dataset.json. Users and items
-are numbered from 0. Rows are sorted by time, whatever their order in the file; of a user's repeated interactions with
-an item the first counts. Held-out rows whose user or item is never trained on stay, and are marked `cold`.
+(interactions of every item per step of time), graph/ (the edges that are trained on) and dataset.json; with --split
+session-time ratings/context, too: what held-out sessions begin with. Users and items are numbered from 0. Rows are
+sorted by time, whatever their order in the file; of a user's repeated interactions with an item the first counts.
+Held-out rows whose user or item is never trained on stay, and are marked `cold`.
 """
 
 MOVIELENS_HELP = f"""\
@@ -67,9 +69,7 @@ class Choices:
     valid_share: float = 0.1
     test_share: float = 0.1
     seed: int = 0
-    min_rating: Annotated[float | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: none)")] = (
-        None
-    )
+    min_rating: Annotated[float | None, otherwise("none", metavar="N")] = None
     core: int = 1
     step_days: float = 7.0
 
@@ -173,6 +173,8 @@ def summary(out: Path, description: Mapping[str, Any], seconds: float) -> str:
         f"{format_bytes(folder_bytes(out))}, {seconds:.1f} s",
         f"never trained on: the user or item of {cold['valid']:,} and {cold['test']:,} of those held out",
     ]
+    if "context" in rows:
+        lines.append(f"held-out sessions begin with {rows['context']:,} more")
     if sum(left.values()):
         lines.append(
             f"left out: {left['low_rating']:,} rated too low, {left['repeated']:,} repeated, "

@@ -13,16 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from intune.cli.defaults import otherwise
 from intune.cli.train import PeakMemory, how_to_resume, parse_slots
 
 if TYPE_CHECKING:
     from intune.pipelines import PipelineStats
     from intune.workloads.recommender_job import JobResult, Recommender
-
-
-def otherwise(default: str) -> object:
-    """Help of an option that may be left out: what happens then, in place of "None"."""
-    return tyro.conf.arg(help_behavior_hint=f"(default: {default})")
 
 
 @dataclass(frozen=True, kw_only=True)

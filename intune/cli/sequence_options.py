@@ -6,40 +6,53 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
-
-
-def otherwise(default: str) -> object:
-    """Help of an option that may be left out: what happens then, in place of "None"."""
-    return tyro.conf.arg(help_behavior_hint=f"(default: {default})")
-
+from intune.cli.defaults import otherwise
+from intune.cli.train import parse_slots
 
 OWN = otherwise("the model's own")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Feeding:
+class Reading:
+    """What a command may use that trains nothing.
+
+    Attributes:
+        cpus: CPUs that the pipeline may keep busy.
+        memory: Bytes that the pipeline's blocks may hold, such as 2GiB.
+        torch_threads: Threads of the model's own arithmetic on the CPU.
+        seed: Decides the initial model, the order of the sessions and whatever is drawn, if anything is.
+        quiet: Show no progress, only the summary.
+    """
+
+    cpus: Annotated[int | None, otherwise("all that this job may use")] = None
+    memory: Annotated[str | None, otherwise("a quarter of what is free")] = None
+    torch_threads: Annotated[int | None, otherwise("half of the CPUs, at least 1")] = None
+    seed: int = 0
+    quiet: bool = False
+
+    def job(self) -> dict[str, Any]:
+        """As the job takes it."""
+        return {"cpus": self.cpus, "memory": self.memory, "seed": self.seed}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feeding(Reading):
     """What the pipeline may use.
 
     Attributes:
         executor: What runs the pipeline: threads of this process, or Ray; auto takes Ray where a cluster is named.
-        cpus: CPUs that the pipeline may keep busy.
-        memory: Bytes that the pipeline's blocks may hold, such as 2GiB.
         slots: How many tasks of a stage run at once, such as load=2,mask=1.
         agent: Who tunes the pipeline while the model trains, such as dqn or planner.
-        torch_threads: Threads of the model's own arithmetic on the CPU.
-        seed: Decides the initial model, the order of the sessions and whatever is drawn.
-        quiet: Show no progress, only the summary.
     """
 
     executor: Literal["auto", "threads", "ray"] = "auto"
-    cpus: Annotated[int | None, otherwise("all that this job may use")] = None
-    memory: Annotated[str | None, otherwise("a quarter of what is free")] = None
     slots: Annotated[str | None, otherwise("one pool for all stages, a slot per CPU")] = None
     agent: Annotated[str | None, otherwise("nobody")] = None
-    torch_threads: Annotated[int | None, otherwise("half of the CPUs, at least 1")] = None
-    seed: int = 0
-    quiet: bool = False
+
+    def job(self) -> dict[str, Any]:
+        """As the job takes it."""
+        slots = {} if self.slots is None else parse_slots(self.slots)
+        return {**super().job(), "executor": self.executor, "slots": slots, "agent": self.agent}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +68,8 @@ class Fitting:
         checkpoint_every: Steps between two checkpoints; 0 for one at the end only.
         resume: Go on from the latest checkpoint in CHECKPOINTS; begin anew if there is none.
         tensorboard: Folder for event files.
-        shuffle: Row groups whose sessions are mixed, 0 to keep the order of the files.
+        shuffle: Row groups whose sessions are mixed; 0 keeps the order of the files, and the same windows, masks and
+            negatives in every epoch.
         device: Where the model is: cpu, cuda or cuda:N.
     """
 
@@ -117,5 +131,5 @@ class Text:
         return TextOptions(embeddings=self.embeddings, **more)
 
 
-FEEDING, FITTING, RECIPE, TEXT = Feeding(), Fitting(), Recipe(), Text()
+FEEDING, READING, FITTING, RECIPE, TEXT = Feeding(), Reading(), Fitting(), Recipe(), Text()
 """What a command takes where nothing is said."""

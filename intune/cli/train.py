@@ -1,4 +1,6 @@
-"""What every `intune train …` does around its trainer: threads, a live display, signals, a summary at the end."""
+"""What the commands of `intune train …` share: threads, slots, peak memory, what is said of a run that was stopped.
+And how a click model's trainer is run and summed up; of the others, `recommenders.py` and their own modules do that.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from intune.cli.defaults import otherwise
 from intune.cli.train import parse_slots, run_trainer, set_torch_threads
 
 if TYPE_CHECKING:
@@ -90,12 +91,7 @@ DEMONSTRATION_ROWS = 1440
 """Rows of each of the demonstration's tables."""
 
 
-def _otherwise(default: str) -> object:
-    """Help of an option that may be left out: what happens then, in place of "None"."""
-    return tyro.conf.arg(help_behavior_hint=f"(default: {default})")
-
-
-_Preset = _otherwise("the preset's")
+_Preset = otherwise("the preset's")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +108,7 @@ class Tables:
 
     embedding: Literal["hashed", "unified", "full"] = "hashed"
     table_rows: Annotated[int | None, _Preset] = None
-    embedding_parameters: Annotated[int | None, _otherwise("no limit")] = None
+    embedding_parameters: Annotated[int | None, otherwise("no limit")] = None
     tables: int = 1
     chunks: int = 2
 
@@ -174,24 +170,24 @@ class Run:
 
     executor: Literal["auto", "threads", "ray"] = "auto"
     epochs: int = 1
-    max_steps: Annotated[int | None, _otherwise("no limit")] = None
+    max_steps: Annotated[int | None, otherwise("no limit")] = None
     batch_size: Annotated[int | None, _Preset] = None
     optimizer: Annotated[Literal["sgd", "adagrad", "rowwise-adagrad", "adam"] | None, _Preset] = None
     learning_rate: Annotated[float | None, _Preset] = None
     schedule: Annotated[Literal["constant", "linear"] | None, _Preset] = None
     seed: int = 0
     shuffle: int = 8
-    cpus: Annotated[int | None, _otherwise("all that this job may use")] = None
-    memory: Annotated[str | None, _otherwise("a quarter of what is free")] = None
-    slots: Annotated[str | None, _otherwise("one pool for all stages, a slot per CPU")] = None
-    agent: Annotated[str | None, _otherwise("nobody")] = None
-    checkpoints: Annotated[Path | None, _otherwise("none are written")] = None
+    cpus: Annotated[int | None, otherwise("all that this job may use")] = None
+    memory: Annotated[str | None, otherwise("a quarter of what is free")] = None
+    slots: Annotated[str | None, otherwise("one pool for all stages, a slot per CPU")] = None
+    agent: Annotated[str | None, otherwise("nobody")] = None
+    checkpoints: Annotated[Path | None, otherwise("none are written")] = None
     checkpoint_every: int = 500
     resume: bool = False
-    tensorboard: Annotated[Path | None, _otherwise("none are written")] = None
+    tensorboard: Annotated[Path | None, otherwise("none are written")] = None
     evaluate_every: int = 0
     device: str = "cpu"
-    torch_threads: Annotated[int | None, _otherwise("half of the CPUs, at least 1")] = None
+    torch_threads: Annotated[int | None, otherwise("half of the CPUs, at least 1")] = None
     quiet: bool = False
 
     def start(self, title: str, **model: Any) -> None:
@@ -297,7 +293,7 @@ def dcnv2(
 def unified_embedding(
     *,
     data: str,
-    embedding_dim: Annotated[int | None, _otherwise("16")] = None,
+    embedding_dim: Annotated[int | None, otherwise("16")] = None,
     tables: _Tables = DEMONSTRATION,
     run: _Run = Run(epochs=5, seed=42),
 ) -> None:

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from intune.cli.defaults import otherwise
 from intune.cli.sequence_options import (
     FEEDING,
     FITTING,
     OWN,
+    READING,
     RECIPE,
     TEXT,
     Feeding,
     Fitting,
+    Reading,
     Recipe,
     Text,
-    otherwise,
 )
-from intune.cli.train import PeakMemory, how_to_resume, parse_slots, set_torch_threads
+from intune.cli.train import PeakMemory, how_to_resume, set_torch_threads
 
 if TYPE_CHECKING:
     from intune.workloads.fitting import FitSummary
@@ -128,6 +130,7 @@ Examples:
 
 
 _Feeding = Annotated[Feeding, tyro.conf.OmitArgPrefixes]
+_Reading = Annotated[Reading, tyro.conf.OmitArgPrefixes]
 _Fitting = Annotated[Fitting, tyro.conf.OmitArgPrefixes]
 _Recipe = Annotated[Recipe, tyro.conf.OmitArgPrefixes]
 _Text = Annotated[Text, tyro.conf.OmitArgPrefixes]
@@ -307,7 +310,7 @@ def llm_seq_sim(
     similarity: Literal["dot", "cosine", "euclidean"] = "cosine",
     length: _Size = None,
     text: _Text = TEXT,
-    feeding: _Feeding = FEEDING,
+    reading: _Reading = READING,
 ) -> None:
     """Recommend by text alone.
 
@@ -317,10 +320,10 @@ def llm_seq_sim(
         similarity: How a session is compared with an item.
         length: Items of a session that are looked at.
         text: Where item embeddings come from.
-        feeding: What the pipeline may use.
+        reading: What the pipeline may use.
     """
     settings = {"strategy": strategy, "similarity": similarity, "length": length}
-    _start("llm-seq-sim", data, feeding, settings=settings, text=text.options())
+    _start("llm-seq-sim", data, reading, settings=settings, text=text.options())
 
 
 def vsknn(
@@ -354,7 +357,7 @@ def popularity(*, data: str, feeding: _Feeding = FEEDING) -> None:
     _start("popularity", data, feeding, settings={})
 
 
-def _start(model: str, data: str, feeding: Feeding, *, settings: Mapping[str, Any], **options: Any) -> None:
+def _start(model: str, data: str, feeding: Reading, *, settings: Mapping[str, Any], **options: Any) -> None:
     """Run a `SequenceJob`, show how it goes and say how it went."""
     from intune.display import Display
     from intune.workloads.sequence_job import SequenceJob, ready
@@ -363,12 +366,7 @@ def _start(model: str, data: str, feeding: Feeding, *, settings: Mapping[str, An
         model=model,
         data=data,
         settings={name: value for name, value in settings.items() if value is not None},
-        seed=feeding.seed,
-        executor=feeding.executor,
-        cpus=feeding.cpus,
-        memory=feeding.memory,
-        slots={} if feeding.slots is None else parse_slots(feeding.slots),
-        agent=feeding.agent,
+        **feeding.job(),
         **options,
     )
     set_torch_threads(feeding.torch_threads)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from intune.cli.recommenders import otherwise
+from intune.cli.defaults import otherwise
 from intune.cli.train import PeakMemory, how_to_resume, parse_slots, set_torch_threads
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ def draw(results: Results, folder: Path) -> list[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for scenario, summaries in results.scenarios.items():
+    for scenario, path in zip(results.scenarios, paths(results.scenarios, folder), strict=True):
+        summaries = results.scenarios[scenario]
         colours = {s.agent: LIGHT[number % len(LIGHT)] for number, s in enumerate(summaries)}
         ranked = best_first(summaries)[::-1]
         names = [summary.agent for summary in ranked]
@@ -45,8 +47,19 @@ def draw(results: Results, folder: Path) -> list[Path]:
         axes[2].set(xlabel="jobs out of memory", yticklabels=[])
         for axis in axes:
             axis.spines[["top", "right"]].set_visible(False)
-        path = folder / f"{Path(scenario).stem}.png"
         figure.savefig(path, dpi=150)
         pyplot.close(figure)
         written.append(path)
     return written
+
+
+def paths(scenarios: Iterable[str], folder: Path) -> list[Path]:
+    """Where the picture of each scenario goes; files of one name in different folders get one each."""
+    made: list[Path] = []
+    for scenario in scenarios:
+        stem = Path(scenario).stem
+        number, path = 1, folder / f"{stem}.png"
+        while path in made:
+            number, path = number + 1, folder / f"{stem}-{number + 1}.png"
+        made.append(path)
+    return made

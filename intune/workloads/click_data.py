@@ -205,11 +205,12 @@ def to_batches(
     return pipeline.batch(batch_size, drop_last=drop_last).map(_transform(data, ids)).to(device)
 
 
-def build_vocabulary(data: ClickData) -> Vocabulary:
-    """Every id of the training rows, one pass over them; whatever else turns up is id 0."""
+def build_vocabulary(data: ClickData, budget: Budget | None = None) -> Vocabulary:
+    """Every id of the training rows, one pass over them within `budget`; whatever else turns up is id 0."""
     names = list(data.columns.sparse)
     builder = VocabularyBuilder(names)
-    with data.pipeline(data.train, names).batch(READ_THROUGH_BATCH).loader(executor="threads") as loader:
+    rows = data.pipeline(data.train, names).batch(READ_THROUGH_BATCH)
+    with rows.loader(executor="threads", budget=budget) as loader:
         for batch in loader:
             builder.update(batch)
     return builder.build()

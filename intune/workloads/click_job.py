@@ -157,10 +157,12 @@ def ready(job: ClickJob) -> Iterator[ReadyJob]:
     check_device(job.device)
     store, latest = open_store(job.checkpoints, resume=job.resume)
     data = find_click_data(job.data)
-    budget, evaluation_budget = _split(Budget.detect(cpus=job.cpus, memory=job.memory), bool(data.test))
+    whole = Budget.detect(cpus=job.cpus, memory=job.memory)
+    budget, evaluation_budget = _split(whole, bool(data.test))
     if data.test:
         check_held_out_labels(data, evaluation_budget)
-    config, ids = configure(job, data)
+    # No loader holds anything yet.
+    config, ids = configure(job, data, whole)
     model = make_model(config, seed=job.seed, device=job.device)
     with ExitStack() as stack:
         evaluate = None
@@ -204,8 +206,11 @@ def ready(job: ClickJob) -> Iterator[ReadyJob]:
         )
 
 
-def configure(job: ClickJob, data: ClickData) -> tuple[AnyConfig, IdRule]:
-    """The preset with the job's own choices and tables for the data's ids, and what becomes of the ids."""
+def configure(job: ClickJob, data: ClickData, budget: Budget | None = None) -> tuple[AnyConfig, IdRule]:
+    """The preset with the job's own choices and tables for the data's ids, and what becomes of the ids.
+
+    Within `budget`, where they must be read through for that.
+    """
     preset = PRESETS[job.model][job.preset]()
     given = {"optimizer": job.optimizer, "batch_size": job.batch_size, "schedule": job.schedule}
     recipe = replace(preset.recipe, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
@@ -216,7 +221,7 @@ def configure(job: ClickJob, data: ClickData) -> tuple[AnyConfig, IdRule]:
         shape["rank"] = shape["rank"] or None
     preset = replace(preset, sparse_gradients=recipe.optimizer != "adam", recipe=recipe, **shape)
     most = DEMO_TABLE_ROWS if job.preset in ("demo", "mlp") else None
-    return with_tables(preset, job.embedding, data, most=most)
+    return with_tables(preset, job.embedding, data, most=most, budget=budget)
 
 
 def make_model(config: AnyConfig, *, seed: int, device: str = "cpu") -> ClickModel:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, TypeVar, get_args
 
+from intune.pipelines import Budget
 from intune.pipelines.errors import ConfigError
 from intune.pipelines.transforms import Vocabulary
 from intune.workloads.click_data import ClickData, build_vocabulary
@@ -75,7 +76,12 @@ class TableChoice:
 
 
 def with_tables(
-    config: Config, choice: TableChoice, data: ClickData, *, most: int | None = None
+    config: Config,
+    choice: TableChoice,
+    data: ClickData,
+    *,
+    most: int | None = None,
+    budget: Budget | None = None,
 ) -> tuple[Config, IdRule]:
     """A model's shape with tables for `data`, and what its pipeline is to make of ids.
 
@@ -84,12 +90,13 @@ def with_tables(
         choice: of tables.
         data: whose ids they are for; read through once for ``"full"``.
         most: rows of the largest hashed table, where `choice` says nothing.
+        budget: of that reading; by default what the job may use.
 
     Raises:
         ConfigError: a size that makes no sense for this data.
     """
     if choice.kind == "full":
-        vocabulary = build_vocabulary(data)
+        vocabulary = build_vocabulary(data, budget)
         sizes = tuple(vocabulary.size(name) for name in data.columns.sparse)
         return _fitted(config, data, sizes), vocabulary
     if choice.kind == "unified":

@@ -1,7 +1,7 @@
 """DLRM, the deep learning recommendation model (arXiv 1906.00091), as a module that returns logits.
 
 Bottom MLP over dense features, an embedding bag per categorical feature, dot products of all pairs, top MLP.
-Training lives in `training.py`; the command in `intune.cli.train`.
+Training lives in `training.py`; the command in `intune.cli.train_click`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class Dropout(nn.Module):
     """As `torch.nn.Dropout`: in training, numbers become 0 with a probability and the others are scaled up.
 
     Args:
-        share: the probability, 0 or more and less than 1; on the CPU rounded to a multiple of 2⁻¹⁶.
+        share: the probability, 0 or more and less than 1; on the CPU rounded to a multiple of 2⁻¹⁶ below 1.
     """
 
     def __init__(self, share: float) -> None:
@@ -40,7 +40,8 @@ def dropout(x: Tensor, share: float) -> Tensor:
     """`x` with dropout; draws from torch's default generator."""
     if x.device.type != "cpu":
         return F.dropout(x, share)
-    threshold = round(share * LEVELS)
+    # Where all but nothing is dropped, one level is left, as the share of what is kept is divided by.
+    threshold = min(round(share * LEVELS), LEVELS - 1)
     if threshold == 0:
         return x
     dropped: Tensor = _Dropout.apply(x, threshold)  # type: ignore[no-untyped-call]

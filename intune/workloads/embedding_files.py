@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -74,6 +75,9 @@ def read_embeddings(path: Path, *, items: int) -> Tensor:
             f"{path} must hold one embedding for each of the {items} items, 0 to {items - 1}, but {why}; make it "
             f"from the same items"
         )
+    # A number that is too large for float32 is infinite there, which is looked for next.
+    with np.errstate(over="ignore"):
+        vectors = vectors.astype(np.float32, copy=False)
     if not np.isfinite(vectors).all():
         bad = int(ids[~np.isfinite(vectors).all(axis=1)][0])
         raise DataError(f"{path}: the embedding of item {bad} holds NaN or infinite numbers; make it again")
@@ -114,8 +118,9 @@ def _read_parquet(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
             nulls = ", some of them missing" if table.column(name).null_count else ""
             raise SchemaError(f"{path}: `{name}` must hold {kind}, but {found} was found{nulls}")
     lists = table.column("embedding").combine_chunks()
-    flat = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
-    if len(table) == 0 or len(flat) % len(table) or len(set(map(len, lists.to_pylist()))) != 1:
+    flat = lists.flatten().to_numpy(zero_copy_only=False)
+    # Of no lists there are no lengths, either.
+    if pc.count_distinct(pc.list_value_length(lists)).as_py() != 1:
         raise SchemaError(f"{path}: lists in `embedding` must be of one length; make it with one model")
     if not len(flat):
         raise SchemaError(f"{path}: lists in `embedding` are empty; make it with a model that gives numbers")

@@ -1,7 +1,8 @@
 """LLMSeqPrompt (Harte et al. 2023, arXiv 2309.09261): a language model is shown a session's item names and goes on.
 
 The prompt is a numbered list, a name a line; the model is tuned on such lists and writes the next line, some twenty
-times over. A name that is not in the catalogue, or was written before, is embedded and stands for the nearest item.
+times over. A name that is not in the catalogue is embedded. In its place, and in that of one that was written before or
+may not be recommended, the nearest item that may is recommended.
 """
 
 from __future__ import annotations
@@ -112,10 +113,12 @@ class LLMSeqPrompt:
         embeddings: of the names, shape ``(items, dimensions)``.
         encoder: embeds a name that the catalogue does not have, into the same space.
         config: how to ask.
+        candidates: whether an item may be recommended at all, shape ``(items,)``; all by default. A completion that
+            names another one would be lost.
         seed: of the draws.
 
     Raises:
-        ConfigError: there are not as many embeddings as names.
+        ConfigError: there are not as many embeddings, or candidates, as names.
         DataError: a name is blank or has several lines.
     """
 
@@ -127,16 +130,24 @@ class LLMSeqPrompt:
         encoder: Encoder,
         config: LLMSeqPromptConfig | None = None,
         *,
+        candidates: Tensor | None = None,
         seed: int = 0,
     ) -> None:
         if len(embeddings) != len(names):
             raise ConfigError(
                 f"`embeddings` has {len(embeddings)} rows, but there are {len(names)} names; embed every item"
             )
+        if candidates is None:
+            candidates = torch.ones(len(names), dtype=torch.bool)
+        if len(candidates) != len(names):
+            raise ConfigError(
+                f"`candidates` has {len(candidates)} items, but there are {len(names)} names; say it of every item"
+            )
         self.model = model
         self.names = check_names(names)
         self.config = config if config is not None else LLMSeqPromptConfig()
         self._units = F.normalize(embeddings.float(), dim=1)
+        self._candidates = candidates
         self._encoder = encoder
         self._ids: dict[str, int] = {}
         for place, name in enumerate(self.names):
@@ -146,7 +157,7 @@ class LLMSeqPrompt:
         self.in_catalogue = 0
 
     def recommend(self, session: Sequence[int]) -> list[int]:
-        """Items for a session, in the order in which the model wrote them; none twice, none of the session's.
+        """Candidates for a session, in the order in which the model wrote them; none twice, none of the session's.
 
         `written` and `in_catalogue` count completions, and those that were the name of an item.
         """
@@ -156,7 +167,7 @@ class LLMSeqPrompt:
         lines = self.model.complete(
             prompt, count=config.completions, most=config.most_tokens, generator=self._generator
         )
-        free = torch.ones(len(self.names), dtype=torch.bool)
+        free = self._candidates.clone()
         free[list(session)] = False
         chosen: list[int] = []
         unknown = sorted({name for name in map(str.strip, lines) if name and name not in self._ids})

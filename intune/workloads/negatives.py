@@ -2,7 +2,7 @@
 
 A stage must give the same output when a task is done again, on any worker, so the draw is a function of the seed and
 of the rows of the batch, not of a generator that remembers. The rows change with every epoch because the pipeline
-shuffles; without a shuffle, every epoch has the same negatives.
+shuffles; without a shuffle, or in one batch for all rows (see `batch_sizes.py`), every epoch has the same negatives.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from intune.pipelines import Pipeline
 from intune.pipelines.errors import ConfigError
 from intune.workloads.ans import ANS
+from intune.workloads.batch_sizes import redrawn
 from intune.workloads.devices import check_device
 from intune.workloads.evaluation import RankingMetrics, metric_names, rank_all
 from intune.workloads.fitting import check_seed
@@ -153,7 +154,9 @@ class PairRecommender:
         if options.shuffle:
             pipeline = pipeline.shuffle(options.shuffle, seed=options.seed)
         sampler = NegativeSampler.of(self.data, options.sampling())
-        return pipeline.batch(options.batch_size).map(sampler, name="negatives").to(options.device)
+        rows = self.data.rows("ratings/train")
+        batch_size = redrawn(options.batch_size, rows, shuffle=options.shuffle, drawn="negatives")
+        return pipeline.batch(batch_size).map(sampler, name="negatives").to(options.device)
 
     @property
     def config(self) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from intune.pipelines import Pipeline
 from intune.pipelines.errors import ConfigError, CorruptError, NotFoundError, SchemaError
 from intune.pipelines.schema import Ragged
 from intune.workloads.data.description import read_description
+from intune.workloads.data.splits import PARTS, SPLITS
 
 Ints = npt.NDArray[np.int64]
 SplitName: TypeAlias = Literal["train", "valid", "test"]
@@ -96,6 +97,17 @@ class RatingData:
             if missing:
                 raise SchemaError(f"{path} lacks the columns {', '.join(missing)}; make the data set again")
             return files.to_table(columns=None if columns is None else list(columns))
+
+    def all_ratings(self, columns: Sequence[str]) -> pa.Table:
+        """Interactions of every part, those that held-out sessions begin with included; errors as of `table`."""
+        parts = [part for part in PARTS if part in SPLITS or (self.folder / "ratings" / part).is_dir()]
+        return pa.concat_tables(self.table(f"ratings/{part}", columns) for part in parts)
+
+    def rows(self, name: str) -> int:
+        """How many rows one of the tables has, by its footers; errors as of `table`."""
+        path = self.folder / name
+        with _explained(path):
+            return int(arrow_dataset.dataset(path, format="parquet").count_rows())
 
     def batches(self, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """One of the tables piece by piece, to look at its beginning; errors as of `table`."""

@@ -1,7 +1,8 @@
 """Pipeline stages that draw at random: windows of sessions, masked items, negatives.
 
 Their draws depend on a seed and on the batch's content, and on nothing else: they are the same on every executor, for
-any number of workers and after a resume; they differ between epochs because shuffling makes other batches.
+any number of workers and after a resume; they differ between epochs because shuffling makes other batches, unless an
+epoch is a single one (see `batch_sizes.py`).
 """
 
 from __future__ import annotations

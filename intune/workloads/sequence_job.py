@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from intune.pipelines import Budget, Loader, Pipeline
 from intune.pipelines.errors import ConfigError, DataError
+from intune.workloads.batch_sizes import redrawn
 from intune.workloads.devices import check_device
 from intune.workloads.evaluation import metric_names
 from intune.workloads.feeding import fed
@@ -55,7 +56,8 @@ class SequenceJob:
         settings: of the model's configuration; others are its own.
         text: where embeddings come from, for the models that read text.
         seed: of initial values, of shuffling and of whatever is drawn.
-        shuffle: window in row groups, 0 for the files' order.
+        shuffle: window in row groups, 0 for the files' order, in which every epoch has the same windows, masks and
+            negatives.
         executor: as of `Loader`.
         cpus, memory: the pipeline's budget, as of `Budget.detect`.
         slots: slots per stage to begin with; empty for one shared pool.
@@ -181,14 +183,18 @@ def ready(job: SequenceJob) -> Iterator[ReadySequence]:
     data = find_rating_data(job.data)
     # Before texts are embedded and models are loaded.
     require_questions(data, "test")
-    recommender = MODELS[job.model](Material(data=data, seed=job.seed, settings=job.settings, text=job.text))
+    whole = Budget.detect(cpus=job.cpus, memory=job.memory)
+    material = Material(data=data, seed=job.seed, settings=job.settings, text=job.text, budget=whole)
+    recommender = MODELS[job.model](material)
+    if not isinstance(recommender, Learned | Counted):
+        _refuse_training(job)
     if isinstance(recommender, Learned):
         require_questions(data, "valid")
         require_metric(_fit_options(job).metric, _metrics(job))
     module = module_of(recommender)
     if module is not None:
         module.to(job.device)
-    budget, part = _split(Budget.detect(cpus=job.cpus, memory=job.memory))
+    budget, part = _split(whole, held_out=3 if isinstance(recommender, LLMSeqPrompt) else 2)
     with ExitStack() as stack:
 
         def open_loader(pipeline: Pipeline, agent: str | None = None, **options: Any) -> Loader:
@@ -243,7 +249,13 @@ def _training(job: SequenceJob, data: RatingData, recommender: SequenceRecommend
     sessions = data.pipeline("sessions/train", ["user", "items"])
     if job.shuffle:
         sessions = sessions.shuffle(job.shuffle, seed=job.seed)
-    sessions = sessions.batch(plain_config(recommender)["batch_size"])
+    batch_size = redrawn(
+        plain_config(recommender)["batch_size"],
+        data.rows("sessions/train"),
+        shuffle=job.shuffle,
+        drawn="windows, masks and negatives",
+    )
+    sessions = sessions.batch(batch_size)
     return recommender.training_stages(sessions, seed=job.seed).to(job.device)
 
 
@@ -284,9 +296,21 @@ def _metrics(job: SequenceJob) -> tuple[str, ...]:
     return ("loss",) if job.model == "llm-seq-prompt" else (*metric_names(job.cutoffs), "cold")
 
 
-def _split(budget: Budget) -> tuple[Budget, Budget]:
-    """Half of the memory for training's loader, and a quarter for each of the two that bring held-out sessions."""
-    return replace(budget, memory=budget.memory // 2), replace(budget, memory=budget.memory // 4)
+def _refuse_training(job: SequenceJob) -> None:
+    """Raise a `ConfigError` for options of a loader that there is not where nothing is trained."""
+    # What is ranked is read on threads in any case.
+    executor = job.executor if job.executor == "ray" else None
+    for name, value in (("agent", job.agent), ("slots", dict(job.slots)), ("executor", executor)):
+        if value:
+            raise ConfigError(
+                f"`{name}`={value!r} is of training, but {job.model} trains nothing; leave it out"
+            )
+
+
+def _split(budget: Budget, *, held_out: int) -> tuple[Budget, Budget]:
+    """Half of the memory for training's loader, and a part of the other half for each that brings held-out sessions."""
+    half = budget.memory // 2
+    return replace(budget, memory=half), replace(budget, memory=half // held_out)
 
 
 class ClippedAdamW(torch.optim.AdamW):

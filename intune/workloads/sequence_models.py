@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from intune.pipelines import Pipeline
+from intune.pipelines import Budget, Pipeline
 from intune.pipelines.errors import ConfigError
 from intune.workloads.bert4rec import BERT4Rec, BERT4RecConfig
 from intune.workloads.embedding_files import read_embeddings
@@ -82,12 +82,14 @@ class Material:
         seed: of initial values and draws.
         settings: of the model's configuration; others are its own.
         text: where embeddings come from.
+        budget: of the pipeline that makes embeddings; None for what the job may use.
     """
 
     data: RatingData
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     text: TextOptions = field(default_factory=TextOptions)
+    budget: Budget | None = None
 
     def config(self, of: type[Config], **known: Any) -> Config:
         """A configuration of that class with the settings; see `configs`."""
@@ -118,7 +120,9 @@ class Material:
             return read_embeddings(self.text.embeddings, items=self.data.items)
         slug = "".join(sign if sign.isalnum() else "-" for sign in self.text.model)
         out = self.data.folder / "embeddings" / f"{slug}.parquet"
-        return embed_items(self.data.folder / "items", out, model=self.text.model, executor="threads")
+        return embed_items(
+            self.data.folder / "items", out, model=self.text.model, executor="threads", budget=self.budget
+        )
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -192,6 +196,7 @@ def _llm_seq_prompt(material: Material) -> SequenceRecommender:
         torch.from_numpy(encoder(names)),
         encoder,
         config,
+        candidates=torch.from_numpy(material.data.train_counts > 0),
         seed=material.seed,
     )
 

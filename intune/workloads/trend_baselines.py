@@ -13,12 +13,13 @@ import numpy.typing as npt
 import torch
 
 from intune.pipelines.errors import ConfigError
+from intune.workloads.evaluation import SCORES_AT_ONCE
 from intune.workloads.trendrec import TwoTower
 
 Floats = npt.NDArray[np.float64]
 
 SESSIONS_AT_ONCE = 1024
-"""Of a batch of the next-item model."""
+"""Of a batch of the next-item model, at most; fewer where their scores of all items would be more than a block."""
 
 
 def markov(velocity: npt.NDArray[Any], steps: Iterable[int]) -> Floats:
@@ -72,8 +73,9 @@ def predicted_popularity(
         device: where the model is.
     """
     total = torch.zeros(items, dtype=torch.float64)
-    for start in range(0, len(sequences), SESSIONS_AT_ONCE):
-        batch = torch.from_numpy(sequences[start : start + SESSIONS_AT_ONCE]).to(device)
+    at_once = max(1, min(SESSIONS_AT_ONCE, SCORES_AT_ONCE // items))
+    for start in range(0, len(sequences), at_once):
+        batch = torch.from_numpy(sequences[start : start + at_once]).to(device)
         last = (batch != items).sum(dim=1) - 1
         states = model.user_tower(model.items(batch))[0][torch.arange(len(batch), device=batch.device), last]
         total += model.score(states).softmax(dim=-1).sum(dim=0, dtype=torch.float64).cpu()

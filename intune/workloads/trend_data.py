@@ -104,11 +104,8 @@ class TrendData:
     def events(self) -> tuple[Ints, Ints, Ints]:
         """User, item and time of all interactions, of every part of the data set; by user, then by time."""
         names = ["user", "item", "timestamp"]
-        tables = [self.ratings.table(f"ratings/{split}", names) for split in ("train", "valid", "test")]
-        user, item, time = (
-            np.concatenate([np.asarray(table.column(name), dtype=np.int64) for table in tables])
-            for name in names
-        )
+        table = self.ratings.all_ratings(names)
+        user, item, time = (np.asarray(table.column(name), dtype=np.int64) for name in names)
         order = np.lexsort((time, user))
         return user[order], item[order], time[order]
 

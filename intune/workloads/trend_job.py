@@ -6,7 +6,8 @@ a step is used to forecast it, and none of a held-out step to train.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -19,9 +20,12 @@ import torch
 from intune.pipelines import Loader, Pipeline
 from intune.pipelines.errors import ConfigError, DataError
 from intune.workloads import trend_baselines as baselines
+from intune.workloads.batch_sizes import redrawn
 from intune.workloads.devices import check_device
+from intune.workloads.evaluation import SCORES_AT_ONCE
 from intune.workloads.fitting import FitOptions, FitSummary, check_seed, fit, require_metric
 from intune.workloads.recommender_job import FeedOptions, feeding
+from intune.workloads.sequence_stages import IGNORED
 from intune.workloads.training import NO_MATTER, OnStep
 from intune.workloads.trend_data import CutOptions, TrendData, find_trend_data
 from intune.workloads.trend_metrics import mean_metrics, trend_metrics
@@ -42,7 +46,11 @@ FORECASTERS = (
 )
 LEARNS_ITEMS, LEARNS_TRENDS = ("trendrec", "gru4rec"), ("trendrec", "deepar-item", "deepar")
 
+SHUFFLE = 8
+"""Row groups whose rows are mixed."""
+
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 Watch: TypeAlias = Callable[[str, Loader, int], AbstractContextManager[OnStep | None]]
 """Shows one training while it lasts: given its name, its loader and the most steps to come."""
@@ -195,7 +203,11 @@ class TrendForecaster:
             seed=options.seed,
         )
         pipeline = data.ratings.pipeline("sessions/train", ["items", "timestamps"])
-        pipeline = pipeline.shuffle(seed=options.seed).batch(options.item_batch_size)
+        pipeline = pipeline.shuffle(SHUFFLE, seed=options.seed)
+        rows = data.ratings.rows("sessions/train")
+        pipeline = pipeline.batch(
+            redrawn(options.item_batch_size, rows, shuffle=SHUFFLE, drawn="windows of sessions")
+        )
         return pipeline.map(stage, name="windows").to(options.device)
 
     @property
@@ -203,7 +215,7 @@ class TrendForecaster:
         """Series up to validation's first step, a row an item."""
         options = self.options
         pipeline = self.data.ratings.pipeline("series", ["item", "velocity"])
-        pipeline = pipeline.shuffle(seed=options.seed).batch(options.batch_size)
+        pipeline = pipeline.shuffle(SHUFFLE, seed=options.seed).batch(options.batch_size)
         return pipeline.map(SeriesBefore(steps=self.data.valid_from), name="series").to(options.device)
 
     @torch.no_grad()
@@ -218,15 +230,19 @@ class TrendForecaster:
             return baselines.last_velocity(data.velocity, steps)
         if options.forecaster == "gru4rec":
             return np.stack([self._next_popularity(step) for step in steps])
-        known = self.model.forecaster(*self._series_before(steps.stop - 1))
+        blocks = [self.model.forecaster(*block).mean for block in self._series_before(steps.stop - 1)]
         # Its first column is the forecast of A(2).
-        mean: Floats = known.mean[:, steps.start - 2 :].T.double().cpu().numpy()
+        mean: Floats = torch.cat(blocks)[:, steps.start - 2 :].T.double().cpu().numpy()
         return mean
 
-    def _series_before(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        device = self.options.device
-        velocity = torch.from_numpy(self.data.velocity[:, :step].astype(np.float32))
-        return torch.arange(self.data.items, device=device), velocity.to(device)
+    def _series_before(self, step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Items and their velocities before `step`, block by block: an LSTM keeps four gates of every step."""
+        options, data = self.options, self.data
+        numbers = step * 4 * max(options.hidden, options.width)
+        for rows in in_blocks(np.full(data.items, numbers)):
+            velocity = torch.from_numpy(data.velocity[rows, :step].astype(np.float32))
+            item = torch.arange(rows.start, rows.stop, device=options.device)
+            yield item, velocity.to(options.device)
 
     def _next_popularity(self, step: int) -> Floats:
         data, options = self.data, self.options
@@ -252,16 +268,26 @@ class TrendForecaster:
     def loss_of_trends(self) -> float:
         """The forecaster's loss on validation's steps."""
         steps = self.data.held_out("valid")
-        item, velocity = self._series_before(steps.stop)
-        loss = self.model.forecaster.losses(item, velocity)
-        # Its first column is that of A(2).
-        return float(loss[:, steps.start - 2 :].mean())
+        total = 0.0
+        for item, velocity in self._series_before(steps.stop):
+            loss = self.model.forecaster.losses(item, velocity)
+            # Its first column is that of A(2).
+            total += float(loss[:, steps.start - 2 :].mean()) * len(item)
+        return total / self.data.items
 
     @torch.no_grad()
     def loss_of_items(self) -> float:
         """The next-item model's loss on validation's steps."""
-        sequence, target = (torch.from_numpy(matrix).to(self.options.device) for matrix in self._valid_items)
-        return float(self.model.next_item.loss({"sequence": sequence, "target": target}))
+        options, (sequence, target) = self.options, self._valid_items
+        asked = np.count_nonzero(target != IGNORED, axis=1)
+        # Scores of all items for every target, or three gates of every place, whichever is more.
+        numbers = np.maximum(asked * self.data.items, options.length * 3 * options.width)
+        total = 0.0
+        for rows in in_blocks(numbers):
+            matrices = {"sequence": sequence[rows], "target": target[rows]}
+            batch = {name: torch.from_numpy(each).to(options.device) for name, each in matrices.items()}
+            total += float(self.model.next_item.loss(batch)) * int(asked[rows].sum())
+        return total / max(int(asked.sum()), 1)
 
     @cached_property
     def _valid_items(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -385,6 +411,14 @@ class TrendForecaster:
         return TrendResult(
             items=items, trends=trends, valid=valid, test={} if stopped else self.metrics("test")
         )
+
+
+def in_blocks(numbers: Ints) -> Iterator[slice]:
+    """Runs of rows to be computed at once: of their `numbers`, so many of each row, one holds `SCORES_AT_ONCE` at most,
+    its largest row not counted."""
+    block = (np.cumsum(numbers) - 1) // SCORES_AT_ONCE
+    edges = np.flatnonzero(np.diff(block, prepend=-2, append=-2)).tolist()
+    return (slice(start, stop) for start, stop in itertools.pairwise(edges))
 
 
 def _watched(

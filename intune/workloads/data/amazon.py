@@ -19,7 +19,8 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from intune.pipelines.errors import ConfigError, CorruptError, NotFoundError, SkipLimitError, StorageError
+from intune.pipelines.errors import ConfigError, CorruptError, NotFoundError, StorageError
+from intune.workloads.data.bad_lines import BadLine, BadLines, beginning
 from intune.workloads.data.interactions import Interactions
 from intune.workloads.data.text import describe_item, item_table
 
@@ -28,6 +29,9 @@ ITEM = ("parent_asin", "asin")
 """In 2023's files `parent_asin` joins the variants of a product, and is what their metadata is of."""
 RATING = ("overall", "rating")
 TIME = ("unixReviewTime", "timestamp")
+
+SOURCE = "Amazon's reviews"
+"""For messages."""
 
 MILLISECONDS = 1 << 36
 """A time beyond is in milliseconds, as in 2023's files: in seconds it would be the year 4147."""
@@ -66,7 +70,7 @@ class _Reviews:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Count a review in; a ValueError says what is wrong with it."""
-        user, item = str(_first(record, USER)), str(_first(record, ITEM))
+        user, item = _id(record, USER), _id(record, ITEM)
         rating, moment = float(_first(record, RATING)), float(_first(record, TIME))
         if not math.isfinite(rating):
             raise ValueError(f"the rating is {rating}")
@@ -76,20 +80,6 @@ class _Reviews:
         self.item.append(self.items.setdefault(item, len(self.items)))
         self.rating.append(rating)
         self.timestamp.append(int(moment / 1000 if moment > MILLISECONDS else moment))
-
-
-@dataclass(slots=True)
-class _BadLines:
-    limit: int
-    count: int = 0
-
-    def add(self, path: Path, number: int, reason: object) -> None:
-        self.count += 1
-        if self.count > self.limit:
-            raise SkipLimitError(
-                f"{self.count} bad lines are more than `max_bad_lines`={self.limit}, the last in {path}, line "
-                f"{number}: {reason}; check that these are Amazon's reviews, or raise the limit"
-            )
 
 
 def read_amazon(
@@ -107,17 +97,17 @@ def read_amazon(
         CorruptError: a file is cut short, or is neither of reviews nor of items.
         SkipLimitError: there are more bad lines than `max_bad_lines`.
     """
-    bad = _BadLines(options.max_bad_lines)
-    kinds = {path: _kind(path) for path in options.files}
+    bad = BadLines(options.max_bad_lines, SOURCE)
+    kinds = {path: _kind(path, options.max_bad_lines) for path in options.files}
     reviews = _Reviews()
     sizes = [path.stat().st_size for path in options.files]
     done = 0.0
     for path in (path for path, kind in kinds.items() if kind == "reviews"):
-        for number, record in _records(path, bad):
+        for number, line, record in _records(path, bad):
             try:
                 reviews.add(record)
-            except (TypeError, ValueError, KeyError, OverflowError) as error:
-                bad.add(path, number, error)
+            except (TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
+                _count(bad, path, number, line, error)
             if progress is not None and number % 50_000 == 0:
                 progress(len(reviews.user), done / max(1, sum(sizes)))
         done += path.stat().st_size
@@ -128,7 +118,7 @@ def read_amazon(
         )
     described: dict[str, tuple[str | None, tuple[str, ...], str | None]] = {}
     for path in (path for path, kind in kinds.items() if kind == "items"):
-        for _, record in _records(path, bad):
+        for _, _, record in _records(path, bad):
             item = next((str(record[key]) for key in ITEM if record.get(key)), None)
             if item in reviews.items:
                 described[item] = _describe(record)
@@ -180,7 +170,16 @@ def _describe(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...], s
 
 
 def _text(value: str) -> str:
-    return " ".join(value.split())[:LONGEST_TEXT]
+    # JSON can spell half of a character, which no file of text can hold.
+    whole = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return " ".join(whole.split())[:LONGEST_TEXT]
+
+
+def _id(record: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The first id of these names; a ValueError where there is none, or one that is no text."""
+    found = str(_first(record, names))
+    found.encode()
+    return found
 
 
 def _first(record: Mapping[str, Any], names: Sequence[str]) -> Any:
@@ -190,10 +189,11 @@ def _first(record: Mapping[str, Any], names: Sequence[str]) -> Any:
     raise ValueError(f"there is no {' or '.join(names)}")
 
 
-def _kind(path: Path) -> str:
+def _kind(path: Path, max_bad_lines: int) -> str:
     """``"reviews"`` or ``"items"``, by the first line that can be read."""
-    for _, record in _records(path, _BadLines(10)):
-        if any(name in record for name in USER):
+    for _, _, record in _records(path, BadLines(max_bad_lines, SOURCE)):
+        # Of a review, the user may be what is missing.
+        if any(name in record for name in (*USER, *RATING, *TIME)):
             return "reviews"
         if any(name in record for name in ITEM):
             return "items"
@@ -204,8 +204,13 @@ def _kind(path: Path) -> str:
     )
 
 
-def _records(path: Path, bad: _BadLines) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Numbered objects of a file, one a line; empty lines are passed over."""
+def _count(bad: BadLines, path: Path, number: int, line: str, error: Exception) -> None:
+    found = BadLine(number, str(error), beginning(line.strip().encode()))
+    bad.add(path, 1, lambda wanted: [found][:wanted])
+
+
+def _records(path: Path, bad: BadLines) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
+    """Objects of a file, one a line, with the line and its number; empty lines are passed over."""
     number = 0
     try:
         with _open(path) as file:
@@ -215,9 +220,9 @@ def _records(path: Path, bad: _BadLines) -> Iterator[tuple[int, Mapping[str, Any
                 try:
                     record = _parse(line)
                 except ValueError as error:
-                    bad.add(path, number, error)
+                    _count(bad, path, number, line, error)
                     continue
-                yield number, record
+                yield number, line, record
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} does not exist; name a file of Amazon's reviews") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -239,11 +244,13 @@ def _open(path: Path) -> IO[str]:
 def _parse(line: str) -> Mapping[str, Any]:
     try:
         record = json.loads(line)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     except json.JSONDecodeError as error:
         # The metadata of 2014 are Python literals, one a line.
         try:
             record = ast.literal_eval(line.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             raise ValueError(f"it is not JSON ({error})") from None
     if not isinstance(record, dict):
         raise ValueError(f"it is a {type(record).__name__} and not an object")

@@ -7,9 +7,9 @@ are float32, as models take them: whole numbers above 2**24 lose their last digi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,16 +17,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from intune.pipelines.errors import ConfigError, CorruptError, NotFoundError, SkipLimitError, StorageError
+from intune.pipelines.errors import ConfigError, CorruptError, NotFoundError, StorageError
+from intune.workloads.data.bad_lines import BadLines
 from intune.workloads.data.columns import LABEL, describe_columns, schema
 from intune.workloads.data.description import write_description
-from intune.workloads.data.tsv import LONGEST_LINE, BadLine, LineTooLongError, parse_block, read_blocks
+from intune.workloads.data.tsv import LONGEST_LINE, LineTooLongError, parse_block, read_blocks
 from intune.workloads.data.writer import ROW_GROUP_ROWS, PartWriter, Progress, new_dataset, storage_errors
 
 SPLITS = ("train", "test")
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-QUOTED_LINES = 3
-"""How many bad lines are kept to be shown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,35 +64,6 @@ class CriteoConfig:
             )
         if self.test_every is not None and self.test_files:
             raise ConfigError("`test_every` and `test_files` both say what to hold out; give one of them")
-
-
-@dataclass(slots=True)
-class BadLines:
-    """Lines left out so far: how many, and the first few, each with its file."""
-
-    limit: int
-    count: int = 0
-    examples: list[tuple[str, BadLine]] = field(default_factory=list)
-
-    def add(self, path: Path, count: int, describe: Callable[[int], list[BadLine]]) -> None:
-        """Count in `count` bad lines of a block; `SkipLimitError` once there are too many."""
-        if not count:
-            return
-        self.count += count
-        self.examples += [(str(path), line) for line in describe(QUOTED_LINES - len(self.examples))]
-        if self.count > self.limit:
-            raise SkipLimitError(
-                f"{self.count} bad lines are more than `max_bad_lines`={self.limit}: {self.text()}; "
-                f"check that these are Criteo's logs, or raise the limit"
-            )
-
-    def quoted(self) -> list[str]:
-        """The examples, each for a person."""
-        return [f'{path}, line {line.number}: {line.reason} ("{line.text}")' for path, line in self.examples]
-
-    def text(self) -> str:
-        """The examples in one line."""
-        return "; ".join(self.quoted()) + ("; …" if self.count > len(self.examples) else "")
 
 
 class RollingWriter:
@@ -158,7 +128,7 @@ def convert_criteo(config: CriteoConfig, out: Path, *, progress: Progress | None
     """
     inputs = [(path, False) for path in config.files] + [(path, True) for path in config.test_files]
     sizes = [_size(path) for path, _ in inputs]
-    bad = BadLines(config.max_bad_lines)
+    bad = BadLines(config.max_bad_lines, "Criteo's logs")
     positives = 0
     with new_dataset(out) as folder, ExitStack() as stack:
         train, test = (stack.enter_context(RollingWriter(folder / split, config)) for split in SPLITS)

@@ -22,13 +22,15 @@ def write_description(folder: Path, description: Mapping[str, Any]) -> None:
 def read_description(folder: Path) -> dict[str, Any]:
     """The description of the data set in `folder`.
 
-    Keys of all data sets: `schema_version`, `kind` ("synthetic", "criteo", "movielens", "amazon-reviews" or
-    "market"), `rows` and `files` (each with `train` and `test`; ratings also with `valid`). Click logs have
-    `columns` (`label`, `dense`, `categorical`, `multi_hot`). A synthetic one has `cardinalities`, `teacher` (`auc` with
-    `train` and `test`, None where only one label occurs; `expected_auc`), `positive_share` and `options`; one made from
-    Criteo's logs has `sources` and `bad_lines`. Ratings have `source`, `users` and `items` (how many), `cold` (held-out
-    rows whose user or item is never trained on), `left_out` (by reason), `items_without_title`, `split`, `cleaning` and
-    `series` (`start`, `step_s`, `steps`); a simulated market also has `market`, its options.
+    Keys of all data sets: `schema_version`, `kind` ("synthetic", "criteo", "movielens", "amazon-reviews", "market" or
+    "rating-clicks"), `rows` and `files` (each with `train` and `test`; ratings also with `valid`, and `rows` with
+    `context` where held-out sessions begin with something). Click logs have `columns` (`label`, `dense`,
+    `categorical`, `multi_hot`). A synthetic one has `cardinalities`, `teacher` (`auc` with `train` and `test`, None
+    where only one label occurs; `expected_auc`), `positive_share` and `options`; one made from Criteo's logs has
+    `sources` and `bad_lines`; one made of ratings has `cardinalities`, `positive_share` (with `train` and `test`) and
+    `options`. Ratings have `source`, `users` and `items` (how many), `cold` (held-out rows whose user or item is never
+    trained on), `left_out` (by reason), `items_without_title`, `split`, `cleaning` and `series` (`start`, `step_s`,
+    `steps`); a simulated market also has `market`, its options.
 
     Raises:
         NotFoundError: there is no such file.

@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 
 from intune.pipelines.errors import ConfigError, SchemaError
 from intune.workloads.data.description import write_description
-from intune.workloads.data.splits import SPLITS
 from intune.workloads.data.writer import PartWriter, new_dataset, storage_errors
 from intune.workloads.rating_data import find_rating_data
 
@@ -103,7 +102,7 @@ def _clicks(ratings: Path, options: RatingClicksOptions) -> pa.Table:
             f"{ratings / 'users'} has no {', '.join(missing)}; the features are MovieLens's: name a data set that "
             f"`intune data movielens` made with the file of users"
         )
-    rated = pa.concat_tables(data.table(f"ratings/{split}", ["user", "item", "rating"]) for split in SPLITS)
+    rated = data.all_ratings(["user", "item", "rating"])
     # A user's id is the number of its row.
     user = users.take(rated["user"])
     age_group = np.searchsorted(AGES, user["age"].to_numpy(), side="right")

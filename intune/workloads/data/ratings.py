@@ -1,7 +1,8 @@
 """Writes a data set of interactions: every table that the bundled recommenders read, split once for all of them.
 
 ``ratings/{train,valid,test}``, ``sessions/{train,valid,test}``, ``users``, ``items``, ``series``, ``graph`` and
-``dataset.json``. The columns are described where they are made, in `tables.py`.
+``dataset.json``; where held-out sessions begin with something, that is in ``ratings/context``. The columns are
+described where they are made, in `tables.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from intune.pipelines.errors import ConfigError
 from intune.workloads.data import tables
 from intune.workloads.data.description import write_description
 from intune.workloads.data.interactions import CleaningOptions, Interactions, clean
-from intune.workloads.data.splits import SPLITS, TRAIN, Parts, SplitOptions, assign
+from intune.workloads.data.splits import CONTEXT, PARTS, SPLITS, TRAIN, Parts, SplitOptions, assign
 from intune.workloads.data.tables import SeriesOptions
 from intune.workloads.data.writer import PartWriter, Progress, new_dataset, storage_errors
 
@@ -26,6 +27,9 @@ ROW_GROUP_ROWS = 8192
 """Neighbouring small row groups are read together; small ones let a shuffle over some of them mix small data sets."""
 
 ROWS_PER_FILE = 1 << 20
+
+MOST_TABLES = 11
+"""Of `_tables`, a context included: told as progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +88,7 @@ def write_ratings(
             files[name] = _write(folder / name, table, kind, options.row_group_rows)
             rows += table.num_rows
             if progress is not None:
-                progress(rows, done / 10)
+                progress(rows, done / MOST_TABLES)
         series, start = tables.series(found, options.series)
         _write(folder / "series", series, kind, options.row_group_rows)
         description = {
@@ -125,6 +129,8 @@ def _tables(found: Interactions, parts: Parts, options: RatingsOptions) -> Itera
             else tables.held_out_sessions(found, parts, part)
         )
         yield f"sessions/{split}", sessions
+    if np.any(parts == CONTEXT):
+        yield f"ratings/{PARTS[CONTEXT]}", tables.ratings(found, parts, CONTEXT)
     yield from tables.entities(found, parts).items()
     yield "graph", tables.graph(found, parts)
 

@@ -17,6 +17,8 @@ TRAIN, VALID, TEST, CONTEXT = range(4)
 """Parts; context is what a held-out session begins with: neither trained on nor asked for."""
 
 SPLITS = ("train", "valid", "test")
+PARTS = (*SPLITS, "context")
+"""Names of all parts, in the order of their numbers. Only ``"session-time"`` leaves a context."""
 
 SplitName: TypeAlias = Literal["user-time", "leave-one-out", "session-time", "global-time", "random"]
 NAMES = ("user-time", "leave-one-out", "session-time", "global-time", "random")
@@ -109,6 +111,9 @@ def _by_user(user: Ints, options: SplitOptions) -> Parts:
         # Of ten interactions a share of 0.1 must hold out one, whatever 10 * 0.1 rounds to.
         test = np.maximum(1, np.floor(counts * options.test_share + 1e-9).astype(np.int64))
         valid = np.maximum(1, np.floor(counts * options.valid_share + 1e-9).astype(np.int64))
+        # Large shares of few interactions must leave one of `LEAST_ROWS` to each part.
+        test = np.minimum(test, np.maximum(counts - 2, 1))
+        valid = np.minimum(valid, np.maximum(counts - test - 1, 1))
     parts = np.full(len(user), TRAIN, dtype=np.int8)
     parts[from_end < (test + valid)[owner]] = VALID
     parts[from_end < test[owner]] = TEST

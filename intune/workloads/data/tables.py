@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from intune.pipelines.errors import ConfigError
 from intune.workloads.data.interactions import Interactions, Ints, Mask
-from intune.workloads.data.splits import CONTEXT, SPLITS, TRAIN, Parts
+from intune.workloads.data.splits import CONTEXT, PARTS, TRAIN, Parts
 
 DAY_S = 86_400
 
@@ -49,7 +49,7 @@ def cold(found: Interactions, parts: Parts) -> Mask:
 
 
 def ratings(found: Interactions, parts: Parts, part: int) -> pa.Table:
-    """Interactions of one part, in order of time: user, item, rating, timestamp; held-out ones with `cold`."""
+    """Interactions of one part, in order of time: user, item, rating, timestamp; those asked for with `cold`."""
     rows = np.flatnonzero(parts == part)
     rows = rows[np.argsort(found.timestamp[rows], kind="stable")]
     columns = {
@@ -58,7 +58,7 @@ def ratings(found: Interactions, parts: Parts, part: int) -> pa.Table:
         "rating": pa.array(found.rating[rows]),
         "timestamp": pa.array(found.timestamp[rows]),
     }
-    if part != TRAIN:
+    if part not in (TRAIN, CONTEXT):
         columns["cold"] = pa.array(cold(found, parts)[rows])
     return _required(pa.table(columns))
 
@@ -137,8 +137,9 @@ def entities(found: Interactions, parts: Parts) -> dict[str, pa.Table]:
 
 
 def split_counts(parts: Parts) -> dict[str, int]:
-    """Interactions of each part, by name."""
-    return {name: int(np.count_nonzero(parts == part)) for part, name in enumerate(SPLITS)}
+    """Interactions of each part, by name; of a context only where there is one."""
+    counts = {name: int(np.count_nonzero(parts == part)) for part, name in enumerate(PARTS)}
+    return {name: count for name, count in counts.items() if count or name != PARTS[CONTEXT]}
 
 
 def _lists(found: Interactions, rows: Ints, counts: Ints) -> dict[str, pa.Array]:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from intune.workloads.data.bad_lines import BadLine, beginning
 from intune.workloads.data.columns import CATEGORICAL, COLUMNS, DENSE, LABEL
 from intune.workloads.data.ids import format_hex, parse_hex
 
@@ -24,7 +25,6 @@ LONGEST_LINE = 1 << 20
 """Real lines have some 230 bytes; a megabyte without a line end is no log but a binary file."""
 
 _TAB, _NEWLINE, _RETURN = 9, 10, 13
-_QUOTED_CHARACTERS = 60
 _WHOLE_NUMBER = "^-?[0-9]{1,18}$"
 
 Mask = npt.NDArray[np.bool_]
@@ -39,15 +39,6 @@ class Readable(Protocol):
 
     def read(self, nbytes: int, /) -> bytes:
         """At most `nbytes`; none at the end."""
-
-
-@dataclass(frozen=True, slots=True)
-class BadLine:
-    """A line that was left out: its number in the file, from 1, what is wrong with it, how it begins."""
-
-    number: int
-    reason: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +105,7 @@ def parse_block(block: bytes, first_line: int, schema: pa.Schema) -> ParsedBlock
                 if shape_bad[line]
                 else next(reason for reason, mask in reasons.items() if mask[row])
             )
-            found.append(BadLine(first_line + line, reason, _quoted(content)))
+            found.append(BadLine(first_line + line, reason, beginning(content)))
         return found
 
     return ParsedBlock(batch, len(every_bad), describe)
@@ -233,8 +224,3 @@ def _shape_fault(content: bytes) -> str:
     if fields != len(COLUMNS):
         return f"{fields} fields instead of {len(COLUMNS)}"
     return "a carriage return inside the line"
-
-
-def _quoted(content: bytes) -> str:
-    text = content[:_QUOTED_CHARACTERS].decode("utf-8", errors="backslashreplace")
-    return text.replace("\t", "\\t") + ("…" if len(content) > _QUOTED_CHARACTERS else "")

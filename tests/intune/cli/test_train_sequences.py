@@ -105,6 +105,24 @@ def test_an_option_that_a_command_would_not_read_is_refused(
     assert "--embeddings" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", [["--agent", "planner"], ["--slots", "load=2"], ["--executor", "threads"]])
+def test_where_nothing_is_trained_there_are_no_options_of_training(
+    folder: Path, option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["train", "llm-seq-sim", "--data", str(folder), *option])
+    assert left.value.code == 2
+    assert option[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["bert4rec", "sasrec", "gru4rec", "llm2bert4rec", "llm-seq-prompt"])
+def test_help_says_what_no_shuffling_does_to_draws(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", name, "--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "the same windows, masks and negatives in every epoch" in shown
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -26,7 +26,7 @@ def test_from_a_market_to_forecasts(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main([*words, "--checkpoints", str(tmp_path / "c"), "--quiet"]) == 0
     shown = capsys.readouterr()
     first = shown.out.splitlines()
-    assert first[0].startswith("next items: 2 epochs, step 2,")
+    assert first[0].startswith("next items: 2 epochs, step 4,")
     assert first[1].startswith("acceleration: 2 epochs, step 2,")
     assert first[-1].startswith("test: precision@10 ")
     assert not shown.err
@@ -34,7 +34,7 @@ def test_from_a_market_to_forecasts(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.splitlines()[-1] == first[-1]
     assert main(words) == 0
     shown = capsys.readouterr()
-    assert [line[:8] for line in shown.err.splitlines()] == ["step 2/2"] * 2
+    assert [line[:8] for line in shown.err.splitlines()] == ["step 4/4", "step 2/2"]
     assert shown.out.splitlines()[-1] == first[-1]
     assert main(["train", "trendrec", "--data", folder, "--forecaster", "markov"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2

@@ -16,6 +16,7 @@ from rich.console import Console
 from intune.agents.outcomes import Outcomes
 from intune.agents.summary import Estimate, Summary
 from intune.simulation.page import page
+from intune.simulation.pictures import paths
 from intune.simulation.progress import JobProgress
 from intune.simulation.results import Results
 from intune.simulation.svg import Bar, Line, bar_chart, line_chart, ticks
@@ -180,6 +181,12 @@ def test_pictures_are_drawn(results: Results, tmp_path: Path) -> None:
     paths = draw(results, tmp_path)
     assert [path.name for path in paths] == ["paper.png", "wide.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_scenarios_of_one_name_in_different_folders_get_a_picture_each(tmp_path: Path) -> None:
+    made = paths(("a/mine.toml", "b/mine.toml", "mine-2", "c/mine.toml"), tmp_path)
+    assert [path.name for path in made] == ["mine.png", "mine-2.png", "mine-2-2.png", "mine-3.png"]
+    assert {path.parent for path in made} == {tmp_path}
 
 
 def test_progress_writes_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:

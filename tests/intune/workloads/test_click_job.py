@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from intune.errors import ConfigError, DataError, LoaderError, StorageError
+from intune.pipelines import Budget, Loader, Pipeline
 from intune.workloads.checkpoint import CheckpointStore
 from intune.workloads.click_job import ClickJob, ready
 from intune.workloads.click_tables import TableChoice
@@ -204,6 +205,24 @@ def test_a_batch_larger_than_the_data_is_refused(data: str) -> None:
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         job("data", **changes)
+
+
+def test_every_pass_over_the_data_is_within_the_budget(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    budgets: list[Budget] = []
+    original = Pipeline.loader
+
+    def watched(self: Pipeline, **options: Any) -> Loader:
+        made = original(self, **options)
+        budgets.append(made.budget)
+        return made
+
+    monkeypatch.setattr(Pipeline, "loader", watched)
+    with ready(job(data, embedding=TableChoice(kind="full"), cpus=1, memory="150MB")):
+        pass
+    # The held-out labels, the ids, evaluation and training.
+    assert len(budgets) == 4
+    assert {budget.cpus for budget in budgets} == {1}
+    assert max(budget.memory for budget in budgets) <= 150_000_000
 
 
 def test_no_thread_and_no_file_is_left_behind(data: str, tmp_path: Path) -> None:

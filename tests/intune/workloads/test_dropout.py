@@ -42,6 +42,15 @@ def test_the_same_seed_drops_the_same_numbers() -> None:
     assert not torch.equal(first, second)
 
 
+@pytest.mark.parametrize("share", [0.9999, 0.999999, 1 - 1e-12])
+def test_all_but_nothing_may_be_dropped(share: float) -> None:
+    x = torch.ones(1000, requires_grad=True)
+    made = dropout(x, share)
+    assert made.isfinite().all()
+    (gradient,) = torch.autograd.grad(made.sum(), [x])
+    torch.testing.assert_close(gradient, made.detach())
+
+
 def test_nothing_is_dropped_in_evaluation_or_with_a_share_of_0() -> None:
     x = torch.randn(50)
     module = Dropout(0.5)

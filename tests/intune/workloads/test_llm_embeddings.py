@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -237,6 +238,30 @@ def test_vectors_of_no_width_and_missing_numbers_are_refused(tmp_path: Path) -> 
     pq.write_table(pa.table({"item": [0, 1], "embedding": [[1.0], [None]]}), tmp_path / "e.parquet")
     with pytest.raises(DataError, match="item 1 holds NaN"):
         read_embeddings(tmp_path / "e.parquet", items=2)
+
+
+def test_a_file_is_read_in_the_memory_of_its_numbers(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(4000, 64)).astype(np.float32)
+    write_embeddings(tmp_path / "e.parquet", np.arange(4000), vectors)
+    tracemalloc.start()
+    made = read_embeddings(tmp_path / "e.parquet", items=4000)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(made.numpy(), vectors)
+    # One copy in the order of the ids, and a mask of what is finite; Arrow's own is not counted.
+    assert most < 2 * vectors.nbytes
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "npy"])
+def test_numbers_too_large_for_float32_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"e.{suffix}"
+    vectors = np.array([[1.0, 2.0], [1e300, 0.0]])
+    if suffix == "npy":
+        np.save(path, vectors)
+    else:
+        pq.write_table(pa.table({"item": [0, 1], "embedding": vectors.tolist()}), path)
+    with pytest.raises(DataError, match="item 1 holds NaN or infinite numbers"):
+        read_embeddings(path, items=2)
 
 
 def test_a_place_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:

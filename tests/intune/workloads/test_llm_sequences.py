@@ -195,6 +195,18 @@ def test_nothing_is_recommended_twice_nor_what_was_seen_and_blank_lines_are_left
     assert sorted(chosen) == [2, 3, 4]
 
 
+def test_what_is_no_candidate_stands_for_the_nearest_that_is() -> None:
+    near = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0.1, 1, 0], [0, 0, 1], [1, 0.1, 0]])
+    lines = ["Heat (1995)", "Alien (1979)", "Up", "Up"]
+    candidates = torch.tensor([True, False, True, False, True])
+    prompt = LLMSeqPrompt(Scripted(lines), NAMES, near, embed, candidates=candidates)
+    # Heat stands for Toy Story, Alien for its double; nothing is left for Up.
+    assert prompt.recommend([0]) == [2, 4]
+    assert prompt.recommend([2, 4]) == [0]
+    with pytest.raises(ConfigError, match="`candidates` has 2 items, but there are 5 names"):
+        LLMSeqPrompt(Scripted([]), NAMES, near, embed, candidates=torch.ones(2, dtype=torch.bool))
+
+
 def test_only_the_last_names_are_shown() -> None:
     _, model, _ = asked(["Up"], [0, 1, 2], length=2)
     assert model.prompts == ["1. Heat (1995)\n2. Toy Story (1995)\n3."]

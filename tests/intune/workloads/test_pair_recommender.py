@@ -174,6 +174,29 @@ def test_batches_come_through_the_pipeline_with_their_negatives(data: RatingData
     assert not torch.equal(epochs[0][0]["negative"], epochs[1][0]["negative"])
 
 
+def test_negatives_are_others_in_every_epoch_where_all_pairs_fit_one_batch(data: RatingData) -> None:
+    def drawn_by_pair(shuffle: int) -> list[dict[tuple[int, int], int]]:
+        options = PairOptions(dim=4, batch_size=100_000, shuffle=shuffle)
+        pipeline = PairRecommender(data=data, options=options).pipeline
+        epochs = []
+        with feeding(pipeline, FeedOptions(executor="threads", cpus=1)) as loader:
+            assert len(loader) == (2 if shuffle else 1)
+            for _ in range(2):
+                made = list(loader)
+                columns = [
+                    torch.cat([batch[name].flatten() for batch in made]).tolist()
+                    for name in ("user", "item", "negative")
+                ]
+                epochs.append({(user, item): drawn for user, item, drawn in zip(*columns, strict=True)})
+        return epochs
+
+    first, second = drawn_by_pair(8)
+    assert first.keys() == second.keys()
+    assert sum(first[pair] != second[pair] for pair in first) > len(first) / 2
+    first, second = drawn_by_pair(0)
+    assert first == second
+
+
 def test_the_graph_is_that_of_training_alone(data: RatingData) -> None:
     encoder = make_encoder(data, PairOptions(encoder="lightgcn", dim=4))
     assert len(encoder.pattern) == 2 * len(data.train_pairs[0])

@@ -119,6 +119,19 @@ def test_repeated_interactions_are_asked_for_once_and_only_where_they_are_new(da
         data.held_out("test")
 
 
+def test_rows_are_counted_and_all_parts_read_together(data: RatingData) -> None:
+    parts = {split: rows(data, split) for split in ("train", "valid", "test")}
+    for split, found in parts.items():
+        assert data.rows(f"ratings/{split}") == len(found)
+    table = data.all_ratings(["user", "item"])
+    together = zip(table.column("user").to_pylist(), table.column("item").to_pylist(), strict=True)
+    assert sorted(together) == sorted(pair for found in parts.values() for pair in found)
+    with pytest.raises(NotFoundError, match="no-such-table does not exist"):
+        data.rows("no-such-table")
+    with pytest.raises(SchemaError, match="lacks the columns stars"):
+        data.all_ratings(["stars"])
+
+
 def test_a_table_is_read_piece_by_piece(data: RatingData, tmp_path: Path) -> None:
     pieces = list(data.batches("ratings/train", ["item"]))
     assert sum(len(piece) for piece in pieces) == len(data.train_pairs[0])

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from intune.errors import ConfigError, DataError, IntuneError, NotFoundError
-from intune.pipelines import Pipeline
+from intune.pipelines import Loader, Pipeline
 from intune.pipelines.schema import Ragged
 from intune.workloads import llm_embeddings
 from intune.workloads.bert4rec import BERT4RecConfig
@@ -145,6 +146,29 @@ def test_masks_are_others_in_every_epoch_and_the_same_for_any_slots(folder: Path
     assert not any(torch.equal(made[0], other) for other in made[1:])
     for one, same in zip(made, targets(2, {"load": 2, "mask": 3}), strict=True):
         assert torch.equal(one, same)
+
+
+@pytest.mark.parametrize(
+    ("model", "column"), [("bert4rec", "target"), ("sasrec", "negative"), ("gru4rec", "sequence")]
+)
+def test_draws_are_others_in_every_epoch_where_all_sessions_fit_one_batch(
+    folder: Path, model: str, column: str
+) -> None:
+    settings = {**SMALL[model], "length": 3, "batch_size": 1000}
+
+    def epochs(shuffle: int) -> list[list[bytes]]:
+        with ready(job_of(model, folder, settings=settings, shuffle=shuffle)) as run:
+            assert run.loader is not None
+            assert len(run.loader) == (2 if shuffle else 1)
+            rows = [
+                [row.numpy().tobytes() for batch in run.loader for row in batch[column]] for _ in range(2)
+            ]
+        return [sorted(each) for each in rows]
+
+    first, second = epochs(8)
+    assert first != second
+    first, second = epochs(0)
+    assert first == second
 
 
 def test_a_signal_ends_training_without_a_look_at_the_test(folder: Path, tmp_path: Path) -> None:
@@ -400,6 +424,60 @@ def test_held_out_sessions_that_ask_for_nothing_are_refused_before_anything_is_t
     write_sessions(copy, split, [[1, 2], [3]], [[2, 1], [3, 4]])
     with ready(job_of("gru4rec", copy)):
         pass
+
+
+@pytest.mark.parametrize("model", ["llm-seq-sim", "llm2bert4rec", "llm-seq-prompt", "popularity"])
+def test_every_loader_is_within_the_budget_and_those_open_together_are_so_in_sum(
+    folder: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "data", ignore=shutil.ignore_patterns("embeddings")))
+    made: list[Loader] = []
+    original = Pipeline.loader
+
+    def watched(self: Pipeline, **options: Any) -> Loader:
+        made.append(original(self, **options))
+        open_now = [loader for loader in made if not loader._closed]
+        assert sum(loader.budget.memory for loader in open_now) <= 64 << 20
+        return made[-1]
+
+    monkeypatch.setattr(Pipeline, "loader", watched)
+    with ready(job_of(model, copy, cpus=1)):
+        pass
+    assert {loader.budget.cpus for loader in made} == {1}
+    assert len(made) == {"llm-seq-sim": 4, "llm2bert4rec": 5, "llm-seq-prompt": 4, "popularity": 3}[model]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"agent": "planner"}, {"slots": {"load": 2}}, {"executor": "ray"}],
+    ids=lambda each: next(iter(each)),
+)
+def test_what_is_asked_of_a_loader_that_there_is_not_is_refused(
+    folder: Path, changes: dict[str, Any]
+) -> None:
+    (name,) = changes
+    with (
+        pytest.raises(ConfigError, match=f"`{name}`=.* is of training, but llm-seq-sim trains nothing"),
+        ready(job_of("llm-seq-sim", folder, **changes)),
+    ):
+        pass
+
+
+def test_a_language_model_is_not_heard_for_items_that_were_never_trained_on(
+    folder: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "data"))
+    path = copy / "ratings" / "train" / "part-00000.parquet"
+    rated = pq.read_table(path)
+    pq.write_table(rated.filter(pc.not_equal(rated["item"], 3)), path)
+    with ready(job_of("llm-seq-prompt", copy)) as run:
+        prompt: Any = run.recommender
+        monkey: Any = SimpleNamespace(complete=lambda *_, **__: [prompt.names[3], prompt.names[4]])
+        prompt.model, kept = monkey, prompt.model
+        made = prompt.recommend([0])
+        prompt.model = kept
+    assert len(made) == 2
+    assert 3 not in made
 
 
 def test_a_folder_without_a_data_set_is_refused(tmp_path: Path) -> None:

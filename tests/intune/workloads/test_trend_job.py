@@ -12,19 +12,28 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from intune.pipelines import Loader
 from intune.pipelines.errors import ConfigError, DataError
 from intune.pipelines.schema import Ragged
+from intune.workloads import trend_baselines, trend_job
 from intune.workloads.data.market import MarketOptions, write_market
+from intune.workloads.data.movielens import read_movielens
+from intune.workloads.data.ratings import RatingsOptions, write_ratings
+from intune.workloads.data.splits import SplitOptions
+from intune.workloads.data.tables import SeriesOptions
+from intune.workloads.evaluation import SCORES_AT_ONCE
 from intune.workloads.fitting import FitOptions
 from intune.workloads.rating_data import RatingData
-from intune.workloads.recommender_job import FeedOptions
+from intune.workloads.recommender_job import FeedOptions, feeding
 from intune.workloads.sequence_stages import IGNORED
 from intune.workloads.training import OnStep
 from intune.workloads.trend_data import CutOptions, TrendData, find_trend_data
-from intune.workloads.trend_job import FORECASTERS, TrendFit, TrendForecaster, TrendOptions
+from intune.workloads.trend_job import FORECASTERS, TrendFit, TrendForecaster, TrendOptions, in_blocks
 from intune.workloads.trend_stages import NextItemsBefore, SeriesBefore
+from tests.intune.workloads.ratings_files import drawn, write_recbole
 
 LOSS = FitOptions(metric="loss", higher_is_better=False, epochs=2)
 FIT = TrendFit(items=LOSS, trends=LOSS, feed=FeedOptions(executor="threads", cpus=1, memory="64MiB"))
@@ -100,6 +109,18 @@ def test_events_before_a_step_are_those_with_an_earlier_time(data: TrendData) ->
     assert len(active) == len(np.unique(user[seen & (time >= data.moment(5))]))
 
 
+def test_what_held_out_sessions_begin_with_are_events_too(tmp_path: Path) -> None:
+    found = read_movielens(write_recbole(tmp_path / "files", drawn()))
+    chosen = RatingsOptions(split=SplitOptions(name="session-time"), series=SeriesOptions(step_days=10))
+    write_ratings(found, chosen, tmp_path / "data", kind="movielens")
+    data = find_trend_data(tmp_path / "data")
+    user, item, time = data.events
+    assert len(item) == len(drawn())
+    assert (np.diff(user) >= 0).all()
+    counts = np.bincount(item[time < data.moment(data.steps)], minlength=data.items)
+    np.testing.assert_array_equal(counts, data.velocity.sum(axis=1))
+
+
 def test_next_items_asked_for_are_those_of_the_steps(data: TrendData) -> None:
     sequence, target = data.next_items(range(10, 12), length=1000)
     _, item, time = data.events
@@ -129,6 +150,70 @@ def test_no_forecast_sees_its_own_step(data: TrendData, name: str) -> None:
     first, second = before.forecast(steps), after.forecast(steps)
     np.testing.assert_allclose(first[:3], second[:3], rtol=1e-6)
     assert not np.allclose(first[3:], second[3:])
+
+
+def test_held_out_steps_are_judged_block_by_block(data: TrendData, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = TrendForecaster(data=data, options=options())
+    made.model.eval()
+    steps = data.held_out("valid")
+    whole = made.loss_of_items(), made.loss_of_trends(), made.forecast(steps)
+    targets: list[int] = []
+    series: list[int] = []
+    loss = made.model.next_item.loss
+
+    def watched(batch: Any) -> torch.Tensor:
+        targets.append(int((batch["target"] != IGNORED).sum()))
+        return loss(batch)
+
+    monkeypatch.setattr(made.model.next_item, "loss", watched)
+    made.model.forecaster.register_forward_pre_hook(lambda module, inputs: series.append(len(inputs[0])))
+    # Ten targets' scores of 24 items, and one series or two of eleven or twelve steps.
+    monkeypatch.setattr(trend_job, "SCORES_AT_ONCE", 240)
+    assert made.loss_of_items() == pytest.approx(whole[0], rel=1e-5)
+    assert made.loss_of_trends() == pytest.approx(whole[1], rel=1e-5)
+    np.testing.assert_allclose(made.forecast(steps), whole[2], rtol=1e-4, atol=1e-5)
+    # A session has eight targets at most, which may be in a block that is nearly full.
+    assert max(targets) <= 10 + 8
+    assert sum(targets) == np.count_nonzero(data.next_items(steps, length=8)[1] != IGNORED)
+    assert max(series) <= 2
+    assert sum(series) == 2 * data.items
+
+
+def test_predicted_popularity_scores_no_more_sessions_at_once_than_a_block_holds(
+    data: TrendData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = TrendForecaster(data=data, options=options("gru4rec"))
+    made.model.eval()
+    whole = made.forecast(range(10, 12))
+    sessions: list[int] = []
+    score = made.model.next_item.score
+
+    def watched(states: torch.Tensor) -> torch.Tensor:
+        sessions.append(len(states))
+        return score(states)
+
+    monkeypatch.setattr(made.model.next_item, "score", watched)
+    monkeypatch.setattr(trend_baselines, "SCORES_AT_ONCE", 24 * 3)
+    np.testing.assert_allclose(made.forecast(range(10, 12)), whole, rtol=1e-5)
+    assert max(sessions) == 3
+
+
+@given(st.lists(st.integers(0, 2 * SCORES_AT_ONCE), max_size=30))
+def test_blocks_are_all_rows_in_order_and_hold_little_more_than_they_should(numbers: list[int]) -> None:
+    made = list(in_blocks(np.array(numbers, dtype=np.int64)))
+    assert [row for rows in made for row in range(rows.start, rows.stop)] == list(range(len(numbers)))
+    for rows in made:
+        held = numbers[rows]
+        assert held
+        assert sum(held) - max(held) <= SCORES_AT_ONCE
+
+
+def test_windows_are_others_in_every_epoch_where_all_sessions_fit_one_batch(data: TrendData) -> None:
+    made = TrendForecaster(data=data, options=options(item_batch_size=1000, length=4))
+    with feeding(made.sessions, FIT.feed) as loader:
+        assert len(loader) == 2
+        first, second = ([batch["sequence"].clone() for batch in loader] for _ in range(2))
+    assert not any(torch.equal(one, other) for one in first for other in second)
 
 
 @pytest.mark.parametrize("name", ["trendrec", "deepar", "gru4rec", "markov"])

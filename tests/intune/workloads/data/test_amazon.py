@@ -73,6 +73,40 @@ def test_python_literals_of_2014_are_understood_and_items_nobody_reviewed_left_o
     assert found.items.column("genres").to_pylist() == [[], ["Shaving"]]
 
 
+def test_half_characters_of_a_text_are_replaced(tmp_path: Path) -> None:
+    items = [
+        {
+            "asin": "B2",
+            "title": "Balm \ud83d",
+            "categories": ["Beauty", "\ude00 Men"],
+            "brand": "A\ud83d\ude00",
+        }
+    ]
+    meta = write(tmp_path / "meta.json", items)
+    found, bad = read_amazon(AmazonOptions(files=(write(tmp_path / "r.json", OLD), meta)))
+    assert bad == 0
+    assert found.items.to_pylist()[1]["title"] == "Balm \ufffd"
+    assert found.items.to_pylist()[1]["text"] == "Balm \ufffd. A\U0001f600, \ufffd Men"
+
+
+def test_a_file_is_told_by_its_first_good_line_however_many_bad_ones_come_before(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text("{broken\n" * 30 + "".join(json.dumps(record) + "\n" for record in OLD))
+    found, bad = read_amazon(AmazonOptions(files=(path,), max_bad_lines=30))
+    assert (len(found), bad) == (3, 30)
+    with pytest.raises(SkipLimitError, match="30 bad lines are more than `max_bad_lines`=29"):
+        read_amazon(AmazonOptions(files=(path,), max_bad_lines=29))
+
+
+@pytest.mark.parametrize("records", [OLD, NEW], ids=["old", "new"])
+def test_a_review_without_its_user_is_a_bad_line_and_no_item(
+    tmp_path: Path, records: list[dict[str, Any]]
+) -> None:
+    nobody = {name: value for name, value in records[0].items() if name not in ("reviewerID", "user_id")}
+    found, bad = read_amazon(AmazonOptions(files=(write(tmp_path / "r.json", [nobody, *records]),)))
+    assert (len(found), bad) == (len(records), 1)
+
+
 @pytest.mark.parametrize("categories", [{"kind": "Beauty"}, "Beauty", [None], [[]], [1, 2], None])
 def test_categories_of_another_make_are_none(tmp_path: Path, categories: Any) -> None:
     meta = write(tmp_path / "meta.json", [{"asin": "B2", "title": "Balm", "categories": categories}])
@@ -92,6 +126,10 @@ def test_categories_of_another_make_are_none(tmp_path: Path, categories: Any) ->
         (json.dumps({**OLD[0], "unixReviewTime": 1e30}), r"the time is 1e\+30"),
         (json.dumps({**OLD[0], "overall": 10**400}), "int too large"),
         (json.dumps({**OLD[0], "reviewerID": ""}), "there is no reviewerID or user_id"),
+        ('{{"a": 1}}', "it is not JSON"),
+        ('{"a": ' + "[" * 100_000, "it is nested too deeply"),
+        (json.dumps({**OLD[0], "reviewerID": "A\ud83d"}), r"'utf-8' codec can't encode character '\\ud83d'"),
+        (json.dumps({**OLD[0], "asin": "B\ude00"}), r"'utf-8' codec can't encode character '\\ude00'"),
     ],
 )
 def test_bad_lines_are_left_out_and_counted_up_to_a_limit(tmp_path: Path, line: str, reason: str) -> None:

@@ -12,6 +12,7 @@ from intune.workloads.data.description import read_description
 from intune.workloads.data.movielens import read_movielens
 from intune.workloads.data.rating_clicks import AGES, FEATURES, RatingClicksOptions, write_rating_clicks
 from intune.workloads.data.ratings import RatingsOptions, write_ratings
+from intune.workloads.data.splits import SplitOptions
 from tests.intune.workloads.ratings_files import drawn, write_recbole
 
 
@@ -45,6 +46,14 @@ def test_every_rating_becomes_one_click_with_its_users_attributes(ratings: Path,
         assert row["age_group"] == ages.get(user["age"], row["age_group"])
         seen.append((int(user["user_id"]), int(items[row["movie"]]["item_id"]), row["label"]))  # type: ignore[call-overload]
     assert sorted(seen) == sorted((user, item, float(stars >= 3)) for user, item, stars, _ in drawn(users=40))
+
+
+def test_what_held_out_sessions_begin_with_becomes_clicks_too(tmp_path: Path) -> None:
+    found = read_movielens(write_recbole(tmp_path / "files", drawn(users=40)))
+    options = RatingsOptions(split=SplitOptions(name="session-time"))
+    write_ratings(found, options, tmp_path / "ratings", kind="movielens")
+    description = write_rating_clicks(tmp_path / "ratings", RatingClicksOptions(), tmp_path / "clicks")
+    assert sum(description["rows"].values()) == len(drawn(users=40))
 
 
 def test_the_split_is_the_seeds_and_the_threshold_the_options(ratings: Path, tmp_path: Path) -> None:

@@ -45,10 +45,13 @@ def triples(found: pa.Table) -> set[tuple[int, int, int]]:
     return set(zip(*columns, strict=True))
 
 
-@pytest.mark.parametrize("split", [name for name in NAMES if name != "session-time"])
+@pytest.mark.parametrize("split", NAMES)
 def test_every_interaction_is_in_exactly_one_part(make: Make, split: str) -> None:
     out = make(split)
-    parts = [triples(table(out, f"ratings/{part}")) for part in ("train", "valid", "test")]
+    assert (out / "ratings" / "context").exists() == (split == "session-time")
+    names = sorted(folder.name for folder in (out / "ratings").iterdir())
+    parts = [triples(table(out, f"ratings/{part}")) for part in names]
+    assert read_description(out)["rows"] == {name: len(part) for name, part in zip(names, parts, strict=True)}
     assert len(set.union(*parts)) == sum(len(part) for part in parts) == 120
     users = table(out, "users").column("user_id").to_pylist()
     items = table(out, "items").column("item_id").to_pylist()
@@ -109,6 +112,18 @@ def test_whole_sessions_that_are_held_out_are_not_trained_on(make: Make) -> None
     ]
     assert not users[0] & (users[1] | users[2])
     assert all(len(row["targets"]) == 1 for row in table(out, "sessions/test").to_pylist())
+
+
+def test_what_held_out_sessions_begin_with_is_kept_beside_what_is_asked_for(make: Make) -> None:
+    out = make("session-time")
+    begun = triples(table(out, "ratings/context"))
+    expected = set()
+    for part in ("valid", "test"):
+        for row in table(out, f"sessions/{part}").to_pylist():
+            expected |= {(row["user"], *pair) for pair in zip(row["items"], row["timestamps"], strict=True)}
+    assert begun == expected
+    times = np.asarray(table(out, "ratings/context").column("timestamp"))
+    assert (np.diff(times) >= 0).all()
 
 
 def test_what_was_never_trained_on_is_marked_and_counted(make: Make) -> None:

@@ -46,6 +46,22 @@ def test_shares_are_of_each_users_interactions() -> None:
     np.testing.assert_array_equal(np.bincount(parts[10:]), [14, 4, 2])
 
 
+SHARES = st.tuples(st.floats(0.01, 0.98), st.floats(0.01, 0.98)).filter(lambda both: sum(both) < 0.99)
+
+
+@pytest.mark.parametrize("name", ["user-time", "random"])
+@given(counts=COUNTS, shares=SHARES)
+def test_whatever_the_shares_each_part_has_something_of_a_user_of_three(
+    name: str, counts: list[int], shares: tuple[float, float]
+) -> None:
+    user, times = rows_of([*counts, 3])
+    options = SplitOptions(name=name, valid_share=shares[0], test_share=shares[1])  # type: ignore[arg-type]
+    parts = assign(user, times, options)
+    for one in np.unique(user):
+        mine = parts[user == one]
+        assert set(mine) == ({TRAIN, VALID, TEST} if len(mine) >= 3 else {TRAIN})
+
+
 def test_one_moment_divides_all_users_and_a_second_is_never_cut() -> None:
     user = np.repeat(np.arange(10), 10)
     times = np.sort(np.random.default_rng(1).integers(0, 20, (10, 10)), axis=1).ravel()
