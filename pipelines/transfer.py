@@ -17,7 +17,7 @@ from intune.pipelines.errors import ConfigError, SchemaError
 from intune.pipelines.schema import Ragged
 
 
-def writable(array: Any) -> Any:
+def unlocked(array: Any) -> Any:
     """The same memory as a writable array.
 
     For buffers of the pipeline only: a batch that arrived through an object store belongs to its consumer alone,
@@ -47,7 +47,7 @@ def to_tensor(column: Any) -> Any:
     """
     if isinstance(column, np.ndarray):
         try:
-            return torch.from_numpy(writable(column))
+            return torch.from_numpy(unlocked(column))
         except (TypeError, ValueError) as error:
             if any(stride < 0 or stride % column.itemsize for stride in column.strides):
                 return torch.from_numpy(column.copy())

@@ -15,9 +15,10 @@ import numpy as np
 
 from intune.pipelines.errors import ConfigError
 from intune.pipelines.schema import Array, Block, Column, Ragged
-from intune.pipelines.transforms.base import Transform, whole
+from intune.pipelines.transforms.base import Transform
 from intune.pipelines.transforms.lists import windows
 from intune.pipelines.transforms.mixing import key_of, mix
+from intune.pipelines.whole import at_least
 from intune.workloads.sequence_stages import IGNORED, matrix_of, sessions_of
 
 
@@ -42,7 +43,7 @@ class DrawEnd(Transform):
     into: str = "drawn"
 
     def __post_init__(self) -> None:
-        whole("length", self.length, 1)
+        at_least("length", self.length, 1)
 
     def __call__(self, block: Mapping[str, Column]) -> Block:
         """The block with shortened sessions."""
@@ -78,7 +79,7 @@ class Cloze(Transform):
     into: str = "target"
 
     def __post_init__(self) -> None:
-        whole("items", self.items, 1)
+        at_least("items", self.items, 1)
         if not 0 < self.mask_share <= 1:
             raise ConfigError(f"`mask_share` must be above 0 and at most 1, but {self.mask_share} was found")
 

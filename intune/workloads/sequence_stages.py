@@ -14,8 +14,9 @@ import numpy as np
 
 from intune.pipelines.errors import ConfigError, DataError, SchemaError
 from intune.pipelines.schema import Array, Block, Column, Ragged
-from intune.pipelines.transforms.base import Transform, kind_of, whole
+from intune.pipelines.transforms.base import Transform, kind_of
 from intune.pipelines.transforms.lists import join_rows, require_lists
+from intune.pipelines.whole import at_least
 
 IGNORED = -100
 """Target of a position that nothing is predicted at; what torch's cross-entropy leaves out by default."""
@@ -60,8 +61,8 @@ class Window(Transform):
     into: str = "sequence"
 
     def __post_init__(self) -> None:
-        whole("length", self.length, 1)
-        whole("items", self.items, 1)
+        at_least("length", self.length, 1)
+        at_least("items", self.items, 1)
         if self.side not in ("left", "right"):
             raise ConfigError(f"`side`={self.side!r} is unknown; use 'left' or 'right'")
 

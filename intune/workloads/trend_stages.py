@@ -13,8 +13,9 @@ import numpy as np
 
 from intune.pipelines.errors import DataError
 from intune.pipelines.schema import Block, Column, Ragged
-from intune.pipelines.transforms.base import Transform, whole
+from intune.pipelines.transforms.base import Transform
 from intune.pipelines.transforms.lists import require_lists
+from intune.pipelines.whole import at_least
 from intune.workloads.sequence_draws import generator_of
 from intune.workloads.sequence_stages import IGNORED, sessions_of
 
@@ -41,8 +42,8 @@ class NextItemsBefore(Transform):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        whole("items", self.items, 1)
-        whole("length", self.length, 1)
+        at_least("items", self.items, 1)
+        at_least("length", self.length, 1)
 
     def __call__(self, block: Mapping[str, Column]) -> Block:
         """``sequence`` and ``target`` in place of the lists, int64, shape ``(rows, length)``, padded on the right.
@@ -81,7 +82,7 @@ class SeriesBefore(Transform):
     steps: int
 
     def __post_init__(self) -> None:
-        whole("steps", self.steps, 1)
+        at_least("steps", self.steps, 1)
 
     def __call__(self, block: Mapping[str, Column]) -> Block:
         """``velocity`` as float32, shape ``(rows, steps)``.

@@ -158,16 +158,6 @@ def as_patterns(argument: str, value: Any) -> tuple[str, ...]:
     return patterns
 
 
-def whole(argument: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
-    """The value as an int; a `ConfigError` unless it is a whole number from `least` to `most`."""
-    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not is_whole or value < least:
-        raise ConfigError(f"`{argument}`={value!r} must be a whole number, {least} or more")
-    if value > most:
-        raise ConfigError(f"`{argument}`={value!r} is too large; {most} is the most")
-    return int(value)
-
-
 def number(argument: str, value: Any) -> float:
     """The value; a `ConfigError` unless it is a number and not NaN."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):

@@ -10,15 +10,8 @@ import numpy as np
 
 from intune.pipelines.errors import ConfigError
 from intune.pipelines.schema import Array
-from intune.pipelines.transforms.base import (
-    ColumnTransform,
-    Values,
-    freeze,
-    items,
-    number,
-    require_numbers,
-    whole,
-)
+from intune.pipelines.transforms.base import ColumnTransform, Values, freeze, items, number, require_numbers
+from intune.pipelines.whole import at_least
 
 _COMPARED = 255
 """Boundaries up to which an element is compared with each of them: one comparison takes 0.06 ns (many fit a vector
@@ -54,7 +47,7 @@ class Bucketize(ColumnTransform):
                 )
         freeze(self, "boundaries", tuple(float(value) for value in boundaries))
         if self.nan is not None:
-            freeze(self, "nan", whole("nan", self.nan, 0))
+            freeze(self, "nan", at_least("nan", self.nan, 0))
 
     @property
     def buckets(self) -> int:

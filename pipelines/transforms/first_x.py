@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from intune.pipelines.schema import Block, Column, Ragged, take_column
-from intune.pipelines.transforms.base import Transform, as_patterns, choose, freeze, whole
+from intune.pipelines.transforms.base import Transform, as_patterns, choose, freeze
 from intune.pipelines.transforms.lists import require_lists, windows
+from intune.pipelines.whole import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class FirstX(Transform):
 
     def __post_init__(self) -> None:
         freeze(self, "columns", as_patterns("columns", self.columns))
-        freeze(self, "x", whole("x", self.x, 1))
+        freeze(self, "x", at_least("x", self.x, 1))
 
     def __call__(self, block: Mapping[str, Column]) -> Block:
         """The block with shortened lists."""

@@ -10,18 +10,11 @@ import numpy as np
 
 from intune.pipelines.errors import ConfigError, SchemaError
 from intune.pipelines.schema import Array
-from intune.pipelines.transforms.base import (
-    InPlaceTransform,
-    Values,
-    freeze,
-    is_text,
-    items,
-    require_numbers,
-    whole,
-)
+from intune.pipelines.transforms.base import InPlaceTransform, Values, freeze, is_text, items, require_numbers
 from intune.pipelines.transforms.layout import Work, empty
 from intune.pipelines.transforms.mixing import as_words, key_of, mix, modulo
 from intune.pipelines.transforms.text import fingerprints, null_mask
+from intune.pipelines.whole import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +43,9 @@ class Hash(InPlaceTransform):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        freeze(self, "seed", whole("seed", self.seed, 0))
-        freeze(self, "first", whole("first", self.first, 0))
-        freeze(self, "null", whole("null", self.null, 0))
+        freeze(self, "seed", at_least("seed", self.seed, 0))
+        freeze(self, "first", at_least("first", self.first, 0))
+        freeze(self, "null", at_least("null", self.null, 0))
         freeze(self, "size", _checked_size(self.size, self.first, self.null))
 
     def work(self, names: Sequence[str], values: Sequence[Values]) -> Work:
@@ -111,7 +104,7 @@ def words_of(verb: str, names: Sequence[str], values: Sequence[Values]) -> list[
 
 def _checked_size(size: Any, first: int, null: int) -> int | tuple[int, ...] | dict[str, int]:
     def check(argument: str, value: Any) -> int:
-        rows = whole(argument, value, 1)
+        rows = at_least(argument, value, 1)
         if rows <= max(first, null):
             raise ConfigError(
                 f"`{argument}`={rows} must exceed `first`={first} and `null`={null}; give a larger table"

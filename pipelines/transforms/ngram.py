@@ -17,13 +17,13 @@ from intune.pipelines.transforms.base import (
     freeze,
     is_text,
     require_free,
-    whole,
 )
 from intune.pipelines.transforms.hash import words_of
 from intune.pipelines.transforms.layout import empty
 from intune.pipelines.transforms.lists import join_rows, require_lists, windows
 from intune.pipelines.transforms.mixing import key_of, mix, modulo
 from intune.pipelines.transforms.text import null_mask
+from intune.pipelines.whole import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +59,10 @@ class NGram(Transform):
 
     def __post_init__(self) -> None:
         freeze(self, "columns", as_patterns("columns", self.columns))
-        freeze(self, "n", whole("n", self.n, 1))
-        freeze(self, "size", whole("size", self.size, 1))
-        freeze(self, "seed", whole("seed", self.seed, 0))
-        freeze(self, "null", whole("null", self.null, 0, self.size - 1))
+        freeze(self, "n", at_least("n", self.n, 1))
+        freeze(self, "size", at_least("size", self.size, 1))
+        freeze(self, "seed", at_least("seed", self.seed, 0))
+        freeze(self, "null", at_least("null", self.null, 0, most=self.size - 1))
         if self.into is not None and (not isinstance(self.into, str) or not self.into):
             raise ConfigError(
                 f"`into`={self.into!r} must name a column; None to replace each column by its own"

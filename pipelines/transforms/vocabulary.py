@@ -14,18 +14,11 @@ import pyarrow.compute as pc
 
 from intune.pipelines.errors import ConfigError, SchemaError
 from intune.pipelines.schema import Array
-from intune.pipelines.transforms.base import (
-    ColumnTransform,
-    Values,
-    freeze,
-    is_text,
-    kind_of,
-    large_type,
-    whole,
-)
+from intune.pipelines.transforms.base import ColumnTransform, Values, freeze, is_text, kind_of, large_type
 from intune.pipelines.transforms.lookup import Lookup, make_lookup
 from intune.pipelines.transforms.mixing import as_words
 from intune.pipelines.transforms.text import fingerprint
+from intune.pipelines.whole import at_least
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,9 +116,9 @@ class Vocabulary(ColumnTransform):
         if self.columns is None:
             freeze(self, "columns", tuple(self.entries))
         super().__post_init__()
-        freeze(self, "first", whole("first", self.first, 0))
-        freeze(self, "unknown", whole("unknown", self.unknown, 0))
-        freeze(self, "null", self.unknown if self.null is None else whole("null", self.null, 0))
+        freeze(self, "first", at_least("first", self.first, 0))
+        freeze(self, "unknown", at_least("unknown", self.unknown, 0))
+        freeze(self, "null", self.unknown if self.null is None else at_least("null", self.null, 0))
         longest = max(len(entries) for entries in self.entries.values())
         for argument, value in (("unknown", self.unknown), ("null", self.null)):
             if value is not None and self.first <= value < self.first + longest:

@@ -20,10 +20,10 @@ from intune.pipelines.transforms.base import (
     is_text,
     large_type,
     require_numbers,
-    whole,
 )
 from intune.pipelines.transforms.mixing import as_words
 from intune.pipelines.transforms.vocabulary import Entries, Vocabulary
+from intune.pipelines.whole import at_least
 
 _PENDING = 1 << 18
 """Counted values that wait, at least, before they are joined with the rest."""
@@ -94,9 +94,9 @@ class VocabularyBuilder:
         Raises:
             ConfigError: an argument makes no sense, or nothing was counted.
         """
-        whole("min_count", min_count, 1)
+        at_least("min_count", min_count, 1)
         if max_size is not None:
-            whole("max_size", max_size, 1)
+            at_least("max_size", max_size, 1)
         if not self._counters:
             raise ConfigError(
                 "nothing was counted, so there is nothing to build from; call `update` with blocks first"

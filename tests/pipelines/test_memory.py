@@ -23,7 +23,7 @@ from intune.pipelines.arrow import to_column
 from intune.pipelines.memory import MemoryLedger, peak_resident_bytes, resident_bytes, roots
 from intune.pipelines.payloads import Piece
 from intune.pipelines.schema import Ragged, slice_column
-from intune.pipelines.transfer import Moving, to_tensor, writable
+from intune.pipelines.transfer import Moving, to_tensor, unlocked
 
 ROWS = 64
 
@@ -109,7 +109,7 @@ def test_a_tensor_over_a_column_is_the_columns_memory(make: Callable[[], Any]) -
 def test_a_column_made_writable_is_the_same_memory() -> None:
     column = owned()
     column.flags.writeable = False
-    assert roots(writable(column[8:])) == roots(column)
+    assert roots(unlocked(column[8:])) == roots(column)
 
 
 def test_an_array_over_foreign_memory_counts_itself() -> None:

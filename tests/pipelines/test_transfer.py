@@ -14,7 +14,7 @@ from intune.pipelines import Budget, Pipeline, plan
 from intune.pipelines import loader as loader_module
 from intune.pipelines.errors import ConfigError, SchemaError
 from intune.pipelines.schema import Ragged
-from intune.pipelines.transfer import Device, Moving, to_tensor, to_tensors, writable
+from intune.pipelines.transfer import Device, Moving, to_tensor, to_tensors, unlocked
 
 cuda = [
     pytest.mark.cuda,
@@ -38,9 +38,9 @@ def test_a_view_from_an_object_store_is_made_writable_without_a_copy() -> None:
     array.flags.writeable = False
     tensor = to_tensor(array)
     assert tensor.data_ptr() == array.__array_interface__["data"][0]
-    assert writable(array).flags.writeable
+    assert unlocked(array).flags.writeable
     mine = np.arange(3)
-    assert writable(mine) is mine
+    assert unlocked(mine) is mine
 
 
 def test_the_memory_under_a_tensor_stays_alive() -> None:
