@@ -22,7 +22,7 @@ from intune.envs.source import JobSource
 LEARNING = QLearning(learning_rate=5e-4, gamma=0.9, double=False, target_update_interval=250)
 
 PAPER_RECIPE = Recipe(
-    families=("paper", "elastic", "heavy-transform", "criteo"), episodes=300, jobs=16, steps=40, seed=1,
+    families=("paper", "elastic", "heavy-transform", "criteo"), episodes=300, jobs=16, steps=40, seed=2,
     learning=LEARNING, n_step=1, batch_size=128, gradient_steps=4, exploration=1.0, final_exploration=0.1,
     killed_cost=1.0, buffer=20_000,
 )  # fmt: skip
