@@ -23,12 +23,18 @@ DEEPEST = 8
 def visible_bytes(payload: Any) -> dict[Hashable, int]:
     """Bytes by what holds them, as the memory ledger takes them; what is on a device holds none here."""
     found: dict[Hashable, int] = {}
-    _walk(payload, found, 0)
+    _walk(payload, found, {}, 0)
     return found
 
 
-def _walk(value: Any, found: dict[Hashable, int], depth: int) -> None:
-    if value is None or depth > DEEPEST or isinstance(value, bool | type):
+def _walk(value: Any, found: dict[Hashable, int], seen: dict[int, Any], depth: int) -> None:
+    """Add the bytes of `value` to those `found`.
+
+    Args:
+        seen: containers and objects that are counted already, by their ids; where they refer to each other, there
+            would be no end of them.
+    """
+    if value is None or depth > DEEPEST or isinstance(value, bool | type) or id(value) in seen:
         return
     if isinstance(value, torch.Tensor):
         _add_tensor(value, found)
@@ -37,28 +43,20 @@ def _walk(value: Any, found: dict[Hashable, int], depth: int) -> None:
             found[value.__array_interface__["data"][0], value.nbytes] = value.nbytes
     elif isinstance(value, str | bytes | bytearray | int | float | complex):
         found[id(value)] = sys.getsizeof(value)
-    elif isinstance(value, Mapping):
-        found[id(value)] = sys.getsizeof(value)
-        _walk_all(list(value.values()), found, depth)
-    elif isinstance(value, list | tuple | set | frozenset):
-        found[id(value)] = sys.getsizeof(value)
-        _walk_all(list(value), found, depth)
-    elif isinstance(value, np.ndarray):
-        found[id(value)] = value.nbytes
-        _walk_all(list(value.flat), found, depth)
     else:
-        _add_object(value, found, depth)
+        seen[id(value)] = value  # itself too, lest another gets its id
+        _walk_all(_add_holder(value, found), found, seen, depth)
 
 
-def _walk_all(values: list[Any], found: dict[Hashable, int], depth: int) -> None:
+def _walk_all(values: list[Any], found: dict[Hashable, int], seen: dict[int, Any], depth: int) -> None:
     step = max(1, len(values) // LOOKED_AT)
     if step == 1:
         for value in values:
-            _walk(value, found, depth + 1)
+            _walk(value, found, seen, depth + 1)
         return
     part: dict[Hashable, int] = {}
     for value in values[::step]:
-        _walk(value, part, depth + 1)
+        _walk(value, part, seen, depth + 1)
     looked_at = len(values[::step])
     found["others", id(values[0]), len(values)] = sum(part.values()) * (len(values) - looked_at) // looked_at
     found.update(part)
@@ -76,7 +74,21 @@ def _add_tensor(tensor: torch.Tensor, found: dict[Hashable, int]) -> None:
         found[tensor.data_ptr(), size] = size
 
 
-def _add_object(value: Any, found: dict[Hashable, int], depth: int) -> None:
+def _add_holder(value: Any, found: dict[Hashable, int]) -> list[Any]:
+    """Add what a container or an object takes itself; gives what it holds beside."""
+    if isinstance(value, Mapping):
+        found[id(value)] = sys.getsizeof(value)
+        return list(value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        found[id(value)] = sys.getsizeof(value)
+        return list(value)
+    if isinstance(value, np.ndarray):
+        found[id(value)] = value.nbytes
+        return list(value.flat)
+    return _add_object(value, found)
+
+
+def _add_object(value: Any, found: dict[Hashable, int]) -> list[Any]:
     """An object of another kind: what it says it has, else what its attributes hold."""
     size = getattr(value, "nbytes", None)  # Arrow, xarray, memoryview
     if isinstance(size, int):
@@ -89,4 +101,5 @@ def _add_object(value: Any, found: dict[Hashable, int], depth: int) -> None:
     else:
         found[id(value)] = sys.getsizeof(value, 64)
         slots = [getattr(value, name, None) for name in getattr(type(value), "__slots__", ())]
-        _walk_all([*getattr(value, "__dict__", {}).values(), *slots], found, depth)
+        return [*getattr(value, "__dict__", {}).values(), *slots]
+    return []

@@ -7,20 +7,24 @@ The batches and their order are the DataLoader's. What differs:
   would say which batch gets which numbers. A DataLoader with workers gives every worker its own, so that they depend
   on the number of workers. Here, in processes, every batch gets its own, of `random`, `numpy.random` and torch,
   seeded from the epoch's base seed and the batch's number as torch seeds a worker from the base seed and the
-  worker's: the same whatever the slots, and the same as with a worker for every batch.
+  worker's: the same whatever the slots, and the same as with a worker for every batch. (Workers that persist have
+  one base seed for good; it is mixed with the number of epochs before. Torch's are seeded once and draw on.)
   (Iterators of an iterable-style dataset are seeded exactly as torch's workers.)
 - *The sampler* is read in the trainer's thread, further ahead than the DataLoader would, but not where it draws from
   a generator given to it, which others may draw from too.
-- *What the trainer changes in the dataset* while an epoch is under way shows as many batches later as are made ahead.
+- *What the trainer changes in the dataset* while an epoch is under way shows as many batches later as are made ahead;
+  in processes, if it is an attribute or a short list or dictionary, of the dataset or of what it keeps: it is sent to
+  them again then. What is written into an array shows there in the next epoch.
 - *Threads* have torch's modes, NumPy's and `decimal`'s settings and context variables as the trainer's had them when
   the batch was begun.
 - *A `collate_fn` that changes what it keeps* (it counts, or works in one buffer) is noticed in the first batches of a
   map-style dataset, but not where it does so in global variables of an imported module. With an iterable-style one
   without workers it is not, and several threads call it; nor is it that samples lie in memory which the dataset uses
   again for those of the next batch.
-- *Worker processes* are fresh interpreters, whatever `multiprocessing_context` says; as many as slots are used. They
-  get what the trainer's process has set for all code in it, and the options in the user's own modules; where they
-  make another batch of the same indices nevertheless, ``workers="auto"`` does without them.
+- *Worker processes* are fresh interpreters, whatever `multiprocessing_context` says; as many as slots are used, or
+  were until some seconds ago. They get what the trainer's process has set for all code in it, and the options in the
+  user's own modules; where they make another batch of the same indices nevertheless, ``workers="auto"`` does without
+  them.
 """
 
 from __future__ import annotations
@@ -36,10 +40,11 @@ from typing import Any, Literal
 
 from intune.adapters.dataloader_epoch import Epoch
 from intune.adapters.dataloader_indices import Indices, generators_of
+from intune.adapters.dataloader_seed import saved_seed, seed_state
 from intune.adapters.dataloader_settings import read_settings, same_settings
 from intune.adapters.dataloader_workshop import Workshop
 from intune.pipelines.allocation import Allocation
-from intune.pipelines.budget import Budget
+from intune.pipelines.budget import Budget, Usable
 from intune.pipelines.errors import ConfigError, LoaderError
 from intune.pipelines.memory import resident_bytes
 from intune.pipelines.metrics import PipelineStats, StageMeter, StageStats
@@ -88,7 +93,8 @@ class TunableDataLoader:
                 f"`budget` must be a Budget, but {type(budget).__name__} was given; "
                 "write Budget.detect(cpus=…, memory='4GiB')"
             )
-        self.budget = Budget.detect() if budget is None else budget
+        # Without Ray's CPUs, which may be those of other machines: this loader's workers are here.
+        self.budget = Budget.detect(usable=Usable.detect(modules={})) if budget is None else budget
         self.stages: tuple[str, ...] = ("fetch", "collate", *(("transfer",) if self.settings.pin else ()))
         self._workers = workers
         self.workshop = Workshop(self.settings, self.budget, workers)
@@ -159,6 +165,7 @@ class TunableDataLoader:
             self._active.append(weakref.ref(epoch))
             self._divide()
         epoch.feed.resize(self.allocation)  # it may have been resized before it was known to be there
+        self._limit_processes()
         return epoch
 
     def __len__(self) -> int:
@@ -187,7 +194,7 @@ class TunableDataLoader:
             "generators": reading.at_end()
             if isinstance(reading, Indices)
             else [generator.get_state() for generator in generators_of(self.settings)],
-            "base_seed": self.workshop.base_seed,
+            **seed_state(self.workshop.seed),
             "told": self._told,
             **(loops[-1].state() if loops else self._resume or self._last),
         }
@@ -212,6 +219,7 @@ class TunableDataLoader:
             raise LoaderError(
                 f"`state` has version {version}, but this is {STATE_VERSION}; it cannot be read"
             )
+        belongs_to.setdefault("generators", len(generators))  # early states do not say
         for name, value in self._belongs_to().items():
             if belongs_to.get(name) != value:
                 raise LoaderError(
@@ -225,15 +233,16 @@ class TunableDataLoader:
             self._tell(state["told"])
         for generator, saved in zip(generators_of(self.settings), generators, strict=True):
             generator.set_state(saved)
-        self.workshop.base_seed = state.get("base_seed")
+        self.workshop.seed = saved_seed(state)
         self._last = {"epoch": epoch, "batch": batch}
         self._resume = None
-        kept = ("epoch", "batch", "ahead", "generators", "base_seed", "random", "counts", "turn")
+        kept = ("epoch", "batch", "ahead", "generators", "base_seed", "repeat", "random", "counts", "turn")
         if "random" in state:
             self._resume = {name: state[name] for name in kept if name in state}
 
     def resize(self, allocation: Allocation | Mapping[str, int]) -> None:
-        """Other slots from now on: takes effect at the next task, stops no worker and loses no batch.
+        """Other slots from now on: takes effect at the next task and loses no batch. Worker processes that no slot is
+        left for are ended some seconds later, which frees their memory; iterators keep theirs.
 
         More slots for ``"fetch"`` than can be used (iterators of an iterable-style dataset, or one where threads
         must not share the dataset) are cut down to that.
@@ -246,7 +255,8 @@ class TunableDataLoader:
         self.check_process()
         readings = [loop.feed.read() for loop in self._loops()]
         with self._changed:
-            loops = self._loops()
+            # One that is closed counts itself until `leave` has taken what it counted.
+            loops = [loop for ref in self._active if (loop := ref()) is not None]
             counts = self.counts
             epoch, batch = (loops[-1].epoch, loops[-1].batch) if loops else self._position()
             return PipelineStats(
@@ -329,7 +339,7 @@ class TunableDataLoader:
         return max(1, self.budget.memory // max(1, len(self._loops())))
 
     def leave(self, epoch: Epoch) -> None:
-        """A loop is over."""
+        """A loop is over: what it counted is the loader's from now on."""
         with self._changed:
             self._active = [ref for ref in self._active if ref() not in (None, epoch)]
             for name, meter in self._meters.items():
@@ -403,6 +413,11 @@ class TunableDataLoader:
         self.allocation = self._capped(allocation)
         for loop in self._loops():
             loop.feed.resize(self.allocation)
+        self._limit_processes()
+
+    def _limit_processes(self) -> None:
+        """No more than can be used by all loops under way."""
+        self.workshop.processes.resize(max(1, len(self._loops())) * self.allocation.of("fetch"))
 
     def _capped(self, allocation: Allocation) -> Allocation:
         most = self.workshop.most_fetches
@@ -423,6 +438,7 @@ class TunableDataLoader:
             "batch_size": self.dataloader.batch_size,
             "drop_last": settings.drop_last,
             "iterators": settings.sources if settings.iterable else 0,
+            "generators": len(generators_of(settings)),
         }
 
     def _check_usable(self) -> None:

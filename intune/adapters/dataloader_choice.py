@@ -16,8 +16,10 @@ from intune.adapters.dataloader_kept_back import keeps_back_open
 from intune.adapters.dataloader_mentions import Mentions, mentions
 from intune.adapters.dataloader_probe import WORTH_SENDING_S, Measurement
 from intune.adapters.dataloader_settings import LoaderSettings
+from intune.adapters.dataloader_survey import Survey
 from intune.adapters.pickled_size import fingerprint, structure_bytes
 from intune.pipelines.budget import Budget, format_bytes
+from intune.pipelines.errors import ConfigError
 
 SPEED_UP = 1.5
 """Of two threads over one: halfway between code that holds the lock (1) and code that does not (2). Seen on
@@ -50,13 +52,20 @@ DRAWS = (
 )
 
 
-def choose_before(settings: LoaderSettings, mentioned: Mentions | None = None) -> Choice | None:
+def choose_before(
+    settings: LoaderSettings, mentioned: Mentions | None = None, survey: Survey | None = None
+) -> Choice | None:
     """What needs no measurement; None if it does.
 
     Args:
         mentioned: what the code may do; read from it by default.
+        survey: what of it can be sent.
+
+    Raises:
+        ConfigError: `worker_init_fn` cannot be called, since it is made for processes and there can be none.
     """
     mentioned = mentions(settings) if mentioned is None else mentioned
+    survey = Survey(settings) if survey is None else survey
     if settings.iterable and settings.num_workers:
         return Choice(
             kind="process",
@@ -74,26 +83,34 @@ def choose_before(settings: LoaderSettings, mentioned: Mentions | None = None) -
         )
     if settings.iterable:
         return Choice(kind="thread", reason="there is one iterator, over the dataset in this process")
-    if choose_unsendable(settings) is not None:
+    unsendable = choose_unsendable(settings, survey)
+    if settings.worker_init_fn is not None and settings.num_workers:
+        if unsendable is not None:
+            what = "`dataset`" if survey.size is None else "`collate_fn` or `worker_init_fn`"
+            raise ConfigError(
+                f"`worker_init_fn` is made for processes, but {what} cannot be sent to one; keep locks, open files "
+                "and connections out of it, or leave `worker_init_fn` out"
+            )
+        return Choice(kind="process", reason="`worker_init_fn` is made for processes")
+    if unsendable is not None:
         if mentioned.random:
             return Choice(kind="here", reason=f"{DRAWS}, and it cannot be sent to a process")
         return None
-    if settings.worker_init_fn is not None and settings.num_workers:
-        return Choice(kind="process", reason="`worker_init_fn` is made for processes")
     if mentioned.worker_info and settings.num_workers:
         return Choice(kind="process", reason="the code asks torch which worker it runs in")
     return None
 
 
-def choose_unsendable(settings: LoaderSettings) -> Choice | None:
+def choose_unsendable(settings: LoaderSettings, survey: Survey | None = None) -> Choice | None:
     """Where code runs that cannot be sent to processes, if it changes nothing; None if it can be sent."""
-    if structure_bytes(settings.dataset) is None:
+    survey = Survey(settings) if survey is None else survey
+    if survey.size is None:
         return Choice(
             kind="serial",
             reason="the dataset holds what cannot be copied (an open file, a connection or a lock), so that only "
             "one thread at a time may use it; workers='thread' says that several may",
         )
-    if structure_bytes((settings.collate_fn, settings.worker_init_fn)) is None:
+    if not survey.code:
         return Choice(kind="thread", reason="`collate_fn` or `worker_init_fn` cannot be sent to a process")
     return None
 
@@ -152,6 +169,23 @@ def choose(measured: Measurement, size: int, budget: Budget) -> Choice:
         kind="process" if holds else "thread",
         reason=f"a batch takes {wall_ms:.3g} ms of computing and two threads are {measured.speed_up:.2f} times as "
         f"fast as one, so the code {'holds' if holds else 'lets go of'} Python's lock",
+    )
+
+
+def choose_unmixed(choice: Choice, measured: Measurement, size: int | None, budget: Budget) -> Choice:
+    """A choice for code that keeps something for one sample where all threads see it: that choice, unless it is
+    threads.
+
+    Args:
+        size: bytes of what is to be sent to processes, about; None if it cannot be.
+    """
+    if choice.kind != "thread":
+        return choice
+    copies = size is not None and size * budget.cpus <= budget.memory
+    return Choice(
+        kind="process" if copies and measured.wall_s >= WORTH_SENDING_S else "serial",
+        reason="the code keeps something for one sample in an attribute or a global variable, where threads would mix "
+        "the samples up; workers='thread' says that they may share it",
     )
 
 

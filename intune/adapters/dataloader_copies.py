@@ -13,43 +13,59 @@ CLOSE = 1e-5
 """Relative difference of numbers that counts as none: with another number of threads sums differ in the last bits."""
 
 
-def difference(one: Any, other: Any, *, values: bool = True, place: str = "") -> str:
+def difference(one: Any, other: Any, *, values: bool = True) -> str:
     """In what two batches differ first, in words; nothing where they do not.
 
     Args:
         values: whether the values count, or only structure, types and shapes.
-        place: where in the batches the two are.
     """
-    at = f" at {place}" if place else ""
-    kinds = type(one).__qualname__, type(other).__qualname__
-    if kinds[0] != kinds[1]:
-        return f"{kinds[0]} and {kinds[1]}{at}"
-    if isinstance(one, torch.Tensor | np.ndarray):
-        here, there = (f"{value.dtype} {tuple(value.shape)}" for value in (one, other))
-        if here != there:
-            return f"{here} and {there}{at}"
-        return f"values{at}" if values and not _equal(one, other) else ""
-    if isinstance(one, list | tuple | Mapping):
-        if len(one) != len(other):
-            return f"{len(one)} and {len(other)} elements{at}"
-        if isinstance(one, Mapping) and list(one) != list(other):
-            return f"keys{at}" if values else ""
-        for name, mine, its in _pairs(one, other):
-            if found := difference(mine, its, values=values, place=f"{place}[{name!r}]"):
-                return found
-        return ""
-    if values and isinstance(one, str | bytes | bytearray | int | float | complex | np.generic):
-        return "" if one == other or (one != one and other != other) else f"values{at}"
-    if attributes := getattr(one, "__dict__", None):
-        return difference(dict(attributes), dict(other.__dict__), values=values, place=place)
+    waiting: list[tuple[Any, Any, str]] = [(one, other, "")]
+    seen: dict[tuple[int, int], Any] = {}  # what refers to itself; the objects too, lest others get their ids
+    while waiting:
+        mine, its, place = waiting.pop()
+        found, parts = _compared(mine, its, values)
+        if found:
+            return f"{found} at {place}" if place else found
+        if parts is not None and (id(mine), id(its)) not in seen:
+            seen[id(mine), id(its)] = mine, its
+            waiting.extend(reversed([(*pair, f"{place}{name}") for name, *pair in _pairs(*parts)]))
     return ""
 
 
-def _pairs(one: Any, other: Any) -> Iterator[tuple[Any, Any, Any]]:
+def _compared(one: Any, other: Any, values: bool) -> tuple[str, tuple[Any, Any] | None]:
+    """In what two things differ, their parts aside; and the containers of those."""
+    kinds = type(one).__qualname__, type(other).__qualname__
+    if kinds[0] != kinds[1]:
+        return f"{kinds[0]} and {kinds[1]}", None
+    if isinstance(one, torch.Tensor | np.ndarray):
+        here, there = (f"{value.dtype} {tuple(value.shape)}" for value in (one, other))
+        if here != there:
+            return f"{here} and {there}", None
+        return "values" if values and not _equal(one, other) else "", None
+    if isinstance(one, list | tuple | Mapping):
+        return _containers(one, other, values)
+    if values and isinstance(one, str | bytes | bytearray | int | float | complex | np.generic):
+        return "" if one == other or (one != one and other != other) else "values", None
+    if attributes := getattr(one, "__dict__", None):
+        return _containers(dict(attributes), dict(other.__dict__), values)
+    return "", None
+
+
+def _containers(one: Any, other: Any, values: bool) -> tuple[str, tuple[Any, Any] | None]:
+    if len(one) != len(other):
+        return f"{len(one)} and {len(other)} elements", None
+    if isinstance(one, Mapping) and list(one) != list(other):
+        return "keys" if values else "", None
+    return "", (one, other)
+
+
+def _pairs(one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(one, Mapping):
-        yield from ((name, one[name], other[name]) for name in one)
+        yield from ((f"[{name!r}]", one[name], other[name]) for name in one)
     else:
-        yield from ((number, mine, its) for number, (mine, its) in enumerate(zip(one, other, strict=True)))
+        yield from (
+            (f"[{number}]", mine, its) for number, (mine, its) in enumerate(zip(one, other, strict=True))
+        )
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -70,7 +86,10 @@ def _equal(one: Any, other: Any) -> bool:
 
 def copied(batch: Any) -> Any:
     """A batch with memory of its own; what cannot be copied stays as it is."""
-    return _copied(batch, {})
+    try:
+        return _copied(batch, {})
+    except RecursionError:  # lists in lists, deeper than Python goes
+        return batch
 
 
 def _copied(value: Any, known: dict[int, Any]) -> Any:
@@ -87,13 +106,30 @@ def _copy(value: Any, known: dict[int, Any]) -> Any:
         return value.clone() if not value.requires_grad else value
     if kind is np.ndarray and not value.dtype.hasobject:
         return value.copy(order="K")
-    if kind in (list, tuple):
-        return kind(_copied(one, known) for one in value)
+    if kind is list:
+        made: list[Any] = []
+        known[id(value)] = made  # it may refer to itself
+        made.extend(_copied(one, known) for one in value)
+        return made
     if kind is dict:
-        return {name: _copied(one, known) for name, one in value.items()}
+        named: dict[Any, Any] = {}
+        known[id(value)] = named
+        named.update((name, _copied(one, known)) for name, one in value.items())
+        return named
+    if kind is tuple:
+        return tuple(_copied(one, known) for one in value)
     if isinstance(value, tuple) and hasattr(kind, "_make"):  # a named one
         return kind._make(_copied(one, known) for one in value)
+    return _deeply(value, known)
+
+
+def _deeply(value: Any, known: dict[int, Any]) -> Any:
+    """A copy by `copy.deepcopy`, in which what is known already is the same; itself if it holds what cannot be
+    copied."""
+    count = len(known)
     try:
-        return copy.deepcopy(value)
-    except Exception:  # it holds what cannot be copied
+        return copy.deepcopy(value, known)
+    except Exception:
+        while len(known) > count:  # of what was only half made
+            known.popitem()
         return value

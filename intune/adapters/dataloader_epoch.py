@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from intune.adapters.dataloader_feed import Feed, Reading
+from intune.adapters.dataloader_seed import EpochSeed
 from intune.adapters.dataloader_sources import Sources
 from intune.adapters.dataloader_tasks import Made
 from intune.pipelines.errors import LoaderError, StageTimeout
@@ -103,7 +104,7 @@ class Epoch(Iterator[Any]):
             feed.let_go()
             feed.read_ahead()
             if self._workshop.choice is None:
-                self._workshop.decide(feed.first_items(), feed.base_seed or 0)
+                self._workshop.decide(feed.first_items(), feed.seed or EpochSeed(0))
                 self._loader.recap()
             feed.offer()
             if not feed.out:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from intune.adapters.dataloader_choice import DRAWS
 from intune.adapters.dataloader_indices import Item, global_states, restore
+from intune.adapters.dataloader_seed import EpochSeed
 from intune.adapters.dataloader_settings import current_device
 from intune.adapters.dataloader_sources import Sources
 from intune.adapters.dataloader_tasks import SEGMENT, Fetcher, Made, Tasks, chain_plan
@@ -117,7 +118,7 @@ class Feed:
             if self._workshop.here and self._items[0].made is None:
                 if self.out:
                     return  # the trainer has not asked for it yet
-                self._workshop.make(self._items[0], self._the_fetcher(), self.base_seed)
+                self._workshop.make(self._items[0], self._the_fetcher(), self.seed)
             if self._run is None:
                 self._begin_run(self._items[0].rows)
             assert self._tasks is not None
@@ -127,6 +128,8 @@ class Feed:
                     return  # the next run begins when this one has been read to its end
                 self.stop()
                 continue
+            if self._items[0].made is None:
+                self._workshop.send_changes()
             item = self._items.popleft()
             self._tasks.items[self._offered] = item
             self._tasks.plan.levels[0].rows[self._offered] = item.rows  # which all levels share
@@ -179,9 +182,9 @@ class Feed:
         return self._fetcher
 
     @property
-    def base_seed(self) -> int | None:
+    def seed(self) -> EpochSeed | None:
         """Of the epoch's workers; None for an iterable-style dataset, whose iterators know it."""
-        return getattr(self.reading, "base_seed", None)
+        return getattr(self.reading, "seed", None)
 
     # ---- taking ----------------------------------------------------------------------------------------------
 
@@ -206,15 +209,15 @@ class Feed:
         code fails not, or draws the random numbers it should."""
         workshop, states = self._workshop, None
         reason = workshop.objects(made)
-        if reason and self.base_seed is not None:
+        if reason and self.seed is not None:
             again = replace(made.item, made=None)
-            workshop.make(again, self._the_fetcher(), self.base_seed)
+            workshop.make(again, self._the_fetcher(), self.seed)
             if again.made.error is not None:
                 return False  # here too
             made.item.made = again.made
         if not reason and made.error is None and workshop.watch.suspects(made.item.ordinal):
             states = global_states()
-            if workshop.make(replace(made.item, made=None), self._the_fetcher(), self.base_seed):
+            if workshop.make(replace(made.item, made=None), self._the_fetcher(), self.seed):
                 reason = f"{DRAWS}, though not for the first batches"
         if not reason:
             return False

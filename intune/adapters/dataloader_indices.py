@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from intune.adapters.dataloader_draws import draws_of, length_of
+from intune.adapters.dataloader_seed import EpochSeed
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.adapters.dataloader_surroundings import Surroundings
 
@@ -53,7 +54,7 @@ class Indices:
 
     Args:
         settings: of the DataLoader.
-        base_seed: of earlier epochs, kept with persistent workers; None to draw one.
+        seed: that of earlier epochs, kept with persistent workers; None to draw one.
         done: batches at the start that are not wanted, since they were handed over before.
         ahead: the same of later ones.
         peek: read the first item at once, while the random generators are as they were.
@@ -63,7 +64,7 @@ class Indices:
         self,
         settings: LoaderSettings,
         *,
-        base_seed: int | None = None,
+        seed: EpochSeed | None = None,
         done: int = 0,
         ahead: frozenset[int] = frozenset(),
         peek: bool = False,
@@ -75,8 +76,8 @@ class Indices:
         self._drew_ahead = False
         self._ahead = ahead
         self._iterator = iter(settings.index_sampler)
-        self.base_seed = draw_seed(settings) if base_seed is None else base_seed
-        if settings.num_workers and base_seed is None:
+        self.seed = EpochSeed(draw_seed(settings)) if seed is None else seed
+        if settings.num_workers and seed is None:
             # As the DataLoader, which makes the sampler's iterator anew once its workers have started.
             self._iterator = iter(settings.index_sampler)
         self._attempts = 0

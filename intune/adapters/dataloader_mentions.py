@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from intune.adapters.dataloader_globals import is_users
 from intune.adapters.dataloader_settings import LoaderSettings
+from intune.adapters.dataloader_stores import is_method, mixes_up
 
 MOST = 2_000
 """Functions and objects looked at: a dataset may refer to half the world."""
@@ -69,11 +71,43 @@ class Mentions:
         random: draws from the process's own random generators.
         generator: draws from one that the code keeps for itself, whose numbers depend on the order of the batches.
         worker_info: asks torch which worker it runs in.
+        mixes_up: keeps something for one sample where that of another thread would be.
     """
 
     random: bool = False
     generator: bool = False
     worker_info: bool = False
+    mixes_up: bool = False
+
+
+class _Users:
+    """The user's own code among what was looked at.
+
+    Attributes:
+        kinds: classes of which there is an object.
+        functions: of no class.
+        bound: names of methods that are to be called.
+    """
+
+    def __init__(self) -> None:
+        self.kinds: list[type] = []
+        self.functions: list[FunctionType] = []
+        self.bound: set[str] = set()
+
+    def note(self, value: Any) -> None:
+        """Something was looked at."""
+        if isinstance(value, MethodType):
+            self.bound.add(value.__func__.__name__)
+        elif isinstance(value, FunctionType):
+            if not is_method(value) and _is_users(value.__module__):
+                self.functions.append(value)
+        elif not isinstance(value, type) and not _is_plain(value) and type(value) not in self.kinds:
+            self.kinds.append(type(value))
+
+    def mixes_up(self) -> bool:
+        """As in `Mentions`."""
+        methods = [[one for one in _methods(kind) if _is_users(one.__module__)] for kind in self.kinds]
+        return mixes_up([found for found in methods if found], self.functions, self.bound)
 
 
 def mentions(settings: LoaderSettings) -> Mentions:
@@ -81,16 +115,18 @@ def mentions(settings: LoaderSettings) -> Mentions:
     found = {"random": False, "generator": False, "worker_info": False}
     waiting: deque[Any] = deque([settings.dataset, settings.collate_fn])
     seen: dict[int, Any] = {}
+    users = _Users()
     while waiting and len(seen) < MOST and not all(found.values()):
         value = waiting.popleft()
         if id(value) in seen:
             continue
         seen[id(value)] = value
         try:
+            users.note(value)
             waiting.extend(_look(value, found))
         except Exception:  # the user's classes may do anything when they are looked at
             continue
-    return Mentions(**found)
+    return Mentions(**found, mixes_up=users.mixes_up())
 
 
 def _look(value: Any, found: dict[str, bool]) -> Iterator[Any]:
@@ -193,6 +229,11 @@ def _of_torch(value: Any) -> bool:
 def _passed_over(module: str | None) -> bool:
     name = module or ""
     return name.startswith(_PASSED_OVER) or name.split(".")[0] in sys.stdlib_module_names or name == "torch"
+
+
+def _is_users(module: str | None) -> bool:
+    """Whether it is the name of the script, or of a module that is installed nowhere."""
+    return module in ("__main__", "__mp_main__") or is_users(sys.modules.get(module or ""))
 
 
 def _is_plain(value: Any) -> bool:

@@ -1,7 +1,7 @@
 """Worker processes for a DataLoader: a pool for a map-style dataset, one for each iterator of an iterable-style.
 
 The dataset is sent once to every process, and again in a later epoch only where the DataLoader's own workers
-would see another one.
+would see another one, or the code changes its copy.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from intune.adapters.dataloader_indices import Item
 from intune.adapters.dataloader_runtime import Sent
+from intune.adapters.dataloader_seed import EpochSeed
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.adapters.dataloader_tasks import Made
 from intune.adapters.dataloader_worker import BeginRequest, FetchRequest, NextRequest, Worker
@@ -55,6 +56,10 @@ class Processes:
     def __call__(self, stage: Map, block: Any, where: Callable[[], str] | None = None) -> Any:
         """Have the pool make something."""
         return self.pool(stage, block, where)
+
+    def resize(self, count: int) -> None:
+        """Have no more than so many make batches of a map-style dataset; those of iterators hold their places."""
+        self.pool.resize(count)
 
     def borrow_sources(self, count: int) -> list[SourceProcess]:
         """Processes for the iterators of one loop, one each."""
@@ -101,14 +106,14 @@ class Processes:
 class ProcessFetcher:
     """Batches of a map-style dataset, made by a pool of processes."""
 
-    def __init__(self, processes: Processes, base_seed: int, where: Callable[[Item], str]) -> None:
+    def __init__(self, processes: Processes, seed: EpochSeed, where: Callable[[Item], str]) -> None:
         self._processes = processes
-        self._base_seed = base_seed
+        self._seed = seed
         self._where = where
 
     def fetch(self, item: Item) -> Made:
         """As `Fetcher.fetch`; fetching and collating are one call there."""
-        request: Any = FetchRequest(item.ordinal, item.index, self._base_seed)
+        request: Any = FetchRequest(item.ordinal, item.index, self._seed)
         batch = self._processes(STAGE, request, lambda: self._where(item))
         return Made(item, item.rows, batch, collated=True)
 
@@ -194,13 +199,13 @@ class SourceLink:
         worker: bytes,
         number: int,
         *,
-        base_seed: int,
+        seed: EpochSeed,
         skip: int = 0,
     ) -> None:
         self._processes = processes
         self._process = process
         self._worker = worker
-        self._begin: BeginRequest | None = BeginRequest(number, base_seed, skip)
+        self._begin: BeginRequest | None = BeginRequest(number, seed, skip)
         self._over = False
 
     def take(self, item: Item) -> Made:

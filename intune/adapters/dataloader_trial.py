@@ -17,6 +17,7 @@ from intune.adapters.dataloader_copies import copied, difference
 from intune.adapters.dataloader_indices import Item, as_of, global_states, restore
 from intune.adapters.dataloader_kept_back import keeps_back_open
 from intune.adapters.dataloader_probe import Measurement, Probe, random_states
+from intune.adapters.dataloader_seed import EpochSeed
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.adapters.dataloader_tasks import make_here
 from intune.adapters.dataloader_worker import FetchRequest, like_a_worker
@@ -41,15 +42,17 @@ class Trial:
 
     Args:
         settings: of the DataLoader.
-        base_seed: of the epoch.
+        seed: of the epoch.
+        alone: whether two threads at once must not make any.
 
     Attributes:
         reuses: whether the code gives out the same memory again, so that one batch overwrites another.
     """
 
-    def __init__(self, settings: LoaderSettings, base_seed: int) -> None:
+    def __init__(self, settings: LoaderSettings, seed: EpochSeed, *, alone: bool = False) -> None:
         self._settings = settings
-        self._base_seed = base_seed
+        self._alone = alone
+        self._seed = seed
         self._cases: list[_Case] = []
         self._together: list[Item] = []
         self._last: tuple[Item, Any, Any] | None = None
@@ -81,6 +84,8 @@ class Trial:
         """No more than are made alone where two threads at once must not make them, and nothing hangs on how fast they
         are: where the code has what cannot be sent, has opened something or works in one buffer."""
         yield from islice(items, Probe.ALONE)
+        if self._alone:
+            return
         settings = self._settings
         sendable = structure_bytes((settings.collate_fn, settings.worker_init_fn)) is not None
         if sendable and not self.reuses and fingerprint(settings.dataset, refuse=keeps_back_open) is not None:
@@ -94,7 +99,7 @@ class Trial:
     def _make(self, item: Item) -> bool:
         """Make a batch; says whether that drew random numbers which are back where they were."""
         settings, before = self._settings, None if self._settings.num_workers else global_states()
-        with like_a_worker(settings, self._base_seed, item.ordinal):
+        with like_a_worker(settings, self._seed, item.ordinal):
             states = random_states()
             make_here(item, settings)
             drew = random_states() != states
@@ -136,7 +141,7 @@ class Trial:
         """
         cases = [case for case in self._cases if case.item.made.error is None]
         for case in cases[:1] if random else [*cases[:1], *cases[1:][-1:]]:
-            request = FetchRequest(case.item.ordinal, case.item.index, self._base_seed, case.random)
+            request = FetchRequest(case.item.ordinal, case.item.index, self._seed, case.random)
             try:
                 there = ask(request)
             except Exception as error:
@@ -154,7 +159,7 @@ class Trial:
             return ""
         again = replace(case.item, made=None)
         states = global_states() if case.random is None else case.random
-        with as_of(states), like_a_worker(self._settings, self._base_seed, again.ordinal):
+        with as_of(states), like_a_worker(self._settings, self._seed, again.ordinal):
             make_here(again, self._settings)
         if again.made.error is not None or not difference(here, again.made.data):
             return found

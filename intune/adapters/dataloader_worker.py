@@ -17,6 +17,7 @@ import torch
 from torch.utils.data._utils import worker as torch_worker
 
 from intune.adapters.dataloader_indices import as_of, global_states
+from intune.adapters.dataloader_seed import EpochSeed
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.pipelines.executors.worker_number import worker_number
 
@@ -31,7 +32,7 @@ class FetchRequest:
 
     ordinal: int
     index: Any
-    base_seed: int
+    seed: EpochSeed
     random: dict[str, Any] | None = None
 
 
@@ -40,7 +41,7 @@ class BeginRequest:
     """To a process: begin an iterator over an iterable-style dataset, and leave out the first `skip` batches."""
 
     worker: int
-    base_seed: int
+    seed: EpochSeed
     skip: int
 
 
@@ -70,12 +71,12 @@ class Worker:
     def __call__(self, request: Any) -> Any:
         """Answer a request: the batch, or (samples, batch) of an iterator, None at its end."""
         if isinstance(request, FetchRequest):
-            self._become(self._number_for(request.ordinal), request.base_seed)
-            seed_batch(request.base_seed, request.ordinal)
+            self._become(self._number_for(request.ordinal), request.seed)
+            seed_batch(request.seed.of_batches, request.ordinal)
             with as_of(request.random):
                 return self._collate(fetch_samples(self._dataset, request.index, self._batched))
         if isinstance(request, BeginRequest):
-            self._become(request.worker, request.base_seed)
+            self._become(request.worker, request.seed)
             self._samples = SampleReader(
                 iter(self._dataset), self._batch_size if self._batched else None, self._drop_last
             )
@@ -91,16 +92,16 @@ class Worker:
         number = ordinal if self._init is None else worker_number() or 0
         return number % max(1, self._num_workers)
 
-    def _become(self, number: int, base_seed: int) -> None:
+    def _become(self, number: int, seed: EpochSeed) -> None:
         """Be the worker `number` of torch's: seeds, `get_worker_info` and `worker_init_fn`, once for a seed."""
-        if self._begun == (base_seed, number):
+        if self._begun == (seed.base, number):
             return
         torch.set_num_threads(1)
-        seed_batch(base_seed, number)
-        torch_worker._worker_info = worker_info(self._dataset, self._num_workers, number, base_seed)
+        seed_batch(seed.of_batches, number)
+        torch_worker._worker_info = worker_info(self._dataset, self._num_workers, number, seed.base)
         if self._init is not None and self._num_workers:
             self._init(number)
-        self._begun = (base_seed, number)
+        self._begun = (seed.base, number)
 
 
 def worker_info(dataset: Any, num_workers: int, number: int, base_seed: int) -> Any:
@@ -113,7 +114,7 @@ def worker_info(dataset: Any, num_workers: int, number: int, base_seed: int) -> 
 
 
 @contextmanager
-def like_a_worker(settings: LoaderSettings, base_seed: int, ordinal: int) -> Iterator[None]:
+def like_a_worker(settings: LoaderSettings, seed: EpochSeed, ordinal: int) -> Iterator[None]:
     """Batch `ordinal` is made in this process meanwhile as a worker would; the generators stay as they were.
 
     Nothing of that where the DataLoader has no workers.
@@ -124,8 +125,8 @@ def like_a_worker(settings: LoaderSettings, base_seed: int, ordinal: int) -> Ite
     number = ordinal % settings.num_workers
     before = torch_worker._worker_info
     with as_of(global_states()):
-        seed_batch(base_seed, ordinal)
-        torch_worker._worker_info = worker_info(settings.dataset, settings.num_workers, number, base_seed)
+        seed_batch(seed.of_batches, ordinal)
+        torch_worker._worker_info = worker_info(settings.dataset, settings.num_workers, number, seed.base)
         try:
             yield
         finally:

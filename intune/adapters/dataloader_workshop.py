@@ -20,9 +20,11 @@ from intune.adapters.dataloader_choice import (
     choose,
     choose_after,
     choose_before,
+    choose_unmixed,
     choose_unsendable,
     choose_unshared,
 )
+from intune.adapters.dataloader_glimpse import Glimpse, glimpse
 from intune.adapters.dataloader_indices import (
     Indices,
     Item,
@@ -40,8 +42,10 @@ from intune.adapters.dataloader_processes import (
     SourceLink,
     pickled_worker,
 )
+from intune.adapters.dataloader_seed import EpochSeed, saved_seed, seed_state
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.adapters.dataloader_sources import Link, Sources, ThreadLink
+from intune.adapters.dataloader_survey import Survey
 from intune.adapters.dataloader_tasks import Fetcher, Made, MapFetcher, Sizes, collated, failed, where
 from intune.adapters.dataloader_trial import Trial
 from intune.adapters.dataloader_unopened import unopened
@@ -67,25 +71,29 @@ class Workshop:
     Attributes:
         choice: where the user's code runs; None until the first batches have told.
         sized: whether a batch has been seen, and so how large one is.
-        base_seed: what worker processes' random generators are seeded from, where that is kept over epochs.
+        seed: of the next epoch, where workers persist and have been given one.
     """
 
     def __init__(self, settings: LoaderSettings, budget: Budget, workers: str) -> None:
         self.settings = settings
         self.budget = budget
-        self.choice = _asked_for(workers, settings)
+        self._survey = Survey(settings)
+        self.choice = _asked_for(workers, settings, self._survey)
         # An iterator makes one batch at a time, so that few can be under way before one is seen.
         self.sized = settings.iterable
         self.sizes = Sizes()
         self.processes = Processes()
-        self.base_seed: int | None = None
+        self.seed: EpochSeed | None = None
         self.watch = Watch()
         self._auto = workers == "auto"
         self._serial = threading.Lock()
         self._fleets: list[ThreadFleet] = []
         self._idle: list[ThreadFleet] = []
+        # Whether the code changes a worker's copy of the dataset, or what goes with it.
+        self._changes = settings.worker_init_fn is not None and settings.num_workers > 0
         self._worker: bytes | None = None
         self._first: bytes | None = None
+        self._sent: Glimpse | None = None
         self._open: weakref.WeakSet[Sources] = weakref.WeakSet()
         if self.choice is not None:
             self._settle(self.choice)
@@ -112,9 +120,9 @@ class Workshop:
         """
         if state is None:
             generators = [generator.get_state() for generator in generators_of(self.settings)]
-            began = {"generators": generators, "random": global_states(), "base_seed": self.base_seed}
+            began = {"generators": generators, "random": global_states(), **seed_state(self.seed)}
         else:
-            began = {name: state[name] for name in ("generators", "random", "base_seed")}
+            began = {name: state[name] for name in ("generators", "random")} | seed_state(saved_seed(state))
         with as_of(None if state is None else state["random"]):
             reading = self._sources_of(state) if self.settings.iterable else self._indices(state)
         return reading, began
@@ -122,18 +130,18 @@ class Workshop:
     def _indices(self, state: Mapping[str, Any] | None) -> Indices:
         indices = Indices(
             self.settings,
-            base_seed=self.base_seed,
+            seed=self.seed,
             done=0 if state is None else state["batch"],
             ahead=frozenset(() if state is None else state["ahead"]),
             peek=state is not None,
         )
-        self._keep(indices.base_seed)
+        self._keep(indices.seed)
         self._send()
         return indices
 
     def _sources_of(self, state: Mapping[str, Any] | None) -> Sources:
         settings = self.settings
-        seed = draw_seed(settings) if self.base_seed is None else self.base_seed
+        seed = EpochSeed(draw_seed(settings)) if self.seed is None else self.seed
         self._keep(seed)
         counts = [0] * settings.sources if state is None else list(state["counts"])
         self._send()
@@ -145,7 +153,7 @@ class Workshop:
             owned = self.processes.borrow_sources(settings.sources)
             give_back = partial(self.processes.give_back_sources, owned)
             links = [
-                SourceLink(self.processes, process, self._worker, number, base_seed=seed, skip=counts[number])
+                SourceLink(self.processes, process, self._worker, number, seed=seed, skip=counts[number])
                 for number, process in enumerate(owned)
             ]
         else:
@@ -166,9 +174,8 @@ class Workshop:
     def _link(self, skip: int) -> Link:
         return ThreadLink(self.settings, self._serial, skip=skip, ahead=not self.here)
 
-    def _keep(self, base_seed: int) -> None:
-        if self.settings.persistent:
-            self.base_seed = base_seed
+    def _keep(self, seed: EpochSeed) -> None:
+        self.seed = replace(seed, repeat=seed.repeat + 1) if self.settings.persistent else None
 
     def _send(self) -> None:
         """Have processes get the dataset as it is now: in another epoch, the DataLoader's workers would be new."""
@@ -184,7 +191,30 @@ class Workshop:
                     f"the dataset has changed and cannot be sent to processes any more ({error})"
                 )
                 return
-        self.processes.pool.replace(STAGE.name, self._worker)
+        self.processes.pool.replace(STAGE.name, self._worker, anew=self._changes)
+        self._sent = self._look()
+
+    def _look(self) -> Glimpse | None:
+        """What the trainer may change while an epoch is under way; None where the DataLoader's workers would not see
+        that."""
+        if self.settings.num_workers or self.settings.iterable:
+            return None
+        return glimpse(self.settings.dataset, self.settings.collate_fn)
+
+    def send_changes(self) -> None:
+        """Have processes get the dataset once more where the trainer has changed it: the DataLoader without workers
+        makes its next batch of it as it is then."""
+        if self.choice is None or self.choice.kind != "process" or (now := self._look()) == self._sent:
+            return
+        self._sent = now
+        try:
+            self._worker = self._pickled()
+        except ConfigError as error:
+            logger.warning(
+                "worker processes go on with the dataset as it was until the next epoch: %s", error
+            )
+        else:
+            self.processes.pool.replace(STAGE.name, self._worker)
 
     def _pickled(self) -> bytes:
         """The dataset as it is now. What was opened in this process meanwhile cannot be sent; processes have that as
@@ -202,6 +232,8 @@ class Workshop:
             logger.warning("worker processes go on with the dataset as it was: %s", reason)
         else:
             kind: Kind = "here" if mentions(self.settings).random else "serial"
+            if self.settings.worker_init_fn is not None and self.settings.num_workers:
+                reason = f"{reason}; `worker_init_fn` is not called any more"
             self._settle(Choice(kind=kind, reason=reason), warn=True)
 
     # ---- making ----------------------------------------------------------------------------------------------
@@ -215,26 +247,30 @@ class Workshop:
         if self.choice.kind != "process":
             return MapFetcher(self.settings, self._serial if self.choice.kind == "serial" else None)
         return ProcessFetcher(
-            self.processes, reading.base_seed, lambda item: where(STAGE.name, item, self.settings)
+            self.processes, reading.seed, lambda item: where(STAGE.name, item, self.settings)
         )
 
-    def decide(self, items: Iterator[Item], base_seed: int) -> None:
+    def decide(self, items: Iterator[Item], seed: EpochSeed) -> None:
         """Choose between threads and processes, making the first batches in this thread.
 
         Args:
             items: to be made.
-            base_seed: of the epoch's workers.
+            seed: of the epoch's workers.
         """
         settings = self.settings
-        size = structure_bytes(settings.dataset)
-        unsendable = choose_unsendable(settings)
+        if self._survey.size is None or self._survey.size <= MOST_COPIED:
+            self._survey = Survey(settings)  # it may have been changed since the loader was made
+        size = self._survey.size
+        unsendable = choose_unsendable(settings, self._survey)
         if unsendable is None and size is not None and size <= MOST_COPIED:
             self._first = by_value(settings.dataset)
         worker = None if self._first is None else pickled_worker(settings)
-        trial = Trial(settings, base_seed)
+        mentioned = mentions(settings)
+        trial = Trial(settings, seed, alone=mentioned.mixes_up)
         measured = trial.measure(items)
-        measured = replace(measured, random=measured.random or mentions(settings).random)
+        measured = replace(measured, random=measured.random or mentioned.random)
         unshared = choose_unshared(settings, measured, size or 0, self.budget)
+        self._changes |= unshared is not None
         choice = unsendable or choose_after(settings, worker)
         if choice is None:
             choice = unshared or choose(measured, size or 0, self.budget)
@@ -244,7 +280,9 @@ class Workshop:
             choice.kind == "thread" or (choice.kind == "process" and not settings.num_workers)
         ):
             choice = replace(unshared, kind="here")
-        in_threads: Kind = "thread" if choice.worker is None else "serial"
+        if mentioned.mixes_up:
+            choice = choose_unmixed(choice, measured, None if unsendable else size, self.budget)
+        in_threads: Kind = "thread" if choice.worker is None and not mentioned.mixes_up else "serial"
         if measured.random or unshared is not None:
             in_threads = "here"
         if choice.kind == "process" and trial.made and (problem := _unsendable(trial.made[0])):
@@ -255,6 +293,7 @@ class Workshop:
         if choice.kind == "process":
             self._worker = worker if worker is not None else pickled_worker(settings)
             self.processes.pool.replace(STAGE.name, self._worker)
+            self._sent = self._look()
             objection = trial.objection(
                 lambda request: self.processes(STAGE, request), random=measured.random
             )
@@ -273,7 +312,7 @@ class Workshop:
         """From now on batches are made in the trainer's own thread."""
         self._settle(Choice(kind="here", reason=reason), warn=True)
 
-    def make(self, item: Item, fetcher: Fetcher, base_seed: int | None) -> bool:
+    def make(self, item: Item, fetcher: Fetcher, seed: EpochSeed | None) -> bool:
         """Make an item's batch in the trainer's thread, as the DataLoader would: in its own or in a worker's.
 
         Returns:
@@ -281,15 +320,11 @@ class Workshop:
 
         Args:
             fetcher: gets its samples.
-            base_seed: of the epoch's workers; None for an iterable-style dataset.
+            seed: of the epoch's workers; None for an iterable-style dataset.
         """
         stage = "fetch"
         settings = self.settings
-        seeded = (
-            contextlib.nullcontext()
-            if base_seed is None
-            else like_a_worker(settings, base_seed, item.ordinal)
-        )
+        seeded = contextlib.nullcontext() if seed is None else like_a_worker(settings, seed, item.ordinal)
         with seeded:
             states = random_states() if self.watch.looks else None
             try:
@@ -321,6 +356,8 @@ class Workshop:
         return ""
 
     def _settle(self, choice: Choice, *, warn: bool = False) -> None:
+        if choice.kind == "process" and self._worker is None and not self._survey.sendable:
+            pickled_worker(self.settings)  # raises, and says what is wrong
         self.choice = choice
         self.watch.looks = self._auto and choice.kind in ("thread", "serial") and not self.settings.iterable
         kinds: dict[Kind, str] = {
@@ -331,9 +368,6 @@ class Workshop:
         }
         level = logging.WARNING if warn else logging.INFO
         logger.log(level, "batches are made in %s: %s", kinds[choice.kind], choice.reason)
-        code = (self.settings.dataset, self.settings.collate_fn, self.settings.worker_init_fn)
-        if choice.kind == "process" and choice.worker is None and structure_bytes(code) is None:
-            pickled_worker(self.settings)  # raises, and says what is wrong
 
     # ---- workers ---------------------------------------------------------------------------------------------
 
@@ -368,14 +402,14 @@ def _unsendable(value: Any) -> str:
     return ""
 
 
-def _asked_for(workers: str, settings: LoaderSettings) -> Choice | None:
+def _asked_for(workers: str, settings: LoaderSettings, survey: Survey) -> Choice | None:
     """What the user or the DataLoader's own arguments decide; None where it is to be measured.
 
     Raises:
         ConfigError: what is asked for cannot be.
     """
     if workers == "auto":
-        return choose_before(settings)
+        return choose_before(settings, survey=survey)
     reason = f"workers={workers!r} was asked for"
     if workers == "process":
         return Choice(kind="process", reason=reason)

@@ -2,6 +2,9 @@
 
 Arrays, Arrow strings and tensors inside the object, at any depth, travel as bytes; everything else is pickled
 (by value where its code lives in ``__main__``). An array arrives writable, whatever it was.
+
+What is pickled by value goes along with every object, as it was when the other process got it. A class that comes
+back to the process whose own it is must not be filled with that: see `unpack`.
 """
 
 from __future__ import annotations
@@ -9,8 +12,10 @@ from __future__ import annotations
 import io
 import pickle
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cloudpickle
@@ -101,9 +106,19 @@ def pack(value: Any) -> tuple[Packed, Callable[[Array], None]]:
     return packed, layout.copy_into
 
 
-def unpack(packed: Packed, memory: Array) -> Any:
-    """The value; its columns are writable views of `memory` (uint8, ``packed.size`` of it) and keep it alive."""
-    return _Unpacker(packed, memory).load()
+def unpack(packed: Packed, memory: Array, *, own_classes: bool = False) -> Any:
+    """The value; its columns are writable views of `memory` (uint8, ``packed.size`` of it) and keep it alive.
+
+    Args:
+        own_classes: leave the classes as they are that this process has already. Else they get the attributes and
+            methods that they have where the value comes from.
+    """
+    return _Unpacker(packed, memory, _Classes() if own_classes else None).load()
+
+
+def unpickle(data: bytes) -> Any:
+    """What was pickled, by value in part; classes that this process has already stay as they are."""
+    return _Unpickler(io.BytesIO(data), _Classes()).load()
 
 
 class _Layout:
@@ -190,11 +205,54 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         return None
 
 
-class _Unpacker(pickle.Unpickler):
-    def __init__(self, packed: Packed, memory: Array) -> None:
-        super().__init__(
-            io.BytesIO(packed.stream), buffers=(memory[at : at + size] for at, size in packed.buffers)
-        )
+_unfinished: weakref.WeakSet[type] = weakref.WeakSet()
+"""Classes that were made of a stream and do not have their attributes yet: another thread that meets one in a stream of
+its own must not take it to be whole."""
+
+
+class _Classes:
+    """What becomes of the classes in one stream. Apart from the unpickler, which would otherwise refer to itself."""
+
+    def __init__(self) -> None:
+        self._new: list[type] = []
+
+    def make(self, make: Callable[..., type], *arguments: Any) -> type:
+        """In place of cloudpickle's functions that make a class without its attributes, or find it by its number."""
+        known: type | None = cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(arguments[-2])
+        if known is not None and known not in _unfinished:
+            return known
+        made = make(*arguments)
+        _unfinished.add(made)
+        self._new.append(made)
+        return made
+
+    def fill(self, fill: Callable[..., type], made: type, state: Any) -> type:
+        """In place of cloudpickle's function that gives a class its attributes."""
+        if any(made is one for one in self._new):
+            fill(made, state)
+            _unfinished.discard(made)
+        return made
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, classes: _Classes | None, **options: Any) -> None:
+        super().__init__(file, **options)
+        self._classes = classes
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        if self._classes is not None and module == cloudpickle.cloudpickle.__name__:
+            if name in ("_make_skeleton_class", "_make_skeleton_enum"):
+                return partial(self._classes.make, found)
+            if name == "_class_setstate":
+                return partial(self._classes.fill, found)
+        return found
+
+
+class _Unpacker(_Unpickler):
+    def __init__(self, packed: Packed, memory: Array, classes: _Classes | None) -> None:
+        buffers = (memory[at : at + size] for at, size in packed.buffers)
+        super().__init__(io.BytesIO(packed.stream), classes, buffers=buffers)
         self._packed = packed
         self._memory = memory
         self._arrow: Any = None

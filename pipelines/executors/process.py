@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -17,7 +16,7 @@ from typing import Any
 from intune.pipelines.errors import StageError, WorkerLostError
 from intune.pipelines.executors.channel import Channel
 from intune.pipelines.executors.messages import Call, Failed, Hello, Load, Made
-from intune.pipelines.executors.packing import Packed, pack, unpack
+from intune.pipelines.executors.packing import Packed, pack, unpack, unpickle
 from intune.pipelines.executors.segments import Segment
 from intune.pipelines.operations import LOOKS
 from intune.pipelines.schema import Array, Block
@@ -36,12 +35,16 @@ class Process:
     Args:
         number: by which it knows itself among its like; see `worker_number.py`.
 
+    Attributes:
+        idle_since: when it was last given back, by the clock of who lends it.
+
     Raises:
         WorkerLostError: it could not be started.
     """
 
     def __init__(self, number: int = 0) -> None:
         self.number = number
+        self.idle_since = 0.0
         self._python_path = os.environ.get("PYTHONPATH")
         self._path = import_path()
         try:
@@ -200,7 +203,7 @@ class Process:
 
 def _unpacked(packed: Packed, memory: Array) -> dict[str, Any] | BaseException:
     try:
-        made: dict[str, Any] = unpack(packed, memory)
+        made: dict[str, Any] = unpack(packed, memory, own_classes=True)
     except Exception as error:  # classes of the user's may do anything when they are made again
         return StageError(
             f"what the function returned cannot be made again in this process "
@@ -292,7 +295,7 @@ def _raised(reply: Failed) -> BaseException:
     """What the function raised, or a `StageError` in its place."""
     if reply.error is not None:
         try:
-            error = pickle.loads(reply.error)
+            error = unpickle(reply.error)
         except Exception:  # its class is not to be had here, or cannot be made again: the words remain
             error = None
         if isinstance(error, BaseException):

@@ -1,9 +1,10 @@
 """Worker processes for users' functions that hold Python's lock: a thread hands its block over and waits.
 
 A process is started when a call finds none idle, so there are at most as many as calls run at once. Starting takes
-seconds: where others work already, the call does not wait for its own, but takes whichever is free first. They are
-fresh interpreters, neither forks of this one, whose threads would be lost in the middle of what they do, nor
-importers of the user's script. What travels how: `packing.py`; what runs in them: `process_worker.py`.
+seconds: where others work already, the call does not wait for its own, but takes whichever is free first. Those that
+whoever resizes the pool wants no more are ended, which frees their memory, but not at once, lest others have to be
+started soon. They are fresh interpreters, neither forks of this one, whose threads would be lost in the middle of what
+they do, nor importers of the user's script. What travels how: `packing.py`; what runs in them: `process_worker.py`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ logger = logging.getLogger("intune")
 RETRIES = 3
 """How often a call is run again whose process died. Processes are killed for memory in rows, seldom more."""
 
+SPARE_S = 5.0
+"""Seconds without work after which a process is ended that is one too many: starting another one takes a second or two
+of a processor, and agents that try fewer slots often take that back within seconds."""
+
 
 class ProcessPool:
     """Runs the functions of stages with ``workers="process"`` in processes, and others in the calling thread.
@@ -36,16 +41,19 @@ class ProcessPool:
 
     Args:
         maps: the stages.
+        clock: seconds.
 
     Raises:
         ConfigError: a function cannot be sent to a process.
     """
 
-    def __init__(self, maps: Sequence[Map]) -> None:
+    def __init__(self, maps: Sequence[Map], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._most: int | None = None
         self._functions = {stage.name: _pickled(stage) for stage in maps if stage.workers == "process"}
         # Reentrant since a loader may be closed by the garbage collector, in the middle of anything.
         self._changed = threading.Condition(threading.RLock())
-        self._idle: list[Process] = []
+        self._idle: list[Process] = []  # those idle for longest first; the last is taken
         self._busy: set[Process] = set()
         self._starting: set[Process] = set()  # beside the calls, each in a thread of its own
         self._starters = 0
@@ -99,15 +107,24 @@ class ProcessPool:
         """Seconds of processor time that calls of the current thread took in processes, so far."""
         return float(getattr(self._used, "cpu_s", 0.0))
 
-    def replace(self, stage: str, function: bytes) -> None:
+    def replace(self, stage: str, function: bytes, *, anew: bool = False) -> None:
         """Have another function for a stage from the next call on.
 
         Args:
             function: pickled.
+            anew: make it again in every process also where it is the same: calls may have changed what it keeps.
         """
         with self._changed:
-            if self._functions.get(stage) != function:
+            if anew or self._functions.get(stage) != function:
                 self._functions[stage] = function
+
+    def resize(self, most: int) -> None:
+        """From now on so many processes are enough; of the others, each is ended once it has had no work for
+        `SPARE_S` seconds."""
+        with self._changed:
+            self._most = most
+            spare = self._spare()
+        _end(spare)
 
     def pids(self) -> list[int]:
         """The processes."""
@@ -118,10 +135,7 @@ class ProcessPool:
         """End the processes that do nothing; others begin when there is work."""
         with self._changed:
             idle, self._idle = self._idle, []
-        for process in idle:
-            process.hang_up()
-        for process in idle:
-            process.end(1.0)
+        _end(idle)
 
     def close(self, patience: float = 2.0) -> None:
         """End all processes: those idle or still starting at once, the others after `patience` seconds at most."""
@@ -223,7 +237,7 @@ class ProcessPool:
             with self._changed:
                 kept = ready and not self._closed
                 if process is not None and kept:
-                    self._idle.append(process)
+                    self._rest(process)
             if process is not None and not kept:
                 process.hang_up()
                 process.end(1.0 if ready else 0.0)
@@ -237,15 +251,29 @@ class ProcessPool:
         taken = {process.number for process in (*self._idle, *self._busy, *self._starting)}
         return next(number for number in itertools.count() if number not in taken)
 
+    def _rest(self, process: Process) -> None:
+        process.idle_since = self._clock()
+        self._idle.append(process)
+
+    def _spare(self) -> list[Process]:
+        """Idle processes that are to be ended, and idle no more."""
+        if self._most is None:
+            return []
+        beyond = len(self._idle) + len(self._busy) + len(self._starting) - self._most
+        since = self._clock() - SPARE_S
+        spare = [process for process in self._idle[: max(0, beyond)] if process.idle_since <= since]
+        del self._idle[: len(spare)]
+        return spare
+
     def _give_back(self, process: Process) -> None:
         with self._changed:
             self._busy.discard(process)
+            spare = [process]
             if not self._closed:
-                self._idle.append(process)
+                self._rest(process)
+                spare = self._spare()
             self._changed.notify_all()
-        if self._closed:
-            process.hang_up()
-            process.end(1.0)
+        _end(spare)
 
     def _give_up(self, process: Process) -> str:
         """End a process; says how it ended."""
@@ -272,6 +300,13 @@ class ProcessPool:
             "%s: its worker process (pid %d) %s; running the function again in a new one (try %d of %d)",
             where(), process.pid, ending, tries + 1, RETRIES + 1,
         )  # fmt: skip
+
+
+def _end(processes: Sequence[Process]) -> None:
+    for process in processes:
+        process.hang_up()
+    for process in processes:
+        process.end(1.0)
 
 
 def process_pool(maps: Sequence[Map]) -> ProcessPool | None:

@@ -333,3 +333,20 @@ class Asked(Samples):
         ASKED.append(i)
         time.sleep(0.0005)
         return super().__getitem__(i)
+
+
+class SetsBack(Samples):
+    """Keeps the sample in an attribute while it makes it."""
+
+    row = None
+
+    def __init__(self, size, seconds=0.0):
+        super().__init__(size)
+        self.seconds = seconds
+
+    def __getitem__(self, i):
+        self.row = i
+        time.sleep(self.seconds)
+        made = torch.tensor(self.row)
+        self.row = None
+        return made

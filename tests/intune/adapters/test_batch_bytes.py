@@ -69,3 +69,22 @@ def test_what_refers_to_itself_ends():
     loop = []
     loop.append(loop)
     assert total(loop) == sys.getsizeof(loop)
+
+
+def test_objects_that_refer_to_each_other_are_looked_at_once_each():
+    """Else there would be as many ways from one to another as powers of how many there are."""
+
+    looks = []
+
+    class Node:
+        def __init__(self, others):
+            self.others = others
+
+        @property
+        def nbytes(self):
+            looks.append(1)  # not a number of bytes: its attributes are looked at
+
+    nodes = []
+    nodes.extend(Node(nodes) for _ in range(300))
+    assert total(nodes) > 0
+    assert len(looks) <= 300

@@ -1,6 +1,7 @@
 """The same batches as the DataLoader, in the same order, whatever is resized, left early or begun again."""
 
 import itertools
+import sys
 import threading
 
 import numpy as np
@@ -16,8 +17,10 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from intune.adapters import TunableDataLoader
 from intune.envs.tunable import check_tunable, reads_resident
 from intune.pipelines import Allocation
+from intune.pipelines.budget import Usable
 from intune.pipelines.errors import ConfigError
 from tests.intune.adapters.common import BUDGET, assert_same, wrap
 from tests.intune.adapters.datasets import (
@@ -377,6 +380,50 @@ def test_it_is_what_a_tuner_can_drive():
         assert difference.elapsed_s >= difference.wait_s + difference.step_s - 1e-6
         assert len(list(loop)) == 4
         assert loader.stats().stage("fetch").rows == 60
+
+
+def test_what_is_counted_never_falls_while_a_loop_ends():
+    with wrap(DataLoader(Samples(40), 4), workers="thread") as loader:
+        loop = iter(loader)
+        for _ in range(5):
+            next(loop)
+        seen = [loader.stats()]
+        stop = loop.feed.stop
+
+        def stop_and_look():
+            seen.append(loader.stats())  # as a tuner's thread may at any time
+            stop()
+            seen.append(loader.stats())
+
+        loop.feed.stop = stop_and_look
+        loop.close()
+        seen.append(loader.stats())
+    assert len(seen) == 4
+    for before, after in itertools.pairwise(seen):
+        assert after.elapsed_s >= before.elapsed_s
+        assert after.memory_peak >= before.memory_peak
+        for stage in ("fetch", "collate"):
+            assert after.stage(stage).tasks >= before.stage(stage).tasks > 0
+
+
+def test_by_default_it_may_use_what_this_machine_has_whatever_ray_has_elsewhere(monkeypatch):
+    class Ray:
+        """Of a cluster of two nodes."""
+
+        def is_initialized(self):
+            return True
+
+        def nodes(self):
+            return [{"Alive": True, "Resources": {"CPU": 5000.0, "memory": 1e12}}] * 2
+
+        def cluster_resources(self):
+            return {"CPU": 10_000.0, "memory": 1e12}
+
+    expected = Usable.detect(modules={}).cpus
+    monkeypatch.setitem(sys.modules, "ray", Ray())
+    assert Usable.detect().cpus == 10_000
+    with TunableDataLoader.wrap(DataLoader(Samples(4))) as loader:
+        assert loader.budget.cpus == expected
 
 
 def test_rows_are_counted_of_batches_that_differ():

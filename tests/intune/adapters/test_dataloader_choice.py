@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from intune.adapters import dataloader_choice
+from intune.adapters import dataloader_choice, dataloader_trial, dataloader_workshop
 from intune.adapters.dataloader_choice import choose, choose_before, choose_unsendable, choose_unshared
 from intune.adapters.dataloader_probe import Measurement, Probe, speed_up_of
 from intune.adapters.dataloader_settings import read_settings
 from intune.adapters.pickled_size import structure_bytes
 from intune.pipelines import Budget
+from intune.pipelines.errors import ConfigError
 from tests.intune.adapters.common import BUDGET, wrap
 from tests.intune.adapters.datasets import (
     Counted,
@@ -202,7 +203,11 @@ def test_what_is_known_without_measuring():
         for dataset in (locked, reading, connected):
             assert before(dataset, choose_unsendable) == "serial"
             assert before(dataset) is None  # it may change what it keeps
-            assert before(dataset, num_workers=1, worker_init_fn=mark_dataset) is None
+            with pytest.raises(ConfigError, match="made for processes, but `dataset` cannot be sent to one"):
+                before(dataset, num_workers=1, worker_init_fn=mark_dataset)
+            assert (
+                before(dataset, worker_init_fn=mark_dataset) is None
+            )  # the DataLoader calls it in workers only
     finally:
         reading.file.close()
         connected.connection.close()
@@ -227,6 +232,35 @@ def test_what_is_known_without_measuring():
     assert before(Samples(4), choose_unsendable, collate_fn=lambda samples: lock and samples) == "thread"
     assert before(Samples(4), collate_fn=lambda samples: lock and samples) is None
     assert before(Samples(4), choose_unsendable) is None
+
+
+def test_a_worker_init_fn_that_could_not_be_called_is_refused_and_never_passed_over():
+    dataset = Where(12)
+    dataset.lock = threading.Lock()
+    with pytest.raises(ConfigError, match="`worker_init_fn` is made for processes, but `dataset` cannot"):
+        wrap(DataLoader(dataset, 3, num_workers=2, worker_init_fn=mark_dataset))
+    lock = threading.Lock()
+    with pytest.raises(ConfigError, match="but `collate_fn` or `worker_init_fn` cannot be sent"):
+        wrap(DataLoader(Where(12), 3, num_workers=2, worker_init_fn=lambda number: lock and number))
+
+
+def test_a_dataset_is_looked_through_once_before_the_first_batch_and_once_after_it(monkeypatch):
+    """Of a large one of many Python objects that takes seconds each."""
+    looks = []
+
+    class Large(Samples):
+        def __getstate__(self):
+            looks.append(1)
+            return vars(self)
+
+    monkeypatch.setattr(dataloader_workshop, "MOST_COPIED", 0)  # as of a large one
+    dataset = Large(12)
+    for module in (dataloader_choice, dataloader_trial):
+        monkeypatch.setattr(module, "fingerprint", lambda *_, **__: b"")
+    with wrap(DataLoader(dataset, 3)) as loader:
+        assert len(list(loader)) == 4
+        assert loader.workshop.choice.kind == "thread"
+    assert len(looks) == 2
 
 
 def test_a_structures_bytes_count_arrays_without_copying_them():

@@ -9,10 +9,11 @@ import textwrap
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from intune.pipelines import Allocation
 from intune.pipelines.errors import ConfigError, WorkerLostError
+from intune.pipelines.executors import processes
 from tests.intune.adapters.common import assert_same, same, wrap
 from tests.intune.adapters.datasets import (
     Failing,
@@ -20,6 +21,7 @@ from tests.intune.adapters.datasets import (
     ManyAtOnce,
     Noisy,
     Samples,
+    Slow,
     Stream,
     Where,
     mark_dataset,
@@ -71,6 +73,33 @@ def test_worker_init_fn_and_worker_info_are_those_of_a_worker():
         assert {row[1] for row in rows} <= {0, 1}
         assert all(row[2] == 2 and row[3] == 100 + row[1] for row in rows)
         assert not hasattr(dataset, "mark")  # the copy in the worker has it
+
+
+def count_begins(number):
+    dataset = get_worker_info().dataset
+    dataset.mark = getattr(dataset, "mark", 0) + 1
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_are_begun_with_a_copy_as_it_was_in_every_epoch_unless_they_persist(persistent):
+    options = {"worker_init_fn": count_begins, "num_workers": 1, "persistent_workers": persistent}
+    with wrap(DataLoader(Where(8), 2, **options), allocation=Allocation.shared(1)) as loader:
+        for _ in range(3):
+            assert torch.cat(list(loader))[:, 3].tolist() == [1] * 8
+
+
+def test_processes_end_when_there_are_no_slots_for_them_any_more(monkeypatch):
+    monkeypatch.setattr(processes, "SPARE_S", 0.0)
+    dataset = Slow(10**6, 0.01)
+    with wrap(DataLoader(dataset), workers="process", allocation=Allocation.shared(2)) as loader:
+        loop = iter(loader)
+        while len(loader.workshop.processes.pids()) < 2:
+            next(loop)
+        loader.resize({"fetch": 1})
+        while len(loader.workshop.processes.pids()) > 1:
+            next(loop)
+        assert next(loop)[0, 2] > 0
+        assert loader.stats().workers_lost == 0
 
 
 def test_persistent_workers_keep_their_copy():

@@ -174,6 +174,29 @@ def test_batches_handed_over_out_of_order_are_not_given_again():
     assert sorted(rows) == list(range(40))
 
 
+def early(state):
+    """What a state belonged to before it was said how many generators it has."""
+    return {name: value for name, value in state["belongs_to"].items() if name != "generators"}
+
+
+def test_a_state_with_other_generators_changes_nothing():
+    saved = []
+    for generator in (torch.Generator().manual_seed(5), None):
+        with wrap(DataLoader(Samples(8), 2, shuffle=True, generator=generator), workers="thread") as loader:
+            list(loader)
+            saved.append(loader.state_dict())
+    own = torch.Generator().manual_seed(6)
+    before = own.get_state()
+    loader = wrap(DataLoader(Samples(8), 2, shuffle=True, generator=own), workers="thread")
+    with loader, pytest.raises(LoaderError, match="saved with generators 0, but this loader has 1"):
+        loader.load_state_dict(saved[1])
+    assert torch.equal(own.get_state(), before)
+    assert loader.epoch == 0
+    with wrap(DataLoader(Samples(8), 2, shuffle=True, generator=own), workers="thread") as loader:
+        loader.load_state_dict({**saved[0], "belongs_to": early(saved[0])})
+        assert loader.epoch == 1
+
+
 def test_a_state_of_something_else_is_refused():
     with wrap(DataLoader(Samples(8), 2), workers="thread") as loader:
         state = loader.state_dict()
@@ -181,6 +204,7 @@ def test_a_state_of_something_else_is_refused():
             ({"version": 0}, "version 0, but this is 1"),
             ({"belongs_to": {**state["belongs_to"], "batch_size": 3}}, "batch_size 3, but this loader has 2"),
             ({"epoch": "x"}, "`state` is not a loader's state"),
+            ({"generators": [torch.get_rng_state()], "belongs_to": early(state)}, "generators 1, but this"),
         ):
             with pytest.raises(LoaderError, match=message):
                 loader.load_state_dict({**state, **change})

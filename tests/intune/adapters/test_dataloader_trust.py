@@ -16,6 +16,7 @@ from intune.adapters import dataloader_choice, dataloader_workshop
 from intune.adapters.dataloader_choice import Choice, choose_after
 from intune.adapters.dataloader_copies import copied, difference
 from intune.adapters.dataloader_indices import Item
+from intune.adapters.dataloader_seed import EpochSeed
 from intune.adapters.dataloader_settings import read_settings
 from intune.adapters.dataloader_trial import Trial
 from intune.adapters.dataloader_unopened import unopened
@@ -43,6 +44,7 @@ from tests.intune.adapters.datasets import (
     Stream,
     Surrounded,
     Where,
+    mark_dataset,
 )
 
 
@@ -200,6 +202,18 @@ def test_a_dataset_that_cannot_be_sent_any_more_is_used_here_and_an_iterable_one
         assert "worker processes go on with the dataset as it was" in caplog.text
 
 
+def test_a_worker_init_fn_that_cannot_be_called_any_more_is_warned_of(caplog):
+    dataset = Where(6)
+    plain = DataLoader(dataset, 3, num_workers=1, worker_init_fn=mark_dataset)
+    with caplog.at_level(logging.WARNING, "intune"), wrap(plain) as loader:
+        assert torch.cat(list(loader))[:, 3].tolist() == [100] * 6
+        loader.workshop._first = None  # as of a large one
+        dataset.lock = threading.Lock()
+        assert torch.cat(list(loader))[:, 0].tolist() == list(range(6))
+        assert loader.workshop.choice.kind == "serial"
+    assert "`worker_init_fn` is not called any more" in caplog.text
+
+
 def test_what_was_opened_is_found_at_any_depth_and_left_as_it_was():
     class Holder:
         file = None
@@ -306,7 +320,7 @@ def test_what_is_only_set_at_its_first_use_may_be_shared():
                 self.names = [str(n) for n in range(self.size)]
             return self.names[i]
 
-    trial = Trial(read_settings(DataLoader(Lazy(60), 4)), 0)
+    trial = Trial(read_settings(DataLoader(Lazy(60), 4)), EpochSeed(0))
     assert not trial.measure(Item(n, 4, index=list(range(4 * n, 4 * n + 4))) for n in range(4)).changes
 
 
@@ -318,7 +332,7 @@ def test_a_file_that_is_opened_at_its_first_use_is_not_used_by_two_while_they_ar
             self.file = self.file or threading.Lock()
             return sum(range(300_000)) + i  # long enough that two at once would tell more
 
-    trial = Trial(read_settings(DataLoader(Opening(60), 4)), 0)
+    trial = Trial(read_settings(DataLoader(Opening(60), 4)), EpochSeed(0))
     assert trial.measure(Item(n, 4, index=list(range(4 * n, 4 * n + 4))) for n in range(9)).speed_up is None
 
 
@@ -328,7 +342,7 @@ def test_what_a_dataset_keeps_back_when_it_is_sent_is_not_used_by_two():
     loader = DataLoader(ConcatDataset([dataset, dataset]), 4)
     settings = read_settings(loader)
     assert choose_after(settings, b"pickled before") is None
-    trial = Trial(settings, 0)
+    trial = Trial(settings, EpochSeed(0))
     assert trial.measure(Item(n, 4, index=list(range(4 * n, 4 * n + 4))) for n in range(9)).speed_up is None
     assert choose_after(settings, b"pickled before").kind == "process"
     assert choose_after(settings, None).kind == "serial"
@@ -377,6 +391,69 @@ def test_copies_keep_kinds_and_have_memory_of_their_own():
 )
 def test_differences_are_found_and_told(one, other, found):
     assert difference(one, other) == found
+
+
+class Node:
+    def __init__(self, value):
+        self.value, self.others = torch.tensor(value), [self]
+
+
+def _circle(values):
+    nodes = [Node(value) for value in values]
+    for node in nodes:
+        node.others = nodes
+    return nodes
+
+
+def _chain(values):
+    first = None
+    for value in values:
+        first = {"value": value, "next": first}
+    return first
+
+
+def test_what_refers_to_itself_is_compared_and_copied():
+    one, other, third = _circle([1, 2, 3]), _circle([1, 2, 3]), _circle([1, 2, 4])
+    assert difference(one, other) == ""
+    assert difference(one, third) == "values at [2]['value']"
+    made = copied(one)
+    assert difference(made, one) == ""
+    assert made[0].others[1] is made[1]
+    assert made[0].value is not one[0].value
+    loop = [1]
+    loop.append({"loop": loop})
+    again = copied(loop)
+    assert again[1]["loop"] is again
+    assert difference(again, loop) == ""
+
+
+def test_what_is_very_deep_is_compared():
+    deep = _chain(range(5000))
+    assert copied(deep) is deep
+    assert difference(_chain(range(5000)), _chain(range(5000))) == ""
+    assert difference(_chain([1, *range(5000)]), _chain([2, *range(5000)])).startswith(
+        "values at ['next']['next']"
+    )
+
+
+def test_what_cannot_be_copied_leaves_nothing_half_made():
+    node = Node(1)
+    node.others = [node, threading.Lock()]
+    kept = [node, [node]]
+    made = copied(kept)
+    assert made[0] is node
+    assert made[1][0] is node
+
+
+def test_batches_of_objects_that_refer_to_each_other_come_as_they_are():
+    with wrap(DataLoader(Samples(40), 4, collate_fn=_circle_of)) as loader:
+        assert [[int(node.value) for node in batch[0].others] for batch in loader] == [
+            list(range(k, k + 4)) for k in range(0, 40, 4)
+        ]
+
+
+def _circle_of(samples):
+    return _circle([int(sample[0]) for sample in samples])
 
 
 # ---- what belongs to one thread ----------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Columns travel whole, writable, by one copy and without keeping what they were made of."""
 
+import enum
 import gc
 import os
 import pickle
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from intune.pipelines.executors.packing import by_value, pack, unpack
+from intune.pipelines.executors.packing import by_value, pack, unpack, unpickle
 from intune.pipelines.executors.segments import ALIGNMENT, SMALLEST, Segment
 from intune.pipelines.memory import roots
 from intune.pipelines.schema import Ragged, slice_block
@@ -218,6 +219,75 @@ def test_two_holders_of_a_segment_see_the_same_bytes():
 def test_what_cannot_be_pickled_is_refused():
     with pytest.raises(TypeError, match="cannot pickle"):
         pack({"x": np.zeros(3), "lock": threading.Lock()})
+
+
+def batch_class():
+    class Batch:
+        scale = 1
+
+        def __init__(self, value):
+            self.value = value
+
+        def scaled(self):
+            return self.value * self.scale
+
+    return Batch
+
+
+def test_a_class_that_is_here_already_stays_as_it_is():
+    Batch = batch_class()
+    packed, _ = pack(Batch(3))
+    method, Batch.scale, Batch.more = Batch.scaled, 5, True
+    made = unpack(packed, np.empty(0, np.uint8), own_classes=True)
+    assert type(made) is Batch
+    assert (made.scaled(), Batch.scale, Batch.more) == (15, 5, True)
+    assert Batch.scaled is method
+    unpack(packed, np.empty(0, np.uint8))  # as the other process has it
+    assert Batch.scale == 1
+    assert Batch.scaled is not method
+
+
+def test_a_class_that_is_not_here_is_made_once():
+    packed, _ = pack(batch_class()(3))
+    gc.collect()
+    made = unpack(packed, np.empty(0, np.uint8), own_classes=True)
+    assert made.scaled() == 3
+    type(made).scale = 2
+    again = unpack(packed, np.empty(0, np.uint8), own_classes=True)
+    assert type(again) is type(made)
+    assert again.scaled() == 6
+
+
+def test_enumerations_and_exceptions_stay_as_they_are_too():
+    class Color(enum.Enum):
+        RED = 1
+
+    class Odd(Exception):
+        count = 0
+
+    packed, _ = pack([Color.RED])
+    Color.note = "mine"
+    assert unpack(packed, np.empty(0, np.uint8), own_classes=True)[0] is Color.RED
+    assert Color.note == "mine"
+    pickled = cloudpickle.dumps(Odd("text"))
+    Odd.count = 4
+    error = unpickle(pickled)
+    assert (type(error), error.args, Odd.count) == (Odd, ("text",), 4)
+
+
+def test_what_has_classes_in_it_keeps_its_memory_no_longer_than_it_lives():
+    packed, _ = pack([batch_class()(3), np.zeros(10)])
+    memory = np.empty(packed.size, np.uint8)
+    gone = weakref.ref(memory)
+    gc.disable()
+    try:
+        made = unpack(packed, memory, own_classes=True)
+        del memory
+        assert gone() is not None
+        del made
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_what_the_script_of_a_spawned_process_defines_goes_by_value(monkeypatch):

@@ -35,7 +35,7 @@ from intune.pipelines.errors import (
     WorkerLostError,
 )
 from intune.pipelines.executors.process import HANDED_OVER, Process
-from intune.pipelines.executors.processes import RETRIES, ProcessPool, process_pool
+from intune.pipelines.executors.processes import RETRIES, SPARE_S, ProcessPool, process_pool
 from intune.pipelines.executors.segments import Segment
 from intune.pipelines.stages import Map
 
@@ -250,6 +250,34 @@ def test_memory_shared_has_no_name(call):
 
 
 # ---- what goes wrong in a function ---------------------------------------------------------------------------
+
+
+def test_classes_of_the_script_stay_as_the_script_has_them(call):
+    class Batch:
+        scale = 1
+
+        def scaled(self):
+            return self.scale
+
+    class Odd(Exception):
+        scale = 1
+
+    def make(block):
+        return {"batch": Batch()}
+
+    def fail(block):
+        raise Odd
+
+    method = Batch.scaled
+    for Batch.scale in (2, 3):
+        made = call(make)["batch"]
+        assert type(made) is Batch
+        assert made.scaled() == Batch.scale
+    assert Batch.scaled is method
+    Odd.scale = 2
+    with pytest.raises(Odd):
+        call(fail)
+    assert Odd.scale == 2
 
 
 def test_exceptions_come_back_with_their_traceback(call):
@@ -650,6 +678,35 @@ def test_idle_processes_can_be_ended_and_others_come():
         pool.close()
 
 
+def test_processes_that_are_wanted_no_more_are_ended_after_a_while():
+    stage = Map(function=lambda block: block, workers="process", name="any")
+    now = [0.0]
+    pool = ProcessPool([stage], clock=lambda: now[0])
+    try:
+        borrowed = [pool._borrow(stage) for _ in range(3)]
+        for process in borrowed:
+            pool._give_back(process)
+        pids = pool.pids()
+        pool.resize(1)
+        pool(stage, {"x": np.zeros(1)})
+        assert pool.pids() == pids  # they may be wanted again soon
+        now[0] += 0.9 * SPARE_S
+        pool(stage, {"x": np.zeros(1)})
+        assert pool.pids() == pids
+        now[0] += 0.2 * SPARE_S
+        pool(stage, {"x": np.zeros(1)})
+        assert pool.pids() == pids[2:]
+        assert [psutil.pid_exists(pid) for pid in pids] == [False, False, True]
+        now[0] += 2 * SPARE_S
+        pool.resize(1)
+        assert pool.pids() == pids[2:]
+        pool.resize(0)
+        assert pool.pids() == []
+        assert pool.workers_lost == 0
+    finally:
+        pool.close()
+
+
 def test_an_exception_in_the_training_loop_leaves_nothing(data):
     before = descriptors()
     pipe = Pipeline.from_parquet(data).batch(BATCH).map(lambda block: block, workers="process")
@@ -943,6 +1000,14 @@ def test_a_function_can_be_replaced_by_another_in_the_same_process():
         second = pool(stage, {})
         assert (first["made"], second["made"]) == ("one", "other")
         assert first["pid"] == second["pid"]
+        prepared = pool._idle[0]._prepared[stage.name]
+        same = bytes(bytearray(prepared))
+        pool.replace(stage.name, same)
+        pool(stage, {})
+        assert pool._idle[0]._prepared[stage.name] is prepared
+        pool.replace(stage.name, same, anew=True)
+        pool(stage, {})
+        assert pool._idle[0]._prepared[stage.name] is same
     finally:
         pool.close()
 
