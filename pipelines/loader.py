@@ -212,9 +212,15 @@ class Loader:
         """
         self._check_usable()
         self.allocation = self.allocation.merged(allocation, self.stages)
-        self._fleet.resize(self.allocation.total)
+        self._fleet.resize(self.allocation.total, self._in_processes())
         if (active := self._current()) is not None:
             active.resize(self.allocation)
+
+    def _in_processes(self) -> int:
+        """Calls of functions with ``workers="process"`` that may be under way at once."""
+        stages = [stage.name for stage in self.pipeline.maps if stage.workers == "process"]
+        allocation = self.allocation
+        return allocation.total if allocation.is_shared else sum(allocation.of(name) for name in stages)
 
     def stats(self, *, resident: bool = False) -> PipelineStats:
         """What was measured so far; `resident` also adds up the resident memory of all workers (a few ms)."""

@@ -30,8 +30,8 @@ class Fleet(Protocol):
     def start(self, run: Run, threads: int) -> None:
         """Work on a run."""
 
-    def resize(self, threads: int) -> None:
-        """Be able to run `threads` tasks at once."""
+    def resize(self, threads: int, processes: int | None = None) -> None:
+        """Be able to run `threads` tasks at once, of which `processes` at most are in processes of their own."""
 
     def stop(self, run: Run | None = None) -> None:
         """Leave the run under way, if it is `run` or none is named."""

@@ -122,7 +122,7 @@ class RayFleet:
         )
         self._dispatcher.start()
 
-    def resize(self, threads: int) -> None:
+    def resize(self, threads: int, processes: int | None = None) -> None:
         """Nothing to do: the workers run as many tasks as the scheduler gives out."""
 
     def stop(self, run: Run | None = None) -> None:
@@ -368,7 +368,7 @@ class RayFleet:
         if isinstance(call.output, Place):
             assert outcome.packed is not None
             size = outcome.packed.size
-            pieces = unpack(outcome.packed, self._landings.take(call.output, size))
+            pieces = unpack(outcome.packed, self._landings.take(call.output, size), own_classes=True)
         else:
             pieces = self._ray.get(call.output)
             size = sum(block_bytes(piece.block) for piece in pieces if piece.block is not None)

@@ -42,6 +42,9 @@ class Elsewhere(Protocol):
     def pids(self) -> list[int]:
         """The processes."""
 
+    def resize(self, most: int) -> None:
+        """End those beyond `most` that have no work."""
+
     def close(self) -> None:
         """End them."""
 
@@ -97,9 +100,11 @@ class ThreadFleet:
             self._idle.notify_all()
         self.resize(threads)
 
-    def resize(self, threads: int) -> None:
+    def resize(self, threads: int, processes: int | None = None) -> None:
         """Have at least `threads` threads, or as many as the system allows; none is ever stopped, since an idle one
-        costs nothing."""
+        costs nothing. Of worker processes, which hold memory, those beyond `processes` are ended."""
+        if processes is not None and self._processes is not None:
+            self._processes.resize(processes)
         with self._idle:
             self._wanted = max(self._wanted, threads)
             while len(self._threads) < self._wanted and not self._closed:

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from intune.pipelines import Pipeline, Ragged
+from intune.pipelines import Allocation, Budget, Pipeline, Ragged
 from intune.pipelines.errors import (
     ConfigError,
     LoaderError,
@@ -705,6 +705,14 @@ def test_processes_that_are_wanted_no_more_are_ended_after_a_while():
         assert pool.workers_lost == 0
     finally:
         pool.close()
+
+
+def test_a_loader_wants_as_many_processes_as_slots_that_may_use_one(data):
+    same = Pipeline.from_parquet(data).batch(64).map(dict).map(dict, workers="process", name="there")
+    with same.loader(executor="threads", budget=Budget(cpus=2, memory=1 << 28)) as loader:
+        for given, wanted in ((Allocation.shared(5), 5), ({"load": 3, "transform": 4, "there": 2}, 2)):
+            loader.resize(given)
+            assert loader._fleet._processes._most == wanted
 
 
 def test_an_exception_in_the_training_loop_leaves_nothing(data):
