@@ -578,19 +578,19 @@ def test_a_time_in_which_the_whole_job_stands_still_is_not_the_functions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looks: list[float] = []
+    release = threading.Event()
 
     def stopped(outcomes: list[Any], seconds: float) -> Any:
         looks.append(seconds)
-        return wait(outcomes, 0.0 if len(looks) == 1 else 30.0)
-
-    release = threading.Event()
+        found = wait(outcomes, 0.0 if len(looks) == 1 else 30.0)
+        release.set()  # not before the first look
+        return found
 
     def slow(block: dict[str, Any]) -> dict[str, Any]:
         release.wait(30)
         return block
 
     monkeypatch.setattr(operations, "wait", stopped)
-    threading.Timer(0.01, release.set).start()
     block: dict[str, Any] = {"id": np.arange(3)}
     assert call_here(Map(function=slow, timeout=10), block) is block
     assert looks == [10 / operations.LOOKS] * 2
