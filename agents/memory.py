@@ -28,6 +28,10 @@ WATCHED_DOUBT = 0.3
 """Part of the doubt about the stages' working sets that a bound reckons with there: what was guessed wrongly shows in
 the next interval. The noise of what is known counts in full."""
 
+SUDDEN = 0.1
+"""Part of the memory limit that a task takes for itself, from which on that does not hold: a few that begin together
+take the last of it before anyone can look (see `pressure.MOST_SHARE`)."""
+
 SHRUNK = 0.95
 """Slots as a share of those before, below which an interval still holds what these left behind."""
 
@@ -52,6 +56,8 @@ class MemoryRecord:
         # Whether all that was seen is of shared pools.
         self._loose: Bools = np.zeros(jobs, dtype=bool)
         self._watched: Bools = np.zeros(jobs, dtype=bool)
+        # Part of the memory limit that a task at work took for itself, at most.
+        self._each: Floats = np.zeros(jobs)
         # Slots of all stages in the interval before.
         self._before: Floats = np.zeros(jobs)
         # The largest pool lately, what it took above the base, and how long ago that was.
@@ -67,6 +73,7 @@ class MemoryRecord:
         self._told[rows] = False
         self._loose[rows] = False
         self._watched[rows] = False
+        self._each[rows] = 0.0
         self._before[rows] = 0.0
         self._pool[rows] = 0.0
         self._law = None
@@ -76,7 +83,10 @@ class MemoryRecord:
         """What follows from all that was seen."""
         if self._law is None:
             risk = np.where(self._watched, WATCHED_RISK, self.risk)
-            self._law = Law(self._sums, risk, np.where(self._watched, WATCHED_DOUBT, 1.0))
+            # Of pools alone nobody knows which stage it is whose slots take the memory: the doubt counts in full.
+            seen_coming = self._watched & ~self._loose & (self._each < SUDDEN)
+            doubt = np.where(seen_coming, WATCHED_DOUBT, 1.0)
+            self._law = Law(self._sums, risk, doubt)
         return self._law
 
     @property
@@ -101,6 +111,12 @@ class MemoryRecord:
         good &= (measured.delivered > 0) & ~measured.killed
         if not recalled:
             self._see_pool(measured, good & pooled)
+            at_work = np.maximum(
+                np.where(measured.present, np.nan_to_num(measured.busy), 0.0).sum(axis=1), 1.0
+            )
+            took = (used - np.nan_to_num(measured.memory_base)) / at_work
+            each = np.where(good, took / np.maximum(np.nan_to_num(measured.memory_limit), 1.0), 0.0)
+            self._each = np.maximum(self._each, each)
         good &= ~pooled | self._loose | (self._sums.count == 0)
         total = np.where(pooled, measured.pool, slots.sum(axis=1))
         # The most that was held in an interval whose slots were fewer than before is what those before held. Where

@@ -47,6 +47,7 @@ def measure(
     resources: Resources,
     resources_before: Resources | None = None,
     memory_base: float = math.nan,
+    memory_left: float = math.nan,
     since_change: float = 0.0,
     slots_per_cpu: float = SLOTS_PER_CPU,
     elsewhere: bool = False,
@@ -61,6 +62,7 @@ def measure(
         now, before: of one pipeline; time spent between epochs does not count.
         resources: of the job, read with `now`; resources_before: read with `before`, where there was such a reading.
         memory_base: resident bytes before the pipeline had any slot.
+        memory_left: fewest bytes that were left in between; NaN where nobody looked. What was in use then counts.
         since_change: seconds since the allocation was changed.
         slots_per_cpu: slots that may be given out, per CPU.
         elsewhere: whether stages run in processes that `resources` does not count (Ray's workers).
@@ -94,6 +96,8 @@ def measure(
     queue = _row([stage.queue for stage in now.stages])
     of_stages = float(cpu.sum())
     memory = float(now.memory_resident) if now.memory_resident > 0 else resources.resident
+    if math.isfinite(memory_left) and math.isfinite(resources.memory_limit):
+        memory = max(memory, resources.memory_limit - memory_left)
     traffic = resources.traffic - (resources_before.traffic if resources_before is not None else math.nan)
     killed = change.workers_lost > 0 and memory > OUT_OF_MEMORY * resources.memory_limit
     return Measurement(

@@ -59,7 +59,7 @@ class Observer:
         self._clock = clock
         self._before = self._stats()
         self._resources = self._read_resources()
-        self._changed_at = clock()
+        self._changed_at = self._read_at = clock()
         self._took: dict[str, float] = {}
         if memory_base is None:
             resident = self._before.memory_resident or self._resources.resident
@@ -79,6 +79,7 @@ class Observer:
     def skip(self) -> None:
         """Begin an interval now; what happened before it is left out."""
         self._before, self._resources = self._stats(), self._read_resources()
+        self._read_at = self._clock()
 
     def measure(self) -> Measurement:
         """What happened since the last call (or `skip`). One job, N = 1.
@@ -89,20 +90,28 @@ class Observer:
         stats, resources = self._stats(), self._read_resources()
         if stats.allocation != self._before.allocation:
             self._changed_at = self._clock()  # somebody else gave other slots, some time in this interval
+        now = self._clock()
         measured = measure(
             stats,
             self._before,
             resources=resources,
             resources_before=self._resources,
             memory_base=self._base,
+            memory_left=self._least_left(now - self._read_at),
             since_change=max(0.0, self._clock() - self._changed_at),
             slots_per_cpu=self.slots_per_cpu,
             elsewhere=self._elsewhere,
             memory_bandwidth=self._bandwidth,
         )
         self._note_tasks(stats)
-        self._before, self._resources = stats, resources
+        self._before, self._resources, self._read_at = stats, resources, now
         return measured
+
+    def _least_left(self, seconds: float) -> float:
+        """Of a pipeline that looks at memory while it runs."""
+        look = getattr(self.tunable, "least_left", None)
+        left = look(seconds) if callable(look) else None
+        return math.nan if left is None else float(left)
 
     def _note_tasks(self, stats: PipelineStats) -> None:
         before = {stage.name: stage for stage in self._before.stages}

@@ -257,6 +257,11 @@ class Loader:
             watched=self.executor != "ray",
         )
 
+    def least_left(self, seconds: float) -> int | None:
+        """Fewest bytes that were left to this job at any time in the last `seconds`, as far as workers here looked;
+        None where nobody did."""
+        return None if self.executor == "ray" else self._pressure.least_left(seconds)
+
     @property
     def closed(self) -> bool:
         """Whether it was closed: it hands out nothing any more."""

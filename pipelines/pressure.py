@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 
 from intune.pipelines.allocators import give_back
@@ -46,6 +47,9 @@ FREE_EVERY_S = 0.5
 SAID_S = 60.0
 """Seconds between two warnings."""
 
+REMEMBERED = 1200
+"""Looks, a minute of them, whose findings are kept for who asks later."""
+
 
 class Pressure:
     """Says whether next to no memory is left.
@@ -79,6 +83,15 @@ class Pressure:
         self._known = 0
         self._most = 1.0  # tasks at once
         self._said = self._freed = -math.inf
+        self._seen: deque[tuple[float, int]] = deque(maxlen=REMEMBERED)
+
+    def least_left(self, seconds: float) -> int | None:
+        """Fewest bytes that were left in the last `seconds`, as far as was looked; None where nobody knows.
+
+        What functions take for the time of a call comes and goes: whoever looks now and then sees its average.
+        """
+        since = self._clock() - seconds
+        return min((left for time, left in tuple(self._seen) if time >= since), default=None)
 
     def __call__(self, running: int, ended: int) -> bool:
         """Whether to begin nothing that can wait.
@@ -98,6 +111,7 @@ class Pressure:
             self._high, self._most = False, math.inf
             return
         limit, left = found
+        self._seen.append((now, left))
         self._follow(now, left)
         kept = min(max(LEAST_SHARE * limit, self._fall), MOST_SHARE * limit, MOST_BYTES)
         # Not on and off with every block.

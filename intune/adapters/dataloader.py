@@ -282,6 +282,11 @@ class TunableDataLoader:
                 watched=True,
             )
 
+    def least_left(self, seconds: float) -> int | None:
+        """As of `Loader`: fewest bytes that were left to this job in the last `seconds`."""
+        found = [loop.feed.least_left(seconds) for loop in self._loops()]
+        return min((left for left in found if left is not None), default=None)
+
     @property
     def closed(self) -> bool:
         """Whether it was closed: it hands out nothing any more."""

@@ -271,6 +271,10 @@ class Feed:
                 run.work.notify_all()
             self.fleet.resize(allocation.total)
 
+    def least_left(self, seconds: float) -> int | None:
+        """Fewest bytes that were left to this job in the last `seconds`, as far as was looked."""
+        return self._pressure.least_left(seconds)
+
     def read(self) -> tuple[tuple[StageStats, ...], int]:
         """Stages as they are now, and bytes that may be held; nothing where no task has been offered yet."""
         if (run := self._run) is None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intune.agents.memory import LATELY, MemoryRecord, in_use, queues_at_worst
+from intune.agents.memory import LATELY, WATCHED_RISK, MemoryRecord, in_use, queues_at_worst
 from intune.envs.measurement import Measurement
 
 Measured = Callable[..., Measurement]
@@ -246,6 +246,31 @@ def test_less_is_left_free_by_a_job_that_watches_its_memory(measurement: Measure
             record.see(now)
         bounds.append(bound_of(record, [2, 6], now))
     assert BASE + 1.2 * 8e8 < bounds[1] < bounds[0]
+
+
+@pytest.mark.parametrize(("limit", "less"), [(1e12, True), (5e9, False)])
+def test_tasks_that_take_a_part_of_all_memory_are_not_seen_coming(
+    measurement: Measured, limit: float, less: bool
+) -> None:
+    """A few that begin together take the last of it before anyone looks."""
+    bounds = []
+    for watched in (False, True):
+        record = MemoryRecord(1, 2, risk=WATCHED_RISK)  # so that the doubt alone differs
+        now = replace(took(measurement, [1, 1], [1e9, 1e9], watched=watched), memory_limit=np.array([limit]))
+        record.see(now)
+        bounds.append(bound_of(record, [1, 4], now))
+    assert (bounds[1] < bounds[0]) == less
+
+
+def test_of_pools_nobody_knows_whose_slots_take_the_memory(measurement: Measured) -> None:
+    bounds = []
+    for pool in (0.0, 4.0):
+        record = MemoryRecord(1, 2)
+        now = took(measurement, [2, 2], [1e8, 1e8], watched=True)
+        now = replace(now, pool=np.array([pool]), busy=np.array([[2.0, 2.0]]), memory_limit=np.array([1e12]))
+        record.see(now)
+        bounds.append(bound_of(record, [1, 6], now))
+    assert bounds[0] < bounds[1]
 
 
 def test_what_slots_left_behind_is_not_held_against_those_that_stayed(measurement: Measured) -> None:

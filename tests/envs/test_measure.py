@@ -203,6 +203,13 @@ def test_a_change_of_epoch_is_an_interval_like_any_other() -> None:
     assert found.sound()[0]
 
 
+@pytest.mark.parametrize(("left", "used"), [(math.nan, 3 * GB), (1 * GB, 7 * GB), (6 * GB, 3 * GB)])
+def test_memory_in_use_is_the_most_that_was_in_between(left: float, used: float) -> None:
+    """Of 8 GB so much was left at least: what functions take comes and goes with their calls."""
+    found = measure(LATER, EARLIER, resources=NOW, resources_before=BEFORE, memory_left=left)
+    assert found.memory_used[0] == used
+
+
 def test_a_worker_that_dies_of_full_memory_counts_as_out_of_memory_and_another_does_not() -> None:
     lost = replace(LATER, workers_lost=1)
     assert not measure(lost, EARLIER, resources=NOW).killed[0]
@@ -314,6 +321,25 @@ def test_an_observer_notices_slots_that_somebody_else_gave() -> None:
         time_now[0] = now
         since.append(float(observer.measure().since_change[0]))
     assert since == [10.0, 0.0, 10.0]
+
+
+def test_an_observer_asks_for_the_least_memory_that_was_left_since_it_looked() -> None:
+    class Watching(Counted):
+        def least_left(self, seconds: float) -> int | None:
+            asked.append(seconds)
+            return None if seconds < 5 else int(2 * GB)
+
+    asked: list[float] = []
+    now = [0.0]
+    later = replace(LATER, elapsed_s=5.0)
+    observer = Observer(
+        Watching(EARLIER, LATER, later), resources=lambda: NOW, clock=lambda: now[0], memory_base=5.0
+    )
+    used = []
+    for now[0] in (3.0, 10.0):
+        used.append(float(observer.measure().memory_used[0]))
+    assert asked == [3.0, 7.0]
+    assert used == [3 * GB, 6 * GB]
 
 
 def test_an_observer_knows_how_long_tasks_took_lately() -> None:

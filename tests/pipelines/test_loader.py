@@ -223,6 +223,14 @@ def test_out_of_order_every_batch_comes_once_also_across_a_resume(
     assert sorted(made) == sorted(expected)
 
 
+def test_a_loader_tells_the_least_memory_that_was_left(data_sets: Any) -> None:
+    with load(pipeline(data_sets.folder(SHAPES[1]), None, 2, 0, 9, False)) as loader:
+        assert loader.least_left(60.0) is None
+        list(loader)
+        left = loader.least_left(60.0)
+        assert left is None or left > 0  # where the system does not say
+
+
 def test_slots_given_while_an_epoch_begins_are_that_epochs(
     data_sets: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

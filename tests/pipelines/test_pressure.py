@@ -149,3 +149,21 @@ def test_says_so_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
             assert world.after(SAID_S / 8, 0)
     assert len(caplog.records) == 2
     assert "0 MiB of the 954 MiB" in caplog.records[0].getMessage()
+
+
+def test_the_least_that_was_left_lately_is_remembered() -> None:
+    """A function's temporaries come and go within an interval."""
+    world = World(LIMIT)
+    assert world.pressure.least_left(10.0) is None
+    for second, left in enumerate((900, 300, 800, 700), start=1):
+        world.after(1.0, left * 1_000_000)
+        assert world.now == second
+    assert [world.pressure.least_left(seconds) for seconds in (0.5, 1.5, 2.5, 60.0)] == [
+        700_000_000,
+        700_000_000,
+        300_000_000,
+        300_000_000,
+    ]
+    assert world.pressure.least_left(0.0) == 700_000_000
+    world.now += 5.0
+    assert world.pressure.least_left(1.0) is None

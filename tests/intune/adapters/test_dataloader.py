@@ -438,3 +438,13 @@ def test_an_empty_dataset_gives_no_batch():
     with wrap(DataLoader(TensorDataset(torch.zeros(0)), 4)) as loader:
         assert list(loader) == []
         assert list(loader) == []
+
+
+def test_it_tells_the_least_memory_that_was_left():
+    with wrap(DataLoader(Samples(64), 4), workers="thread") as tuned:
+        assert tuned.least_left(60.0) is None
+        stream = iter(tuned)
+        next(stream)
+        left = tuned.least_left(60.0)
+        assert left is None or left > 0  # where the system does not say
+        del stream
