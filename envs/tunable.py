@@ -21,6 +21,8 @@ class Tunable(Protocol):
 
     `stats` and `resize` may be called from another thread than the one that consumes it. Where it is over, `resize`
     raises `LoaderError`, and `stats` does so or tells what was counted; then an attribute ``closed`` may be true.
+    One that looks at memory while it works may have ``least_left(seconds)``, see `Loader.least_left`; one that runs on
+    other machines ``resources()``, see `resources.Resources`.
     """
 
     @property

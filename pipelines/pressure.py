@@ -56,7 +56,8 @@ class Pressure:
 
     What counts as next to none follows how fast it was seen to go: the largest fall between two looks (half as
     much every `CALM_S`), within bounds. Where there is not plenty, more tasks at once than there ever were are begun
-    a few at a time (`STEPS`).
+    a few at a time (`STEPS`), and of a wave that could begin together no more than find room if each takes what tasks
+    were seen to take.
 
     Args:
         read: bytes that the job may hold, and how many of them are left; None where nobody knows.
@@ -78,6 +79,11 @@ class Pressure:
         self._left: int | None = None
         self._looked = 0.0
         self._fall = 0.0
+        self._each = 0.0  # bytes by which memory fell for each task at work
+        self._kept = 0.0
+        self._plenty = True
+        self._begun = (0, 0)  # tasks begun by the last look but one, and by the last
+        self._running = 0
         self._high = False
         self._ended = 0
         self._known = 0
@@ -103,17 +109,26 @@ class Pressure:
         if now >= self._due:
             self._due = now + EVERY_S
             self._look(now, running, ended)
-        return self._high or running >= self._most
+        if self._high or running >= self._most:
+            return True
+        if self._plenty or self._left is None or not running:
+            return False
+        # What those take that were begun since, or just before, the last look does not show yet.
+        unseen = min(running + ended - self._begun[0], running)
+        return self._left - self._kept < self._each * (unseen + 1)
 
     def _look(self, now: float, running: int, ended: int) -> None:
         found = self._read()
         if found is None:
-            self._high, self._most = False, math.inf
+            self._high, self._most, self._plenty = False, math.inf, True
             return
         limit, left = found
         self._seen.append((now, left))
-        self._follow(now, left)
+        self._follow(now, left, running)
+        self._begun = (self._begun[1], running + ended)
+        self._plenty = left >= max(PLENTY, STEPS[0][0] * limit)
         kept = min(max(LEAST_SHARE * limit, self._fall), MOST_SHARE * limit, MOST_BYTES)
+        self._kept = kept
         # Not on and off with every block.
         self._high = left < (1.5 * kept if self._high else kept)
         self._allow(limit, left, kept, running, ended)
@@ -132,7 +147,7 @@ class Pressure:
     def _allow(self, limit: int, left: int, kept: float, running: int, ended: int) -> None:
         """How many tasks there may be at once."""
         more, self._ended = max(ended - self._ended, 0), ended
-        if left >= max(PLENTY, STEPS[0][0] * limit):
+        if self._plenty:
             self._most = math.inf
             return
         if self._high:
@@ -146,14 +161,18 @@ class Pressure:
         before = top if self._most == math.inf else self._most
         self._most = max(1.0, self._known, min(before + step * more, top))
 
-    def _follow(self, now: float, left: int) -> None:
-        """How fast memory was seen to go."""
+    def _follow(self, now: float, left: int, running: int) -> None:
+        """How fast memory was seen to go, and how much of it for each task at work."""
         if self._left is not None:
             between = now - self._looked
-            self._fall *= 0.5 ** (between / CALM_S)
+            fades = 0.5 ** (between / CALM_S)
+            self._fall, self._each = self._fall * fades, self._each * fades
             if between <= SUDDEN_S:
-                self._fall = max(self._fall, float(self._left - left))
-        self._left, self._looked = left, now
+                fall = float(self._left - left)
+                self._fall = max(self._fall, fall)
+                if at_work := max(running, self._running):  # else it was somebody else's
+                    self._each = max(self._each, fall / at_work)
+        self._left, self._looked, self._running = left, now, running
 
 
 def _mib(size: int) -> str:

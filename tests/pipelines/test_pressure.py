@@ -167,3 +167,28 @@ def test_the_least_that_was_left_lately_is_remembered() -> None:
     assert world.pressure.least_left(0.0) == 700_000_000
     world.now += 5.0
     assert world.pressure.least_left(1.0) is None
+
+
+def test_of_a_wave_no_more_begin_at_once_than_find_room() -> None:
+    """Tasks that ended together could begin together: what each of them takes shows only once it is at work."""
+    world = World(int(0.45 * LIMIT))
+    for _ in range(40):  # sixteen at work take 20 MB each, and give it back
+        for left in (0.45, 0.13):
+            world.after(EVERY_S, int(left * LIMIT), running=16)
+            world.ended += 16
+    world.after(EVERY_S, int(0.2 * LIMIT), running=1)
+    world.after(EVERY_S, int(0.2 * LIMIT), running=1)
+    # 200 MB are left, of which 100 are kept free: five more than the one that has taken its part already.
+    assert world.most(running=1) == 6
+    # Only after two more looks have they taken theirs.
+    world.after(EVERY_S, int(0.2 * LIMIT), running=6)
+    assert world.most(running=6) == 6
+    world.after(EVERY_S, int(0.2 * LIMIT), running=6)
+    assert world.most(running=6) == 11
+
+
+def test_memory_that_went_while_nothing_was_at_work_is_no_tasks() -> None:
+    world = World(int(0.45 * LIMIT))
+    world.after(EVERY_S, int(0.45 * LIMIT))
+    world.after(EVERY_S, int(0.15 * LIMIT))
+    assert world.pressure._each == 0
