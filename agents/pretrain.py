@@ -199,9 +199,8 @@ def _episode(
         replay.add(seen, choice, reward)
         rates.append(float(np.nan_to_num(mean(share))))
         kills += int(measured.killed.sum())
-        if (
-            len(replay) > 1 and len(replay) * recipe.jobs >= 4 * recipe.batch_size
-        ):  # one has no next state yet
+        # One decision has no state after it yet.
+        if len(replay) > 1 and len(replay) * recipe.jobs >= 4 * recipe.batch_size:
             batches = (replay.sample(recipe.batch_size, rng) for _ in range(recipe.gradient_steps))
             losses += [learner.learn(batch) for batch in batches]
     return {

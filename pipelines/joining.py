@@ -51,9 +51,8 @@ class Joining:
         self._key = uuid.uuid4().hex if key is None else key
         self._lock = threading.Lock()
         self._returned = False
-        self._most = (
-            0  # batches that lie together: an epoch's first tasks are small, and tell nothing of the others
-        )
+        # Batches that lie together, at most so far: an epoch's first tasks are small, and tell nothing of the others.
+        self._most = 0
         self._times: dict[bool, list[float]] = {True: [], False: []}  # of a row, joined or not
         self._way: bool | None = None
         self._compared = False
@@ -101,7 +100,8 @@ class Joining:
         with self._lock:
             self._returned = True
             times = self._times[joined]
-            if timed and self._way is None and batches == self._most and len(times) < TRIALS:
+            most = 0 < batches == self._most  # 0: nothing that could be joined
+            if timed and self._way is None and most and len(times) < TRIALS:
                 times.append(taken / rows)
                 if joined and len(times) == TRIALS and min(times) * rows < LONG:
                     self._way = True

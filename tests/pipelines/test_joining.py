@@ -86,6 +86,15 @@ def test_the_small_first_tasks_of_an_epoch_decide_nothing() -> None:
     assert function.calls == [WHOLE] * TRIALS + [WHOLE, ROWS] + [ROWS] * BATCHES * (20 - TRIALS - 1)
 
 
+def test_batches_that_come_alone_decide_nothing_for_those_that_lie_together() -> None:
+    function = Function(lambda rows: 0.0)
+    joining = Joining(lambda: function.now)
+    run(function, pieces(20, batches=1), joining)
+    function.per_row = lambda rows: SLOW if rows == WHOLE else SLOW / 2
+    run(function, pieces(20), joining)
+    assert function.calls[-1] == ROWS
+
+
 def test_first_calls_which_compile_or_import_decide_nothing() -> None:
     function = Function(lambda rows: 0.0)
     function.per_row = lambda rows: 1.0 if len(function.calls) == 1 else 0.1 * SLOW
