@@ -437,7 +437,7 @@ def _budget(cpus: int | None, memory: int | str | None, options: Mapping[str, An
     return Budget.detect(cpus=cpus, memory=memory, share=DEFAULT_SHARE / ranks, usable=usable)
 
 
-def _usable_part(executor: str, world: int) -> Usable:
+def _usable_part(executor: str | None, world: int) -> Usable:
     """A rank's part of what there is now: what is free may be taken by all of them at once."""
     ranks = _ranks_here()
     usable = usable_by(executor, here=ranks, world=max(world, ranks))
@@ -448,7 +448,7 @@ def _resources(inner: Any) -> Callable[[], Resources]:
     own = getattr(inner, "resources", None)
     if callable(own):
         return own  # type: ignore[no-any-return]
-    executor = getattr(inner, "executor", "threads")
+    executor = getattr(inner, "executor", None)
     part = partial(_usable_part, executor, getattr(inner, "world_size", 1))
     # The workers of a Ray that this process started are its children, but their own clocks count them.
     return ResourceReader(inner.budget, children=executor != "ray", detect=part)

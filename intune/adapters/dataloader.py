@@ -77,6 +77,8 @@ class TunableDataLoader:
     Use `wrap` to make one.
     """
 
+    executor = "threads"  # of this machine, whatever a Ray that is connected has elsewhere
+
     def __init__(
         self,
         dataloader: Any,

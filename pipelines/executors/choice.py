@@ -86,19 +86,17 @@ def reach(executor: str) -> None:
         attach()
 
 
-def usable_by(executor: str, *, here: int = 1, world: int = 1) -> Usable:
+def usable_by(executor: str | None, *, here: int = 1, world: int = 1) -> Usable:
     """What one of several trainers may use. Memory is this machine's and is not divided.
 
     Args:
         executor: with threads CPUs are this machine's alone, wherever else a Ray that is connected has some; on Ray
-            they are the cluster's.
+            they are the cluster's. None for something else, which may well run there too.
         here: trainers on this machine, each of which gets the same part of its CPUs.
         world: trainers altogether, each of which gets the same part of a cluster's.
     """
-    if executor != "ray":
-        usable, parts = Usable.detect(modules={}), here
-    else:
-        usable, parts = Usable.detect(), world if _connected() else here
+    usable = Usable.detect(modules={}) if executor == "threads" else Usable.detect()
+    parts = world if executor == "ray" and _connected() else here
     return replace(usable, cpus=max(1, usable.cpus // parts))
 
 

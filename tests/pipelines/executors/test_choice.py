@@ -32,10 +32,11 @@ def of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ray", 1, 1, 64),
         ("ray", 4, 16, 4),
         ("ray", 4, 4, 16),
+        (None, 4, 16, 16),  # a user's own, perhaps on that cluster: shared out as ever
     ],
 )
 def test_threads_share_this_machine_and_rays_workers_the_cluster(
-    executor: str, here: int, world: int, cpus: int
+    executor: str | None, here: int, world: int, cpus: int
 ) -> None:
     usable = choice.usable_by(executor, here=here, world=world)
     assert usable == Usable(cpus=cpus, memory=1 << 34, memory_left=1 << 34)
