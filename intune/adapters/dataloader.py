@@ -44,8 +44,9 @@ from intune.adapters.dataloader_seed import saved_seed, seed_state
 from intune.adapters.dataloader_settings import read_settings, same_settings
 from intune.adapters.dataloader_workshop import Workshop
 from intune.pipelines.allocation import Allocation
-from intune.pipelines.budget import Budget, Usable
+from intune.pipelines.budget import Budget
 from intune.pipelines.errors import ConfigError, LoaderError
+from intune.pipelines.executors.choice import detect
 from intune.pipelines.memory import resident_bytes
 from intune.pipelines.metrics import PipelineStats, StageMeter, StageStats
 
@@ -95,8 +96,7 @@ class TunableDataLoader:
                 f"`budget` must be a Budget, but {type(budget).__name__} was given; "
                 "write Budget.detect(cpus=…, memory='4GiB')"
             )
-        # Without Ray's CPUs, which may be those of other machines: this loader's workers are here.
-        self.budget = Budget.detect(usable=Usable.detect(modules={})) if budget is None else budget
+        self.budget = detect(self.executor, 1) if budget is None else budget
         self.stages: tuple[str, ...] = ("fetch", "collate", *(("transfer",) if self.settings.pin else ()))
         self._workers = workers
         self.workshop = Workshop(self.settings, self.budget, workers)
