@@ -165,6 +165,7 @@ class Pipeline:
             shuffle=None
             if shuffle is None
             else ShuffleSpec(row_groups=shuffle.row_groups, seed=shuffle.seed),
+            copies=self.device.startswith("cuda"),
         )
 
     def loader(self, **options: Any) -> Loader:

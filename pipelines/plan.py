@@ -71,6 +71,7 @@ class Level:
         rows: rows in what it makes; after whole batches were mixed, what it would be had they not (short
             batches change places too, so a task may differ, the sum does not).
         map_index: for `map`, which of the pipeline's maps.
+        view: whether what it makes mostly shows its inputs' memory.
     """
 
     stage: str
@@ -81,6 +82,7 @@ class Level:
     stop: Ints
     rows: Ints
     map_index: int = -1
+    view: bool = False
 
     def __len__(self) -> int:
         return len(self.start)
@@ -103,12 +105,14 @@ class Order:
         batch_size: rows of a batch.
         drop_last: leave out what does not fill a batch on every rank.
         shuffle: the window and seed, where there is a shuffle.
+        copies: whether `transfer` copies batches, to a device with memory of its own.
     """
 
     steps: tuple[tuple[str, Literal["shuffle", "batch", "map", "transfer"]], ...]
     batch_size: int
     drop_last: bool
     shuffle: ShuffleSpec | None = None
+    copies: bool = False
 
     @property
     def mixes_rows(self) -> bool:
@@ -369,6 +373,7 @@ def _levels(order: Order, bounds: Ints, edges: Ints, per_chunk: int) -> tuple[Le
                     start=chunks[:-1],
                     stop=chunks[1:],
                     rows=np.diff(edges[chunks]),
+                    view=True,
                 )
             )
             batched = True
@@ -396,6 +401,7 @@ def _levels(order: Order, bounds: Ints, edges: Ints, per_chunk: int) -> tuple[Le
                     stop=stop,
                     rows=np.diff(edges[chunks]) if batched else before.rows,
                     map_index=maps if kind == "map" else -1,
+                    view=kind == "transfer" and not order.copies,
                 )
             )
             maps += kind == "map"
@@ -441,6 +447,7 @@ def _mix_batches(stage: str, before: Level, edges: Ints, per_window: int) -> Lev
         start=windows[:-1],
         stop=windows[1:],
         rows=np.diff(edges[windows]),
+        view=True,
     )
 
 

@@ -35,9 +35,6 @@ Key = tuple[int, int]
 DECODE_OVERHEAD = 0.5
 """While a row group is decoded its encoded pages are held too; they are at most about half of what they make."""
 
-VIEWS = ("batch", "regroup", "transfer")
-"""Operations whose outputs mostly show their inputs' memory."""
-
 
 class State(Enum):
     """Where a task stands."""
@@ -132,8 +129,7 @@ class Scheduler:
         self._look_again = math.inf
         self._ended = 0
         self._levels = [
-            _LevelState(stage=self.stages.index(level.stage), view=level.operation in VIEWS)
-            for level in plan.levels
+            _LevelState(stage=self.stages.index(level.stage), view=level.view) for level in plan.levels
         ]
         self._last = len(self._levels) - 1
         # The first tasks of an epoch are smaller than most, the last one may be.

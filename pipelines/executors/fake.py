@@ -23,7 +23,7 @@ from intune.pipelines.metrics import PipelineStats
 from intune.pipelines.operations import Operations
 from intune.pipelines.plan import Plan
 from intune.pipelines.run import finalize
-from intune.pipelines.scheduler import VIEWS, Key, Scheduler, Task
+from intune.pipelines.scheduler import Key, Scheduler, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +267,7 @@ class FakeExecutor:
                 payload = finalize(payload)
         else:
             held = {}
-            if self.plan.levels[task.level].operation in VIEWS:
+            if self.plan.levels[task.level].view:
                 held = {root: size for made in inputs for root, size in made.roots.items()}
             if size := self._bytes(task):
                 self._made += 1
@@ -276,7 +276,7 @@ class FakeExecutor:
         self._free(self.scheduler.finish(task, self.now, held))
 
     def _usual_bytes(self, task: Task) -> int:
-        view = self.plan.levels[task.level].operation in VIEWS
+        view = self.plan.levels[task.level].view
         return 0 if view else int(task.rows * self.plan.row_bytes)
 
     # ---- death -----------------------------------------------------------------------------------------------
