@@ -2,7 +2,8 @@
 
 Memory allocators keep freed memory for the thread that had it, and only that thread can give it back (a heap of
 mimalloc, Arrow's allocator, is one thread's own). So those that worked last work next, and the others, which a smaller
-allocation leaves without work, let go of what they keep.
+allocation leaves without work, let go of what they keep. Where all rest (between two epochs, or while the trainer does
+something else) they keep it for a while: what is given back has to be mapped in again, page by page.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any
 
 from intune.pipelines.allocators import give_back
 
-PATIENCE = (0.2, 0.6, 2.0, 8.0)
+PATIENCE = (0.2, 0.6, 2.0, 8.0, 20.0)
 """Seconds without work after which a thread gives memory back, and again after the next ones: blocks that it made may
-be let go of by others only later. Short beside the time between two decisions, long beside a task's."""
+be let go of by others only later. Short beside the time between two decisions, long beside a task's. Where nobody else
+worked either, only after all of them."""
 
 
 class LastFirst:
@@ -84,7 +86,12 @@ class Rest:
         """There is work: begin anew when it is done."""
         self._times, self._waited = 0, 0.0
 
-    def pause(self) -> None:
-        """There was none for so long."""
+    def pause(self, spare: bool = True) -> None:
+        """There was none for so long.
+
+        Args:
+            spare: whether others worked meanwhile, or memory is short; else all rest.
+        """
         self._times, self._waited = self._times + 1, 0.0
-        self._release()
+        if spare or self._times == len(PATIENCE):
+            self._release()

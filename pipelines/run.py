@@ -87,6 +87,7 @@ class Run:
         self.last_level = len(job.plan.levels) - 1
         self._retries = retries
         self._max_skipped = max_skipped
+        self._taken = 0  # tasks so far
         self._booked: set[Key] = set()  # tasks whose skips are counted
         self._on_skip = on_skip
         self._measure = measure
@@ -107,16 +108,18 @@ class Run:
             rest: of the thread that asks, what it does while there is none.
         """
         with self.lock:
+            taken = self._taken
             while not self.closed and self.error is None:
                 now = self.clock()
                 task = self.scheduler.take(now)
                 if task is not None:
+                    self._taken += 1
                     self.work.notify()  # there may be more; the one woken wakes the next
                     if rest is not None:
                         rest.work()
                     return task, [self.payloads[key] for key in task.inputs]
                 due = self.scheduler.next_due
-                self._await_work(None if due is None else max(0.0, due - now), rest)
+                self._await_work(None if due is None else max(0.0, due - now), rest, taken)
             return None
 
     def execute(
@@ -240,16 +243,17 @@ class Run:
 
     # ---- under the lock --------------------------------------------------------------------------------------
 
-    def _await_work(self, timeout: float | None, rest: Rest | None) -> None:
+    def _await_work(self, timeout: float | None, rest: Rest | None, taken: int) -> None:
         patience = None if rest is None else rest.patience
         seconds = min((each for each in (timeout, patience) if each is not None), default=None)
         woken = self.work.wait(seconds)
         # Short waits add up: where the system has no memory for a task there are no long ones, and then of all times
         # what idle threads keep is wanted.
         if rest is not None and seconds is not None and not woken and rest.waited(seconds):
+            spare = self._taken > taken or self.scheduler.short_of_memory
             self.lock.release()
             try:
-                rest.pause()
+                rest.pause(spare)
             finally:
                 self.lock.acquire()
 

@@ -186,6 +186,11 @@ class Scheduler:
         due = min(delayed, self._look_again)
         return due if due < math.inf else None
 
+    @property
+    def short_of_memory(self) -> bool:
+        """Whether something waits because the system had no memory for it."""
+        return self._look_again < math.inf
+
     def deliverable(self) -> bool:
         """Whether `deliver` would return something."""
         if self.in_order:

@@ -177,7 +177,7 @@ class ThreadFleet:
                     return run, operations
                 woken = self._idle.wait(rest.patience)
             if not woken:
-                rest.pause()
+                rest.pause(spare=False)
 
     def work_on(self, run: Run, operations: Runner, rest: Rest) -> None:
         """Run tasks until the run is over."""

@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
@@ -81,6 +82,47 @@ def test_rest_gives_back_ever_more_rarely_and_begins_anew_after_work() -> None:
     assert len(given) == len(PATIENCE)
     rest.work()
     assert rest.patience == PATIENCE[0]
+
+
+def test_where_all_rest_memory_is_kept_to_the_last() -> None:
+    given: list[int] = []
+    rest = Rest(lambda: given.append(1))
+    for _ in PATIENCE[1:]:
+        rest.pause(spare=False)
+        assert not given
+    rest.pause(spare=False)
+    assert given == [1]
+    assert rest.patience is None
+
+
+def test_a_thread_is_spare_once_others_have_worked_meanwhile_and_not_while_all_rest() -> None:
+    work = SimpleNamespace(plan=SimpleNamespace(levels=[None]))
+    task = SimpleNamespace(inputs=(), key=(0, 0))
+
+    class Scheduler:
+        next_due: float | None = None
+        short_of_memory = False
+        offered: ClassVar[list[Any]] = []
+
+        def take(self, now: float) -> Any:
+            return self.offered.pop() if self.offered else None
+
+    scheduler = Scheduler()
+    run = Run(work, scheduler, retries=0, max_skipped=0, on_skip=print)  # type: ignore[arg-type]
+    told: list[bool] = []
+
+    class Told(Rest):
+        def pause(self, spare: bool = True) -> None:
+            super().pause(spare)
+            told.append(spare)
+            if len(told) == 1:
+                scheduler.offered.append(task)
+                assert run.take() is not None  # another thread's work
+            else:
+                run.closed = True
+
+    assert run.take(Told(lambda: None)) is None
+    assert told == [False, True]
 
 
 def test_short_waits_add_up_to_one_rest_and_work_ends_them() -> None:
@@ -158,6 +200,7 @@ def test_a_thread_that_is_to_look_again_soon_rests_all_the_same() -> None:
 
     class Soon:
         next_due = 0.0
+        short_of_memory = True
 
         def take(self, now: float) -> None:
             self.next_due = now + 0.01
