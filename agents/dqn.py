@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from intune.agents.base import Agent, Proposal, where_sound
-from intune.agents.candidates import NAMES, Candidates, promising, propose
+from intune.agents.candidates import HOPE, NAMES, Candidates, promising, propose
 from intune.agents.measures import without_absent
 from intune.agents.memory import MemoryRecord
 from intune.agents.online import Online
@@ -135,17 +135,25 @@ class DQN(Agent):
 
 def _reason(options: Candidates, measured: Measurement, i: int, choice: int, gain: float) -> str:
     now = measured.delivered[i]
+    limit = max(float(measured.memory_limit[i]), 1.0)
+
+    def described(k: int) -> str:
+        if options.pool[i, k] > 0:
+            return f"a pool of {options.pool[i, k]:.0f} slots"
+        return "slots " + "/".join(f"{n:.0f}" for n in options.slots[i, k][measured.present[i]])
+
     if choice == 0:
+        more = options.rate[i] > (1.0 + HOPE) * options.rate[i, 0]
+        large = options.memory[i] > limit
+        if (more & large).any() and not (more & ~large).any():
+            best = int(np.where(more, options.rate[i], 0.0).argmax())
+            return (
+                f"keep: {now:,.0f} rows/s; the twin expects {options.rate[i, best]:,.0f} of {described(best)}, which "
+                f"may take {options.memory[i, best] / limit:.0%} of the memory limit"
+            )
         return f"keep: {now:,.0f} rows/s; of {len(NAMES) - 1} rehearsed allocations none is worth noticeably more"
-    expected = options.rate[i, choice]
-    memory = options.memory[i, choice] / max(measured.memory_limit[i], 1.0)
-    if options.pool[i, choice] > 0:
-        given = f"a pool of {options.pool[i, choice]:.0f} slots"
-    else:
-        given = "slots " + "/".join(f"{n:.0f}" for n in options.slots[i, choice][measured.present[i]])
-    staying = np.isfinite(gain)
-    why = f"worth {gain:+.3f} more than staying" if staying else "what is in force may not fit"
+    why = f"worth {gain:+.3f} more than staying" if np.isfinite(gain) else "what is in force may not fit"
     return (
-        f"{NAMES[choice]}: {given}; the twin expects {expected:,.0f} rows/s (now {now:,.0f}) "
-        f"with at most {memory:.0%} of the memory limit, {why}"
+        f"{NAMES[choice]}: {described(choice)}; the twin expects {options.rate[i, choice]:,.0f} rows/s "
+        f"(now {now:,.0f}) with at most {options.memory[i, choice] / limit:.0%} of the memory limit, {why}"
     )

@@ -47,7 +47,8 @@ def fit(
         alone, none = _cut(record, measured, now, now, np.zeros(len(pool)))
         more = (pool > 0) & (alone.sum(axis=1) > shared)
         wanted, shared = np.where(more[:, None], alone, wanted), np.where(more, none, shared)
-    return np.where(fine[:, None], slots, wanted), np.where(fine, pool, shared), ~fine
+    given, shared = np.where(fine[:, None], slots, wanted), np.where(fine, pool, shared)
+    return given, shared, (given != slots).any(axis=1) | (shared != pool)
 
 
 def _cut(

@@ -31,6 +31,8 @@ POINTS = 9
 """Sizes of a pool tried in each round of its search."""
 REFINED = 3
 """Rounds: 9 sizes over the range, then between the neighbours of the best, twice: whole numbers up to 500 slots."""
+NEXT_TO_NOTHING = 1e-3
+"""Share of the rate that there is still to be had where a knee is taken to end."""
 FILLING = 6
 """Intervals in which queues fill."""
 SEARCHING = 12
@@ -91,18 +93,20 @@ def best_slots(there: World) -> tuple[Floats, Floats, Bools]:
     slots = found[rows]
     capable = capacity(part, slots)
     work = np.where(part.present, part.cpu, 0.0).sum(axis=1) + part.step_cpu
+    beyond = np.maximum((part.knee / NEXT_TO_NOTHING) ** part.knee, 1.0)
     while len(rows):
         each = np.arange(len(rows))
         slowest = capable.argmin(axis=1)
         slots[each, slowest] += 1.0
         before = capable[each, slowest]
         capable = capacity(part, slots)
-        # Past the ceiling or with all processors at work, more slots bring nothing.
-        go = (before < ceiling[rows]) & (before * work < part.cpus)
+        # Past the ceiling or with all processors at work, more slots bring nothing; of a knee, ever less.
+        go = (before < ceiling[rows] * beyond) & (before * work < part.cpus * beyond)
         go &= capable[each, slowest] > before
         go &= (slots.sum(axis=1) <= part.slots) & (memory_of_stages(part, slots) <= part.room)
         if not go.all():
-            rows, part, slots, capable, work = rows[go], part.rows(go), slots[go], capable[go], work[go]
+            rows, part, slots, capable = rows[go], part.rows(go), slots[go], capable[go]
+            work, beyond = work[go], beyond[go]
         now = rate_of_stages(part, slots)
         better = now > rate[rows] * BETTER
         rate[rows[better]] = now[better]

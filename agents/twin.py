@@ -15,9 +15,12 @@ import numpy as np
 
 from intune.envs.jobs import Bools, Floats
 from intune.envs.measurement import Measurement
+from intune.pipelines.allocation import MOST_SLOTS
 
 GRID: Any = np.unique(
-    np.concatenate([np.arange(1, 33), np.round(np.geomspace(33, 1024, 36))]).astype(np.int64)
+    np.concatenate(
+        [np.arange(1, 33), np.round(np.geomspace(33, 1024, 36)), np.round(np.geomspace(1024, MOST_SLOTS, 15))]
+    ).astype(np.int64)
 ).astype(np.float64)
 """Numbers of slots that plans are made of: all small ones, then steps of a tenth."""
 

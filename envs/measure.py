@@ -36,6 +36,13 @@ LONG_TASKS = 8
 MOST_SMOOTHED = 4.0
 """Factor by which what ended may be off."""
 
+FEW_UNDER_WAY = 0.1
+"""Tasks that are under way or wait, as a share of those that a stage has ended, below which its rows tell what it makes
+of each row that the trainer gets."""
+
+SAME_ROWS = 1.25
+"""Factor within which rows of a stage and of the trainer are taken to be the same rows."""
+
 OUT_OF_MEMORY = 0.9
 """Share of the memory limit above which a worker that died is taken to have died of it."""
 
@@ -90,6 +97,7 @@ def measure(
     cpu = np.minimum(_row([stage.cpu_s * per * dearer for stage in stages]), busy)
     used *= dearer
     rate = _row([stage.rows * per * _smoothing(stage, seconds) for stage in stages])
+    rate *= _row([_delivered_of_each(stage, now) for stage in now.stages])
     waiting = change.wait_share if change.step_s + change.wait_s > 0 else math.nan
     starved, blocked = _idle(stages, slots, busy, pool, waiting)
     block_bytes = _row(_block_bytes(now.stages))
@@ -142,6 +150,16 @@ def _smoothing(stage: StageStats, seconds: float) -> float:
     if not 0 < stage.tasks < LONG_TASKS * at_work or stage.done_s <= 0:
         return 1.0
     return float(np.clip(stage.busy_s / stage.done_s, 1.0 / MOST_SMOOTHED, MOST_SMOOTHED))
+
+
+def _delivered_of_each(stage: StageStats, now: PipelineStats) -> float:
+    """Rows that the trainer got for each that a stage made, so that stages can be compared: one may filter rows, or
+    make many of each. 1 where they are the same rows, and as long as too few have come through to tell."""
+    under_way = sum(other.queue + other.running for other in now.stages)
+    if now.rows <= 0 or stage.rows <= 0 or under_way > FEW_UNDER_WAY * stage.tasks:
+        return 1.0
+    factor = now.rows / stage.rows
+    return 1.0 if 1.0 / SAME_ROWS <= factor <= SAME_ROWS else factor
 
 
 def _delivered(change: PipelineStats, rate: Floats, seconds: float, waiting: float) -> float:

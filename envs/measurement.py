@@ -119,7 +119,7 @@ class Measurement:
         for name in ("slots", "rate", "busy", "cpu", "starved", "blocked"):
             value = getattr(self, name)
             core &= (np.isfinite(value) & (value >= 0) | ~self.present).all(axis=1)
-        for name in ("delivered", "cpus", "memory_used", "memory_limit", "interval", "slot_limit"):
+        for name in ("delivered", "cpus", "memory_used", "memory_limit", "interval", "slot_limit", "pool"):
             value = getattr(self, name)
             core &= np.isfinite(value) & (value >= 0)
         core &= (self.interval > 0) & (self.cpus > 0) & (self.delivered > 0)

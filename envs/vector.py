@@ -95,7 +95,7 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self._rows = [slice(at, min(at + chunk, num_envs)) for at in range(0, num_envs, chunk)]
         self._chunks: list[Episodes] = []
         self._succession = Succession(source, self.settings, stages=self.stages, parts=self._rows)
-        self._threads = ThreadPoolExecutor(threads) if threads > 1 and len(self._rows) > 1 else None
+        self._threads = _Threads(threads) if threads > 1 and len(self._rows) > 1 else None
         self._ended: Bools = np.zeros(num_envs, dtype=bool)
         self._rates: list[deque[float]] = []
 
@@ -333,6 +333,17 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         if not self._chunks:
             raise ResetNeeded("call `reset` first")
         return self._chunks
+
+
+class _Threads(ThreadPoolExecutor):
+    """Threads of their own for every copy of an environment."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self._count = count
+
+    def __reduce__(self) -> tuple[type[_Threads], tuple[int]]:
+        return _Threads, (self._count,)
 
 
 def _part(whole: Any, rows: slice) -> Any:

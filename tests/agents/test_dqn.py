@@ -231,3 +231,20 @@ def test_the_referee_and_the_guard_may_stand_around_it() -> None:
 
     given = slots_of(Guard(Referee(DQN(learning=True))), noisy(2, 4, 20), 18)
     assert np.isfinite(given).all()
+
+
+def test_it_says_so_where_memory_is_what_holds_a_job_back() -> None:
+    """Twice the rate is to be had, and at worst it does not fit: that is not "worth nothing"."""
+    jobs = Jobs.of(
+        stages=2, jobs=1, cpu=np.array([[2e-6, 3e-5]]), slot_bytes=np.array([[3.5e8, 1.1e7]]), row_bytes=10.0,
+        base_bytes=1e10, cpus=np.full((1, 1), 32.0), memory=10.45e9,
+    )  # fmt: skip
+    simulator = Simulator(jobs, steps=1)
+    agent = registry.make("dqn+guard")
+    agent.start(1, 2)
+    measured = simulator.run()
+    for _ in range(30):
+        decision = agent.decide(measured, ["load", "transform"])
+        measured = simulator.run()  # what it asks for is not given
+    assert "of the memory limit" in decision.reason
+    assert "none is worth" not in decision.reason

@@ -206,3 +206,14 @@ def test_it_wraps_any_agent_under_its_name() -> None:
         guard = registry.make(name + registry.GUARDED)
         assert isinstance(guard, Guard)
         assert guard.name == name
+
+
+def test_what_cannot_be_cut_is_no_veto(measurement: Measured) -> None:
+    """One slot a stage is the least there is, also where at worst it does not fit."""
+    guard = Guard(Asks(1.0))
+    guard.start(1, 3)
+    full = measurement(slots=1.0, busy=0.9, memory_used=1.9e9, memory_base=1e9, memory_limit=1.5e9)
+    proposal = guard.propose(full)
+    np.testing.assert_array_equal(proposal.slots, 1.0)
+    assert proposal.explain(0) == "it asks for more"
+    assert guard.vetoed[0] == 0

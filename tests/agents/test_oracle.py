@@ -241,3 +241,15 @@ def test_a_plan_has_no_rate_where_nothing_fits_also_while_costs_drift() -> None:
     share = known.share(np.array([1000.0]), 10)
     assert np.isnan(share[0])
     assert known.share(known.rate[:, 5], 5)[0] == 1.0
+
+
+def test_a_knee_leaves_something_beyond_the_processors() -> None:
+    """Where slots would take all processors, a tenth is still to be had by more of them."""
+    jobs = Jobs.of(
+        stages=2, jobs=1, cpu=np.array([[1e-7, 1e-5]]), slot_bytes=np.array([[1e10, 1e6]]), block_rows=1000.0,
+        knee=0.15, step=1e-9, cpus=np.full((1, 1), 64.0), memory=16e9, slots_per_cpu=4.0,
+    )  # fmt: skip
+    rates = [float(rate_of(jobs, np.array([[1.0, n]]))[0]) for n in range(1, 256)]
+    found = float(best(jobs, margin=0.0).rate[0])
+    assert rates[63] < 0.95 * max(rates)
+    assert found == pytest.approx(max(rates), rel=2e-3)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from intune.agents.twin import GRID, Twin, slower
 from intune.envs.measurement import Measurement
+from intune.pipelines.allocation import MOST_SLOTS
 
 Measured = Callable[..., Measurement]
 TRIES = (1, 2, 4, 7, 12)
@@ -175,3 +176,9 @@ def test_one_slot_is_never_slowed_down() -> None:
     np.testing.assert_array_equal(slower(np.array([1.0])), 1.0)
     grown = slower(np.arange(1.0, 200.0))
     assert (np.diff(grown, axis=0) >= 0).all()
+
+
+def test_plans_reach_as_far_as_allocations_do() -> None:
+    assert GRID[-1] == MOST_SLOTS
+    assert (np.diff(GRID) > 0).all()
+    assert (GRID[1:] / GRID[:-1])[32:].max() < 1.12

@@ -112,6 +112,24 @@ def test_every_field_is_what_its_definition_says() -> None:
     assert found.sound()[0]
 
 
+@pytest.mark.parametrize("made", [0.02, 1.0, 10.0])
+def test_rows_of_all_stages_are_told_in_those_that_the_trainer_gets(made: float) -> None:
+    """A filter drops rows, negative sampling makes many of each: their stages are compared by what they come to."""
+    stages = tuple(
+        replace(each, rows=int(each.rows * share), queue=0, tasks=100)
+        for each, share in zip(LATER.stages, (made, 1.0), strict=True)
+    )
+    before = tuple(replace(each, rows=int(each.rows * made)) for each in EARLIER.stages)
+    found = measure(replace(LATER, stages=stages), replace(EARLIER, stages=before), resources=NOW)
+    np.testing.assert_allclose(found.rate[0], [640_000 / 2.5 if made == 1 else 240_000, 240_000], rtol=1e-4)
+
+
+def test_what_has_been_read_ahead_is_no_sign_of_rows_dropped() -> None:
+    """At the beginning more is read than delivered."""
+    early = replace(LATER, stages=(replace(LATER.stages[0], tasks=20, rows=1_300_000), LATER.stages[1]))
+    assert measure(early, EARLIER, resources=NOW).rate[0, 0] == pytest.approx(520_000)
+
+
 def test_long_tasks_that_end_together_count_as_they_go() -> None:
     """Eight reads of 65,536 rows share a link that one would have to itself for 0.15 s: all end every 1.2 s."""
 

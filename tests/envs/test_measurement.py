@@ -37,7 +37,7 @@ def test_a_stage_measured_wrongly_makes_its_job_unsound(
 
 
 @pytest.mark.parametrize(
-    "name", ["delivered", "cpus", "memory_used", "memory_limit", "interval", "slot_limit"]
+    "name", ["delivered", "cpus", "memory_used", "memory_limit", "interval", "slot_limit", "pool"]
 )
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
 def test_a_job_measured_wrongly_is_unsound(measured: Measurement, name: str, value: float) -> None:

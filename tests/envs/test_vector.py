@@ -276,6 +276,18 @@ def test_a_copy_goes_on_as_the_original_does_through_the_next_episodes(copied: A
             np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.parametrize("copied", [deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_a_copy_has_threads_of_its_own(copied: Any) -> None:
+    env = SimulatedPipelineVectorEnv(130, Scenario.load("wide"), chunk=65, threads=2, observation="flat")
+    env.reset(seed=0)
+    other = copied(env)
+    actions = np.zeros(env.action_space.shape, dtype=int)
+    expected = env.step(actions)[0]
+    env.close()
+    np.testing.assert_array_equal(other.step(actions)[0], expected)
+    other.close()
+
+
 def test_options_of_a_masked_reset_are_those_of_all_jobs() -> None:
     env = SimulatedPipelineVectorEnv(3, eventful())
     env.reset(seed=0)

@@ -112,7 +112,7 @@ def runs(tmp_path: Path, script: str, *words: str) -> None:
     file = tmp_path / "train.py"
     file.write_text(script)
     done = subprocess.run(
-        [sys.executable, str(file), *words], capture_output=True, text=True, timeout=90,
+        [sys.executable, str(file), *words], capture_output=True, text=True, timeout=240,
         env={**os.environ, "PYTHONPATH": os.getcwd(), "INTUNE": "", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
