@@ -69,11 +69,10 @@ def compare(
         plot: Write a picture there (needs matplotlib).
         log: Folder for the agents' decisions, for intune report.
     """
-    from rich.console import Console
-
     from intune.cli.writing import check_file, check_folder, check_pictures
     from intune.compare_page import draw, page
     from intune.comparing import compare as run
+    from intune.display import JobConsole
     from intune.profiling import ProfileConfig
 
     check_file("json", json)
@@ -94,8 +93,7 @@ def compare(
             progress(sum(done.values()), share)
 
         found = run(config, names, told=told, log=log)
-    console = Console()
-    (console if console.is_terminal else Console(width=WIDE)).print(table(found))
+    # Files first: whoever reads the table may leave.
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
         document = {"data": data, "agents": [one.as_dict() for one in found]}
@@ -105,6 +103,8 @@ def compare(
         html.write_text(page(found, data=data, reference=REFERENCE), encoding="utf-8")
     if plot is not None:
         draw(found, plot)
+    console = JobConsole()
+    (console if console.is_terminal else JobConsole(width=WIDE)).print(table(found))
     for path in (json, html, plot):
         if path is not None:
             print(f"wrote {path}")

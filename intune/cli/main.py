@@ -25,7 +25,9 @@ __all__ = ["COMMANDS", "GROUPS", "Command", "main"]
 USAGE_ERROR = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
-TERMINATED = 143
+
+ENDED_BY = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+"""Signals that ask the command to end; the second, where its terminal is gone, unless it is to live on (`nohup`)."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says of a disk, or a share of one, that is full."""
@@ -48,12 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(
                 errors="replace"
             )  # a terminal without our signs, as of LC_ALL=C, is no reason to fail
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = {
+        number: signal.signal(number, _terminate)
+        for number in ENDED_BY
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         if words == ["--version"]:
             print(f"intune {_version()}")
         else:
-            _run(words)
+            _run(_at_home(words))
     except KeyboardInterrupt:
         print("intune: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -72,8 +78,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"intune: error: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE_ERROR
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
+
+
+def _at_home(words: Sequence[str]) -> list[str]:
+    """The words with ``~`` for the home folder where a shell leaves it (``--out=~/data``); not those of another
+    command, after ``--``."""
+    own = words.index("--") if "--" in words else len(words)
+    found = []
+    for word in words[:own]:
+        name, sign, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+        found.append(name + sign + (os.path.expanduser(value) if value.startswith(f"~{os.sep}") else value))
+    return [*found, *words[own:]]
 
 
 def _run(words: Sequence[str]) -> None:
@@ -136,7 +154,7 @@ def _version() -> str:
 
 def _terminate(signum: int, frame: FrameType | None) -> Any:
     # As an exception, so that half-written data and workers are cleared away, as on Ctrl-C.
-    raise SystemExit(TERMINATED)
+    raise SystemExit(128 + signum)
 
 
 if __name__ == "__main__":

@@ -77,6 +77,8 @@ def profile(
     if not out.parent.is_dir():
         raise ConfigError(f"`out`: there is no folder {str(out.parent)!r}; make it first")
     check_file("out", out)
+    if name is not None and not name.strip():
+        raise ConfigError(f"`name`={name!r} must be a text that is not empty")
     config = ProfileConfig(
         data=data,
         transform=transform,
@@ -100,9 +102,9 @@ def profile(
 
 
 def _show(found: Profile, out: Path, seconds: float) -> None:
-    from rich.console import Console
+    from intune.display import JobConsole
 
-    console = Console()
+    console = JobConsole()
     console.print(_runs(found))
     console.print(_values(found))
     fitted = found.calibration

@@ -65,10 +65,9 @@ def simulate(
         plots: Write a picture of each scenario into this folder.
         quiet: Show no progress.
     """
-    from rich.console import Console
-
     from intune.agents.registry import summary
     from intune.cli.writing import check_file, check_folder, check_pictures
+    from intune.display import JobConsole
     from intune.simulation.table import needed, table
 
     check_file("json", json)
@@ -83,15 +82,16 @@ def simulate(
             names, scenarios, jobs=jobs, steps=steps, seed=seed, split=split, reference=reference,
             restart_seconds=restart_seconds, told=told,
         )  # fmt: skip
-    console = Console()
+    # Files first: whoever reads the tables may leave after the first (`| head`).
+    for path in write(results, json=json, html=html, plots=plots):
+        print(f"wrote {path}", file=sys.stderr)
+    console = JobConsole()
     for scenario in results.scenarios:
         made = table(results, scenario, width=console.width if console.is_terminal else None)
         if not console.is_terminal:
             console.width = needed(made)
         console.print(made)
         console.print()
-    for path in write(results, json=json, html=html, plots=plots):
-        print(f"wrote {path}", file=sys.stderr)
 
 
 def guarded_names(agents: tuple[str, ...], guard: str) -> tuple[str, ...]:

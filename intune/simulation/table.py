@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from math import isfinite, isnan
 
 from rich.console import Console
@@ -41,7 +42,8 @@ def table(results: Results, scenario: str, *, width: int | None = None) -> Table
 
 def needed(made: Table) -> int:
     """Characters across that a table needs, if nothing in it is to be cut."""
-    return Console(width=MOST).measure(made).maximum
+    # With a file and a height of its own: on a terminal that is said to be dumb rich passes over the width.
+    return Console(file=io.StringIO(), width=MOST, height=25).measure(made).maximum
 
 
 def _table(results: Results, scenario: str, shown: list[int]) -> Table:

@@ -71,7 +71,9 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_an_interrupted_write_leaves_nothing_and_no_traceback(
     tmp_path: Path, sent: signal.Signals, code: int
 ) -> None:

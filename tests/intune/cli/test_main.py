@@ -1,6 +1,7 @@
 """The command line as a whole: finding subcommands, errors, exit codes, time to help."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from intune.cli import main as cli
-from intune.cli.main import COMMANDS, GROUPS, Command, main
+from intune.cli.main import COMMANDS, GROUPS, Command, _at_home, main
 from intune.errors import ConfigError
 
 
@@ -164,3 +165,24 @@ def test_a_reader_who_leaves_is_no_fault() -> None:
         command = [sys.executable, "-m", "intune.cli.main", "data", "--help"]
         done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_home_is_known_in_options_and_left_to_commands_of_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["--out=~/data", "~/data", "--name", "~", "a~/b", "--", "--out=~/data"]
+    home = f"{tmp_path}/data"
+    assert _at_home(words) == [f"--out={home}", home, "--name", "~", "a~/b", "--", "--out=~/data"]
+
+
+def test_a_hang_up_is_passed_over_where_it_was_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under `nohup`."""
+    seen = []
+    _stub_command(monkeypatch, lambda: seen.append(signal.getsignal(signal.SIGHUP)))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert main(["data", "stub"]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert seen == [signal.SIG_IGN]

@@ -71,6 +71,7 @@ def test_a_pipeline_is_measured_and_becomes_a_scenario(folder: Path) -> None:
         (["data", "--out", "job.json"], "must end in .toml"),
         (["data", "--out", "no/job.toml"], "no folder 'no'"),
         (["data", "--out", "a.toml", "--force", "--transform", "none"], "is a folder; give a file in it"),
+        (["data", "--out", "job.toml", "--name", ""], "`name`=''"),
         (["data", "--out", "job.toml", "--seconds", "0"], "`seconds`=0.0"),
     ],
 )

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,3 +78,20 @@ def test_where_all_run_under_the_guard_so_does_the_reference() -> None:
 def test_no_scenario_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "--agents", "even", "--scenarios"]) == 2
     assert "`scenarios` is empty" in capsys.readouterr().err
+
+
+def test_files_are_written_although_nobody_reads_the_tables(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    words = "simulate --agents static --scenarios wide --jobs 2 --steps 2 --guard without --quiet --json"
+    reads, writes = os.pipe()
+    os.close(reads)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "intune.cli.main", *words.split(), str(figures)],
+            stdout=writes, stderr=subprocess.PIPE, text=True, timeout=120,
+        )  # fmt: skip
+    finally:
+        os.close(writes)
+    assert done.returncode == 141
+    assert done.stderr == f"wrote {figures}\n"
+    assert json.loads(figures.read_text())["scenarios"]["wide"]

@@ -249,3 +249,13 @@ def test_what_is_not_known_is_left_out_of_a_line() -> None:
     points = re.search(r'class="line"[^>]*points="([^"]+)"', text)
     assert points is not None
     assert points[1] == "46,264 628,10"
+
+
+def test_what_a_table_needs_does_not_depend_on_the_terminal(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = table(results, "paper")
+    expected = needed(made)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # taken for a terminal
+    assert needed(made) == expected > 80
