@@ -7,6 +7,7 @@ from math import isfinite
 from typing import Any, Literal, get_args
 
 from intune.envs.reward import Reward
+from intune.envs.source import Split
 from intune.pipelines.errors import ConfigError
 from intune.pipelines.whole import at_least
 
@@ -14,7 +15,6 @@ ObservationKind = Literal["features", "flat", "paper"]
 ActionKind = Literal["moves", "absolute"]
 Reference = Literal["first", "trainer", "none"]
 OnKill = Literal["end", "restart"]
-Split = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True, kw_only=True)
