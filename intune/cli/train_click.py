@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _DATA = """\
 DATA is a folder made by `intune data`, of which test/ is held out; or a file, folder, glob or URI (s3://…) of Parquet
 files with the columns label, I1 … I13 and C1 … C26, of which the last file is held out. Categories may be numbers, text
-or lists of either; labels are 0 or 1. Columns of other names, or another number of them, are named in a dataset.json
-beside the files:
+or lists of either; labels are 0 or 1; further columns are not read. Columns of other names, or another number of them,
+are named in a dataset.json beside the files:
 
   {"schema_version": 1,
    "columns": {"label": "clicked", "dense": ["price"], "categorical": ["shop", "item"]},
@@ -35,6 +35,9 @@ over it.
 """
 
 _END = """\
+The held-out rows are read once before training, so that what is wrong with them is said at once. Rows that do not fill
+a batch are one, which is said in a line.
+
 At the end it prints rows per second, the share of time the trainer waited for data, peak memory, and the held-out AUC
 beside the best that the data allows, where that is known.
 
@@ -272,7 +275,7 @@ def dcnv2(
         preset: Size of the model and how it is trained; demo is made for two cores.
         structure: Whether the MLP stands behind the cross layers or beside them.
         cross_layers: How many cross layers.
-        rank: Of their matrices; 0 for full ones.
+        rank: Of their matrices; 0 for full ones, which the preset's gives way to where the input is no wider.
         embedding_dim: Width of a feature's embedding.
         tables: How ids become embeddings.
         run: How to train, and with what.

@@ -1,6 +1,6 @@
-"""How large the batches may be that pipeline stages draw by.
+"""How large batches may be where there are few rows.
 
-Such stages draw by the content of a batch (see `sequence_draws.py` and `negatives.py`), and an epoch differs from
+Pipeline stages draw by the content of a batch (see `sequence_draws.py` and `negatives.py`), and an epoch differs from
 another by what shuffling puts together.
 """
 
@@ -34,3 +34,11 @@ def redrawn(batch_size: int, rows: int, *, shuffle: int, drawn: str) -> int:
         drawn,
     )
     return half
+
+
+def filled(batch_size: int, rows: int) -> bool:
+    """Whether the `rows` of an epoch fill a batch; if not, a line says that all of them are one."""
+    if rows >= batch_size:
+        return True
+    logger.warning("all %d rows are one batch, since they do not fill `batch_size`=%d", rows, batch_size)
+    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from intune.pipelines import Budget, Pipeline
-from intune.pipelines.dataset import make_source, open_dataset
-from intune.pipelines.errors import SchemaError
+from intune.pipelines.dataset import Dataset, FileEntry, make_source, open_dataset
+from intune.pipelines.errors import DataError, SchemaError
+from intune.pipelines.footers import read_footer
+from intune.pipelines.paths import find
 from intune.pipelines.transforms import Vocabulary, VocabularyBuilder
 from intune.pipelines.transforms.criteo import DENSE, SPARSE, criteo
 from intune.workloads.click_labels import LABEL, MISSING_LABEL, Labelled
@@ -20,11 +23,14 @@ from intune.workloads.data.description import DATASET_FILE, read_description
 from intune.workloads.data.rating_clicks import CLICKS, RatingClicksOptions, write_rating_clicks
 
 MISSING_ID = -1
-"""Stands for a missing integer id: Criteo's are 32-bit numbers, so no other id is negative. Where the type knows no
-negative numbers, its highest one does."""
+"""Stands for a missing integer id: Criteo's are 32-bit numbers, so no other id is negative. Where a type that the
+column has knows no negative numbers, the highest one that all of its types know does."""
 
 READ_THROUGH_BATCH = 65_536
-"""Rows looked at at once where data is read through before training."""
+"""Rows looked at at once where ids are read through before training."""
+
+EVALUATION_BATCH = 8192
+"""Rows of an evaluation batch, at least: how rows are grouped does not change the score, and few batches cost less."""
 
 _TEXT = (
     pa.types.is_string,
@@ -68,7 +74,9 @@ class ClickData:
         filesystem: the pyarrow filesystem that the paths belong to.
         columns: which of them are what.
         train, test: paths; `test` is empty where nothing is held out.
-        schema: Arrow schema of the files.
+        schema: Arrow schema of the training files, as far as `columns` goes.
+        rows: that are trained on.
+        test_schema: of the held-out files, where it is another.
         cardinalities: distinct ids of each categorical feature, where known.
         best_auc: the AUC of the teacher that drew the held-out labels, where there is one.
     """
@@ -78,6 +86,8 @@ class ClickData:
     train: tuple[str, ...]
     test: tuple[str, ...]
     schema: pa.Schema
+    rows: int
+    test_schema: pa.Schema | None = None
     cardinalities: tuple[int, ...] | None = None
     best_auc: float | None = None
 
@@ -101,13 +111,18 @@ class ClickData:
         )
 
     def _integers(self, names: Sequence[str], fill: int) -> dict[str, int]:
-        """What stands for a null in those of the columns that hold integers or lists of them; 0, in booleans, too."""
-        types = {name: _element(self.schema.field(name).type) for name in names}
-        return {
-            name: (1 << type_.bit_width) - 1 if fill < 0 and pa.types.is_unsigned_integer(type_) else fill
-            for name, type_ in types.items()
-            if pa.types.is_integer(type_) or (pa.types.is_boolean(type_) and fill == 0)
-        }
+        """What stands for a null in those of the columns that hold whole numbers or lists of them, the same in training
+        and held-out rows; 0, in booleans, too."""
+        schemas = [self.schema] if self.test_schema is None else [self.schema, self.test_schema]
+        found = {}
+        for name in names:
+            types = [_element(schema.field(name).type) for schema in schemas]
+            whole = [type_ for type_ in types if pa.types.is_integer(type_) or pa.types.is_temporal(type_)]
+            if fill < 0 and any(pa.types.is_unsigned_integer(type_) for type_ in whole):
+                found[name] = min(_highest(type_) for type_ in whole)
+            elif whole or (fill == 0 and any(pa.types.is_boolean(type_) for type_ in types)):
+                found[name] = fill
+        return found
 
 
 def find_click_data(data: str) -> ClickData:
@@ -121,8 +136,8 @@ def find_click_data(data: str) -> ClickData:
 
     Raises:
         NotFoundError, CorruptError, StorageError: there are no usable files.
-        SchemaError: the files lack columns of click logs, those of ``test`` hold them as something else than those of
-            ``train``, or what describes them says too little.
+        SchemaError: the files lack columns of click logs, hold them as what no model takes, those of ``test`` as
+            something else than those of ``train``, or what describes them says too little.
     """
     folder = Path(data)
     if (folder / "ratings").is_dir():
@@ -132,37 +147,24 @@ def find_click_data(data: str) -> ClickData:
     # A URI is no path; beside such files nothing is looked for.
     description = (folder if folder.is_dir() else folder.parent) / DATASET_FILE
     described = read_description(description.parent) if description.exists() else {}
-    held_out = None
-    if (folder / "train").is_dir():
-        found = open_dataset(make_source(str(folder / "train")))
-        train = [file.path for file in found.files]
-        test: list[str] = []
-        if (folder / "test").is_dir():
-            held_out = open_dataset(make_source(str(folder / "test")))
-            test = [file.path for file in held_out.files]
-    else:
-        found = open_dataset(make_source(data))
-        paths = [file.path for file in found.files]
-        train, test = (paths[:-1], paths[-1:]) if len(paths) > 1 else (paths, [])
     columns = _columns(described, description)
-    missing = [name for name in columns.all if name not in found.schema.names]
-    if missing:
-        lacking = f"{data} lacks the columns {', '.join(missing)}"
-        if "columns" in described:
-            raise SchemaError(f"{lacking}, which {description} names; mend it")
-        raise SchemaError(
-            f"{lacking}; click logs have {LABEL}, {DENSE[0]} … {DENSE[-1]} and {SPARSE[0]} … {SPARSE[-1]}: convert "
-            f"them with `intune data criteo`, rename them, or say what yours are called in a {DATASET_FILE} beside "
-            f"them, on a local disk: {_WRITTEN}"
-        )
-    if held_out is not None:
+    split = (folder / "train").is_dir()
+    found = _open(str(folder / "train") if split else data, columns, _remedy(described, description))
+    train, test, held_out = found.files, found.files[:0], None
+    if not split and len(train) > 1:
+        train, test = train[:-1], train[-1:]
+    elif split and (folder / "test").is_dir():
+        held_out = _open(str(folder / "test"), columns, ", which are trained on; write them there too")
+        test = held_out.files
         _check_alike(columns, found.schema, held_out.schema, folder)
     made = ClickData(
         filesystem=found.filesystem,
         columns=columns,
-        train=tuple(train),
-        test=tuple(test),
+        train=tuple(file.path for file in train),
+        test=tuple(file.path for file in test),
         schema=found.schema,
+        rows=sum(sum(file.rows) for file in train),
+        test_schema=None if held_out is None else held_out.schema,
         cardinalities=_cardinalities(described, columns, description),
         best_auc=described.get("teacher", {}).get("auc", {}).get("test"),
     )
@@ -216,19 +218,77 @@ def build_vocabulary(data: ClickData, budget: Budget | None = None) -> Vocabular
     return builder.build()
 
 
-def check_held_out_labels(data: ClickData, budget: Budget) -> None:
-    """Read the held-out rows' labels and nothing else: what is wrong with them shall not be found after training.
+def check_held_out(data: ClickData, ids: Sequence[int] | int | Vocabulary, budget: Budget) -> None:
+    """Read the held-out rows as evaluation will: what is wrong with them shall not be found after training.
 
-    It costs a small part of what one evaluation does, which reads all columns.
+    It costs one evaluation less what the model computes: the pipeline alone, which is little beside training unless
+    much more is held out than trained on.
+
+    Args:
+        data: whose held-out rows they are.
+        ids: as of `to_batches`.
+        budget: of the reading.
 
     Raises:
-        DataError: a label is neither 0 nor 1.
+        DataError: a file cannot be read, or a label or a feature cannot be used.
     """
-    pipeline = data.pipeline(data.test, [data.columns.label]).batch(READ_THROUGH_BATCH)
-    labels = pipeline.map(Labelled(label=data.columns.label))
-    with labels.loader(executor="threads", budget=budget) as loader:
+    with to_batches(data, data.test, batch_size=EVALUATION_BATCH, ids=ids).loader(
+        executor="threads", budget=budget
+    ) as loader:
         for _ in loader:
             pass
+
+
+def _remedy(described: Mapping[str, Any], file: Path) -> str:
+    """What ends a message of columns that are missing, according to a description, read from `file`."""
+    if "columns" in described:
+        return f", which {file} names; mend it"
+    return (
+        f"; click logs have {LABEL}, {DENSE[0]} … {DENSE[-1]} and {SPARSE[0]} … {SPARSE[-1]}: convert them with "
+        f"`intune data criteo`, rename them, or say what yours are called in a {DATASET_FILE} beside them, on a local "
+        f"disk: {_WRITTEN}"
+    )
+
+
+def _open(files: str, columns: ClickColumns, remedy: str) -> Dataset:
+    """These files as far as the columns go: what others hold is nobody's concern.
+
+    Raises:
+        SchemaError: the first file lacks some of them, which is said with the `remedy`; or a file holds what has no
+            place in a batch.
+    """
+    # Looked for by their names: what is read may be named by patterns.
+    filesystem, infos, _ = find([files], sleep=time.sleep)
+    first = read_footer(filesystem, infos[0], 0, time.sleep, None)
+    if isinstance(first, DataError):
+        raise first
+    missing = [name for name in columns.all if name not in first.schema.names]
+    if missing:
+        raise SchemaError(f"{files} lacks the columns {', '.join(missing)}{remedy}")
+    found = open_dataset(make_source(files, columns=columns.all))
+    for name in columns.sparse:
+        if pa.types.is_boolean(found.schema.field(name).type):
+            for file in found.files:
+                _check_no_nulls(file, name)
+    return found
+
+
+def _check_no_nulls(file: FileEntry, name: str) -> None:
+    """Raise a `SchemaError` where the file's footer, if it is at hand, tells of nulls in a column of booleans, which
+    have no third value to stand for them."""
+    if file.footer is None:
+        return
+    nulls = 0
+    for number in range(file.footer.num_row_groups):
+        group = file.footer.row_group(number)
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema == name and column.statistics is not None:
+                nulls += column.statistics.null_count or 0
+    if nulls:
+        raise SchemaError(
+            f"{file.path}: column `{name}` holds null in {nulls:,} of {sum(file.rows):,} rows, for which booleans have "
+            f"no id; write it as whole numbers or text, or write false or true where it is null"
+        )
 
 
 def _transform(data: ClickData, ids: Sequence[int] | int | Vocabulary) -> Labelled:
@@ -289,10 +349,6 @@ def _check_alike(columns: ClickColumns, train: pa.Schema, test: pa.Schema, folde
     """Raise a `SchemaError` unless the features are held out as what they are trained on: the id 7 and the text "7" are
     two ids, so that a model would be judged by ids that it has never seen."""
     for name in (*columns.dense, *columns.sparse):
-        if name not in test.names:
-            raise SchemaError(
-                f"{folder / 'test'} lacks the column {name}, which is trained on; write it there too"
-            )
         kinds = [_kind(schema.field(name).type) for schema in (train, test)]
         if kinds[0] == kinds[1] or (name in columns.dense and {*kinds} == {"floats", "whole numbers"}):
             continue
@@ -324,3 +380,9 @@ def _is_list(type_: pa.DataType) -> bool:
 
 def _element(type_: pa.DataType) -> pa.DataType:
     return type_.value_type if _is_list(type_) else type_
+
+
+def _highest(type_: pa.DataType) -> int:
+    """The highest number that a type of whole numbers knows."""
+    bits: int = type_.bit_width if pa.types.is_unsigned_integer(type_) else type_.bit_width - 1
+    return (1 << bits) - 1

@@ -15,8 +15,15 @@ from torch.optim import Optimizer
 
 from intune.pipelines import Budget, Loader
 from intune.pipelines.errors import ConfigError
+from intune.workloads.batch_sizes import filled
 from intune.workloads.checkpoint import read_checkpoint
-from intune.workloads.click_data import ClickData, check_held_out_labels, find_click_data, to_batches
+from intune.workloads.click_data import (
+    EVALUATION_BATCH,
+    ClickData,
+    check_held_out,
+    find_click_data,
+    to_batches,
+)
 from intune.workloads.click_model import ClickModel, OptimizerName, Schedule
 from intune.workloads.click_tables import IdRule, TableChoice, with_tables
 from intune.workloads.dcnv2 import DCNv2, DCNv2Config, Structure
@@ -47,9 +54,6 @@ PRESETS: dict[str, dict[str, Callable[[], AnyConfig]]] = {
 EVALUATION_SHARE = 4
 """One part in so many of the memory is the evaluation's: it does not shuffle, so it needs little."""
 
-EVALUATION_BATCH = 8192
-"""Rows of an evaluation batch, at least: how rows are grouped does not change the score, and few batches cost less."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ClickJob:
@@ -61,7 +65,8 @@ class ClickJob:
         preset: shape and recipe, of `PRESETS`.
         embedding: which tables.
         structure, cross_layers, rank, embedding_dim: of DCN-V2, instead of the preset's; a rank of 0 stands for full
-            matrices. (DLRM's MLPs are made for one width of its embeddings.)
+            matrices, which a preset's rank gives way to where the input is no wider. (DLRM's MLPs are made for one
+            width of its embeddings.)
         batch_size, optimizer, learning_rate, schedule: instead of the recipe's; a `learning_rate` is for all
             parameters.
         seed: of the model and of the shuffle.
@@ -159,10 +164,10 @@ def ready(job: ClickJob) -> Iterator[ReadyJob]:
     data = find_click_data(job.data)
     whole = Budget.detect(cpus=job.cpus, memory=job.memory)
     budget, evaluation_budget = _split(whole, bool(data.test))
-    if data.test:
-        check_held_out_labels(data, evaluation_budget)
     # No loader holds anything yet.
     config, ids = configure(job, data, whole)
+    if data.test:
+        check_held_out(data, ids, whole)
     model = make_model(config, seed=job.seed, device=job.device)
     with ExitStack() as stack:
         evaluate = None
@@ -209,19 +214,26 @@ def ready(job: ClickJob) -> Iterator[ReadyJob]:
 def configure(job: ClickJob, data: ClickData, budget: Budget | None = None) -> tuple[AnyConfig, IdRule]:
     """The preset with the job's own choices and tables for the data's ids, and what becomes of the ids.
 
-    Within `budget`, where they must be read through for that.
+    Within `budget`, where they must be read through for that. Rows that do not fill a batch are one, instead of none.
     """
     preset = PRESETS[job.model][job.preset]()
     given = {"optimizer": job.optimizer, "batch_size": job.batch_size, "schedule": job.schedule}
     recipe = replace(preset.recipe, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     if job.learning_rate is not None:
         recipe = replace(recipe, learning_rate=job.learning_rate, table_learning_rate=None)
+    if recipe.drop_last and not filled(recipe.batch_size, data.rows):
+        recipe = replace(recipe, drop_last=False)
     shape = job._dcnv2()
-    if "rank" in shape:
-        shape["rank"] = shape["rank"] or None
+    rank = preset.rank if isinstance(preset, DCNv2Config) else None
+    if rank is not None or job.rank is not None:
+        # The data decides how wide the input is, so that a preset's rank has to wait.
+        shape["rank"] = job.rank or None
     preset = replace(preset, sparse_gradients=recipe.optimizer != "adam", recipe=recipe, **shape)
     most = DEMO_TABLE_ROWS if job.preset in ("demo", "mlp") else None
-    return with_tables(preset, job.embedding, data, most=most, budget=budget)
+    config, ids = with_tables(preset, job.embedding, data, most=most, budget=budget)
+    if isinstance(config, DCNv2Config) and job.rank is None and rank is not None and rank < config.width:
+        config = replace(config, rank=rank)
+    return config, ids
 
 
 def make_model(config: AnyConfig, *, seed: int, device: str = "cpu") -> ClickModel:

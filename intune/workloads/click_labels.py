@@ -71,4 +71,4 @@ def as_labels(name: str, column: Any) -> Array:
 def _described(value: Any) -> str:
     if value != value:
         return "NaN or null"
-    return f"null (or {value})" if value == MISSING_LABEL and value.dtype.kind in "iu" else f"{value}"
+    return f"null (or {value})" if value == MISSING_LABEL and value.dtype.kind in "iuf" else f"{value}"

@@ -54,8 +54,8 @@ class DCNv2Config(ClickModelConfig):
             raise ConfigError(f"`cross_layers` must be at least 0, but {self.cross_layers} was found")
         if self.rank is not None and not 1 <= self.rank <= self.width:
             raise ConfigError(
-                f"`rank` must be from 1 to the input's width, {self.width}, or None for full matrices, "
-                f"but {self.rank} was found"
+                f"`rank` must be from 1 to the input's width, {self.width}, or None for full matrices (0 on the "
+                f"command line), but {self.rank} was found"
             )
         if self.structure not in ("stacked", "parallel"):
             raise ConfigError(f"`structure`={self.structure!r} is unknown; use stacked or parallel")

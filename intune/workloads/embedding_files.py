@@ -61,7 +61,7 @@ def read_embeddings(path: Path, *, items: int) -> Tensor:
     Raises:
         NotFoundError, CorruptError: there is no such file, or it is neither.
         SchemaError: it lacks a column, ids are no whole numbers, or embeddings no lists of numbers of one length.
-        DataError: an item has none or several, or a number is NaN or infinite.
+        DataError: an item has none or several, a number is NaN or infinite, or all items have the same.
     """
     if not path.exists():
         raise NotFoundError(
@@ -81,6 +81,10 @@ def read_embeddings(path: Path, *, items: int) -> Tensor:
     if not np.isfinite(vectors).all():
         bad = int(ids[~np.isfinite(vectors).all(axis=1)][0])
         raise DataError(f"{path}: the embedding of item {bad} holds NaN or infinite numbers; make it again")
+    if items > 1 and (vectors == vectors[0]).all():
+        raise DataError(
+            f"{path}: all {items:,} items have the same embedding; make it from texts that tell them apart"
+        )
     ordered = np.empty(vectors.shape, dtype=np.float32)
     ordered[ids] = vectors
     return torch.from_numpy(ordered)

@@ -12,6 +12,10 @@ from torch import Tensor
 from intune.pipelines.errors import ConfigError, DataError
 from intune.workloads.bert4rec import BERT4Rec, BERT4RecConfig
 
+ROUNDING = 1e-6
+"""Differences between embeddings, relative to the largest number, that float32 may have made of equal texts: it knows 7
+digits."""
+
 
 def principal_components(embeddings: Tensor, width: int) -> Tensor:
     """Coordinates along the `width` directions of the largest variance, in its falling order.
@@ -28,7 +32,7 @@ def principal_components(embeddings: Tensor, width: int) -> Tensor:
 
     Raises:
         ConfigError: `width` is too large.
-        DataError: a number that is NaN or infinite.
+        DataError: a number that is NaN or infinite, or items whose embeddings are all the same.
     """
     items, dimensions = embeddings.shape
     if not 1 <= width <= min(items, dimensions):
@@ -39,6 +43,10 @@ def principal_components(embeddings: Tensor, width: int) -> Tensor:
     if not torch.isfinite(embeddings).all():
         raise DataError("the text embeddings hold NaN or infinite numbers; make them again")
     centred = embeddings.double() - embeddings.double().mean(dim=0)
+    if centred.abs().max() <= ROUNDING * embeddings.abs().max():
+        raise DataError(
+            f"the text embeddings of all {items:,} items are the same; make them from texts that tell items apart"
+        )
     left, sizes, _ = torch.linalg.svd(centred, full_matrices=False)
     made = left[:, :width] * sizes[:width]
     largest = made.gather(0, made.abs().argmax(dim=0, keepdim=True))

@@ -174,13 +174,18 @@ def embed_items(
         float32, shape ``(items, dimensions)``, in the order of the ids.
 
     Raises:
-        IntuneError: the items cannot be read, lack text, or the model cannot be loaded.
+        IntuneError: the items cannot be read, lack text or have all the same, or the model cannot be loaded.
     """
     rows = Pipeline.from_parquet(items, columns=[item, text]).batch(batch_size)
     with rows.loader(**options) as loader:
         texts: list[tuple[int, str | None]] = []
         for batch in loader:
             texts += zip(batch[item].tolist(), batch[text].to_pylist(), strict=True)
+    if len(texts) > 1 and len({text for _, text in texts}) == 1 and texts[0][1] is not None:
+        raise DataError(
+            f"{items}: all {len(texts):,} items have the same `{text}`, {texts[0][1]!r}, which tells none of them from "
+            f"another; make the data set again with a file that describes its items, or give embeddings in a file"
+        )
     label = {"model": model, "texts": _digest(texts)}
     if out.exists() and read_label(out) == label:
         return read_embeddings(out, items=len(texts))

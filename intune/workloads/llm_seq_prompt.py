@@ -119,7 +119,7 @@ class LLMSeqPrompt:
 
     Raises:
         ConfigError: there are not as many embeddings, or candidates, as names.
-        DataError: a name is blank or has several lines.
+        DataError: a name is blank or has several lines, or all are the same.
     """
 
     def __init__(
@@ -244,10 +244,17 @@ def asking(names: Sequence[str]) -> str:
 
 
 def check_names(names: Sequence[str | None]) -> tuple[str, ...]:
-    """The names without spaces around them; a `DataError` where one is missing, blank or of several lines."""
+    """The names without spaces around them; a `DataError` where one is missing, blank or of several lines, or where all
+    items have the same."""
     for place, name in enumerate(names):
         if name is None or not name.strip():
             raise DataError(f"item {place} has no name; a language model needs one for every item")
         if "\n" in name:
             raise DataError(f"the name of item {place} has several lines, {name!r}; write it in one")
-    return tuple(name.strip() for name in names if name is not None)
+    stripped = tuple(name.strip() for name in names if name is not None)
+    if len(stripped) > 1 and len(set(stripped)) == 1:
+        raise DataError(
+            f"all {len(stripped):,} items have the name {stripped[0]!r}, which tells none of them from another; make "
+            f"the data set again with a file that describes its items"
+        )
+    return stripped

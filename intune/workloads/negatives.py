@@ -25,8 +25,8 @@ Distribution: TypeAlias = Literal["uniform", "popularity"]
 DISTRIBUTIONS = ("uniform", "popularity")
 
 ROUNDS = 20
-"""Times that items a user has met are drawn again, before the few rows left are drawn from what the user has not
-met, which costs more: of a user who has met half of the catalogue, one draw in a million is left by then."""
+"""Times that items a user has met are drawn again, before the rows left are drawn, user by user, from what that user
+has not met, which costs more: of a user who has met half of the catalogue, one draw in a million is left by then."""
 
 MOST_BITS = 1 << 29
 """A bit for each user and item, 64 MiB, makes looking a pair up four times as fast as searching it among the keys."""
@@ -80,6 +80,7 @@ class NegativeSampler:
         self._candidates = np.flatnonzero(counts)
         weights = counts[self._candidates].astype(np.float64)
         weights **= options.power if options.distribution == "popularity" else 0.0
+        self._weights = weights
         self._shares = np.cumsum(weights) / weights.sum()
         self._seen = _Pairs(seen, self._items)
         met = np.zeros(len(seen), dtype=np.int64)
@@ -114,8 +115,11 @@ class NegativeSampler:
                 break
             drawn[wrong] = self._any(len(wrong), rng)
             wrong = wrong[self._seen.contains(users[wrong], drawn[wrong])]
-        for place in wrong:
-            drawn[place] = self._unmet(int(users[place]), rng)
+        # What a user has not met is looked up once for all draws of that user.
+        wrong = wrong[np.argsort(users[wrong], kind="stable")]
+        for places in np.split(wrong, 1 + np.flatnonzero(np.diff(users[wrong]))):
+            if len(places):
+                drawn[places] = self._unmet(int(users[places[0]]), len(places), rng)
         return drawn.reshape(len(user), self.options.count)
 
     def _any(self, number: int, rng: np.random.Generator) -> Ints:
@@ -124,10 +128,10 @@ class NegativeSampler:
         place = np.searchsorted(self._shares, rng.random(number), side="right")
         return self._candidates[np.minimum(place, len(self._candidates) - 1)]
 
-    def _unmet(self, user: int, rng: np.random.Generator) -> int:
+    def _unmet(self, user: int, number: int, rng: np.random.Generator) -> Ints:
         met = self._seen.contains(np.full(len(self._candidates), user), self._candidates)
-        weights = np.diff(self._shares, prepend=0.0) * ~met
-        return int(rng.choice(self._candidates, p=weights / weights.sum()))
+        weights = self._weights * ~met
+        return rng.choice(self._candidates, number, p=weights / weights.sum())
 
 
 class _Pairs:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from intune.pipelines.errors import ConfigError
-from intune.pipelines.transforms.base import as_patterns, number
+import numpy as np
+
+from intune.pipelines.errors import ConfigError, DataError
+from intune.pipelines.schema import Array, Block, Column
+from intune.pipelines.transforms.base import Transform, as_patterns, choose, number
 from intune.pipelines.transforms.cast import Cast
 from intune.pipelines.transforms.clip import Clip
 from intune.pipelines.transforms.compose import Compose, Step
@@ -38,7 +41,9 @@ def criteo(
 ) -> Compose:
     """From Criteo's columns to what `DLRM` takes; the others are left out.
 
-    - ``dense``: float32, shape ``(rows, 13)``: missing and negative numbers → 0, clipped, then log(1 + x).
+    - ``dense``: float32, shape ``(rows, 13)``: missing and negative numbers → 0, clipped, then log(1 + x). Infinity and
+      numbers beyond float32 are refused by their column's name (a `DataError`), unless they are clipped: a model would
+      make NaN of them, and to call them missing would make the highest numbers the lowest.
     - ``sparse``: int64, shape ``(rows, 26)``: ids, strings (hexadecimal, as in the raw files) or integers, hashed into
       a table's rows or looked up in a vocabulary. With `multi_hot`, the columns ``C1`` … ``C26`` instead, each as it
       was, a list column or one id a row.
@@ -74,11 +79,48 @@ def criteo(
     if dense and (clip is not None or not log):
         steps.append(Clip(columns=dense, min=0, max=clip))
     if dense and log:
-        steps.append(Log1p(columns=dense, fill_missing=True, dtype="float32", into="dense"))
+        logarithms = Log1p(columns=dense, fill_missing=True, dtype="float32", into="dense")
+        steps.append(_Finite(columns=dense, numbers=Compose(logarithms)))
     elif dense:
-        steps += [FillMissing(columns=dense, value=0.0), Stack(columns=dense, into="dense", dtype="float32")]
+        stacked = Stack(columns=dense, into="dense", dtype="float32")
+        numbers = Compose(FillMissing(columns=dense, value=0.0), stacked)
+        steps.append(_Finite(columns=dense, numbers=numbers))
     steps.append(categories)
     if label is not None:
         steps.append(Cast(columns=label, dtype="float32"))
     kept = [*([] if label is None else [label]), *(["dense"] if dense else []), *([into] if into else sparse)]
     return Compose(*steps, Select(columns=kept))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Finite(Transform):
+    """What `numbers` makes of `columns`, the matrix ``dense``, whose numbers must be finite."""
+
+    columns: tuple[str, ...]
+    numbers: Compose
+
+    def __call__(self, block: Mapping[str, Column]) -> Block:
+        """The block with the matrix.
+
+        Raises:
+            DataError: a number is infinite, or too large for float32.
+        """
+        with np.errstate(over="ignore"):
+            made = self.numbers(block)
+        matrix = made["dense"]
+        assert isinstance(matrix, np.ndarray)
+        # Missing and negative numbers are 0 by now, and one look for the largest is the least that this can cost.
+        if not np.isfinite(matrix.max(initial=0.0)):
+            self._refuse(block, matrix)
+        return made
+
+    def _refuse(self, block: Mapping[str, Column], matrix: Array) -> None:
+        columns = choose(block, self.columns, "criteo")
+        # A column that is a matrix itself has several places in the other.
+        names = [name for name in columns for _ in range(np.asarray(block[name]).size // len(matrix))]
+        wrong = np.count_nonzero(~np.isfinite(matrix), axis=0)
+        place = int(wrong.argmax())
+        raise DataError(
+            f"criteo: column `{names[place]}` holds infinity, or more than float32 can, in {wrong[place]:,} of "
+            f"{len(matrix):,} rows; write finite numbers, or null where one is missing (in code, `clip` limits them)"
+        )

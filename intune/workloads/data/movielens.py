@@ -1,6 +1,7 @@
 """Reads MovieLens as it is distributed: 100k (`u.data` …), 1M (`ratings.dat` …), and RecBole's `ml-100k.inter` ….
 
-Each from a folder, a zip file or a wheel (which is one), or from the ratings file alone, then without titles.
+Each from a folder, a zip file or a wheel (which is one), or from the ratings file alone: then without titles, and the
+items' ids are their text.
 """
 
 from __future__ import annotations
@@ -161,7 +162,8 @@ class _Reader:
             users = pa.table({"user_id": sorted({user for user, _ in tokens}, key=_natural)})
         if items is None:
             names = sorted({item for _, item in tokens}, key=_natural)
-            items = item_table(names, [None] * len(names), [None] * len(names), [()] * len(names))
+            nothing = [None] * len(names)
+            items = item_table(names, nothing, nothing, [()] * len(names), text=names)
         return Interactions(
             user=self._ids([user for user, _ in tokens], users.column("user_id"), self._layout.users),
             item=self._ids([item for _, item in tokens], items.column("item_id"), self._layout.items),

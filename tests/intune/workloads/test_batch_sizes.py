@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from intune.workloads.batch_sizes import redrawn
+from intune.workloads.batch_sizes import filled, redrawn
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,13 @@ def test_rows_that_would_be_one_batch_become_two(
     for message in caplog.messages:
         assert f"batches have {expected} rows" in message
         assert "the same masks in every epoch" in message
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(7, False), (8, True), (9, True)])
+def test_rows_that_do_not_fill_a_batch_are_said_to_be_one(
+    rows: int, expected: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="intune"):
+        assert filled(8, rows) is expected
+    assert bool(caplog.messages) is not expected
+    assert all("all 7 rows are one batch" in message for message in caplog.messages)

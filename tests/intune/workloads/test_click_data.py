@@ -18,7 +18,7 @@ from intune.workloads.click_data import (
     MISSING_ID,
     ClickData,
     build_vocabulary,
-    check_held_out_labels,
+    check_held_out,
     find_click_data,
     to_batches,
 )
@@ -283,20 +283,130 @@ def test_lists_of_ids_may_not_be_called_what_a_batch_has_already(tmp_path: Path)
 def test_labels_to_train_on_are_checked_where_batches_are_made(
     tmp_path: Path, label: Any, words: str
 ) -> None:
-    data = write_shop(tmp_path / "d", shop(label), shop())
+    data = write_shop(tmp_path / "d", shop(label))
     with pytest.raises(DataError, match=words):
         one_batch(data)
 
 
-def test_held_out_labels_are_checked_without_the_other_columns(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("held_out", "words"),
+    [
+        ({"label": [0, 1, 2, 0]}, r"test/0\.parquet, .*column `y` holds 2 in 1 of 4 rows"),
+        ({"price": [1.0, 2, np.inf, 4]}, r"test/0\.parquet, .*column `price` holds infinity"),
+        ({"price": [1.0, 2, 1e39, 4]}, r"test/0\.parquet, .*column `price` holds infinity"),
+    ],
+)
+@pytest.mark.parametrize("vocabulary", [False, True])
+def test_held_out_rows_are_looked_at_as_evaluation_will(
+    tmp_path: Path, held_out: dict[str, Any], words: str, vocabulary: bool
+) -> None:
     budget = Budget.detect(memory="100MB")
-    check_held_out_labels(write_shop(tmp_path / "good", shop([0, 2, 1, 0]), shop()), budget)
-    # Ids that no transform takes: nobody looks at them here.
-    odd = [0.5, 1.5, 2.5, 3.5]
-    with pytest.raises(DataError, match=r"test/0\.parquet, .*column `y` holds 2 in 1 of 4 rows"):
-        check_held_out_labels(
-            write_shop(tmp_path / "bad", shop(shop=odd), shop([0, 1, 2, 0], shop=odd)), budget
-        )
+    # What is wrong with the training rows is found while they are trained on.
+    good = write_shop(tmp_path / "good", shop([0, 2, 1, 0]), shop())
+    check_held_out(good, build_vocabulary(good) if vocabulary else WORD_IDS, budget)
+    bad = write_shop(tmp_path / "bad", shop(), shop(**held_out))
+    with pytest.raises(DataError, match=words):
+        check_held_out(bad, build_vocabulary(bad) if vocabulary else WORD_IDS, budget)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_categories_that_are_true_false_or_null_are_refused_with_what_helps(
+    tmp_path: Path, split: str
+) -> None:
+    whole, gaps = shop(item=[True, False, True, False]), shop(item=[True, False, None, True])
+    columns = {**COLUMNS, "dense": ["price"]}
+    assert write_shop(tmp_path / "whole", whole, None, columns).columns.sparse == ("shop", "item")
+    with pytest.raises(
+        SchemaError,
+        match=rf"{split}/0\.parquet: column `item` holds null in 1 of 4 rows, .* write it as whole numbers or",
+    ):
+        write_shop(tmp_path / "d", *((gaps, whole) if split == "train" else (whole, gaps)), columns)
+    as_numbers = shop(item=pa.array([1, 0, None, 1], pa.int8()))
+    data = write_shop(tmp_path / "numbers", whole, as_numbers, columns)
+    train, test = (one_batch(data, paths)["sparse"][:, 1].tolist() for paths in (data.train, data.test))
+    assert train[0] == test[0]
+    assert train[1] == test[1]
+    assert test[2] not in train
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        (pa.int64(), pa.uint16()),
+        (pa.uint16(), pa.int64()),
+        (pa.uint32(), pa.int32()),
+        (pa.uint8(), pa.uint64()),
+        (pa.int8(), pa.int64()),
+        (pa.list_(pa.int64()), pa.list_(pa.uint16())),
+    ],
+)
+def test_missing_ids_are_one_id_in_training_and_held_out_rows_of_other_types(
+    tmp_path: Path, train: pa.DataType, test: pa.DataType
+) -> None:
+    ids: list[Any] = [3, None, 4, None]
+    if pa.types.is_list(train):
+        ids = [[one] for one in ids]
+    tables = [shop(item=pa.array(ids, type_)) for type_ in (train, test)]
+    data = write_shop(tmp_path / "d", *tables)
+    rows = []
+    for paths in (data.train, data.test):
+        batch = one_batch(data, paths)
+        rows.append((batch["item"].values if data.has_lists else batch["sparse"][:, 1]).tolist())
+    assert rows[0] == rows[1]
+    assert rows[0][1] == rows[0][3] not in (rows[0][0], rows[0][2])
+
+
+def test_numbers_may_be_missing_where_they_are_held_out_as_another_type(tmp_path: Path) -> None:
+    data = write_shop(tmp_path / "d", shop(), shop(price=pa.array([1, None, 3, None], pa.int32())))
+    assert one_batch(data, data.test)["dense"].expm1().flatten().tolist() == pytest.approx([1, 0, 3, 0])
+
+
+def test_moments_may_be_missing(tmp_path: Path) -> None:
+    moments = pa.array([11, None, 25, None], pa.timestamp("us"))
+    data = write_shop(tmp_path / "d", shop(item=moments, price=moments))
+    batch = one_batch(data)
+    assert batch["dense"].expm1().flatten().tolist() == pytest.approx([11, 0, 25, 0])
+    ids = batch["sparse"][:, 1].tolist()
+    assert ids[1] == ids[3] not in (ids[0], ids[2])
+
+
+UNUSED = {
+    "struct": [{"a": 1}] * 4,
+    "map": pa.array([[("a", 1)]] * 4, pa.map_(pa.string(), pa.int64())),
+    "decimal": pa.array([1, 2, 3, 4]).cast(pa.decimal128(21, 2)),
+    "nested": [[[1]]] * 4,
+    "nothing": pa.nulls(4),
+}
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("unused", UNUSED)
+def test_columns_that_nobody_asked_for_may_hold_anything(tmp_path: Path, unused: str, plain: bool) -> None:
+    with_more, other = shop(meta=UNUSED[unused]), shop(meta=[1, 2, 3, 4])
+    if plain:
+        for day, table in enumerate((with_more, shop(), other)):
+            pq.write_table(table, tmp_path / f"{day}.parquet")
+        described = {"schema_version": 1, "columns": COLUMNS}
+        (tmp_path / "dataset.json").write_text(json.dumps(described))
+        data = find_click_data(str(tmp_path))
+    else:
+        data = write_shop(tmp_path / "d", with_more, other)
+    assert data.schema.names == ["y", "price", "shop", "item"]
+    for paths in (data.train[:1], data.test):
+        assert one_batch(data, paths)["sparse"].shape == (4, 2)
+
+
+@pytest.mark.parametrize("lacking", ["y", "item"])
+def test_a_pattern_does_not_stand_for_a_column_that_is_missing(tmp_path: Path, lacking: str) -> None:
+    table = shop().rename_columns([name.replace(lacking, f"{lacking}1") for name in shop().column_names])
+    columns = json.loads(json.dumps(COLUMNS).replace(f'"{lacking}"', f'"{lacking}*"'))
+    with pytest.raises(SchemaError, match=rf"lacks the columns {lacking}\*, which .*dataset\.json names"):
+        write_shop(tmp_path / "d", table, None, columns)
+
+
+def test_held_out_labels_that_are_missing_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match="test lacks the columns y, which are trained on; write them"):
+        write_shop(tmp_path / "d", shop(), shop().drop_columns("y"))
 
 
 @pytest.mark.parametrize(
@@ -324,7 +434,7 @@ def test_held_out_features_need_not_be_of_the_very_type_that_is_trained_on(tmp_p
 
 
 def test_held_out_features_that_are_missing_are_named(tmp_path: Path) -> None:
-    with pytest.raises(SchemaError, match="test lacks the column item, which is trained on"):
+    with pytest.raises(SchemaError, match="test lacks the columns item, which are trained on"):
         write_shop(tmp_path / "d", shop(), shop().drop_columns("item"))
 
 

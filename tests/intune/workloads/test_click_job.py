@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -188,9 +189,19 @@ def test_the_presets_recipe_is_taken_where_nothing_else_is_said(data: str) -> No
         assert not groups[0]["rowwise"]
 
 
-def test_a_batch_larger_than_the_data_is_refused(data: str) -> None:
-    with pytest.raises(ConfigError, match="use a smaller batch"):
-        run(job(data, batch_size=10_000))
+def test_rows_that_do_not_fill_a_batch_are_one_and_a_line_says_so(
+    data: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="intune"):
+        summary, _ = run(job(data, batch_size=ROWS + 1, options={"epochs": 2}))
+    assert (summary.step, summary.rows) == (2, 2 * ROWS)
+    (message,) = caplog.messages
+    assert message == "all 6400 rows are one batch, since they do not fill `batch_size`=6401"
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="intune"):
+        assert run(job(data, batch_size=ROWS))[0].step == 1
+        assert run(job(data, batch_size=ROWS - 1))[0].rows == ROWS - 1
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(
@@ -219,7 +230,7 @@ def test_every_pass_over_the_data_is_within_the_budget(data: str, monkeypatch: p
     monkeypatch.setattr(Pipeline, "loader", watched)
     with ready(job(data, embedding=TableChoice(kind="full"), cpus=1, memory="150MB")):
         pass
-    # The held-out labels, the ids, evaluation and training.
+    # The ids, the held-out rows, evaluation and training.
     assert len(budgets) == 4
     assert {budget.cpus for budget in budgets} == {1}
     assert max(budget.memory for budget in budgets) <= 150_000_000
@@ -276,6 +287,22 @@ def test_what_is_said_of_the_cross_layers_is_taken(data: str) -> None:
         config = made.config
     assert isinstance(config, DCNv2Config)
     assert (config.structure, config.cross_layers, config.rank) == ("parallel", 1, None)
+
+
+@pytest.mark.parametrize(("embedding_dim", "rank"), [(8, None), (31, None), (32, 32)])
+def test_a_presets_rank_gives_way_to_full_matrices_where_the_input_is_no_wider(
+    tmp_path: Path, embedding_dim: int, rank: int | None
+) -> None:
+    settings: dict[str, Any] = {"model": "dcnv2", "embedding_dim": embedding_dim, "batch_size": 20}
+    folder = shop(tmp_path / "d", [0, 1] * 50, [1, 0, 1])
+    with ready(job(folder, embedding=TableChoice(kind="full"), **settings)) as made:
+        config = made.config
+    assert isinstance(config, DCNv2Config)
+    # One dense input beside the embedding of one feature.
+    assert (config.width, config.rank) == (embedding_dim + 1, rank)
+    words = rf"`rank` must be from 1 to the input's width, {embedding_dim + 1}, .* \(0 on the command line\)"
+    with pytest.raises(ConfigError, match=words), ready(job(folder, rank=40, **settings)):
+        pass
 
 
 def test_a_preset_that_keeps_every_row_trains_on_the_last_ones_too(data: str) -> None:
@@ -359,6 +386,20 @@ def test_held_out_labels_that_are_no_clicks_are_found_before_training(tmp_path: 
     with (
         pytest.raises(DataError, match=r"test/0\.parquet, .*column `bought` holds .* in 1 of 3 rows"),
         ready(job(shop(tmp_path / "d", [0, 1] * 50, [1, 0, label]), batch_size=20)),
+    ):
+        pytest.fail("nothing was found")
+
+
+@pytest.mark.parametrize("embedding", ["hashed", "unified", "full"])
+def test_held_out_features_that_no_model_takes_are_found_before_training(
+    tmp_path: Path, embedding: Any
+) -> None:
+    folder = shop(tmp_path / "d", [0, 1] * 50, [1, 0, 1])
+    columns = {"bought": [1, 0, 1], "price": [1.0, np.inf, 2.0], "item": [1, 2, 3]}
+    pq.write_table(pa.table(columns), tmp_path / "d" / "test" / "0.parquet")
+    with (
+        pytest.raises(DataError, match=r"test/0\.parquet, .*column `price` holds infinity"),
+        ready(job(folder, batch_size=20, embedding=TableChoice(kind=embedding))),
     ):
         pytest.fail("nothing was found")
 

@@ -28,6 +28,7 @@ def test_labels_of_any_type_of_number_become_float32(dtype: str) -> None:
         ([1.0, math.nan], "column `y` holds NaN or null in 1 of 2 rows"),
         ([1.0, 1 + 1e-12], "column `y` holds 1.000000000001 in 1 of 2 rows"),
         ([1, MISSING_LABEL], r"column `y` holds null \(or 127\) in 1 of 2 rows"),
+        ([1.0, 127.0], r"column `y` holds null \(or 127\.0\) in 1 of 2 rows"),
     ],
 )
 def test_labels_that_are_neither_0_nor_1_are_refused(values: list[float], words: str) -> None:

@@ -84,6 +84,17 @@ def test_an_item_without_text_is_named(tmp_path: Path, encoder: Counting, text: 
     assert not (tmp_path / "e.parquet").exists()
 
 
+def test_texts_that_are_all_the_same_are_refused(tmp_path: Path, encoder: Counting) -> None:
+    items = write_items(tmp_path, ["unknown title"] * 3)
+    with pytest.raises(
+        DataError, match=r"all 3 items have the same `text`, 'unknown title', .*make the data"
+    ):
+        embed_items(items, tmp_path / "e.parquet", model="letters", executor="threads")
+    assert encoder.texts == 0
+    only = write_items(tmp_path, ["unknown title"])
+    assert embed_items(only, tmp_path / "e.parquet", model="letters", executor="threads").shape == (1, 2)
+
+
 def test_a_column_that_is_no_text_is_refused(encoder: Counting) -> None:
     stage = EmbedText(model="letters")
     with pytest.raises(SchemaError, match="`text` is missing"):
@@ -137,6 +148,14 @@ def test_the_model_in_a_package_embeds_like_meanings_alike() -> None:
     assert made.shape == (3, 384)
     assert made.dtype == np.float32
     assert made[0] @ made[1] > made[0] @ made[2] + 0.2
+
+
+def test_embeddings_that_are_all_the_same_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "e.npy", np.ones((3, 2)))
+    with pytest.raises(DataError, match=r"e\.npy: all 3 items have the same embedding; make it from texts"):
+        read_embeddings(tmp_path / "e.npy", items=3)
+    np.save(tmp_path / "one.npy", np.ones((1, 2)))
+    assert read_embeddings(tmp_path / "one.npy", items=1).tolist() == [[1, 1]]
 
 
 def test_embeddings_are_read_from_parquet_and_numpy(tmp_path: Path) -> None:

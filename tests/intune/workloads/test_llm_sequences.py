@@ -114,6 +114,12 @@ def test_components_that_cannot_be_are_refused() -> None:
     broken[3, 4] = torch.nan
     with pytest.raises(DataError, match="NaN"):
         principal_components(broken, 2)
+    same = torch.full((30, 12), 0.1)
+    same[3, 4] = same[3, 4].nextafter(torch.tensor(1.0))
+    for alike in (same, torch.zeros(30, 12)):
+        with pytest.raises(DataError, match="the text embeddings of all 30 items are the same"):
+            principal_components(alike, 2)
+    principal_components(same + EMBEDDINGS * 1e-4, 2)
 
 
 def test_the_item_table_starts_from_text_and_all_else_is_bert4recs() -> None:
@@ -227,6 +233,9 @@ def test_names_and_embeddings_must_fit() -> None:
         check_names(["a", " "])
     with pytest.raises(DataError, match="item 0 has no name"):
         check_names([None])
+    with pytest.raises(DataError, match="all 3 items have the name 'unknown title'"):
+        check_names(["unknown title"] * 3)
+    assert check_names(["one"]) == ("one",)
     with pytest.raises(DataError, match="several lines"):
         check_names(["a\nb"])
     wrong = LLMSeqPrompt(

@@ -97,6 +97,28 @@ def test_a_user_with_one_item_left_gets_it_without_endless_draws() -> None:
     assert set(draw.draw(np.array([0]), np.random.default_rng(0))[0]) == {items - 1}
 
 
+def test_users_who_have_met_nearly_everything_are_drawn_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    users, items, left = 4, 300, 3
+    user = np.repeat(np.arange(users + 1), [items - left] * users + [items])
+    item = np.concatenate(
+        [(np.arange(items - left) + one) % items for one in range(users)] + [np.arange(items)]
+    )
+    counts = np.bincount(item, minlength=items)
+    seen = grouped(user[user < users], item[user < users], rows=users)
+    draw = NegativeSampler(seen, counts, NegativeOptions(distribution="popularity", power=1.0))
+    asked = []
+    original = draw._unmet
+    monkeypatch.setattr(draw, "_unmet", lambda one, *rest: asked.append(one) or original(one, *rest))
+    batch = np.tile(np.arange(users), 3000)
+    drawn = draw.draw(batch, np.random.default_rng(0))[:, 0]
+    assert sorted(asked) == list(range(users))
+    for one in range(users):
+        unmet = (items - left + one + np.arange(left)) % items
+        found = np.array([(drawn[batch == one] == each).sum() for each in unmet])
+        assert found.sum() == 3000
+        np.testing.assert_allclose(found / 3000, counts[unmet] / counts[unmet].sum(), atol=0.05)
+
+
 def test_a_user_who_has_met_everything_is_named() -> None:
     user, item = np.array([0, 1, 1]), np.array([0, 0, 1])
     with pytest.raises(DataError, match="user 1 has met all 2 items that are trained on"):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from intune.pipelines.errors import ConfigError, SchemaError
+from intune.pipelines.errors import ConfigError, DataError, SchemaError
 from intune.pipelines.schema import Block, Ragged, slice_block
 from intune.pipelines.transforms import VocabularyBuilder, criteo
 
@@ -106,6 +106,33 @@ def test_numbers_as_integers_without_logarithm_and_clipped() -> None:
         np.testing.assert_allclose(clipped, np.log1p(np.minimum(plain, 20)), rtol=1e-5)
     doubles = block | {name: block[name].astype(np.float64) for name in DENSE}
     assert criteo(size=10)(doubles)["dense"].dtype == np.float32
+
+
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize("huge", [np.inf, 1e39])
+def test_numbers_that_float32_does_not_have_are_refused_by_their_columns_name(log: bool, huge: float) -> None:
+    block = raw(50)
+    block["I4"] = block["I4"].astype(np.float64)
+    block["I4"][[3, 7]] = huge
+    with pytest.raises(
+        DataError,
+        match="criteo: column `I4` holds infinity, or more than float32 can, in 2 of 50 rows; write",
+    ):
+        criteo(size=10, log=log)(block)
+    with pytest.raises(DataError, match="column `I4`"):
+        criteo(size=10, log=log, dense=["I1?", "I*"])(block)
+    if not log:
+        wide = block | {"I2": np.zeros((50, 3), np.float32)}
+        with pytest.raises(DataError, match="column `I4`"):
+            criteo(size=10, log=False)(wide)
+    # What is clipped is finite, and what is below 0 counts as 0.
+    assert criteo(size=10, log=log, clip=100)(block)["dense"].max() <= 100
+    block["I4"][[3, 7]] = -huge
+    assert criteo(size=10, log=log)(block)["dense"][3, 3] == 0
+
+
+def test_no_rows_are_no_numbers_that_float32_does_not_have() -> None:
+    assert criteo(size=10)(slice_block(raw(5), 2, 2))["dense"].shape == (0, 13)
 
 
 def test_other_names_and_no_label() -> None:

@@ -99,6 +99,9 @@ def test_ratings_alone_make_items_without_titles_in_order_of_their_numbers(tmp_p
     assert found.users.column("user_id").to_pylist() == ["2", "10"]
     assert found.items.column("item_id").to_pylist() == ["9", "10"]
     assert found.items.column("title").null_count == 2
+    assert found.items.column("text").to_pylist() == ["9", "10"], (
+        "told apart by their ids, as nothing is known"
+    )
 
 
 def test_ids_that_are_one_number_written_differently_stand_in_one_order(tmp_path: Path) -> None:
