@@ -111,10 +111,9 @@ def keep(folder: Path, key: str, known: Knowledge) -> None:
         "slots": dict(known.allocation.slots),
         "rate": known.rate,
         "memory": known.memory,
-        "learnt": dict(known.learnt),
     }
     try:
-        text = _text(stored)
+        text = _text(stored, known.learnt)
         folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
         try:
@@ -136,8 +135,18 @@ def _read(path: Path) -> Any:
     return json.loads(text.decode("utf-8"))
 
 
-def _text(stored: Mapping[str, Any]) -> str:
-    text = json.dumps(stored, allow_nan=False)
-    if len(text) > MOST_BYTES:
-        text = json.dumps({**stored, "learnt": {}}, allow_nan=False)
+def _text(stored: Mapping[str, Any], learnt: Mapping[str, Any]) -> str:
+    """As JSON, without what was learnt where that is too large or no JSON: an infinite number, for one."""
+    try:
+        text = json.dumps({**stored, "learnt": dict(learnt)}, allow_nan=False)
+        if len(text) <= MOST_BYTES:
+            return text
+        problem = f"it has more than {MOST_BYTES} bytes"
+    except (ValueError, TypeError, RecursionError) as error:
+        problem = str(error)
+    text = json.dumps({**stored, "learnt": {}}, allow_nan=False)
+    logger.warning(
+        "what the agent's `knowledge()` gave cannot be kept (%s); return plain JSON. The allocation is kept",
+        problem,
+    )
     return text

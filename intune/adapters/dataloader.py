@@ -12,19 +12,30 @@ The batches and their order are the DataLoader's. What differs:
   (Iterators of an iterable-style dataset are seeded exactly as torch's workers.)
 - *The sampler* is read in the trainer's thread, further ahead than the DataLoader would, but not where it draws from
   a generator given to it, which others may draw from too.
+- *What goes on where it was* when a loop is left early (a stream, a sampler that counts what it gave, samples read
+  from where a file is) loses nothing: where a DataLoader without workers has it, and the first batches show it in what
+  the dataset, `collate_fn` or the sampler keep, batches are made in the trainer's thread when it asks for them. What
+  shows there nowhere, as a global iterator, is read ahead all the same.
 - *What the trainer changes in the dataset* while an epoch is under way shows as many batches later as are made ahead;
   in processes, if it is an attribute or a short list or dictionary, of the dataset or of what it keeps: it is sent to
   them again then. What is written into an array shows there in the next epoch.
+- *What the trainer changes in it between two epochs* shows in the next one, but where workers persist and are
+  processes: those keep the copy that they began with, as torch's do. (What lies in shared memory they see.) Where
+  batches are made in threads, or in the trainer's, there is no copy, and it shows also with `persistent_workers=True`,
+  where torch's workers would not see it; ``workers="process"`` has it as they do.
 - *Threads* have torch's modes, NumPy's and `decimal`'s settings and context variables as the trainer's had them when
   the batch was begun.
-- *A `collate_fn` that changes what it keeps* (it counts, or works in one buffer) is noticed in the first batches of a
-  map-style dataset, but not where it does so in global variables of an imported module. With an iterable-style one
-  without workers it is not, and several threads call it; nor is it that samples lie in memory which the dataset uses
-  again for those of the next batch.
+- *A `collate_fn` that changes what it keeps* (it counts, or works in one buffer) is noticed in the first batches, but
+  not where it does so in global variables of an imported module; nor, with an iterable-style dataset without workers,
+  is it that samples lie in memory which its iterator uses again for those of the next batch.
 - *Worker processes* are fresh interpreters, whatever `multiprocessing_context` says; as many as slots are used, or
-  were until some seconds ago. They get what the trainer's process has set for all code in it, and the options in the
-  user's own modules; where they make another batch of the same indices nevertheless, ``workers="auto"`` does without
-  them.
+  were until some seconds ago. Their start counts for no `timeout`, and tensors in shared memory lie in the same memory
+  there. They get what the trainer's process has set for all code in it, and the data that it
+  has in the user's own modules and in attributes of the classes written in them: options, vocabularies, registries,
+  up to 64 MiB. What cannot be sent is named in a warning where the code reads it and does not make it itself, unless
+  the first batches are compared with those that a process makes of the same indices: where those differ,
+  ``workers="auto"`` does without processes. What was changed in installed packages (a patched function) is not sent.
+  `worker_init_fn` and several iterators leave no choice but processes, and nothing to compare with.
 """
 
 from __future__ import annotations

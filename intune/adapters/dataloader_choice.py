@@ -14,6 +14,7 @@ from typing import Literal
 
 from intune.adapters.dataloader_kept_back import keeps_back_open
 from intune.adapters.dataloader_mentions import Mentions, mentions
+from intune.adapters.dataloader_parcel import Parcel
 from intune.adapters.dataloader_probe import WORTH_SENDING_S, Measurement
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.adapters.dataloader_survey import Survey
@@ -39,12 +40,12 @@ class Choice:
         kind: ``"thread"``, ``"serial"`` (one thread at a time), ``"process"``, or ``"here"`` (in the trainer's
             own thread, when it asks for a batch).
         reason: a sentence.
-        worker: what to send to processes, where it had to be pickled before the code ran.
+        parcel: what to send to processes, where it had to be packed before the code ran.
     """
 
     kind: Kind
     reason: str
-    worker: bytes | None = None
+    parcel: Parcel | None = None
 
 
 DRAWS = (
@@ -189,19 +190,19 @@ def choose_unmixed(choice: Choice, measured: Measurement, size: int | None, budg
     )
 
 
-def choose_after(settings: LoaderSettings, worker: bytes | None) -> Choice | None:
+def choose_after(settings: LoaderSettings, parcel: Parcel | None) -> Choice | None:
     """What the code did to the dataset decides, where it has opened files by now; None if it has not.
 
     Args:
-        worker: the dataset as it was before, pickled.
+        parcel: with the dataset as it was before.
     """
     dataset = settings.dataset
     # The first looks through what is too large for the second.
     if structure_bytes(dataset) is not None and fingerprint(dataset, refuse=keeps_back_open) is not None:
         return None
     opened = "the dataset has opened what cannot be shared by threads"
-    if worker is not None:
-        return Choice(kind="process", reason=f"{opened}: every process opens its own", worker=worker)
+    if parcel is not None:
+        return Choice(kind="process", reason=f"{opened}: every process opens its own", parcel=parcel)
     return Choice(
         kind="serial",
         reason=f"{opened}, so that only one thread at a time may use it; workers='thread' says that several may",

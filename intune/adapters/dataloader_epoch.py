@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from intune.adapters.dataloader_feed import Feed, Reading
-from intune.adapters.dataloader_seed import EpochSeed
 from intune.adapters.dataloader_sources import Sources
 from intune.adapters.dataloader_tasks import Made
 from intune.pipelines.errors import LoaderError, StageTimeout
 from intune.pipelines.executors.threads import ThreadFleet
+from intune.pipelines.operations import LOOKS
 
 if TYPE_CHECKING:
     from intune.adapters.dataloader import TunableDataLoader
@@ -53,7 +53,7 @@ class Epoch(Iterator[Any]):
         self._asked: float | None = None
         self.began = self._clock()
         self.closed = False
-        self.feed = Feed(loader, reading, fleet)
+        self.feed = Feed(loader, reading, fleet, resumed=bool(done or ahead))
         # With workers the DataLoader reads ahead from here on; without, not before it is asked for a batch.
         if self._settings.num_workers:
             self.feed.read_ahead()
@@ -102,16 +102,18 @@ class Epoch(Iterator[Any]):
         feed = self.feed
         while True:
             feed.let_go()
+            feed.begin_batch()
             feed.read_ahead()
             if self._workshop.choice is None:
-                self._workshop.decide(feed.first_items(), feed.seed or EpochSeed(0))
-                self._loader.recap()
+                feed.decide()
             feed.offer()
             if not feed.out:
+                feed.raise_failure()
                 return None
             made = self._take()
             if feed.reconsider(made):
                 continue
+            feed.look(made)
             if not made.ended:
                 return made
             assert isinstance(feed.reading, Sources)
@@ -119,15 +121,26 @@ class Epoch(Iterator[Any]):
 
     def _take(self) -> Made:
         timeout = self._settings.timeout if self._settings.num_workers else None
-        try:
-            made = self.feed.take(timeout)
-        except TimeoutError:
-            raise StageTimeout(
-                f"no batch came within `timeout`={timeout:g} s of the DataLoader; allow more"
-            ) from None
+        made = self.feed.take(None) if timeout is None else self._take_within(timeout)
         if made is None:
             raise LoaderError(_OVER)
         return made
+
+    def _take_within(self, timeout: float) -> Made | None:
+        """The next batch. Time in which processes start does not count: the DataLoader's own are forks, which are
+        there at once, while a fresh interpreter that imports torch takes seconds."""
+        processes = self._workshop.processes
+        counted = 0
+        while True:
+            starting = processes.starting
+            try:
+                return self.feed.take(timeout / LOOKS)
+            except TimeoutError:
+                counted += not (starting or processes.starting)
+                if counted == LOOKS:
+                    raise StageTimeout(
+                        f"no batch came within `timeout`={timeout:g} s of the DataLoader; allow more"
+                    ) from None
 
     def _advance(self, made: Made) -> None:
         if self._settings.in_order:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from intune.adapters.dataloader_caution import Caution
 from intune.adapters.dataloader_choice import DRAWS
 from intune.adapters.dataloader_indices import Item, global_states, restore
 from intune.adapters.dataloader_seed import EpochSeed
 from intune.adapters.dataloader_settings import current_device
 from intune.adapters.dataloader_sources import Sources
-from intune.adapters.dataloader_tasks import SEGMENT, Fetcher, Made, Tasks, chain_plan
+from intune.adapters.dataloader_tasks import SEGMENT, Fetcher, Made, MapFetcher, Tasks, chain_plan
 from intune.adapters.dataloader_watch import Watched
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.errors import IntuneError
@@ -54,9 +55,12 @@ class Feed:
         loader: whose loop it is.
         reading: where items come from.
         fleet: the threads that work on it.
+        resumed: whether the loop goes on with what was read already.
     """
 
-    def __init__(self, loader: TunableDataLoader, reading: Reading, fleet: ThreadFleet) -> None:
+    def __init__(
+        self, loader: TunableDataLoader, reading: Reading, fleet: ThreadFleet, *, resumed: bool = False
+    ) -> None:
         self._loader = loader
         self._workshop = loader.workshop
         self._settings = loader.settings
@@ -71,6 +75,13 @@ class Feed:
         self._tasks: Tasks | None = None
         self._watched: Watched | None = None
         self._items: deque[Item] = deque()
+        self._failure: Exception | None = None
+        self._caution = Caution(
+            loader.settings,
+            self._workshop.verdict,
+            code=self._workshop.auto or loader.settings.iterable,
+            resumed=resumed,
+        )
         self._offered = 0
         self._held: int | None = None
         self.out = 0
@@ -89,22 +100,67 @@ class Feed:
         return max(2 * slots, self._settings.prefetch)
 
     def _pull(self) -> bool:
-        """Read one item more; False at the end."""
-        item = self.reading.pull()
+        """Read one item more; False at the end, or after what could not be read."""
+        if self._failure is not None:
+            return False
+        try:
+            item = self.reading.pull()
+        except Exception as error:
+            self._failure = error
+            return False
         if item is not None:
             self._items.append(item)
         return item is not None
 
-    def first_items(self) -> Iterator[Item]:
-        """The items to come, to be looked at; they stay to be offered."""
+    def raise_failure(self) -> None:
+        """Everything before it has been handed over: raise what the sampler raised, if it did."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _first_items(self) -> Iterator[Item]:
+        """The items to come, to be looked at; they stay to be offered. No more than the trainer has asked for, while
+        nobody knows whether there may be."""
         number = 0
         while number < len(self._items) or self._pull():
             yield self._items[number]
             number += 1
+            if not self._caution.look(self._items[0]):
+                return
+
+    def _holds(self) -> bool:
+        return bool(self._items) and not self._caution.look(self._items[0])
+
+    def begin_batch(self) -> None:
+        """The trainer asks for a batch."""
+        if not self._workshop.here:
+            self._caution.begin()
+
+    def decide(self) -> None:
+        """Choose where batches are made; not yet while it is not known whether more may be read for that."""
+        if self._failure is not None and not self._items:
+            return
+        self._workshop.decide(self._first_items(), self.seed or EpochSeed(0), held=self._holds)
+        self._heed()
+        self._loader.recap()
+
+    def look(self, made: Made) -> None:
+        """A batch was made while it was not known whether more may be read."""
+        if not made.ended and not self._workshop.here:
+            self._caution.look(made.item)
+            self._heed()
+
+    def _heed(self) -> None:
+        workshop = self._workshop
+        if workshop.auto and workshop.verdict.reason and not workshop.here:
+            workshop.go_here(workshop.verdict.reason, warn=False)
+            self._loader.recap()
 
     def read_ahead(self) -> None:
         """Read as far as the slots may want; as the DataLoader does without workers, one item at first."""
-        ahead = self._settings.num_workers or (self._workshop.sized and not self._workshop.here)
+        workshop = self._workshop
+        ahead = self._settings.num_workers or (
+            workshop.sized and not workshop.here and workshop.verdict.ahead
+        )
         wanted = self._lookahead() if ahead else 1
         while len(self._items) + self.out < wanted and self._pull():
             pass
@@ -129,6 +185,7 @@ class Feed:
                 self.stop()
                 continue
             if self._items[0].made is None:
+                self._tasks.fetcher = self._the_fetcher()  # the run may have begun before the choice was made
                 self._workshop.send_changes()
             item = self._items.popleft()
             self._tasks.items[self._offered] = item
@@ -177,6 +234,8 @@ class Feed:
             self.resize(loader.allocation)
 
     def _the_fetcher(self) -> Fetcher:
+        if self._workshop.choice is None:
+            return MapFetcher(self._settings)  # until then all that is offered is made already
         if self._fetcher is None:
             self._fetcher = self._workshop.fetcher(self.reading)
         return self._fetcher

@@ -1,95 +1,165 @@
-"""What a script has set in the user's own modules since they were imported: options, mostly, as `argparse` gives them.
+"""What a script has set in the user's own modules since they were imported: options, vocabularies, registries.
 
-A worker process imports the modules anew and has what stands in their files. Only public names of plain values are
-sent: private ones may tell of what this process has opened, which another has not.
+A worker process imports the modules anew and has what stands in their files; a fork, as the DataLoader's workers are,
+has all of it. Sent are the data of modules that are installed nowhere, and of the classes written in them. What cannot
+be sent, or takes too much, is told by name: see `Gathered`.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
+import dis
+import enum
+import logging
 import sys
-import sysconfig
-from functools import cache
-from types import ModuleType, SimpleNamespace
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
-LONGEST = 10_000
-"""Of a text, or of a list or dictionary: longer ones are data, not options."""
+from intune.adapters.pickled_values import LeftError, forget_all_but, pickled_value
+from intune.adapters.user_modules import SCRIPTS, is_users
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_INSTALLED = tuple(
-    os.path.realpath(path) + os.sep
-    for path in {*sysconfig.get_paths().values(), *(os.path.dirname(__file__),), sys.prefix, sys.base_prefix}
+MOST_SENT = 64 << 20
+"""Bytes of all that is sent: a vocabulary of a million words takes some 20 MB, and every process gets its own."""
+
+_LOCKS = (
+    type(threading.Lock()),
+    type(threading.RLock()),
+    threading.Condition,
+    threading.Event,
+    threading.Semaphore,
+    threading.local,
+    threading.Thread,
 )
+"""Every process has its own of these, whatever the script did with its."""
 
-Globals = dict[str, dict[str, Any]]
-"""By module and name."""
+Globals = dict[str, dict[str, bytes]]
+"""Pickled values by module and name; of a class's attribute ``Class.attribute``."""
 
 
-def plain_globals() -> Globals:
-    """Of the modules of this process that are installed nowhere."""
-    found: Globals = {}
+@dataclass(frozen=True)
+class Gathered:
+    """Of the modules of this process.
+
+    Attributes:
+        values: what is sent.
+        left: why something is not, by ``module.name``.
+    """
+
+    values: Globals = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+
+
+def gather() -> Gathered:
+    """The data of the modules of this process that are installed nowhere, and of their classes."""
+    found = Gathered()
+    room = MOST_SENT
+    seen: set[int] = set()
     for name, module in list(sys.modules.items()):
-        if name != "__main__" and is_users(module):
-            values = {key: value for key, value in list(vars(module).items()) if _is_sent(key, value)}
-            if values:
-                found[name] = values
+        if name in SCRIPTS or not is_users(module):
+            continue
+        values: dict[str, bytes] = {}
+        left: dict[str, str] = {}
+        for place, members in _places(module):
+            for key, value in members:
+                seen.add(id(value))
+                try:
+                    values[place + key] = pickled_value(value, max(0, room))
+                except LeftError as error:
+                    left[place + key] = str(error)
+                else:
+                    room -= len(values[place + key])
+        for key in _set_along_with(module, left):
+            values.pop(key, None)
+        if values:
+            found.values[name] = values
+        found.left.update((f"{name}.{key}", why) for key, why in left.items())
+    forget_all_but(seen)
     return found
 
 
-def set_globals(wanted: Globals) -> None:
-    """Have them in this process, in the modules that it has imported."""
-    for name, values in wanted.items():
-        if (module := sys.modules.get(name)) is None:
-            continue
-        for key, value in values.items():
-            now = vars(module).get(key)
-            if type(now) is not type(value):
-                setattr(module, key, value)
-            elif now != value:
-                _become(module, key, now, value)
+# ---- what is data ------------------------------------------------------------------------------------------
 
 
-def _become(module: ModuleType, key: str, now: Any, value: Any) -> None:
-    """Others may refer to the same object: it stays, with other contents."""
-    if isinstance(now, dict):
-        now.clear()
-        now.update(value)
-    elif isinstance(now, list):
-        now[:] = value
-    elif isinstance(now, argparse.Namespace | SimpleNamespace):
-        now.__dict__.clear()
-        now.__dict__.update(vars(value))
-    else:
-        setattr(module, key, value)
+def _places(module: ModuleType) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    """A module's own data, and that of the classes written in it, each with what stands before its names."""
+    waiting: list[tuple[str, Any]] = [("", module)]
+    while waiting:
+        place, owner = waiting.pop()
+        members = list(vars(owner).items())
+        yield place, [(key, value) for key, value in members if _is_seen_data(module, f"{place}{key}", value)]
+        for key, value in members:
+            written = f"{place}{key}"
+            if (
+                issubclass(type(value), type)  # to ask a stand-in for what it is might have it do anything
+                and not issubclass(value, enum.Enum)
+                and _is_written(module, written, value)
+            ):
+                waiting.append((f"{written}.", value))
 
 
-def is_users(module: Any) -> bool:
-    """Whether it is a module that is installed nowhere."""
-    file = getattr(module, "__file__", None) if type(module) is ModuleType else None
-    return isinstance(file, str) and not _is_installed(file)
-
-
-@cache
-def _is_installed(file: str) -> bool:
-    """Asked at every epoch of some two thousand modules; resolving a path takes the system a while."""
-    return os.path.realpath(file).startswith(_INSTALLED)
-
-
-def _is_sent(name: str, value: Any) -> bool:
-    return not name.startswith("_") and _is_plain(value)
-
-
-def _is_plain(value: Any, depth: int = 0) -> bool:
-    kind = type(value)
-    if kind in _PLAIN:
-        return not isinstance(value, str | bytes) or len(value) <= LONGEST
-    if depth > 3:
+def _is_seen_data(module: ModuleType, place: str, value: Any) -> bool:
+    try:
+        return _is_data(module, place, value)
+    except Exception:  # a stand-in for something that is not there now
         return False
-    if kind in (argparse.Namespace, SimpleNamespace):
-        return _is_plain(vars(value), depth)
-    if kind in (list, tuple, dict) and len(value) <= LONGEST:
-        parts = [*value.keys(), *value.values()] if kind is dict else value
-        return all(_is_plain(part, depth + 1) for part in parts)
-    return False
+
+
+def _is_data(module: ModuleType, place: str, value: Any) -> bool:
+    """Whether it is none of what defining a module or a class makes. A function or a class is data where it was written
+    elsewhere by the user: it may have been put there in place of another one."""
+    name = place.rpartition(".")[2]
+    special = name.startswith("__") and not isinstance(value, FunctionType)
+    if special or name == "_abc_impl" or isinstance(value, ModuleType | logging.Logger):
+        return False
+    if isinstance(value, FunctionType | type):
+        return value.__module__ in SCRIPTS or (not _is_written(module, place, value) and _is_by_name(value))
+    return not isinstance(value, (BuiltinFunctionType, *_LOCKS)) and not hasattr(type(value), "__get__")
+
+
+def _is_written(module: ModuleType, place: str, value: FunctionType | type) -> bool:
+    return (value.__module__, value.__qualname__) == (module.__name__, place)
+
+
+def _is_by_name(value: FunctionType | type) -> bool:
+    """Whether it is what its name says in a module of the user's, so that the name is all that is sent."""
+    found: Any = sys.modules.get(value.__module__)
+    if not is_users(found):
+        return False
+    for part in value.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is value
+
+
+def _set_along_with(module: ModuleType, left: dict[str, str]) -> set[str]:
+    """Private names that tell of what stays behind, as ``_opened`` of a file: of the same class, or global variables
+    that one function sets together."""
+    if not left:
+        return set()
+    held: set[str] = set()
+    for place, members in _places(module):
+        private = {place + key for key, _ in members if key.startswith("_")}
+        if place and any(f"{place}{key}" in left for key, _ in members):
+            held |= private
+        for value in vars(module if not place else owner_of(module, place)).values():
+            stored = _globals_stored(value)
+            if stored & left.keys():
+                held |= {name for name in stored if name.startswith("_")}
+    return held
+
+
+def _globals_stored(value: Any) -> set[str]:
+    if type(value) in (staticmethod, classmethod):
+        value = value.__func__
+    if type(value) is not FunctionType:
+        return set()
+    return {str(step.argval) for step in dis.get_instructions(value) if step.opname == "STORE_GLOBAL"}
+
+
+def owner_of(module: ModuleType, place: str) -> Any:
+    """The class that a name belongs to, or the module."""
+    owner: Any = module
+    for part in place.split(".")[:-1]:
+        owner = vars(owner)[part]
+    return owner

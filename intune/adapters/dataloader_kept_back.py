@@ -10,8 +10,8 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from intune.adapters.dataloader_globals import is_users
 from intune.adapters.pickled_size import structure_bytes
+from intune.adapters.user_modules import SCRIPTS, is_users
 
 
 def keeps_back_open(value: Any) -> bool:
@@ -22,7 +22,7 @@ def keeps_back_open(value: Any) -> bool:
     kind: Any = type(value)
     if kind.__getstate__ is object.__getstate__:
         return False
-    users = kind.__module__ == "__main__" or is_users(sys.modules.get(kind.__module__))
+    users = kind.__module__ in SCRIPTS or is_users(sys.modules.get(kind.__module__))
     if not (users or isinstance(value, Dataset)):
         return False
     kept = getattr(value, "__dict__", {})

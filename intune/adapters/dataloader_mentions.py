@@ -10,7 +10,7 @@ import dis
 import random
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from intune.adapters.dataloader_globals import is_users
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.adapters.dataloader_stores import is_method, mixes_up
+from intune.adapters.user_modules import SCRIPTS, is_users
 
 MOST = 2_000
 """Functions and objects looked at: a dataset may refer to half the world."""
@@ -129,6 +129,38 @@ def mentions(settings: LoaderSettings) -> Mentions:
     return Mentions(**found, mixes_up=users.mixes_up())
 
 
+def unmade(settings: LoaderSettings, names: Iterable[str]) -> list[str]:
+    """Those of some global variables and attributes of classes that the code gets from elsewhere: it reads them and
+    does not make them itself.
+
+    Args:
+        names: as ``module.name`` or ``module.Class.name``.
+    """
+    read: set[str] = set()
+    made: set[str] = set()
+    waiting: deque[Any] = deque([settings.dataset, settings.collate_fn, settings.worker_init_fn])
+    seen: dict[int, Any] = {}
+    while waiting and len(seen) < MOST:
+        value = waiting.popleft()
+        if id(value) in seen:
+            continue
+        seen[id(value)] = value
+        if isinstance(value, FunctionType) and not _passed_over(value.__module__):
+            read.update(_read(value))
+            made.update(_stored(value.__code__, value.__module__))
+        with suppress(Exception):  # the user's classes may do anything when they are looked at
+            waiting.extend(_look(value, {"random": False, "generator": False, "worker_info": False}))
+    found = []
+    for name in names:
+        owner, _, last = name.rpartition(".")
+        known = (
+            {name} if owner in sys.modules else {f".{last}"}
+        )  # of whose class an attribute is is not known
+        if known & read and not {name, f".{last}"} & made:
+            found.append(name)
+    return found
+
+
 def _look(value: Any, found: dict[str, bool]) -> Iterator[Any]:
     """Note what one thing tells, and give what it refers to."""
     if isinstance(value, FunctionType):
@@ -221,6 +253,27 @@ def _names(code: CodeType) -> tuple[set[str], set[str]]:
     return loaded, others
 
 
+def _read(function: FunctionType) -> Iterator[str]:
+    """Global variables that a function, and those in it, read, as ``module.name``, and attributes, as ``.name``."""
+    loaded, others = _names(function.__code__)
+    yield from (f"{function.__module__}.{name}" for name in loaded)
+    yield from (f".{name}" for name in others)
+    for name in loaded:
+        value = function.__globals__.get(name, sys.modules.get(name))
+        if isinstance(value, ModuleType):
+            yield from (f"{value.__name__}.{other}" for other in others)
+
+
+def _stored(code: CodeType, module: str) -> Iterator[str]:
+    """The same of those that it sets."""
+    for step in dis.get_instructions(code):
+        if step.opname in ("STORE_GLOBAL", "STORE_ATTR"):
+            yield f"{module if step.opname == 'STORE_GLOBAL' else ''}.{step.argval}"
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _stored(constant, module)
+
+
 def _of_torch(value: Any) -> bool:
     owner = getattr(value, "__module__", None) or type(getattr(value, "__self__", None)).__module__
     return str(owner).split(".")[0] == "torch"
@@ -233,7 +286,7 @@ def _passed_over(module: str | None) -> bool:
 
 def _is_users(module: str | None) -> bool:
     """Whether it is the name of the script, or of a module that is installed nowhere."""
-    return module in ("__main__", "__mp_main__") or is_users(sys.modules.get(module or ""))
+    return module in SCRIPTS or is_users(sys.modules.get(module or ""))
 
 
 def _is_plain(value: Any) -> bool:

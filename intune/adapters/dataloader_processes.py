@@ -13,35 +13,16 @@ from collections.abc import Callable
 from typing import Any
 
 from intune.adapters.dataloader_indices import Item
-from intune.adapters.dataloader_runtime import Sent
 from intune.adapters.dataloader_seed import EpochSeed
-from intune.adapters.dataloader_settings import LoaderSettings
 from intune.adapters.dataloader_tasks import Made
-from intune.adapters.dataloader_worker import BeginRequest, FetchRequest, NextRequest, Worker
-from intune.pipelines.errors import ConfigError, LoaderError, WorkerLostError
-from intune.pipelines.executors.packing import by_value
+from intune.adapters.dataloader_worker import BeginRequest, FetchRequest, NextRequest
+from intune.pipelines.errors import LoaderError, WorkerLostError
 from intune.pipelines.executors.process import Process
 from intune.pipelines.executors.processes import ProcessPool
 from intune.pipelines.stages import Map
 
 STAGE = Map(function=lambda block: block, workers="process", name="fetch")
 """As what the pool knows the function; the function itself is the `Worker` that was sent."""
-
-
-def pickled_worker(settings: LoaderSettings) -> bytes:
-    """The dataset and what goes with it, ready to be sent, and what this process has set for its code.
-
-    Raises:
-        ConfigError: something of it cannot be pickled.
-    """
-    try:
-        return by_value(Sent(Worker(settings)))
-    except Exception as error:  # pickling runs the code of whatever the dataset refers to
-        raise ConfigError(
-            f"`dataset`, `collate_fn` or `worker_init_fn` cannot be sent to a process "
-            f"({type(error).__name__}: {error}); keep locks, open files and connections out of them, or use "
-            "workers='thread'"
-        ) from error
 
 
 class Processes:
@@ -90,6 +71,11 @@ class Processes:
     def workers_lost(self) -> int:
         """Processes that died."""
         return self.pool.workers_lost + sum(source.lost for source in self.sources)
+
+    @property
+    def starting(self) -> bool:
+        """Whether some are not ready for their first request yet."""
+        return self.pool.starting or any(source.starting for source in self.sources)
 
     def pids(self) -> list[int]:
         """The processes."""
@@ -154,6 +140,12 @@ class SourceProcess:
                     f"the process of this iterator {ending}; what it had read is lost: begin the epoch anew"
                 ) from None
 
+    @property
+    def starting(self) -> bool:
+        """Whether the process is not ready for its first request yet."""
+        process = self._process
+        return process is not None and process.fresh
+
     def pids(self) -> list[int]:
         """The process, if it runs."""
         process = self._process
@@ -187,7 +179,7 @@ class SourceLink:
 
     Args:
         process: one of `processes`, for nobody else meanwhile.
-        worker: what `pickled_worker` made of the settings.
+        worker: the stream of a `Parcel`.
         number: of the iterator.
         skip: batches at its start that were handed over before.
     """

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from intune.adapters.dataloader_globals import Globals, plain_globals, set_globals
+from intune.adapters.dataloader_globals import Globals, gather
+from intune.adapters.dataloader_set_globals import set_globals
 from intune.pipelines.executors.process import import_path
 
 OWN = ("OMP_NUM_THREADS",)
@@ -33,7 +34,7 @@ class Runtime:
         filters: of warnings.
         dtype, device: what torch makes tensors as by default.
         grad: whether operations are recorded for gradients.
-        options: of the user's own modules; see `dataloader_globals.py`.
+        globals: data of the user's own modules; see `dataloader_globals.py`.
         deterministic: whether torch must use deterministic algorithms, and whether it only warns.
     """
 
@@ -44,7 +45,7 @@ class Runtime:
     dtype: torch.dtype
     device: str
     grad: bool
-    options: Globals
+    globals: Globals
     deterministic: tuple[bool, bool]
 
     @classmethod
@@ -61,7 +62,7 @@ class Runtime:
             dtype=torch.get_default_dtype(),
             device=str(torch.get_default_device()),
             grad=torch.is_grad_enabled(),
-            options=plain_globals(),
+            globals=gather().values,
             deterministic=(
                 torch.are_deterministic_algorithms_enabled(),
                 torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -88,45 +89,11 @@ class Runtime:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
 
     def apply_to_modules(self) -> None:
-        """Have its options and, lest importing is warned of, its filters of warnings."""
-        set_globals(self.options)
+        """Have its globals and, lest importing is warned of, its filters of warnings."""
+        set_globals(self.globals)
         if list(warnings.filters) != self.filters:
             warnings.resetwarnings()
             warnings.filters[:] = self.filters  # type: ignore[index]
-
-
-class Sent:
-    """Something to be pickled for a worker process, which has this process's runtime before it is made again there.
-
-    Args:
-        content: what is made again there.
-    """
-
-    def __init__(self, content: Any) -> None:
-        self._content = content
-
-    def __reduce__(self) -> Any:
-        return _arrived, (_Applied(Runtime.now()), self._content)
-
-
-class _Applied:
-    """A runtime that is applied when it is unpickled: before all that comes after it in the stream."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
-
-    def __reduce__(self) -> Any:
-        return _applied, (self.runtime,)
-
-
-def _applied(runtime: Runtime) -> Runtime:
-    runtime.apply()
-    return runtime
-
-
-def _arrived(runtime: Runtime, content: Any) -> Any:
-    runtime.apply_to_modules()
-    return content
 
 
 def _travels(entry: Any) -> bool:

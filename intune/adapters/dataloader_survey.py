@@ -1,5 +1,5 @@
-"""What of a DataLoader can be sent to processes, and how large it is; looked through once, which takes a large dataset
-of Python objects seconds."""
+"""What of a DataLoader can be sent to processes, and how large it is; looked through once, which takes a dataset of
+many Python objects seconds, unless they lie in long lists of plain things."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from intune.adapters.pickled_size import structure_bytes
 
 
 class Survey:
-    """Of a DataLoader as it is when it is first asked."""
+    """Of a DataLoader as it is when it is first asked.
 
-    def __init__(self, settings: LoaderSettings) -> None:
+    Args:
+        settings: of the DataLoader.
+        whole: look through long lists too, of which a sample else tells.
+    """
+
+    def __init__(self, settings: LoaderSettings, *, whole: bool = False) -> None:
         self._settings = settings
+        self._whole = whole
 
     @cached_property
     def size(self) -> int | None:
         """Bytes of the dataset, about; None if it cannot be sent."""
-        return structure_bytes(self._settings.dataset)
+        return structure_bytes(self._settings.dataset, whole=self._whole)
 
     @cached_property
     def code(self) -> bool:

@@ -14,6 +14,7 @@ from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from intune.adapters.batch_bytes import visible_bytes
 from intune.adapters.dataloader_indices import Item
@@ -196,12 +197,21 @@ def where(stage: str, item: Item, settings: LoaderSettings) -> str:
     """What is worked on, for a person."""
     if settings.iterable:
         return f"stage {stage!r}, batch {item.turn} of iterator {item.source}"
-    if not settings.batched:
-        return f"stage {stage!r}, batch {item.ordinal} (index {item.index!r})"
-    keys = [repr(key) for key in list(item.index)[: SHOWN + 1]]
-    if len(keys) > SHOWN:
-        keys = [*keys[: SHOWN - 1], "…", repr(list(item.index)[-1])]
-    return f"stage {stage!r}, batch {item.ordinal} (indices {', '.join(keys)})"
+    what = "indices" if settings.batched else "index"
+    return f"stage {stage!r}, batch {item.ordinal} ({what} {_shown(item.index, several=settings.batched)})"
+
+
+def _shown(index: Any, *, several: bool) -> str:
+    """What a sampler gave, which may be anything of the user's."""
+    try:
+        if not several or not isinstance(index, list | tuple | range | np.ndarray | torch.Tensor):
+            return repr(index)
+        keys = [repr(key) for key in index[: SHOWN + 1]]
+        if len(keys) > SHOWN:
+            keys = [*keys[: SHOWN - 1], "…", repr(index[-1])]
+        return ", ".join(keys)
+    except Exception as error:
+        return f"of type {type(index).__name__}, which cannot be shown: {type(error).__name__}"
 
 
 def failed(item: Item, error: BaseException, place: str) -> Made:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import pickle
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from intune.adapters.dataloader_caution import Verdict
 from intune.adapters.dataloader_choice import (
     DRAWS,
     MOST_COPIED,
@@ -25,6 +25,7 @@ from intune.adapters.dataloader_choice import (
     choose_unshared,
 )
 from intune.adapters.dataloader_glimpse import Glimpse, glimpse
+from intune.adapters.dataloader_globals import gather
 from intune.adapters.dataloader_indices import (
     Indices,
     Item,
@@ -33,14 +34,14 @@ from intune.adapters.dataloader_indices import (
     generators_of,
     global_states,
 )
-from intune.adapters.dataloader_mentions import mentions
+from intune.adapters.dataloader_mentions import mentions, unmade
+from intune.adapters.dataloader_parcel import Parcel
 from intune.adapters.dataloader_probe import random_states
 from intune.adapters.dataloader_processes import (
     STAGE,
     Processes,
     ProcessFetcher,
     SourceLink,
-    pickled_worker,
 )
 from intune.adapters.dataloader_seed import EpochSeed, saved_seed, seed_state
 from intune.adapters.dataloader_settings import LoaderSettings
@@ -52,9 +53,9 @@ from intune.adapters.dataloader_unopened import unopened
 from intune.adapters.dataloader_watch import Watch
 from intune.adapters.dataloader_worker import like_a_worker
 from intune.adapters.pickled_size import structure_bytes
-from intune.pipelines.budget import Budget
+from intune.pipelines.budget import Budget, format_bytes
 from intune.pipelines.errors import ConfigError
-from intune.pipelines.executors.packing import by_value, pack
+from intune.pipelines.executors.packing import pack
 from intune.pipelines.executors.threads import ThreadFleet
 
 logger = logging.getLogger("intune")
@@ -72,6 +73,8 @@ class Workshop:
         choice: where the user's code runs; None until the first batches have told.
         sized: whether a batch has been seen, and so how large one is.
         seed: of the next epoch, where workers persist and have been given one.
+        auto: whether all that was left to it.
+        verdict: whether batches may be read ahead, as the loops find out.
     """
 
     def __init__(self, settings: LoaderSettings, budget: Budget, workers: str) -> None:
@@ -85,15 +88,19 @@ class Workshop:
         self.processes = Processes()
         self.seed: EpochSeed | None = None
         self.watch = Watch()
-        self._auto = workers == "auto"
+        self.auto = workers == "auto"
+        self.verdict = Verdict()
         self._serial = threading.Lock()
         self._fleets: list[ThreadFleet] = []
         self._idle: list[ThreadFleet] = []
         # Whether the code changes a worker's copy of the dataset, or what goes with it.
         self._changes = settings.worker_init_fn is not None and settings.num_workers > 0
         self._worker: bytes | None = None
-        self._first: bytes | None = None
+        self._parcel: Parcel | None = None
+        self._first: Parcel | None = None  # as it was before any of the code ran
+        self._prepared: tuple[Choice | None, Parcel | None] | None = None
         self._sent: Glimpse | None = None
+        self._told = False  # whether something may be missing in processes
         self._open: weakref.WeakSet[Sources] = weakref.WeakSet()
         if self.choice is not None:
             self._settle(self.choice)
@@ -183,7 +190,7 @@ class Workshop:
             return
         if self._worker is None or not self.settings.persistent:
             try:
-                self._worker = self._pickled()
+                parcel = self._packed()
             except ConfigError as error:
                 if self._worker is None:
                     raise
@@ -191,6 +198,10 @@ class Workshop:
                     f"the dataset has changed and cannot be sent to processes any more ({error})"
                 )
                 return
+            self._worker = parcel.again if self._changes or self.settings.iterable else parcel.stream
+            if not self._told:
+                self._told = True
+                self._tell(parcel)
         self.processes.pool.replace(STAGE.name, self._worker, anew=self._changes)
         self._sent = self._look()
 
@@ -208,7 +219,7 @@ class Workshop:
             return
         self._sent = now
         try:
-            self._worker = self._pickled()
+            self._worker = self._packed().stream
         except ConfigError as error:
             logger.warning(
                 "worker processes go on with the dataset as it was until the next epoch: %s", error
@@ -216,20 +227,52 @@ class Workshop:
         else:
             self.processes.pool.replace(STAGE.name, self._worker)
 
-    def _pickled(self) -> bytes:
+    def _packed(self) -> Parcel:
         """The dataset as it is now. What was opened in this process meanwhile cannot be sent; processes have that as
-        it was before."""
+        it was before.
+
+        Raises:
+            ConfigError: it cannot be sent.
+        """
         settings = self.settings
         size = structure_bytes(settings.dataset)
         if size is None and self._first is not None:
-            settings = replace(settings, dataset=unopened(settings.dataset, pickle.loads(self._first)))
-        elif size is not None and size <= MOST_COPIED and self._first is None:
-            self._first = by_value(settings.dataset)
-        return pickled_worker(settings)
+            settings = replace(settings, dataset=unopened(settings.dataset, self._first.dataset))
+        self._parcel = Parcel.of(settings, self._parcel)
+        if size is not None and size <= MOST_COPIED and self._first is None:
+            self._first = self._parcel
+        return self._parcel
+
+    def _forget(self) -> None:
+        """Let go of what is kept for processes: there are none any more."""
+        self._first = self._parcel = self._worker = None
+        self.processes.pool.replace(STAGE.name, b"")
+
+    def _tell(self, parcel: Parcel) -> None:
+        """Warn of what worker processes take or lack, where there is no choice but them."""
+        processes = self.settings.sources if self.settings.iterable else self.budget.cpus
+        if (size := parcel.bytes_for(processes)) > self.budget.memory:
+            logger.warning(
+                "copies of the dataset for %d worker processes take about %s, more than the budget's %s; raise "
+                "`memory=`, have fewer of them, or keep its data in arrays, which they share",
+                processes,
+                format_bytes(size),
+                format_bytes(self.budget.memory),
+            )
+        left = gather().left
+        for name in unmade(self.settings, left):
+            logger.warning(
+                "`%s` cannot be sent to worker processes (%s), which have it as importing the module makes it; make it "
+                "there, in `worker_init_fn` or where it is first used, or keep it in the dataset",
+                name,
+                left[name],
+            )
 
     def _without_processes(self, reason: str) -> None:
         if self.settings.iterable:  # only processes can hold its iterators
             logger.warning("worker processes go on with the dataset as it was: %s", reason)
+            if self._parcel is not None:
+                self._worker = self._parcel.again
         else:
             kind: Kind = "here" if mentions(self.settings).random else "serial"
             if self.settings.worker_init_fn is not None and self.settings.num_workers:
@@ -250,28 +293,30 @@ class Workshop:
             self.processes, reading.seed, lambda item: where(STAGE.name, item, self.settings)
         )
 
-    def decide(self, items: Iterator[Item], seed: EpochSeed) -> None:
+    def decide(
+        self, items: Iterator[Item], seed: EpochSeed, *, held: Callable[[], bool] = lambda: False
+    ) -> None:
         """Choose between threads and processes, making the first batches in this thread.
 
         Args:
             items: to be made.
             seed: of the epoch's workers.
+            held: says after that whether they were too few to choose; then it is done at a later batch.
         """
         settings = self.settings
-        if self._survey.size is None or self._survey.size <= MOST_COPIED:
-            self._survey = Survey(settings)  # it may have been changed since the loader was made
+        begun, prepared = self._prepared is not None, self._prepared or self._prepare()
+        unsendable, parcel = prepared
         size = self._survey.size
-        unsendable = choose_unsendable(settings, self._survey)
-        if unsendable is None and size is not None and size <= MOST_COPIED:
-            self._first = by_value(settings.dataset)
-        worker = None if self._first is None else pickled_worker(settings)
         mentioned = mentions(settings)
         trial = Trial(settings, seed, alone=mentioned.mixes_up)
         measured = trial.measure(items)
+        self._prepared = prepared if held() else None
+        if self._prepared is not None:
+            return
         measured = replace(measured, random=measured.random or mentioned.random)
         unshared = choose_unshared(settings, measured, size or 0, self.budget)
         self._changes |= unshared is not None
-        choice = unsendable or choose_after(settings, worker)
+        choice = unsendable or choose_after(settings, parcel)
         if choice is None:
             choice = unshared or choose(measured, size or 0, self.budget)
         elif unsendable is not None and measured.random:
@@ -282,7 +327,7 @@ class Workshop:
             choice = replace(unshared, kind="here")
         if mentioned.mixes_up:
             choice = choose_unmixed(choice, measured, None if unsendable else size, self.budget)
-        in_threads: Kind = "thread" if choice.worker is None and not mentioned.mixes_up else "serial"
+        in_threads: Kind = "thread" if choice.parcel is None and not mentioned.mixes_up else "serial"
         if measured.random or unshared is not None:
             in_threads = "here"
         if choice.kind == "process" and trial.made and (problem := _unsendable(trial.made[0])):
@@ -291,26 +336,47 @@ class Workshop:
             )
         warn = False
         if choice.kind == "process":
-            self._worker = worker if worker is not None else pickled_worker(settings)
+            try:
+                self._worker = (parcel or self._packed()).stream
+            except ConfigError as error:
+                choice = Choice(kind="here" if in_threads == "here" else "serial", reason=str(error))
+        if choice.kind == "process":
+            assert self._worker is not None
             self.processes.pool.replace(STAGE.name, self._worker)
-            self._sent = self._look()
+            self._sent = None if begun else self._look()
             objection = trial.objection(
                 lambda request: self.processes(STAGE, request), random=measured.random
             )
             if objection:
                 self.processes.pool.end_idle()
                 choice, warn = Choice(kind=in_threads, reason=objection), True
+            self._told = True  # by a comparison
         if choice.kind != "process":
-            self._first = self._worker = None
+            self._forget()
         if choice.kind == "thread" and measured.random and not settings.num_workers:
             choice = Choice(kind="here", reason=f"{DRAWS}; {choice.reason}")
         if choice.kind in ("thread", "serial") and trial.reuses:
             choice = Choice(kind="here", reason="the dataset or `collate_fn` gives out the same memory again")
         self._settle(choice, warn=warn)
 
-    def go_here(self, reason: str) -> None:
+    def _prepare(self) -> tuple[Choice | None, Parcel | None]:
+        """Before any of the code runs: where it has to if it cannot be sent, and what is to be sent."""
+        settings = self.settings
+        if self._survey.size is None or self._survey.size <= MOST_COPIED:
+            self._survey = Survey(settings)  # it may have been changed since the loader was made
+        size = self._survey.size
+        unsendable = choose_unsendable(settings, self._survey)
+        if unsendable is None and size is not None and size <= MOST_COPIED:
+            try:
+                self._first = self._parcel = Parcel.of(settings)
+            except ConfigError:  # a sample of a long list did not tell
+                self._survey = Survey(settings, whole=True)
+                unsendable = choose_unsendable(settings, self._survey)
+        return unsendable, self._first
+
+    def go_here(self, reason: str, *, warn: bool = True) -> None:
         """From now on batches are made in the trainer's own thread."""
-        self._settle(Choice(kind="here", reason=reason), warn=True)
+        self._settle(Choice(kind="here", reason=reason), warn=warn)
 
     def make(self, item: Item, fetcher: Fetcher, seed: EpochSeed | None) -> bool:
         """Make an item's batch in the trainer's thread, as the DataLoader would: in its own or in a worker's.
@@ -339,7 +405,7 @@ class Workshop:
         """Why a batch that came from a thread has to be made in the trainer's own; nothing if it is as it should be."""
         choice = self.choice
         if (
-            not self._auto
+            not self.auto
             or choice is None
             or choice.kind not in ("thread", "serial")
             or made.item.made is not None
@@ -357,9 +423,9 @@ class Workshop:
 
     def _settle(self, choice: Choice, *, warn: bool = False) -> None:
         if choice.kind == "process" and self._worker is None and not self._survey.sendable:
-            pickled_worker(self.settings)  # raises, and says what is wrong
+            Parcel.of(self.settings)  # raises, and says what is wrong
         self.choice = choice
-        self.watch.looks = self._auto and choice.kind in ("thread", "serial") and not self.settings.iterable
+        self.watch.looks = self.auto and choice.kind in ("thread", "serial") and not self.settings.iterable
         kinds: dict[Kind, str] = {
             "thread": "threads",
             "serial": "one thread at a time",
@@ -391,6 +457,7 @@ class Workshop:
             for name in fleet.close():
                 logger.warning("%s did not end: user code hangs in it; it ends with this process", name)
         self.processes.close()
+        self._forget()
 
 
 def _unsendable(value: Any) -> str:

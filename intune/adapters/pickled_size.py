@@ -6,15 +6,21 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cloudpickle
 import numpy as np
 import torch
 
-MOST_STREAM = 16 << 20
-"""Bytes beside its arrays up to which something is looked through: more would hold up the first batches."""
+from intune.adapters.long_lists import LongList, long_lists
+from intune.adapters.mapped_arrays import mapped_again
+
+MOST_STREAM = 8 << 20
+"""Bytes beside its arrays up to which something is compared: more would hold up the first batches, 0.2 s a time."""
+
+MOST_LIST = 4 << 20
+"""Bytes of a long list up to which all of it is compared; of a longer one a sample."""
 
 WHOLE = 64 << 10
 """Bytes of an array up to which all of it is compared; of a larger one `PLACES`, spread evenly: what is written over
@@ -26,18 +32,33 @@ MOST_ARRAYS = 10_000
 """Arrays of which the values are compared."""
 
 
-def structure_bytes(value: Any) -> int | None:
+def structure_bytes(
+    value: Any,
+    *,
+    most: int | None = None,
+    refuse: Callable[[Any], bool] = lambda part: False,
+    whole: bool = False,
+) -> int | None:
     """About how many bytes something would be when pickled; None if it cannot be.
 
-    The bytes of arrays and tensors are counted and not copied.
+    The bytes of arrays and tensors are counted and not copied; of long lists of plain things a sample tells.
+
+    Args:
+        most: bytes from which on it is not looked through any further.
+        refuse: says of a part of it whether that counts as what cannot be pickled.
+        whole: look through long lists too.
     """
-    sink = _Sink()
-    pickler = _Structure(sink)
+    lists = [] if whole else long_lists(value)
+    sink = _Sink(most)
+    pickler = _Structure(sink, refuse)
+    pickler.pass_over(lists)
     try:
+        for one in lists:
+            sink.count(one.size)
         pickler.dump(value)
     except Exception:  # pickling runs the code of whatever it refers to
-        return None
-    return sink.size + pickler.arrays
+        return sink.size if sink.full else None
+    return sink.size
 
 
 def fingerprint(
@@ -51,85 +72,106 @@ def fingerprint(
         refuse: says of a part of it whether that counts as what cannot be pickled.
         tolerant: whether parts that cannot be pickled are passed over.
     """
+    lists = [one for one in long_lists(value) if one.size > MOST_LIST]
     sink = _Hashes()
+    for one in lists:
+        sink.hash.update(one.sample)
     pickler = _Tolerant(sink, refuse) if tolerant else _Contents(sink, refuse)
+    pickler.pass_over(lists)
     try:
         pickler.dump(value)
     except Exception:  # pickling runs the code of whatever it refers to
-        return b"" if sink.size > MOST_STREAM else None
+        return b"" if sink.full else None
     return sink.hash.digest() + pickler.hash.digest()
 
 
 class _Sink(io.RawIOBase):
-    """Counts what is written."""
+    """Counts what is written, up to `most` bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
         super().__init__()
         self.size = 0
+        self._most = most
+
+    @property
+    def full(self) -> bool:
+        """Whether it was more."""
+        return self._most is not None and self.size > self._most
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         written = memoryview(data).nbytes
-        self.size += written
+        self.count(written)
         return written
+
+    def count(self, size: int) -> None:
+        """As if that had been written."""
+        self.size += size
+        if self.full:
+            raise pickle.PicklingError("more than is looked through")
 
 
 class _Structure(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    def __init__(self, file: io.RawIOBase) -> None:
-        super().__init__(file, protocol=5)
-        self.arrays = 0
+    """Arrays and tensors are only looked at. (Not by a `persistent_id`: that is asked of every number and text.)"""
 
-    def persistent_id(self, value: Any) -> int | None:
-        if _is_open_file(value):
-            # Some are pickled as what they hold, which is not what a dataset has them for.
-            raise pickle.PicklingError("an open file")
+    def __init__(self, file: _Sink, refuse: Callable[[Any], bool]) -> None:
+        super().__init__(file, protocol=5)
+        self._file = file
+        self._refuse = refuse
+
+    def pass_over(self, lists: Sequence[LongList]) -> None:
+        """As if they had been pickled."""
+        self.memo = {id(one.items): (number, one.items) for number, one in enumerate(lists)}
+
+    def reducer_override(self, value: Any) -> Any:
+        if self._refuse(value):
+            raise pickle.PicklingError("it is not to be pickled")
         if _is_dense(value):
-            self.arrays += value.nbytes
-            return 0
-        return None
+            self.see(value)
+            return str, ()
+        if _is_open_file(value):
+            return self.reduce_file(value)
+        return super().reducer_override(value)
+
+    def see(self, array: Any) -> None:
+        """It comes by."""
+        if mapped_again(array) is None:
+            self._file.count(array.nbytes)
+
+    def reduce_file(self, file: io.IOBase) -> Any:
+        """Some are pickled as what they hold, which is not what a dataset has them for."""
+        raise pickle.PicklingError("an open file")
 
 
 class _Hashes(_Sink):
     """Hashes what is written, up to `MOST_STREAM`."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(MOST_STREAM)
         self.hash = hashlib.blake2b(digest_size=16)
 
     def write(self, data: Any) -> int:
         self.hash.update(data)
-        written = super().write(data)
-        if self.size > MOST_STREAM:
-            raise pickle.PicklingError("more than is looked through")
-        return written
+        return super().write(data)
 
 
 class _Contents(_Structure):
-    def __init__(self, file: io.RawIOBase, refuse: Callable[[Any], bool]) -> None:
-        super().__init__(file)
+    def __init__(self, file: _Hashes, refuse: Callable[[Any], bool]) -> None:
+        super().__init__(file, refuse)
         self.hash = hashlib.blake2b(digest_size=16)
-        self._refuse = refuse
         self._seen = 0
 
-    def reducer_override(self, value: Any) -> Any:
-        if self._refuse(value):
-            raise pickle.PicklingError("it is not to be pickled")
-        return super().reducer_override(value)
-
-    def persistent_id(self, value: Any) -> int | None:
-        found = super().persistent_id(value)
-        if found is not None:
-            self._seen += 1
-            if self._seen <= MOST_ARRAYS:
-                self.hash.update(_values(value))
-        return found
+    def see(self, array: Any) -> None:
+        self._seen += 1
+        if self._seen <= MOST_ARRAYS:
+            self.hash.update(_values(array))
 
 
 class _Tolerant(_Contents):
-    def persistent_id(self, value: Any) -> int | None:
-        return 0 if _is_open_file(value) else super().persistent_id(value)
+    def reduce_file(self, file: io.IOBase) -> Any:
+        return str, ()
 
     def reducer_override(self, value: Any) -> Any:
         reduced = super().reducer_override(value)

@@ -9,16 +9,12 @@ from intune.pipelines.executors.packing import Packed
 
 @dataclass(slots=True)
 class Hello:
-    """To a new process: how to find the user's modules.
+    """To a new process.
 
     Attributes:
-        path: this process's ``sys.path``.
-        python_path: the variable PYTHONPATH as the user has it.
         number: the process's own; see `worker_number.py`.
     """
 
-    path: list[str]
-    python_path: str | None
     number: int = 0
 
 

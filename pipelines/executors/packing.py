@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from types import MemberDescriptorType
 from typing import Any
 
 import cloudpickle
@@ -23,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from intune.pipelines.executors.segments import ALIGNMENT
+from intune.pipelines.executors.shared_tensors import memory_of
 from intune.pipelines.schema import Array
 
 _PLAIN_KINDS = "biufcmMSUV"
@@ -81,15 +83,77 @@ class Packed:
     buffers: tuple[tuple[int, int], ...]
 
 
-def by_value(value: Any) -> bytes:
+def by_value(value: Any, *, shared: bool = False) -> bytes:
     """`value` pickled, what the user's script defines by value: no other process can import it.
+
+    Args:
+        shared: have tensors in shared memory lie in the same memory where they are made again: in processes of this
+            machine only. They stay alive as long as what is returned.
 
     In a process that `multiprocessing` spawned the script has another name, by which cloudpickle does not know it.
     """
     script = sys.modules.get("__mp_main__")
     if script is not None and script.__name__ == "__mp_main__":
         cloudpickle.register_pickle_by_value(script)
-    return bytes(cloudpickle.dumps(value, protocol=5))
+    file = io.BytesIO()
+    pickler = Sharer(file, protocol=5) if shared else _Pickler(file, protocol=5)
+    pickler.dump(value)
+    return Holder(file.getvalue(), pickler.held) if shared and pickler.held else file.getvalue()
+
+
+class Holder(bytes):
+    """A stream, and what has to live as long as it."""
+
+    held: list[Any]
+
+    def __new__(cls, stream: bytes, held: list[Any]) -> Holder:
+        """The same bytes, as another object."""
+        made = super().__new__(cls, stream)
+        made.held = held
+        return made
+
+    def __reduce__(self) -> Any:
+        return bytes, (bytes(self),)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    """Makes a class with slots again as one with slots: cloudpickle gives it a dictionary, and then its objects have a
+    state that those of the class as it is in the script do not take."""
+
+    def reducer_override(self, value: Any) -> Any:
+        reduced = super().reducer_override(value)
+        if not (isinstance(value, type) and "__slots__" in vars(value) and isinstance(reduced, tuple)):
+            return reduced
+        if reduced[0] is not cloudpickle.cloudpickle._make_skeleton_class:
+            return reduced
+        make, (kind, name, bases, options, *rest), (members, slots), *others = reduced
+        options = {**options, "__slots__": members["__slots__"]}
+        members = {
+            key: member
+            for key, member in members.items()
+            if key != "__slots__" and not isinstance(member, MemberDescriptorType)
+        }
+        return make, (kind, name, bases, options, *rest), (members, slots), *others
+
+
+class Sharer(_Pickler):
+    """Has tensors in shared memory lie in the same memory.
+
+    Attributes:
+        held: those tensors.
+    """
+
+    def __init__(self, file: io.BytesIO, **options: Any) -> None:
+        super().__init__(file, **options)
+        self.held: list[Any] = []
+
+    def reducer_override(self, value: Any) -> Any:
+        """How something is made again; asked of all but plain things."""
+        reduced = memory_of(value)
+        if reduced is None:
+            return super().reducer_override(value)
+        self.held.append(value)
+        return reduced
 
 
 def pack(value: Any) -> tuple[Packed, Callable[[Array], None]]:
@@ -173,7 +237,7 @@ class _Layout:
         self.buffers.append((self.array(array).offset, array.nbytes))
 
 
-class _Packer(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+class _Packer(_Pickler):
     def __init__(self, file: io.BytesIO, layout: _Layout) -> None:
         super().__init__(file, protocol=5, buffer_callback=layout.buffer)
         self.columns: list[Any] = []

@@ -21,7 +21,12 @@ from intune.pipelines.executors.segments import Segment
 from intune.pipelines.operations import LOOKS
 from intune.pipelines.schema import Array, Block
 
-_WORKER = "intune.pipelines.executors.process_worker"
+_START = """
+import sys
+sys.path[:], sys.argv[3:] = sys.argv[3:], []
+from intune.pipelines.executors.process_worker import main
+main()
+"""
 
 HANDED_OVER = 4
 """Results of one process that may be in use as they are, in its segments; more are copied out, since a segment
@@ -45,10 +50,8 @@ class Process:
     def __init__(self, number: int = 0) -> None:
         self.number = number
         self.idle_since = 0.0
-        self._python_path = os.environ.get("PYTHONPATH")
-        self._path = import_path()
         try:
-            self._process, ours, self._lifeline = _started(self._path)
+            self._process, ours, self._lifeline = _started(import_path())
         except OSError as error:
             raise WorkerLostError(f"a worker process could not be started: {error}") from error
         self.pid = self._process.pid
@@ -79,7 +82,7 @@ class Process:
             StageError: the function cannot be had there; its module is not found, for one.
         """
         if not self._greeted:
-            self._channel.send(Hello(self._path, self._python_path, self.number))
+            self._channel.send(Hello(self.number))
             self._channel.receive()
             self._greeted = True
         if self._prepared.get(stage) is function:
@@ -207,7 +210,8 @@ def _unpacked(packed: Packed, memory: Array) -> dict[str, Any] | BaseException:
     except Exception as error:  # classes of the user's may do anything when they are made again
         return StageError(
             f"what the function returned cannot be made again in this process "
-            f"({type(error).__name__}: {error}); return columns"
+            f"({type(error).__name__}: {error}); return arrays, tensors or plain containers of them, or mend how its "
+            "class is pickled"
         )
     return made
 
@@ -245,29 +249,23 @@ def _started(path: list[str]) -> tuple[subprocess.Popen[bytes], socket.socket, i
             theirs.callback(os.close, passed[-1])
         with _interrupt_blocked():
             process = subprocess.Popen(
-                _command(*passed),
+                _command(passed, path),
                 stdin=subprocess.DEVNULL,
                 stdout=None if sys.__stdout__ is not None else subprocess.DEVNULL,
                 stderr=None if sys.__stderr__ is not None else subprocess.DEVNULL,
-                env=_environment(path),
+                env={"OMP_NUM_THREADS": "1", **os.environ},  # one processor, as far as libraries heed it
                 pass_fds=passed,
             )
         if_it_fails.pop_all()
         return process, ours, lifeline
 
 
-def _command(control: int, lifeline: int) -> list[str]:
+def _command(descriptors: list[int], path: list[str]) -> list[str]:
     optimised = ["-" + "O" * sys.flags.optimize] if sys.flags.optimize else []
     # -P: a folder that happens to be the current one is no place to import from, unless it is one here too.
-    return [sys.executable, *optimised, "-P", "-m", _WORKER, str(control), str(lifeline)]
-
-
-def _environment(path: list[str]) -> dict[str, str]:
-    """Of a new process: modules are found where this one finds them, and it keeps to one processor.
-
-    OMP_NUM_THREADS is heeded by OpenMP, MKL, OpenBLAS, torch and Arrow alike, unless one of their own is set.
-    """
-    return {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    # Modules are found where this process finds them, but not before the interpreter has those that it starts with: a
+    # script's folder may hold a types.py.
+    return [sys.executable, *optimised, "-P", "-c", _START, *map(str, descriptors), *path]
 
 
 @contextmanager

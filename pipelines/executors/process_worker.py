@@ -1,7 +1,7 @@
 """A worker process: runs users' functions on blocks that its parent lays into shared memory.
 
-Started by `processes.py` as ``python -m intune.pipelines.executors.process_worker CONTROL LIFELINE``. It ends
-when its parent hangs up, and is ended by the system when its parent dies, whatever it is doing then.
+Started by `process.py`, with two descriptors as arguments. It ends when its parent hangs up, and is ended by the system
+when its parent dies, whatever it is doing then.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Server:
             except Exception as error:
                 raise StageError(
                     f"what the function returned cannot leave its process ({type(error).__name__}: {error}); "
-                    "return columns"
+                    "return arrays, tensors or plain containers of them, or mend how its class is pickled"
                 ) from error
             lay(self._segments[request.target].lend(packed.size))
         except BaseException as error:  # also sys.exit(), which ends the job as it does in a thread
@@ -168,16 +168,7 @@ def _leave() -> None:
 
 def _become(hello: Hello) -> None:
     worker_number.become(hello.number)
-    sys.path[:] = hello.path
     sys.argv[1:] = []
-    if hello.python_path is None:
-        os.environ.pop("PYTHONPATH", None)
-    else:
-        os.environ["PYTHONPATH"] = hello.python_path
     reconfigure: Any = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(line_buffering=True)  # what a function prints is seen while it runs, also if it is killed
-
-
-if __name__ == "__main__":
-    main()

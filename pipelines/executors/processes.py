@@ -126,6 +126,12 @@ class ProcessPool:
             spare = self._spare()
         _end(spare)
 
+    @property
+    def starting(self) -> bool:
+        """Whether some are not ready for their first call yet."""
+        with self._changed:
+            return any(process.fresh for process in (*self._busy, *self._starting))
+
     def pids(self) -> list[int]:
         """The processes."""
         with self._changed:
@@ -316,7 +322,7 @@ def process_pool(maps: Sequence[Map]) -> ProcessPool | None:
 
 def _pickled(stage: Map) -> bytes:
     try:
-        return by_value(stage.function)
+        return by_value(stage.function, shared=True)
     except Exception as error:  # pickling runs the code of whatever the function refers to
         raise ConfigError(
             f"`function` of stage {stage.name!r} cannot be sent to a process ({type(error).__name__}: {error}); "

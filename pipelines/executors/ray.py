@@ -36,7 +36,7 @@ from intune.pipelines.executors.ray_records import (
 from intune.pipelines.executors.ray_worker import Export, Made, Outcome
 from intune.pipelines.executors.ray_workers import RayWorkers
 from intune.pipelines.operations import Job, Operations, Result
-from intune.pipelines.run import Run, finalize
+from intune.pipelines.run import Run, finalize, was_closed
 from intune.pipelines.scheduler import Key, Task
 from intune.pipelines.schema import block_bytes
 
@@ -96,10 +96,21 @@ class RayFleet:
 
         Raises:
             ConfigError: a function of the pipeline cannot be sent to the workers, or not be loaded there.
-            LoaderError: Ray was shut down.
+            LoaderError: Ray was shut down, or the fleet closed, perhaps by another thread just now.
         """
-        self._workers.check_connected()
+        try:
+            self._start(run)
+        except Exception as error:
+            if not self._closed:
+                raise
+            run.close()
+            raise was_closed() from error
+
+    def _start(self, run: Run) -> None:
         with self._changed:
+            if self._closed:
+                raise was_closed()
+            self._workers.check_connected()
             generation = self._workers.take_up(self._ray.put(_pickled(run.job)))
             self._run = run
             self._operations = Operations(run.job)
@@ -143,12 +154,12 @@ class RayFleet:
 
     def close(self) -> list[str]:
         """End all workers, and the Ray started here if no other loader uses it."""
-        self.stop()
         with self._changed:
             if self._closed:
                 return []
             self._closed = True
             self._changed.notify_all()
+        self.stop()  # not before: what is started in between would be left to nobody
         try:
             self._ending.set()
             self._pool.shutdown(wait=False, cancel_futures=True)

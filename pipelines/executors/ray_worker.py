@@ -18,7 +18,7 @@ from intune.pipelines.executors.crew import Crew
 from intune.pipelines.executors.landing import Place, Probe, Reached
 from intune.pipelines.executors.packing import Packed, pack
 from intune.pipelines.memory import roots
-from intune.pipelines.operations import Job, Operations
+from intune.pipelines.operations import Job, Operations, cpu_seconds
 
 MOST_THREADS = 64
 """Tasks a worker can run at once: slots of a stage that waits for storage may far exceed its CPUs."""
@@ -176,9 +176,9 @@ def _make(operations: Operations, recipe: Recipe, blocks: Sequence[Any], outcome
         blocks[part] if isinstance(part, int) else _make(operations, part, blocks, outcome)
         for part in recipe.inputs
     ]
-    began = time.thread_time()
+    began = cpu_seconds()
     result = operations.run(recipe.level, recipe.index, inputs)
-    outcome.cpu_s[recipe.level] = outcome.cpu_s.get(recipe.level, 0.0) + time.thread_time() - began
+    outcome.cpu_s[recipe.level] = outcome.cpu_s.get(recipe.level, 0.0) + cpu_seconds() - began
     outcome.skipped += result.skipped
     return result.payload
 

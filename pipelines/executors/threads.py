@@ -17,8 +17,8 @@ from intune.pipelines.budget import Budget
 from intune.pipelines.dataset import Reader
 from intune.pipelines.files import OpenFiles
 from intune.pipelines.idle import Rest
-from intune.pipelines.operations import CallMap, Operations, call_here
-from intune.pipelines.run import Run, Runner
+from intune.pipelines.operations import CallMap, Operations, call_here, cpu_seconds
+from intune.pipelines.run import Run, Runner, was_closed
 from intune.pipelines.schema import Block
 from intune.pipelines.stages import Map
 
@@ -93,11 +93,19 @@ class ThreadFleet:
 
         Args:
             runner: does its tasks, where they are not a pipeline's.
+
+        Raises:
+            LoaderError: the fleet was closed, perhaps by another thread just now.
         """
         with self._idle:
-            self._run = run
-            self._operations = self._of_pipeline(run) if runner is None else runner
-            self._idle.notify_all()
+            closed = self._closed
+            if not closed:
+                self._run = run
+                self._operations = self._of_pipeline(run) if runner is None else runner
+                self._idle.notify_all()
+        if closed:
+            run.close()
+            raise was_closed()
         self.resize(threads)
 
     def resize(self, threads: int, processes: int | None = None) -> None:
@@ -131,11 +139,11 @@ class ThreadFleet:
     def close(self, patience: float = 5.0) -> list[str]:
         """End all threads, waiting `patience` seconds at most; names those that did not end (user code that
         hangs)."""
-        self.stop()
         with self._idle:
             self._closed = True
             self._idle.notify_all()
             threads, self._threads = self._threads, []
+        self.stop()  # not before: what is started in between would be left to nobody
         if self._processes is not None:
             self._processes.close()  # before the threads: one may be waiting for a function that hangs
         threads = [thread for thread in threads if thread is not threading.current_thread()]
@@ -192,9 +200,9 @@ class ThreadFleet:
             self._current.run = self._current.task = None
 
     def _cpu_seconds(self) -> float:
-        """Processor time of this thread and of what it had done in processes."""
+        """Processor time of this thread and of what it had done in other threads and in processes."""
         elsewhere = 0.0 if self._processes is None else self._processes.cpu_s
-        return time.thread_time() + elsewhere
+        return cpu_seconds() + elsewhere
 
     def _watched(self, stage: Map, block: Block) -> dict[str, Any]:
         if self._processes is not None and stage.workers == "process":

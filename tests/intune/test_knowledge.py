@@ -82,10 +82,20 @@ def test_what_was_learnt_is_bounded_and_the_allocation_is_kept_anyway(tmp_path: 
     assert recall(tmp_path, "key", ["load", "batch"]) == replace(KNOWN, learnt={})
 
 
-def test_what_json_cannot_say_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for wrong in (float("nan"), object()):
-        keep(tmp_path, "key", replace(KNOWN, learnt={"twin": wrong}))
-    assert caplog.text.count("cannot be kept") == len(caplog.records) == 2
+@pytest.mark.parametrize(
+    "learnt", [{"twin": float("nan")}, {"twin": float("inf")}, {"twin": object()}, {"twin": {1, 2}}, [1, 2]]
+)
+def test_what_json_cannot_say_is_one_line_and_the_allocation_is_kept(
+    learnt: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keep(tmp_path, "key", replace(KNOWN, learnt=learnt))
+    assert caplog.text.count("cannot be kept") == len(caplog.records) == 1
+    assert recall(tmp_path, "key", ["load", "batch"]) == replace(KNOWN, learnt={})
+
+
+def test_a_rate_that_json_cannot_say_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    keep(tmp_path, "key", replace(KNOWN, rate=float("nan")))
+    assert caplog.text.count("cannot be kept") == 1
     assert not list(tmp_path.iterdir())
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from intune.adapters import dataloader_choice, dataloader_trial, dataloader_workshop
+from intune.adapters import dataloader_choice, dataloader_standing, dataloader_trial, dataloader_workshop
 from intune.adapters.dataloader_choice import choose, choose_before, choose_unsendable, choose_unshared
 from intune.adapters.dataloader_probe import Measurement, Probe, speed_up_of
 from intune.adapters.dataloader_settings import read_settings
@@ -255,12 +255,32 @@ def test_a_dataset_is_looked_through_once_before_the_first_batch_and_once_after_
 
     monkeypatch.setattr(dataloader_workshop, "MOST_COPIED", 0)  # as of a large one
     dataset = Large(12)
-    for module in (dataloader_choice, dataloader_trial):
+    for module in (dataloader_choice, dataloader_standing, dataloader_trial):
         monkeypatch.setattr(module, "fingerprint", lambda *_, **__: b"")
     with wrap(DataLoader(dataset, 3)) as loader:
         assert len(list(loader)) == 4
         assert loader.workshop.choice.kind == "thread"
     assert len(looks) == 2
+
+
+@pytest.mark.parametrize("most_copied", [0, 64 << 20])
+def test_what_a_sample_of_a_long_list_did_not_tell_is_found_before_anything_is_sent(monkeypatch, most_copied):
+    class Rows(Samples):
+        def __init__(self, size):
+            super().__init__(size)
+            self.rows = [(i,) for i in range(20_000)]
+            self.rows[1] = (threading.Lock(),)
+
+        def __getitem__(self, i):
+            return self.rows[i + 2][0]
+
+    monkeypatch.setattr(dataloader_workshop, "MOST_COPIED", most_copied)
+    monkeypatch.setattr(
+        dataloader_workshop, "choose", lambda *_: dataloader_choice.Choice(kind="process", reason="")
+    )
+    with wrap(DataLoader(Rows(6), 3)) as loader:
+        assert torch.cat(list(loader)).tolist() == list(range(2, 8))
+        assert loader.workshop.choice.kind == "serial"
 
 
 def test_a_structures_bytes_count_arrays_without_copying_them():
@@ -272,11 +292,14 @@ def test_a_structures_bytes_count_arrays_without_copying_them():
 
 def test_the_first_batches_are_made_once_and_the_reason_is_logged(caplog):
     dataset = Counted(20)
+    with wrap(DataLoader(dataset, 2)) as loader:
+        assert torch.cat(list(loader))[:, 0].tolist() == list(range(20))
+    assert dataset.asked == dict.fromkeys(range(20), 1)
+    dataset = Samples(20)
     dataset.lock = threading.Lock()
     with caplog.at_level(logging.INFO, "intune"), wrap(DataLoader(dataset, 2)) as loader:
         assert torch.cat(list(loader))[:, 0].tolist() == list(range(20))
         assert loader.allocation.as_dict() == {"fetch": 1, "collate": 2}  # cannot be copied: one at a time
-    assert dataset.asked == dict.fromkeys(range(20), 1)
     assert "batches are made in one thread at a time: the dataset holds what cannot be copied" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.INFO, "intune"), wrap(DataLoader(Slow(30, 0.002), 3)) as loader:

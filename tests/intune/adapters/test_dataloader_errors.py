@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import itertools
 import os
 import pickle
 import signal
@@ -15,7 +16,7 @@ import weakref
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from intune.adapters import TunableDataLoader
 from intune.pipelines import Allocation, Budget
@@ -54,6 +55,67 @@ def test_an_exception_of_the_dataset_names_the_batch_and_is_of_its_own_type():
         )
         assert len(next(loop)) == 6  # as with the DataLoader, the loop can go on
         assert list(loop) == []
+
+
+class Unshown(int):
+    def __repr__(self):
+        raise RuntimeError("no text")
+
+
+class Several(Failing):
+    """Fails for whatever a sampler gave that is not as it should be."""
+
+    def __getitems__(self, index):
+        raise KeyError("some of them")
+
+
+@pytest.mark.parametrize(
+    ("index", "shown"),
+    [
+        (slice(0, 4), r"indices slice\(0, 4, None\)"),
+        (torch.arange(2), r"indices tensor\(0\), tensor\(1\)"),
+        ([Unshown(1)], r"indices of type list, which cannot be shown: RuntimeError"),
+        (None, r"indices None"),
+    ],
+)
+def test_an_exception_is_the_datasets_own_whatever_the_sampler_gives(index, shown):
+    with (
+        wrap(DataLoader(Several(8, bad=[]), batch_sampler=[index]), workers="thread") as loader,
+        pytest.raises(KeyError, match=rf"batch 0 \({shown}\): KeyError: 'some of them'"),
+    ):
+        list(loader)
+
+
+# ---- the sampler's exceptions --------------------------------------------------------------------------------
+
+
+class Breaking(Sampler):
+    """Gives some batches and raises then."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        yield from ([2 * i, 2 * i + 1] for i in range(self.batches))
+        raise RuntimeError("the sampler broke")
+
+    def __len__(self):
+        return 10
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("batches", [0, 1, 6])
+@pytest.mark.parametrize("workers", ["auto", "thread"])
+def test_what_a_sampler_raises_comes_after_the_batches_that_it_gave_before(batches, workers, num_workers):
+    plain = DataLoader(Samples(20), batch_sampler=Breaking(batches), num_workers=num_workers)
+    with wrap(plain, workers=workers) as loader:
+        for _ in range(2):
+            loop = iter(loader)
+            seen = list(itertools.islice(loop, batches))
+            with pytest.raises(RuntimeError, match="the sampler broke"):
+                next(loop)
+            assert len(seen) == batches
+            assert loader.state_dict()["batch"] == batches
 
 
 def test_exceptions_of_any_class_come_through():

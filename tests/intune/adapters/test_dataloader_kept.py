@@ -129,8 +129,8 @@ def exclusive(workers):
 @pytest.mark.parametrize(
     ("make", "kind"),
     [
-        (lambda: exclusive(0), "serial"),
-        (lambda: DataLoader(Exclusive(120), 2, collate_fn=Growing()), "serial"),
+        (lambda: exclusive(0), "here"),
+        (lambda: DataLoader(Exclusive(120), 2, collate_fn=Growing()), "here"),
         (lambda: DataLoader(Samples(120), 2, collate_fn=Unsendable()), "here"),
         (lambda: DataLoader(Remembering(120), 2, collate_fn=Unsendable().ones), "here"),
         (lambda: DataLoader(OpensAndCounts(120), 2), "here"),

@@ -1,6 +1,8 @@
 """Datasets in worker processes: the DataLoader's batches, its iterators' turns, seeds that slots do not change."""
 
+import dataclasses
 import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,10 +11,10 @@ import textwrap
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from intune.pipelines import Allocation
-from intune.pipelines.errors import ConfigError, WorkerLostError
+from intune.pipelines.errors import ConfigError, StageError, StageTimeout, WorkerLostError
 from intune.pipelines.executors import processes
 from tests.intune.adapters.common import assert_same, same, wrap
 from tests.intune.adapters.datasets import (
@@ -218,3 +220,87 @@ def test_what_cannot_be_sent_is_refused_when_processes_are_asked_for():
     dataset.lock = threading.Lock()
     with pytest.raises(ConfigError, match=r"cannot be sent to a process .*lock.*use workers='thread'"):
         wrap(DataLoader(dataset), workers="process")
+
+
+def test_what_multiprocessing_shares_is_refused_and_the_remedy_is_told():
+    dataset = Stream()
+    dataset.shared = multiprocessing.Value("i", 0)
+    with pytest.raises(
+        ConfigError, match=r"through inheritance\); in place of .* `torch.tensor\(0\).share_"
+    ) as caught:
+        list(wrap(DataLoader(dataset, num_workers=1)))
+    assert "workers='thread'" not in str(caught.value)
+
+
+class SharedEpoch(IterableDataset):
+    """Its epoch lies in shared memory, so that workers that persist see it."""
+
+    def __init__(self):
+        self.epoch = torch.tensor(0).share_memory_()
+
+    def __iter__(self):
+        yield from range(10 * int(self.epoch), 10 * int(self.epoch) + 3)
+
+
+def test_workers_that_persist_see_what_is_written_into_shared_memory():
+    dataset = SharedEpoch()
+    with wrap(DataLoader(dataset, None, num_workers=1, persistent_workers=True)) as loader:
+        for epoch in (0, 1, 5):
+            dataset.epoch.fill_(epoch)
+            assert list(loader) == [10 * epoch, 10 * epoch + 1, 10 * epoch + 2]
+
+
+def test_samples_of_a_class_with_slots_come_back_as_the_scripts_own():
+    @dataclasses.dataclass(slots=True)
+    class Slotted:
+        value: int
+
+    class OfSlotted(IterableDataset):
+        def __iter__(self):
+            yield from map(Slotted, range(3))
+
+    with wrap(DataLoader(OfSlotted(), None, num_workers=1)) as loader:
+        assert list(loader) == [Slotted(0), Slotted(1), Slotted(2)]
+
+
+def test_samples_that_cannot_be_made_again_here_say_what_to_do():
+    class Stays:
+        def __init__(self):
+            self.pid = os.getpid()
+
+        def __setstate__(self, state):
+            raise ValueError("made for one process only")
+
+    class OfStaying(IterableDataset):
+        def __iter__(self):
+            yield Stays()
+
+    with (
+        wrap(DataLoader(OfStaying(), None, num_workers=1)) as loader,
+        pytest.raises(
+            StageError, match=r"ValueError: made for .*; return arrays, tensors or plain containers"
+        ),
+    ):
+        next(iter(loader))
+
+
+def test_the_start_of_a_process_takes_none_of_the_time_for_a_batch():
+    with wrap(DataLoader(Stream(), 5, num_workers=1, timeout=0.5)) as loader:
+        assert len(list(loader)) == 2
+
+
+def test_a_process_that_does_not_answer_in_time_is_an_error(tmp_path):
+    class Stuck(IterableDataset):
+        def __iter__(self):
+            yield 0
+            os.mkfifo(tmp_path / "pipe")
+            open(tmp_path / "pipe").close()  # which nobody writes to
+            yield 1
+
+    with wrap(DataLoader(Stuck(), 1, num_workers=1, timeout=0.2)) as loader:
+        loop = iter(loader)
+        assert next(loop).tolist() == [0]
+        with pytest.raises(StageTimeout, match=r"`timeout`=0\.2 s"):
+            next(loop)
+        (pid,) = loader.workshop.processes.pids()
+        os.kill(pid, signal.SIGKILL)  # lest closing waits for it

@@ -82,7 +82,12 @@ def test_options_that_a_script_set_in_its_modules_hold_in_worker_processes(monke
 @pytest.mark.usefixtures("_processes")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_processes_that_make_another_batch_are_not_used(monkeypatch, caplog, workers):
-    monkeypatch.setattr(datasets, "_scale", 5)
+    class Locked(int):
+        lock = None
+
+    scale = Locked(5)
+    scale.lock = threading.Lock()  # with which it cannot be sent
+    monkeypatch.setattr(datasets, "_scale", scale)
     plain = DataLoader(
         Scaled(24), 3, num_workers=workers, multiprocessing_context="fork" if workers else None
     )

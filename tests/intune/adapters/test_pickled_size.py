@@ -81,3 +81,35 @@ def test_what_cannot_be_pickled_has_none_and_what_is_too_large_is_not_compared(m
 
 def test_a_sparse_tensor_can_be_sent():
     assert structure_bytes([torch.eye(3).to_sparse()]) is not None
+
+
+def test_of_long_lists_a_sample_tells_unless_all_of_it_is_asked_for(monkeypatch):
+    rows = [(i, str(i)) for i in range(20_000)]
+    assert structure_bytes([rows]) == pytest.approx(structure_bytes([rows], whole=True), rel=0.2)
+    rows[1] = threading.Lock()  # which is not among the sample
+    assert structure_bytes([rows]) is not None
+    assert structure_bytes([rows], whole=True) is None
+    value = [rows, []]
+    assert fingerprint(value) is None  # it is not long enough to be passed over
+    monkeypatch.setattr(pickled_size, "MOST_LIST", 1000)
+    before = fingerprint(value)
+    assert before is not None
+    assert fingerprint(value) == before
+    value[1].append(1)
+    assert fingerprint(value) != before
+
+
+def test_no_more_is_looked_through_than_is_asked_for():
+    class Counts:
+        asked = 0
+
+        def __reduce__(self):
+            Counts.asked += 1
+            return str, (str(Counts.asked) * 10_000,)
+
+    many = [Counts() for _ in range(1000)]
+    assert structure_bytes(many, most=1 << 20) > 1 << 20
+    assert Counts.asked < 1000
+    assert structure_bytes([np.zeros(1 << 20), threading.Lock()], most=1 << 20) > 1 << 20
+    assert structure_bytes([threading.Lock()], most=1 << 20) is None
+    assert structure_bytes([torch.zeros(1)], refuse=lambda part: isinstance(part, torch.Tensor)) is None

@@ -1,5 +1,6 @@
 """Columns travel whole, writable, by one copy and without keeping what they were made of."""
 
+import dataclasses
 import enum
 import gc
 import os
@@ -298,3 +299,61 @@ def test_what_the_script_of_a_spawned_process_defines_goes_by_value(monkeypatch)
     cloudpickle.unregister_pickle_by_value(script)
     monkeypatch.delitem(sys.modules, "__mp_main__")
     assert pickle.loads(sent)() == 7
+
+
+class Base:
+    __slots__ = ("x",)
+
+
+class Slotted(Base):
+    """Of every kind of slot."""
+
+    __slots__ = ("__hidden", "__weakref__", "y")
+    z = 3
+
+    def __init__(self, x, y):
+        self.x, self.y, self.__hidden = x, y, 7
+
+    def hidden(self):
+        return self.__hidden
+
+
+class OneSlot:
+    __slots__ = "only"
+
+
+class WithDict:
+    __slots__ = {"__dict__": "", "x": "said"}
+
+
+def test_a_class_with_slots_is_one_elsewhere_too(monkeypatch):
+    kinds = [dataclasses.make_dataclass("Made", ["x"], slots=True, frozen=True), Slotted, OneSlot, WithDict]
+    for kind in kinds[1:]:
+        monkeypatch.setattr(kind, "__module__", "__main__")
+        monkeypatch.setattr(sys.modules["__main__"], kind.__name__, kind, raising=False)
+    monkeypatch.setattr(Base, "__module__", "__main__")
+    monkeypatch.setattr(sys.modules["__main__"], "Base", Base, raising=False)
+    stream = by_value(kinds)
+    packed, lay = pack(kinds)
+    memory = np.empty(packed.size, np.uint8)
+    lay(memory)
+    for read in (lambda: pickle.loads(stream), lambda: unpack(packed, memory)):
+        with monkeypatch.context() as elsewhere:  # where none of the classes is known
+            trackers = cloudpickle.cloudpickle
+            elsewhere.setattr(trackers, "_DYNAMIC_CLASS_TRACKER_BY_ID", weakref.WeakValueDictionary())
+            elsewhere.setattr(trackers, "_DYNAMIC_CLASS_TRACKER_BY_CLASS", weakref.WeakKeyDictionary())
+            made = read()
+        assert not set(map(id, made)) & set(map(id, kinds))
+        frozen, slotted, one, with_dict = made
+        assert [hasattr(kind, "__dict__") for kind in (frozen(1), slotted(1, 2), one(), with_dict())] == [
+            False, False, False, True,
+        ]  # fmt: skip
+        assert (frozen(4).x, slotted(1, 2).x, slotted(1, 2).y, slotted(1, 2).hidden(), slotted.z) == (
+            4,
+            1,
+            2,
+            7,
+            3,
+        )
+        assert one.__slots__ == "only"
+        weakref.ref(slotted(1, 2))

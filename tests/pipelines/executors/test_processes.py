@@ -392,9 +392,9 @@ def test_a_function_that_hangs_is_ended(data):
         return sum(not thread.name.startswith("intune-process-starter") for thread in threading.enumerate())
 
     threads = threading.active_count()
-    pipe = Pipeline.from_parquet(data).batch(BATCH).map(function, workers="process", timeout=0.3)
+    pipe = Pipeline.from_parquet(data).batch(BATCH).map(function, workers="process", timeout=1.0)
     with pipe.loader(executor="threads", allocation={"transform": 2}) as loader:
-        with pytest.raises(StageTimeout, match=r"stage 'transform', batch.* 6.*`timeout`=0.3 s"):
+        with pytest.raises(StageTimeout, match=r"stage 'transform', batch.* 6.*`timeout`=1 s"):
             list(loader)
         started = workers() - threads
         loader.set_epoch(0)
@@ -411,7 +411,7 @@ def test_a_batch_whose_function_hangs_can_be_skipped(data):
             time.sleep(60)
         return block
 
-    pipe = Pipeline.from_parquet(data).batch(BATCH).map(function, workers="process", timeout=0.4)
+    pipe = Pipeline.from_parquet(data).batch(BATCH).map(function, workers="process", timeout=2.0)
     with pipe.loader(executor="threads", on_error="skip") as loader:
         ids = torch.cat([batch["id"] for batch in loader]).tolist()
         assert ids == [*range(300), *range(350, 2000)]
@@ -421,10 +421,12 @@ def test_a_batch_whose_function_hangs_can_be_skipped(data):
 def test_starting_a_process_is_not_counted_as_the_functions_time():
     pool, stage = pool_of(lambda block: block, timeout=0.1)  # an interpreter alone takes longer
     began = time.monotonic()
-    assert pool(stage, {"n": 1}) == {"n": 1}
-    if time.monotonic() - began < 0.1:
-        pytest.skip("a machine too fast for this test")
-    pool.close()
+    try:
+        assert pool(stage, {"n": 1}) == {"n": 1}
+        if time.monotonic() - began < 0.1:
+            pytest.skip("a machine too fast for this test")
+    finally:
+        pool.close()
 
 
 # ---- processes that die --------------------------------------------------------------------------------------
@@ -919,6 +921,23 @@ def test_time_for_which_the_whole_job_is_stopped_is_not_the_functions(data, tmp_
         os.killpg(job.pid, signal.SIGSTOP)
         time.sleep(0.9)  # longer than the function may take
         os.killpg(job.pid, signal.SIGCONT)
+        output, complaint = job.communicate(timeout=60)
+    assert (output, complaint) == ("1\n", "")
+
+
+SHADOWED = """
+    import sys
+    from intune.pipelines import Pipeline
+
+    pipe = Pipeline.from_parquet(sys.argv[1]).batch(2000).map(lambda block: block, workers="process")
+    print(len(list(pipe.loader(executor="threads"))))
+"""
+
+
+def test_a_file_beside_the_script_may_be_called_as_a_module_that_python_begins_with(data, tmp_path):
+    """In the script itself it is in nobody's way, for the interpreter has the module by then."""
+    (tmp_path / "types.py").write_text("raise RuntimeError('not this one')")
+    with start(tmp_path, SHADOWED, data) as job:
         output, complaint = job.communicate(timeout=60)
     assert (output, complaint) == ("1\n", "")
 

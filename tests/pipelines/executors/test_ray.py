@@ -406,6 +406,19 @@ def test_a_call_that_takes_too_long_is_named(data):
         next(iter(loader))
 
 
+def test_the_processor_time_of_a_call_with_a_time_limit_is_its_stages(data):
+    def burn(block):
+        until = time.thread_time() + 0.01
+        while time.thread_time() < until:
+            pass
+        return block
+
+    pipe = Pipeline.from_parquet(data).batch(1000).map(burn, timeout=30)
+    with ray_loader(pipe) as loader:
+        batches = len(list(loader))
+        assert loader.stats().stage("transform").cpu_s >= 0.01 * batches
+
+
 def test_completion_order_delivers_every_row_once(data):
     with ray_loader(pipeline(data), in_order=False) as loader:
         ids = np.concatenate([batch["id"].numpy() for batch in loader])
@@ -462,6 +475,33 @@ def test_a_ray_that_was_shut_down_is_an_error_and_none_is_started_for_it(data, e
             with pytest.raises(LoaderError, match="Ray was shut down"):
                 iter(loader)
         assert digest(loader) == expected
+
+
+@pytest.mark.parametrize("where", [(RayFleet, "start"), (RayWorkers, "brief"), (RayWorkers, "have_one")])
+def test_a_loop_that_begins_while_the_loader_is_closed_is_refused(data, monkeypatch, where):
+    """By another thread, which finds no loop to close."""
+    loader = ray_loader(pipeline(data))
+    real = getattr(*where)
+
+    def closed_meanwhile(*arguments):
+        closer = threading.Thread(target=loader.close)
+        closer.start()
+        closer.join(30)
+        return real(*arguments)
+
+    monkeypatch.setattr(*where, closed_meanwhile)
+    raised = []
+
+    def read():
+        try:
+            raised.append(list(loader))
+        except BaseException as error:
+            raised.append(error)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(60)
+    assert [type(error) for error in raised] == [LoaderError]
 
 
 def test_only_the_last_user_of_the_ray_started_here_ends_it(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,18 @@ def test_where_the_system_allows_no_more_threads_those_there_are_do_the_work(
         else:
             with pytest.raises(RuntimeError, match="can't start new thread"):
                 iter(loader)
+
+
+@pytest.mark.parametrize("timeout", [None, 30.0])
+def test_the_processor_time_of_functions_is_their_stages(tmp_path: Path, timeout: float | None) -> None:
+    def burn(block: dict[str, Any]) -> dict[str, Any]:
+        until = time.thread_time() + 0.01
+        while time.thread_time() < until:
+            pass
+        return block
+
+    pq.write_table(pa.table({"x": np.arange(10)}), tmp_path / "x.parquet")
+    pipeline = Pipeline.from_parquet(str(tmp_path)).batch(2).map(burn, timeout=timeout)
+    with pipeline.loader(executor="threads", budget=Budget(cpus=1, memory=64 << 20)) as loader:
+        assert len(list(loader)) == 5
+        assert loader.stats().stage("transform").cpu_s >= 0.05

@@ -1,0 +1,22 @@
+"""Why a dataset cannot be sent to worker processes, and what to do about it."""
+
+from __future__ import annotations
+
+from intune.adapters.dataloader_settings import LoaderSettings
+from intune.pipelines.errors import ConfigError
+
+
+def refusal(error: Exception, settings: LoaderSettings) -> ConfigError:
+    """What to raise where pickling raised `error`."""
+    remedy = "keep locks, open files and connections out of them"
+    if "through inheritance" in str(error):  # as multiprocessing says of all that it shares
+        remedy = (
+            "in place of `multiprocessing.Value` or `Array` keep a tensor in shared memory, as "
+            "`torch.tensor(0).share_memory_()` makes it"
+        )
+    if not (settings.iterable and settings.num_workers):
+        remedy = f"{remedy}, or use workers='thread'"
+    return ConfigError(
+        "`dataset`, `collate_fn` or `worker_init_fn` cannot be sent to a process "
+        f"({type(error).__name__}: {error}); {remedy}"
+    )
