@@ -1,7 +1,7 @@
 """Parquet files as a data set: whether they agree, and reading their row groups.
 
-Finding them lives in `paths.py`, reading their footers in `footers.py`, conversion of what was read in `arrow.py`, and
-the order in which it is read in `plan.py`.
+Finding them lives in `paths.py`, reading their footers in `footers.py`, what these tell of sizes in `sizes.py`,
+conversion of what was read in `arrow.py`, and the order in which it is read in `plan.py`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from intune.pipelines import arrow, footers
+from intune.pipelines import arrow, footers, sizes
 from intune.pipelines.budget import Usable
 from intune.pipelines.errors import ConfigError, CorruptError, DataError, SchemaError
-from intune.pipelines.failures import explain
+from intune.pipelines.failures import explain, is_failure
 from intune.pipelines.files import UNKNOWN, OpenFiles, Version, is_local, open_file, version_of
 from intune.pipelines.footers import Footer, parse_footer, read_footer
 from intune.pipelines.paths import find, partition_keys
 from intune.pipelines.plan import LoadBlock, RowGroups
 from intune.pipelines.remote import fetch
-from intune.pipelines.schema import Block
+from intune.pipelines.schema import Block, copy_column
 
 FOOTER_THREADS = 16
 """Footers are small and mostly wait for storage, so more threads than cores read them."""
@@ -88,7 +88,8 @@ class Dataset:
         columns: names of the columns to read, in the order in which they were named.
         fills: for each column, what stands for a null (None: see `arrow.to_column`).
         schema: types as which `columns` are read, which is not how every file stores them: see `arrow.plain`.
-        row_bytes: decoded bytes of a row, estimated from types and footers.
+        row_bytes: decoded bytes of a row, from types and footers.
+        guessed: whether that is a guess, as it is of strings; see `sizes.py`.
         skipped: files left out under ``on_error="skip"``, with the reason.
         remote: whether reads should be joined into few, large requests.
     """
@@ -99,6 +100,7 @@ class Dataset:
     fills: tuple[Any, ...]
     schema: pa.Schema
     row_bytes: float
+    guessed: bool = False
     skipped: tuple[tuple[str, DataError], ...] = ()
     remote: bool = False
 
@@ -110,6 +112,7 @@ class Dataset:
             group=np.concatenate([np.arange(count, dtype=np.int64) for count in counts]),
             rows=np.array([rows for file in self.files for rows in file.rows], dtype=np.int64),
             row_bytes=self.row_bytes,
+            guessed=self.guessed,
         )
 
     def fingerprint(self) -> str:
@@ -188,13 +191,15 @@ def open_dataset(
     if not any(sum(file.rows) for file in entries):
         raise DataError(f"{entries[0].path}: the data set has no rows ({len(entries)} file(s) looked at)")
     schema = pa.schema(list(types.items()))
+    row_bytes, guessed = sizes.row_bytes(schema, [footer for _, footer in good])
     return Dataset(
         filesystem=filesystem,
         files=entries,
         columns=tuple(types),
         fills=tuple(_fill_for(name, type_, source.fill) for name, type_ in types.items()),
         schema=schema,
-        row_bytes=_row_bytes(schema, [footer for _, footer in good]),
+        row_bytes=row_bytes,
+        guessed=guessed,
         skipped=tuple(skipped),
         remote=not isinstance(filesystem, fs.LocalFileSystem),
     )
@@ -274,16 +279,6 @@ def _fill_for(name: str, type_: pa.DataType, fill: Sequence[tuple[str, Any]]) ->
     return matches[-1] if matches else None
 
 
-def _row_bytes(schema: pa.Schema, footers: Sequence[Footer]) -> float:
-    """Decoded bytes of a row: exact for numbers; columns of varying length by their share in the footers."""
-    fixed = [arrow.row_bytes(item.type) for item in schema]
-    known = sum(size for size in fixed if size is not None)
-    varying = sum(size is None for size in fixed)
-    rows = max(1, sum(sum(footer.rows) for footer in footers))
-    encoded = sum(footer.data_bytes for footer in footers) / rows
-    return max(1.0, known + encoded * varying / max(1, len(footers[0].schema)))
-
-
 class Stopped(Exception):
     """A read was given up because nobody wants it any more."""
 
@@ -348,8 +343,8 @@ class Reader:
                 if self._local:
                     self._check_version(block.file, handle, where)  # it may have changed while it was read
                 yield columns
-        except (pa.ArrowException, OSError, ValueError) as error:
-            if isinstance(error, DataError):
+        except Exception as error:
+            if not is_failure(error, None if decoding else dataset.filesystem):
                 raise
             self.forget(block.file)
             raise explain(error, where, decoding=decoding) from error
@@ -361,6 +356,8 @@ class Reader:
                 f"{where}: {table.num_rows} rows, but the footer promised {block.skip + block.rows}; "
                 "the file was rewritten since it was planned, or is broken"
             )
+        # Views of a few rows would keep the whole row group, and what they take be reckoned with for every row.
+        few = block.rows * 2 < table.num_rows
         if block.skip or table.num_rows != block.rows:
             table = table.slice(block.skip, block.rows)
         columns: Block = {}
@@ -374,6 +371,8 @@ class Reader:
                 raise
             except pa.ArrowException as error:
                 raise explain(error, f"{where}: column {name!r}", decoding=True) from error
+            if few:
+                columns[name] = copy_column(columns[name])
         return columns
 
     def _table(self, file: Any, block: LoadBlock, names: list[str]) -> pa.Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -16,9 +16,13 @@ from intune.pipelines.errors import (
     SchemaError,
     StorageError,
 )
+from intune.pipelines.files import is_python
 from intune.pipelines.retries import retry_delay
 
 T = TypeVar("T")
+
+_FAILURES = (pa.ArrowException, OSError, ValueError)
+"""What Arrow and its own filesystems raise."""
 
 
 def explain(error: BaseException, where: str, *, decoding: bool = False) -> IntuneError:
@@ -31,6 +35,8 @@ def explain(error: BaseException, where: str, *, decoding: bool = False) -> Intu
             the error has a system's number. (Arrow raises `OSError` for both.)
     """
     text = " ".join(str(error).split())
+    if not isinstance(error, _FAILURES):
+        text = f"{type(error).__name__}: {text}".removesuffix(": ")  # a client's own, which may have no words
     if isinstance(error, MemoryError):
         return MemoryShortError(
             f"{where}: there is not memory enough to read it ({text}); nothing is wrong with the file: give the "
@@ -57,15 +63,36 @@ def out_of_memory(error: BaseException | None) -> bool:
     return isinstance(error, MemoryError)
 
 
-def patiently(call: Callable[[], T], where: str, retries: int, sleep: Callable[[float], None]) -> T:
-    """What `call` returns; storage that fails is asked again, and what is wrong explained."""
+def is_failure(error: Exception, filesystem: Any) -> bool:
+    """Whether it is Arrow or the storage that failed, and not this package.
+
+    Args:
+        error: what was raised.
+        filesystem: what was asked; one written in Python lets through what its client library raises, which need
+            not be an `OSError` (aiohttp's, gcsfs's and Azure's are not). None if the bytes were there already.
+    """
+    if isinstance(error, IntuneError):
+        return False
+    if isinstance(error, _FAILURES):
+        return True
+    return is_python(filesystem) and not isinstance(error, MemoryError)
+
+
+def patiently(
+    call: Callable[[], T], where: str, filesystem: Any, retries: int, sleep: Callable[[float], None]
+) -> T:
+    """What `call` returns; storage that fails is asked again, and what is wrong explained.
+
+    Args:
+        filesystem: what is asked.
+    """
     attempt = 1
     while True:
         try:
             return call()
-        except IntuneError:
-            raise
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except Exception as error:
+            if not is_failure(error, filesystem):
+                raise
             explained = explain(error, where)
             if not isinstance(explained, StorageError):
                 raise explained from error

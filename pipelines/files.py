@@ -49,6 +49,13 @@ def is_local(filesystem: Any) -> bool:
     return isinstance(filesystem, fs.LocalFileSystem)
 
 
+def is_python(filesystem: Any) -> bool:
+    """Whether it is written in Python, as fsspec's are."""
+    if isinstance(filesystem, fs.SubTreeFileSystem):
+        return is_python(filesystem.base_fs)
+    return isinstance(filesystem, fs.PyFileSystem)
+
+
 def open_file(filesystem: Any, path: str) -> Any:
     """A file to read from at any position; a local one has a descriptor, so that it can be asked for its version."""
     if isinstance(filesystem, fs.LocalFileSystem) and filesystem.equals(fs.LocalFileSystem()):

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from intune.pipelines.errors import CorruptError, DataError, SchemaError
+from intune.pipelines.errors import CorruptError, DataError, NotFoundError, SchemaError
 from intune.pipelines.failures import explain, patiently
 from intune.pipelines.files import OpenFiles, Version, etag, is_local, open_file
 
@@ -35,7 +35,6 @@ class Footer:
         rows: of each row group.
         digest: of the footer's bytes.
         bytes: encoded size of the footer.
-        data_bytes: size of the row groups before compression, estimated from some of them.
     """
 
     filesystem: Any
@@ -45,7 +44,6 @@ class Footer:
     rows: tuple[int, ...]
     digest: bytes
     bytes: int
-    data_bytes: int
 
 
 class Cache:
@@ -92,7 +90,8 @@ def read_footer(
         info: what was said of the file when it was found.
     """
     try:
-        return patiently(partial(_read_footer, filesystem, info, files), info.path, retries, sleep)
+        read = partial(_read_footer, filesystem, info, files)
+        return patiently(read, info.path, filesystem, retries, sleep)
     except DataError as error:
         return error
 
@@ -101,6 +100,11 @@ def _read_footer(filesystem: Any, info: fs.FileInfo, files: OpenFiles | None) ->
     path = info.path
     if is_local(filesystem):
         info = filesystem.get_file_info(path)  # costs no request, and a listing may be older
+        if info.type == fs.FileType.NotFound:
+            raise NotFoundError(
+                f"{path}: no such file (a link to one that is gone, or removed since it was listed); mend the link or "
+                "remove it"
+            )
     key = (filesystem.type_name, path, info.size, info.mtime_ns)
     kept = cache.find(key, filesystem) if info.mtime_ns is not None else None
     if kept is not None:
@@ -126,7 +130,6 @@ def _read_footer(filesystem: Any, info: fs.FileInfo, files: OpenFiles | None) ->
     for name, count in counts.items():
         if count > 1:
             raise SchemaError(f"{path}: column {name!r} is there twice; give every column a name of its own")
-    sampled = range(0, metadata.num_row_groups, max(1, metadata.num_row_groups // 16))
     footer = Footer(
         filesystem=filesystem,
         version=version,
@@ -135,10 +138,6 @@ def _read_footer(filesystem: Any, info: fs.FileInfo, files: OpenFiles | None) ->
         rows=tuple([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]),
         digest=digest,
         bytes=metadata.serialized_size,
-        data_bytes=int(
-            sum(metadata.row_group(i).total_byte_size for i in sampled)
-            * (metadata.num_row_groups / max(1, len(sampled)))
-        ),
     )
     cache.keep(key, footer)
     return footer

@@ -26,7 +26,7 @@ from intune.pipelines.operations import Job
 from intune.pipelines.pipeline import Pipeline
 from intune.pipelines.plan import BLOCK_ROWS, Plan, make_plan
 from intune.pipelines.pressure import Pressure
-from intune.pipelines.run import Run, close_dropped
+from intune.pipelines.run import Run, close_dropped, was_closed
 from intune.pipelines.scheduler import Scheduler
 from intune.pipelines.schema import block_rows
 from intune.pipelines.whole import at_least
@@ -392,7 +392,7 @@ class Loader:
 
     def _check_usable(self) -> None:
         if self._closed:
-            raise LoaderError("the loader is closed; make a new one")
+            raise was_closed()
         self._check_process()
 
     def _check_process(self) -> None:
@@ -489,7 +489,8 @@ class _Epoch(Iterator[dict[str, Any]]):
             self._output = None
         found = self._run.next_output()
         if found is None:
-            if self.closed:  # by another thread: that is no end of the epoch
+            # By another thread, perhaps before the loader knew of this loop: that is no end of the epoch.
+            if self.closed or self._run.closed:
                 self._refuse()
             return False
         self._output, batches = found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
@@ -33,7 +34,7 @@ from intune.pipelines.failures import out_of_memory
 from intune.pipelines.joining import Joining
 from intune.pipelines.payloads import Missing, Partial, Piece
 from intune.pipelines.plan import Ints, LoadBlock, Plan
-from intune.pipelines.returned import checked
+from intune.pipelines.returned import checked, owned
 from intune.pipelines.schema import Block, block_rows, concat_blocks, slice_block, writable
 from intune.pipelines.stages import Map
 
@@ -112,6 +113,14 @@ LOOKS = 50
 """Times within a function's time limit that it is looked whether it has returned."""
 
 
+_timed = threading.local()
+
+
+def cpu_seconds() -> float:
+    """Seconds of processor time of the current thread, and of the threads in which `call_here` ran functions for it."""
+    return time.thread_time() + float(getattr(_timed, "cpu_s", 0.0))
+
+
 def call_here(stage: Map, block: Block) -> dict[str, Any]:
     """Run the user's function in this process; in a thread of its own if it has a time limit.
 
@@ -121,17 +130,24 @@ def call_here(stage: Map, block: Block) -> dict[str, Any]:
     if stage.timeout is None:
         return stage.function(block)
     outcome: Future[dict[str, Any]] = Future()
+    used: list[float] = []
 
     def work() -> None:
+        began = time.thread_time()
         try:
-            outcome.set_result(stage.function(block))
+            made = stage.function(block)
         except BaseException as error:
+            used.append(time.thread_time() - began)
             outcome.set_exception(error)
+        else:
+            used.append(time.thread_time() - began)
+            outcome.set_result(made)
 
     threading.Thread(target=work, name="intune-timed-call", daemon=True).start()
     # In parts, so that a time for which the job as a whole stands still, the function with it, counts as one of them.
     for _ in range(LOOKS):
         if wait([outcome], stage.timeout / LOOKS).done:
+            _timed.cpu_s = getattr(_timed, "cpu_s", 0.0) + used[0]
             return outcome.result()
     raise StageTimeout(
         f"the function did not return within `timeout`={stage.timeout:g} s; mend it or allow more"
@@ -279,11 +295,13 @@ class Operations:
         block = payload.block if isinstance(payload, Partial) else payload
         result = Result(Missing(block_rows(block)))
         made = None
+        stage = self.job.maps[self.job.plan.levels[level].map_index]
         if block_rows(block):
-            stage = self.job.maps[self.job.plan.levels[level].map_index]
             made = self._apply(stage, level, index, block, result)
         if made is None:
             return result
+        if stage.workers == "thread":
+            made = owned(made, block)
         result.payload = Partial(made, payload.places) if isinstance(payload, Partial) else made
         if self._shuffled_next(level):
             parts = shuffle.columns_of(made, COLUMNS_AT_ONCE)
@@ -300,11 +318,19 @@ class Operations:
             joined and stage is self.job.maps[-1] and stage.workers == "thread" and stage.timeout is None
         )
         result = Result([])
+        # What comes from a process lies in memory that it shares with this one for the purpose.
+        slices = stage.workers == "thread"
 
         def apply(block: Block) -> Block | None:
+            nonlocal slices
             if self.job.over.now:
                 raise Stopped
-            return self._apply(stage, level, index, block, result)
+            made = self._apply(stage, level, index, block, result)
+            if made is None or not slices:
+                return made
+            alone = owned(made, block)
+            slices = alone is not made  # a function does with all batches as with the first
+            return alone
 
         for piece in self._pieces(level, index, inputs):
             for part in [piece] if joined else piece.singles():
@@ -356,7 +382,8 @@ class Operations:
 
 def _failure(error: Exception, stage: Map, where: str) -> tuple[IntuneError, BaseException | None]:
     """What to raise for what a function raised, naming the place, and its cause."""
-    if isinstance(error, IntuneError):
+    # But for failures of storage: those are tried again, and the function may have changed what it was given.
+    if isinstance(error, IntuneError) and not isinstance(error, StorageError):
         # A class of the user's own may want other arguments.
         with contextlib.suppress(Exception):
             return type(error)(f"{where}: {error}"), error.__cause__

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import chain
@@ -56,7 +57,7 @@ def find(
 
     def expand(path: str) -> list[fs.FileInfo] | DataError:
         try:
-            return patiently(partial(_expand, filesystem, path), path, retries, sleep)
+            return patiently(partial(_expand, filesystem, path), path, filesystem, retries, sleep)
         except DataError as error:
             return error
 
@@ -178,13 +179,40 @@ def _path(info: fs.FileInfo) -> str:
 
 def _list(filesystem: Any, folder: str, *, deep: bool) -> list[Any]:
     found: list[Any] = filesystem.get_file_info(fs.FileSelector(folder, recursive=deep))
-    if not deep or not isinstance(filesystem, fs.LocalFileSystem):
-        return found
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        return [_resolved(filesystem, item) for item in found] if is_local(filesystem) else found
+    if not deep:
+        return found + _dangling([folder])
     # Below a link to a folder that it lies in, everything is there again, some forty times.
     loops = tuple(
         f"{item.path}/" for item in found if item.type == fs.FileType.Directory and _loops(item.path)
     )
-    return [item for item in found if not f"{item.path}/".startswith(loops)] if loops else found
+    if loops:
+        found = [item for item in found if not f"{item.path}/".startswith(loops)]
+    return found + _dangling([folder, *(item.path for item in found if item.type == fs.FileType.Directory)])
+
+
+def _dangling(folders: Sequence[str]) -> list[fs.FileInfo]:
+    """Links in local folders to what is not there; Arrow's listing leaves them out, and nobody would miss the data."""
+    found = []
+    for folder in folders:
+        with suppress(FileNotFoundError), os.scandir(folder) as entries:
+            found += [
+                fs.FileInfo(f"{folder.rstrip('/')}/{entry.name}", fs.FileType.NotFound)
+                for entry in entries
+                if entry.is_symlink() and not os.path.exists(entry.path)
+            ]
+    return found
+
+
+def _resolved(filesystem: Any, item: Any) -> Any:
+    """What is listed as neither file nor folder, asked for by name: a link to what is not there is told apart then."""
+    return filesystem.get_file_info(item.path) if item.type == fs.FileType.Unknown else item
+
+
+def _may_be_data(item: Any) -> bool:
+    """Whether it is a file, or is to be missed where it is read: a link to one that is not there."""
+    return bool(item.is_file or item.type == fs.FileType.NotFound)
 
 
 def _loops(folder: str) -> bool:
@@ -200,7 +228,8 @@ def _below(path: str, folder: str) -> list[str]:
 
 def _belongs(item: Any, folder: str) -> bool:
     """Whether something in a folder is of its data; what the folder itself lies in is the user's business."""
-    return item.is_file and item.path.endswith(_SUFFIXES) and not any(map(_hidden, _below(item.path, folder)))
+    data = _may_be_data(item) and item.path.endswith(_SUFFIXES)
+    return data and not any(map(_hidden, _below(item.path, folder)))
 
 
 def _hidden(name: str) -> bool:
@@ -252,7 +281,7 @@ def _reach(filesystem: Any, root: str, steps: Sequence[str]) -> list[Any]:
 
 def _found(item: Any, *, folder: str, steps: Sequence[str], folders: bool) -> bool:
     """Whether a glob means a file, by itself or for a folder that it lies in."""
-    if not item.is_file:
+    if not _may_be_data(item):
         return False
     names = _below(item.path, folder)
     if not folders and _matches(names, steps):

@@ -41,12 +41,14 @@ class RowGroups:
         group: index of the row group in its file.
         rows: number of rows.
         row_bytes: decoded bytes of one row of the selected columns, as far as the footers tell.
+        guessed: whether they may be many times as many, as they may of strings.
     """
 
     file: Ints
     group: Ints
     rows: Ints
     row_bytes: float
+    guessed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,7 @@ class Plan:
         seed_words: what seeds the shuffle of this epoch.
         row_bytes: decoded bytes of a row, from the footers.
         batch_size: rows of a full batch.
+        guessed: whether `row_bytes` is a guess, of which what is read may be many times as much.
     """
 
     levels: tuple[Level, ...]
@@ -145,6 +148,7 @@ class Plan:
     batch_size: int
     consumers: tuple[tuple[Ints, Ints], ...] = field(repr=False)
     need: tuple[Ints, ...] = field(repr=False)
+    guessed: bool = False
 
     @property
     def batches(self) -> int:
@@ -281,6 +285,7 @@ def make_plan(
         batch_size=order.batch_size,
         consumers=consumers,
         need=_needs(levels, consumers),
+        guessed=groups.guessed,
     )
 
 

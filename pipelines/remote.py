@@ -50,9 +50,7 @@ def _read(handle: Any, start: int, stop: int) -> pa.Buffer:
 
 def column_ranges(footer: Any, groups: Sequence[int], columns: Sequence[str]) -> Iterator[tuple[int, int]]:
     """First byte and end of every column chunk concerned."""
-    wanted = set(columns)
-    schema = footer.schema
-    leaves = [index for index in range(len(schema)) if _belongs(schema.column(index).path, wanted)]
+    leaves = leaves_of(footer.schema, set(columns))
     for group in groups:
         row_group = footer.row_group(group)
         for index in leaves:
@@ -62,6 +60,11 @@ def column_ranges(footer: Any, groups: Sequence[int], columns: Sequence[str]) ->
             if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < start:
                 start = chunk.dictionary_page_offset
             yield start, start + chunk.total_compressed_size
+
+
+def leaves_of(schema: Any, wanted: set[str]) -> list[int]:
+    """Indices of the column chunks that top-level columns of a file are made of."""
+    return [index for index in range(len(schema)) if _belongs(schema.column(index).path, wanted)]
 
 
 def _belongs(path: str, wanted: set[str]) -> bool:

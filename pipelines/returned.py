@@ -1,11 +1,13 @@
 """What a user's function returned: whether it is a block, and what in it must become a column first.
 
 A batch is the trainer's to change. So what may only be read (a file mapped into memory, a constant, what Arrow
-holds) is copied. Numbers of Arrow become arrays, as they do when they are read from a file.
+holds) is copied. Numbers of Arrow become arrays, as they do when they are read from a file. And a batch is to hold
+no more than itself: a small part of something large, such as an array made once for all batches, is copied too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,13 @@ import pyarrow as pa
 
 from intune.pipelines import arrow
 from intune.pipelines.errors import SchemaError, StageError
-from intune.pipelines.schema import Block, Ragged, rows_of
+from intune.pipelines.schema import Block, Ragged, copy_column, rows_of
+
+LARGE_BYTES = 1 << 20
+"""Of a part of less than this, it does not matter what else it keeps."""
+
+SMALL_PART = 4
+"""A part is small if it would fit so many times into what it keeps: then a copy costs little beside making that."""
 
 _CODES = "?bBhHiIlLqQefdFD"
 """Booleans, integers, floats and complex numbers of up to 64 bits a part: what tensors hold."""
@@ -47,6 +55,57 @@ def checked(made: Any, rows: int, *, last: bool = True) -> Block:
         if kept is not column:
             others[name] = kept
     return {**made, **others} if others else made
+
+
+def owned(made: Block, given: Mapping[str, Any]) -> Block:
+    """A block without small parts of large arrays or tensors: copies stand for those.
+
+    A slice of an array that the function keeps would count with the whole array, as long as any batch has one, and a
+    trainer that works in place would change the batches to come.
+
+    Args:
+        made: what a function returned.
+        given: the block it got. Parts of its columns stay: what they are parts of is kept for other batches anyway.
+    """
+    # Nearly all are those it got or have memory of their own; telling that must cost next to nothing.
+    others = [
+        name
+        for name, column in made.items()
+        if column is not given.get(name) and (type(column) is not np.ndarray or column.base is not None)
+    ]
+    if not others:
+        return made
+    parts: dict[int, list[str]] = {}
+    left: dict[int, int] = {}  # bytes of what is large, less so many times those of its parts
+    for name in others:
+        for part in _arrays(made[name]):
+            key, size = _kept(part)
+            if size >= LARGE_BYTES:
+                parts.setdefault(key, []).append(name)
+                left[key] = left.get(key, size) - SMALL_PART * part.nbytes
+    small = {key for key, size in left.items() if size >= 0}
+    if small:
+        small -= {_kept(part)[0] for column in given.values() for part in _arrays(column)}
+    copies = {name: copy_column(made[name]) for key in small for name in parts[key]}
+    return {**made, **copies} if copies else made
+
+
+def _arrays(column: Any) -> tuple[Any, ...]:
+    return (column.values, column.offsets) if isinstance(column, Ragged) else (column,)
+
+
+def _kept(part: Any) -> tuple[int, int]:
+    """What an array or a tensor keeps in memory: a number that tells it from others, and its bytes. Arrow's strings,
+    which nobody changes, are left as they are."""
+    if isinstance(part, np.ndarray):
+        base = part.base
+        while isinstance(base, np.ndarray):
+            part, base = base, base.base
+        return id(part), part.nbytes
+    if hasattr(part, "untyped_storage"):
+        storage = part.untyped_storage()
+        return storage.data_ptr(), storage.nbytes()
+    return 0, 0
 
 
 def _usable(column: Any, last: bool) -> Any:

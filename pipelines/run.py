@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from intune.pipelines.errors import IntuneError, SkipLimitError, StageError, StorageError
+from intune.pipelines.errors import IntuneError, LoaderError, SkipLimitError, StageError, StorageError
 from intune.pipelines.idle import LastFirst, Rest
 from intune.pipelines.memory import roots
-from intune.pipelines.operations import Job, Over, Result
+from intune.pipelines.operations import Job, Over, Result, cpu_seconds
 from intune.pipelines.payloads import Missing, Piece
 from intune.pipelines.plan import Plan
 from intune.pipelines.retries import retry_delay
@@ -128,7 +128,7 @@ class Run:
         task: Task,
         inputs: Sequence[Any],
         *,
-        cpu_clock: Callable[[], float] = time.thread_time,
+        cpu_clock: Callable[[], float] = cpu_seconds,
     ) -> None:
         """Run a task in this thread and report it; `cpu_clock` tells processor seconds used on its behalf."""
         started_cpu = cpu_clock()
@@ -284,6 +284,11 @@ class Run:
             self.payloads.pop(key, None)
         if self.on_free is not None and keys:
             self.on_free(keys)
+
+
+def was_closed() -> LoaderError:
+    """What to raise to who wants something of a loader that is closed."""
+    return LoaderError("the loader is closed; make a new one")
 
 
 def close_dropped(run: Run, close: Callable[[], None]) -> None:

@@ -5,7 +5,8 @@ delivered next; it decides order, admission and retries. It never sees a payload
 
 - *Order.* Within a stage the task needed earliest goes first; between stages the one nearest to delivery.
 - *Memory.* A task starts only if what is held, what running tasks will make and what later stages' slots may
-  make fit the limit; the task next in order may always run, so the pipeline cannot deadlock.
+  make fit the limit; the task next in order may always run, so the pipeline cannot deadlock. Where the size of
+  what is read can only be guessed, no others are begun before one has shown it.
 - *Loss.* Tasks are pure, so an output that went with its worker is made again, along with those of its inputs
   that had been let go.
 """
@@ -138,6 +139,9 @@ class Scheduler:
             0.0 if state.view else plan.row_bytes
             for state, level in zip(self._levels, plan.levels, strict=True)
         ]
+        # Of which levels it is known how large their outputs are, more or less.
+        self._sized = [not plan.guessed] * len(self._levels)
+        self._recall()
         self._running = [0] * len(self.stages)
         self._tasks: dict[Key, Task] = {}
         self._promised: dict[Key, int] = {}
@@ -288,12 +292,15 @@ class Scheduler:
         """Whether a task's output fits; remembers that the next in order was let through above the limit."""
         used = self.ledger.held + self._promise
         estimate = self._estimate(level, index)
+        ahead = int(self.plan.need[level][index]) > self._head
+        if ahead and not self._sized[0]:
+            return False
         limit = self.limit
         if self._pressed(len(self._tasks), self._ended):
             limit, self._look_again = 0, self._now + LOOK_AGAIN_S
         if used + estimate + self._reserve(level, index) <= limit:
             return True
-        if int(self.plan.need[level][index]) > self._head:
+        if ahead:
             return False
         if used + estimate <= limit:
             return True
@@ -555,9 +562,30 @@ class Scheduler:
         """Bytes per row that a level's outputs add, from what was seen: quick to rise, slow to fall."""
         if rows:
             seen, known = made / rows, self._bytes_per_row[level]
+            if made and not self._sized[level]:
+                self._size(level, seen)
+                return
             self._bytes_per_row[level] = max(seen, 0.9 * known + 0.1 * seen)
             if self._bytes_per_row[level] != known:
                 self._working_set = self._estimate_working_set()
+
+    def _size(self, level: int, seen: float) -> None:
+        """The first of a level's outputs takes the place of what was guessed of them; of the first level's, also for
+        the levels after, whose outputs are as large for all that is known."""
+        self._sized[level] = True
+        for other in range(level, len(self._levels) if level == 0 else level + 1):
+            if other == level or not (self._sized[other] or self._levels[other].view):
+                self._bytes_per_row[other] = seen
+        self._minimum = self.minimum_bytes()
+        self._working_set = self._estimate_working_set()
+
+    def _recall(self) -> None:
+        """What was guessed before the first epoch has been seen since."""
+        for level, state in enumerate(self._levels):
+            meter = self.meters[self.stages[state.stage]]
+            if meter.bytes_out and not self._sized[level]:
+                self._sized[level] = True
+                self._bytes_per_row[level] = meter.bytes_out / meter.rows
 
     def _estimate_working_set(self) -> int:
         """Bytes with which every slot has one task in hand and one output ahead, beside twice the inputs of one

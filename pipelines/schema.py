@@ -101,6 +101,15 @@ def _writable(column: Any) -> Any:
     return column
 
 
+def copy_column(column: Any) -> Any:
+    """The same rows in memory of their own: of what a view was cut from, nothing is kept."""
+    if isinstance(column, Ragged):
+        return Ragged(copy_column(column.values), copy_column(column.offsets))
+    if isinstance(column, pa.Array):
+        return pa.concat_arrays([column])
+    return column.copy() if isinstance(column, np.ndarray) else column.clone()
+
+
 def concat_columns(parts: Sequence[Any]) -> Any:
     """One column from several, in order; a single one is returned as it is, without a copy."""
     if len(parts) == 1:

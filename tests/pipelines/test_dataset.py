@@ -28,6 +28,7 @@ from intune.pipelines.errors import (
     StorageError,
 )
 from intune.pipelines.failures import explain
+from intune.pipelines.memory import roots
 from intune.pipelines.plan import LoadBlock
 from intune.pipelines.remote import column_ranges
 from intune.pipelines.schema import Ragged, concat_blocks
@@ -496,6 +497,29 @@ def test_what_is_read_is_what_pyarrow_reads(
     reader.close()
 
 
+def test_few_rows_of_a_row_group_keep_no_more_than_themselves(tmp_path: Path) -> None:
+    """As of the first a rank reads: views of five rows would hold 70,000, and every row be taken to be as large."""
+    table = pa.table(
+        {
+            "id": np.arange(1000),
+            "flag": [row % 3 == 0 for row in range(1000)],
+            "name": [f"n{row}" for row in range(1000)],
+            "kind": pa.array([f"k{row % 3}" for row in range(1000)]).dictionary_encode(),
+            "bag": [[row] * (row % 3) for row in range(1000)],
+            "words": [[str(row)] * (row % 2) for row in range(1000)],
+        }
+    )
+    reader = Reader(open_dataset(make_source(write(tmp_path / "x.parquet", table))))
+    few, most = (
+        reader.read(LoadBlock(file=0, groups=(0,), skip=1000 - rows, rows=rows)) for rows in (5, 600)
+    )
+    reader.close()
+    assert rows_as_python(few) == table.slice(995).to_pydict()
+    assert sum(roots(few).values()) < 1000
+    assert all(column.flags.writeable for column in (few["id"], few["flag"], few["bag"].values))  # type: ignore[union-attr]
+    assert max(roots({"id": most["id"]}).values()) == 8000, "most of a row group is not worth a copy"
+
+
 def test_every_leaf_of_a_column_is_fetched_also_where_names_hold_dots(tmp_path: Path) -> None:
     table = pa.table({"a.b": [[1, 2]], "a": [1], "c": [{"d": 1, "e": 2}]})
     footer = pq.read_metadata(write(tmp_path / "x.parquet", table))
@@ -709,16 +733,17 @@ def test_row_groups_as_a_person_names_them() -> None:
 
 
 class Failing(fs.FileSystemHandler):  # type: ignore[misc]
-    """The local filesystem, whose requests fail as often as `failures` says."""
+    """The local filesystem, whose requests fail as often as `failures` says, with `error` or as the system says it."""
 
-    def __init__(self, failures: dict[str, int]) -> None:
+    def __init__(self, failures: dict[str, int], error: Exception | None = None) -> None:
         self.failures = failures
+        self.error = error
         self.local = fs.LocalFileSystem()
 
     def fail(self, what: str) -> None:
         if self.failures.get(what, 0) > 0:
             self.failures[what] -= 1
-            raise OSError(errno.EAGAIN, f"{what} refused")
+            raise self.error or OSError(errno.EAGAIN, f"{what} refused")
 
     def get_type_name(self) -> str:
         return f"failing-{id(self)}"
@@ -738,7 +763,10 @@ class Failing(fs.FileSystemHandler):  # type: ignore[misc]
     def _refuse(self, *arguments: Any, **options: Any) -> Any:
         raise NotImplementedError
 
-    open_input_stream = open_output_stream = open_append_stream = normalize_path = _refuse
+    def normalize_path(self, path: str) -> str:
+        return path
+
+    open_input_stream = open_output_stream = open_append_stream = _refuse
     create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = delete_file = _refuse
     move = copy_file = _refuse
 
@@ -812,3 +840,62 @@ def test_storage_that_does_not_come_back_is_given_up(tmp_path: Path, what: str) 
         open_dataset(source, retries=2, sleep=waits.append)
     assert isinstance(caught.value.__cause__, OSError)
     assert len(waits) == 2
+
+
+class PayloadError(Exception):
+    """No `OSError`, like what the HTTP clients of fsspec's filesystems raise."""
+
+
+@pytest.mark.parametrize("below", [False, True])
+@pytest.mark.parametrize("what", ["info", "list", "open"])
+def test_what_a_filesystem_written_in_python_raises_is_storage_that_fails(
+    tmp_path: Path, what: str, below: bool
+) -> None:
+    write(tmp_path / "x.parquet")
+    waits: list[float] = []
+
+    def opened(failures: int, retries: int, error: Exception) -> Any:
+        storage: Any = fs.PyFileSystem(Failing({what: failures}, error))
+        source = make_source(
+            "." if below else tmp_path,
+            filesystem=fs.SubTreeFileSystem(str(tmp_path), storage) if below else storage,
+        )
+        return open_dataset(source, retries=retries, sleep=waits.append)
+
+    assert opened(2, 2, PayloadError("cut short")).files[0].rows == (3,)
+    assert len(waits) == 2
+    with pytest.raises(
+        StorageError, match=r"storage failed \(PayloadError: cut short\).*gave up after 2 tries"
+    ) as caught:
+        opened(9, 1, PayloadError("cut short"))
+    assert isinstance(caught.value.__cause__, PayloadError)
+    with pytest.raises(StorageError, match=r"storage failed \(PayloadError\)"):
+        opened(9, 0, PayloadError())
+    with pytest.raises(MemoryError):
+        opened(1, 9, MemoryError())
+
+
+def test_what_it_raises_while_rows_are_read_is_too(tmp_path: Path) -> None:
+    write(tmp_path / "x.parquet")
+    storage = Failing({}, PayloadError("cut short"))
+    reader = Reader(open_dataset(make_source(tmp_path, filesystem=fs.PyFileSystem(storage))))
+    storage.failures["open"] = 1
+    block = LoadBlock(file=0, groups=(0,), skip=0, rows=3)
+    with pytest.raises(
+        StorageError, match=r"x\.parquet, row group 0: storage failed \(PayloadError: cut short\)"
+    ):
+        reader.read(block)
+    assert rows_as_python(reader.read(block)) == {"id": [1, 2, 3]}
+    reader.close()
+
+
+def test_a_defect_is_not_taken_for_storage_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor for data that can be left out: once the bytes are there, Python code of another has no part in it."""
+    write(tmp_path / "x.parquet")
+    reader = Reader(open_dataset(make_source(tmp_path, filesystem=fs.PyFileSystem(Failing({})))))
+    monkeypatch.setattr(dataset_module.arrow, "to_column", lambda *_: {}["x"])
+    with pytest.raises(KeyError):
+        reader.read(LoadBlock(file=0, groups=(0,), skip=0, rows=3))
+    reader.close()

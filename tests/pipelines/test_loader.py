@@ -434,6 +434,56 @@ def test_a_loop_closed_by_another_thread_is_not_taken_for_a_whole_epoch(data_set
     assert (slowed.epoch, slowed.state_dict()["batch"]) == (0, 0)
 
 
+@pytest.mark.parametrize("when", ["before", "within", "after"])
+def test_a_loop_that_begins_while_the_loader_is_closed_is_refused(
+    data_sets: Any, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """By another thread, which finds no loop to close, wherever the one that begins it is."""
+    start, stop = ThreadFleet.start, ThreadFleet.stop
+    loader = load(pipeline(data_sets.folder(SHAPES[1]), None, 2, 0, 9, False))
+
+    def close() -> None:
+        thread = threading.Thread(target=loader.close)
+        thread.start()
+        thread.join()
+
+    def closed_meanwhile(fleet: ThreadFleet, run: Any, threads: int) -> None:
+        if when == "before":
+            close()
+        elif when == "within":
+            # As if the workers were being ended, and their runs were left already.
+            monkeypatch.setattr(ThreadFleet, "stop", lambda *_: (stop(fleet), begun.set(), go.wait(10)))
+            closer.start()
+            assert begun.wait(10)
+        start(fleet, run, threads)
+        if when == "after":
+            close()
+
+    begun, go = threading.Event(), threading.Event()
+    closer = threading.Thread(target=loader.close)
+    monkeypatch.setattr(ThreadFleet, "start", closed_meanwhile)
+    raised: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            for _ in loader:
+                pass
+        except BaseException as error:
+            raised.append(error)
+        finally:
+            go.set()
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(10)
+    if when == "within":
+        go.set()
+        closer.join(10)
+    assert not reader.is_alive(), "the loop hangs"
+    assert [type(error) for error in raised] == [LoaderError]
+    assert (loader.epoch, loader.state_dict()["batch"]) == (0, 0)
+
+
 @pytest.mark.parametrize("in_order", [True, False])
 def test_threads_that_share_a_loop_get_each_batch_once_and_all_come_to_its_end(
     data_sets: Any, in_order: bool
@@ -782,6 +832,27 @@ def test_what_the_trainer_changes_is_its_batch_not_the_constants_of_a_function(
                 # Where the memory is the file's, this would end the process.
                 assert one["mapped"].data_ptr() != mapped.ctypes.data
     assert constant.tolist() == [1.0] * 71
+
+
+@pytest.mark.parametrize("first", ["batch", "map"])
+def test_slices_of_an_array_that_a_function_keeps_are_not_the_pipelines_memory(
+    data_sets: Any, first: str
+) -> None:
+    """Once, tasks ran one after another since each was taken to need all of it, in vain."""
+    pool = np.arange(1 << 20)
+
+    def sample(block: dict[str, Any]) -> dict[str, Any]:
+        first = int(block["id"][0])
+        block["negative"] = pool[first : first + len(block["id"])]
+        return block
+
+    source = Pipeline.from_parquet(str(data_sets.folder(SHAPES[4])))
+    with load(source.batch(4).map(sample) if first == "batch" else source.map(sample).batch(4)) as loader:
+        for batch in loader:
+            assert batch["negative"][0] == batch["id"][0]
+            batch["negative"] += 1  # a batch is the trainer's
+        assert loader.stats().memory_peak < 1 << 20
+    assert np.array_equal(pool, np.arange(1 << 20))
 
 
 @pytest.mark.parametrize("in_with", [True, False])

@@ -4,9 +4,10 @@ import errno
 import itertools
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from intune.pipelines.errors import (
     WorkerLostError,
 )
 from intune.pipelines.joining import Joining
-from intune.pipelines.operations import Job, Operations, call_here
+from intune.pipelines.operations import Job, Operations, call_here, cpu_seconds
 from intune.pipelines.payloads import Missing
 from intune.pipelines.plan import LoadBlock, Order, RowGroups, ShuffleSpec, make_plan
 from intune.pipelines.run import finalize
@@ -339,6 +340,20 @@ def test_errors_of_ours_that_users_derive_name_the_place_whatever_their_construc
         run(Scarce(7, "no room"))
 
 
+def test_a_function_that_says_that_storage_failed_is_not_called_again_on_what_it_has_changed(
+    numbered: Callable[..., Files],
+) -> None:
+    """A read that failed is tried again; a function may have changed the arrays it was given."""
+    files = numbered([[20]])
+    down = StorageError("the look-up is down")
+    job = job_of(files, ("batch", "map"), batch=4, maps=(Map(function=spoil({9}, down)),))
+    with pytest.raises(
+        StageError, match=r"function raised StorageError: the look-up is down; mend"
+    ) as caught:
+        run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
+    assert caught.value.__cause__ is down
+
+
 @pytest.mark.parametrize("skip", [False, True])
 def test_once_a_job_is_over_no_function_is_called_for_the_batches_left(
     numbered: Callable[..., Files], skip: bool
@@ -572,6 +587,24 @@ def test_a_function_that_does_not_return_in_time_is_given_up() -> None:
     assert call_here(Map(function=identity, timeout=30), block) is block
     with pytest.raises(TimeoutError, match="its own"):
         call_here(Map(function=spoil({1}, TimeoutError("its own")), timeout=30), block)
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_the_processor_time_of_a_function_with_a_time_limit_is_its_callers(raises: bool) -> None:
+    """It has a thread of its own, whose clock the caller's is not."""
+
+    def burn(block: dict[str, Any]) -> dict[str, Any]:
+        until = time.thread_time() + 0.02
+        while time.thread_time() < until:
+            pass
+        if raises:
+            raise KeyError("x")
+        return block
+
+    before = cpu_seconds()
+    with pytest.raises(KeyError) if raises else nullcontext():
+        call_here(Map(function=burn, timeout=30), {"id": np.arange(3)})
+    assert 0.02 <= cpu_seconds() - before < 0.5
 
 
 def test_a_time_in_which_the_whole_job_stands_still_is_not_the_functions(

@@ -299,6 +299,31 @@ def test_a_pipe_or_device_is_refused_rather_than_waited_for(tmp_path: Path) -> N
     assert below(tmp_path, "") == below(tmp_path, "*.parquet") == ["x.parquet"]
 
 
+@pytest.mark.parametrize("written_in_python", [False, True])
+def test_a_link_to_a_file_that_is_gone_is_missed_not_left_out(
+    tmp_path: Path, written_in_python: bool
+) -> None:
+    """Training would go on with less data, and nobody would know."""
+    filesystem = fsspec.filesystem("file") if written_in_python else None
+    write(tmp_path / "d" / "day=1" / "x.parquet")
+    os.mkfifo(tmp_path / "d" / "pipe.parquet")
+    (tmp_path / "d" / "day=2").mkdir()
+    (tmp_path / "d" / "day=2" / "y.parquet").symlink_to(tmp_path / "gone.parquet")
+    (tmp_path / "d" / ".hidden.parquet").symlink_to(tmp_path / "gone.parquet")
+    (tmp_path / "d" / "notes.txt").symlink_to(tmp_path / "gone.txt")
+    for path in ("d", "d/day=2/*.parquet", "d/**/*.parquet", "d/day=2/?.*"):
+        source = make_source(f"{tmp_path}/{path}", filesystem=filesystem)
+        with pytest.raises(
+            NotFoundError, match=r"day=2/y\.parquet: no such file \(a link to one that is gone"
+        ):
+            open_dataset(source)
+    data = open_dataset(make_source(tmp_path / "d", filesystem=filesystem), on_error="skip")
+    assert [Path(file.path).name for file in data.files] == ["x.parquet"]
+    ((left_out, error),) = data.skipped
+    assert left_out.endswith("day=2/y.parquet")
+    assert isinstance(error, NotFoundError)
+
+
 def test_an_empty_path_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "x.parquet")
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from intune.pipelines.errors import StageError
-from intune.pipelines.returned import checked
+from intune.pipelines.returned import checked, owned
 from intune.pipelines.schema import Ragged
 
 
@@ -183,3 +183,52 @@ def test_numbers_and_lists_of_arrow_become_arrays_of_their_own_and_dictionaries_
 def test_what_of_arrow_has_no_number_is_refused(column: Any, message: str) -> None:
     with pytest.raises(StageError, match=f"column 'x' that cannot be used: it is .*{message}"):
         checked({"x": column}, 5)
+
+
+# ---- parts of something large --------------------------------------------------------------------------------------
+
+ROWS = 1000
+
+
+def test_small_parts_of_an_array_that_is_kept_are_copied(tmp_path: Path) -> None:
+    """A pool of negative samples, say: any batch would hold all of it."""
+    pool = np.arange(400_000)
+    mapped = np.memmap(tmp_path / "pool", np.float32, "w+", shape=(ROWS, 300))
+    tensor = torch.arange(400_000)
+    part = Ragged(pool[10 : 10 + ROWS], np.arange(ROWS + 1))
+    made = {"x": pool[:ROWS], "y": mapped[:, 0], "z": tensor[5 : 5 + ROWS], "bag": part}
+    got: dict[str, Any] = owned(made, {})
+    for name in "xyz":
+        assert got[name].tolist() == made[name].tolist()  # type: ignore[attr-defined]
+    assert (got["bag"].values.tolist(), got["bag"].offsets.tolist()) == (
+        list(range(10, 10 + ROWS)),
+        list(range(ROWS + 1)),
+    )
+    assert got["x"].base is got["y"].base is got["bag"].values.base is None
+    assert got["z"].untyped_storage().nbytes() == 8 * ROWS
+    assert list(got) == list(made)
+
+
+def test_parts_that_hold_little_more_or_what_is_held_anyway_stay_as_they_are() -> None:
+    row_group = np.arange(400_000)
+    given: Any = {"x": row_group[:ROWS], "bag": Ragged(row_group[:ROWS], np.arange(ROWS + 1))}
+    made_here = np.zeros((40, ROWS), np.float32).repeat(10, axis=1)  # its rows are columns, one large array
+    tensor = torch.zeros(400_000)
+    for made in (
+        {"x": given["x"], "y": given["x"].reshape(ROWS, 1)[:, 0], "z": row_group[ROWS : 2 * ROWS]},
+        {"bag": given["bag"], "other": Ragged(given["bag"].values[:5], np.array([0, 5]))},
+        {f"c{number}": column for number, column in enumerate(made_here)},
+        {"x": np.zeros(100_000)[:10]},
+        {"x": np.zeros(200_000)[:60_000]},
+        {"x": tensor[:200_000], "y": tensor[200_000:]},
+        {"x": np.zeros(400_000), "y": pa.array(["a"])},
+    ):
+        assert owned(made, given) is made
+
+
+def test_of_a_large_array_all_parts_count_together() -> None:
+    whole = np.zeros((8, 100_000), np.float32)
+    made = {"x": whole[0], "y": whole[1]}
+    assert all(not np.shares_memory(column, whole) for column in owned(made, {}).values())
+    made["z"] = whole[2]
+    assert owned(made, {}) is made

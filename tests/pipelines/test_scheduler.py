@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from intune.pipelines import plan as plan_module
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.executors.fake import Costs, FakeExecutor
+from intune.pipelines.metrics import StageMeter
 from intune.pipelines.plan import Order, Plan, RowGroups, ShuffleSpec, make_plan
 from intune.pipelines.scheduler import Scheduler, State, Task
 
@@ -36,6 +37,7 @@ def plan_of(
     window: int = 3,
     per_task: int = 1,
     row_bytes: float = 1000.0,
+    guessed: bool = False,
 ) -> Plan:
     """A small plan whose blocks are the row groups."""
     steps: Any = tuple((f"{kind}{number}", kind) for number, kind in enumerate(kinds))
@@ -50,6 +52,7 @@ def plan_of(
         group=np.zeros(blocks, dtype=np.int64),
         rows=np.array([rows + (i % 3) for i in range(blocks)], dtype=np.int64),
         row_bytes=row_bytes,
+        guessed=guessed,
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan_module, "BLOCK_ROWS", 1 << 20)
@@ -168,6 +171,7 @@ def test_every_output_comes_once_whatever_is_resized_dies_or_fails(data: st.Data
         batch=data.draw(st.integers(1, 25), "batch"),
         window=data.draw(st.integers(1, 4), "window"),
         per_task=data.draw(st.integers(1, 3), "batches a task"),
+        guessed=data.draw(st.booleans(), "guessed"),
     )
     first_batch = data.draw(st.integers(0, plan.batches), "first batch")
     in_order = data.draw(st.booleans(), "in order")
@@ -475,6 +479,34 @@ def test_slots_without_memory_for_an_output_are_booked_as_blocked() -> None:
     load, _ = scheduler.read()
     assert load.blocked_s == 10.0 * (8 - len(running))
     assert load.starved_s == 0.0
+
+
+def test_where_the_size_of_rows_is_a_guess_only_what_is_needed_first_is_read_until_it_is_seen() -> None:
+    """Strings may take a hundred times what they are encoded in: many tasks at once would take all memory."""
+    plan = plan_of(("batch", "map"), blocks=40, rows=12, batch=16, row_bytes=1.0, guessed=True)
+    stages, meters = stages_of(plan), {name: StageMeter(name) for name in stages_of(plan)}
+
+    def epoch(memory: int) -> Scheduler:
+        return Scheduler(plan, stages, allocation=Allocation.shared(20), memory=memory, meters=meters)
+
+    scheduler = epoch(8000)
+    first, second = drain(scheduler, 0.0)
+    assert (first.key, second.key) == ((0, 0), (0, 1)), "the first batch is made of two blocks"
+    scheduler.finish(first, 0.0, {1: 100 * first.rows})
+    begun = drain(scheduler, 0.0)
+    rows = sum(task.rows for task in begun) + second.rows
+    assert 0 < 100 * first.rows + 150 * rows <= 8000, "as many as fit, now that it is known what they take"
+    # The functions' outputs are taken to be as large until they are seen.
+    assert scheduler.minimum_bytes() >= 100 * (2 * 12 + 16)
+    assert len(drain(epoch(1 << 20), 0.0)) == 20, "the next epoch knows"
+
+
+def test_what_could_not_be_read_tells_no_size() -> None:
+    plan = plan_of(("batch",), blocks=40, rows=12, batch=12, guessed=True)
+    scheduler = scheduler_of(plan, Allocation.shared(20))
+    (task,) = drain(scheduler, 0.0)
+    scheduler.finish(task, 0.0, {})
+    assert {(task.level, task.index) for task in drain(scheduler, 0.0)} <= {(0, 1), (1, 0)}
 
 
 def test_without_any_memory_the_tasks_needed_next_run_one_at_a_time() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intune.pipelines.errors import SchemaError
+from intune.pipelines.memory import roots
 from intune.pipelines.schema import (
     Ragged,
     block_bytes,
@@ -18,6 +19,7 @@ from intune.pipelines.schema import (
     column_bytes,
     concat_blocks,
     concat_columns,
+    copy_column,
     rows_of,
     same_bits,
     slice_block,
@@ -103,6 +105,14 @@ def test_slices_show_the_same_memory_and_taking_copies() -> None:
     single = concat_columns([block["x"]])
     assert single is block["x"]
     assert concat_blocks([block])["x"] is block["x"]
+
+
+@pytest.mark.parametrize("kind", ["number", "matrix", "list", "text", "words"])
+def test_a_copy_shows_the_same_rows_and_keeps_nothing_else(kind: str) -> None:
+    whole = kinds([[number] * (number % 4) for number in range(1000)])[kind]
+    copy = copy_column(slice_column(whole, 5, 8))
+    assert lists(copy) == lists(slice_column(whole, 5, 8))
+    assert sum(roots(copy).values()) < sum(roots(whole).values()) / 10
 
 
 def test_a_block_without_columns_has_no_rows() -> None:
