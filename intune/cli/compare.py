@@ -118,7 +118,7 @@ def table(outcomes: Sequence[Outcome]) -> Any:
     from intune.compare_page import best_first, words
     from intune.comparing import ratio
     from intune.pipelines.budget import format_bytes
-    from intune.report_charts import shortened
+    from intune.pipelines.shortened import shortened
 
     title = f"Each for {outcomes[0].seconds:.0f} s from a cold start"
     made = Table(title=title, title_justify="left")

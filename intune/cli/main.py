@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = {
         number: signal.signal(number, _terminate)
         for number in ENDED_BY
-        if signal.getsignal(number) is not signal.SIG_IGN
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN
     }
     try:
         if words == ["--version"]:

@@ -38,7 +38,7 @@ def pretrain(
     Args:
         out: Where to write the weights (.npz).
         agent: Which agent.
-        families: Scenarios to draw jobs from; all by default.
+        families: Scenarios to draw jobs from; by default all for the dqn, four of them for dqn-paper.
         episodes: How many.
         jobs: Side by side in an episode.
         steps: Decisions in an episode.

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from intune.workloads.click_tables import TableChoice
 
 _DATA = """\
-DATA is a folder made by `intune data`, of which test/ is held out; or a file, folder, glob or URI (s3://…) of Parquet
-files with the columns label, I1 … I13 and C1 … C26, of which the last file is held out. Categories may be numbers, text
-or lists of either; labels are 0 or 1; further columns are not read. Columns of other names, or another number of them,
-are named in a dataset.json beside the files:
+DATA is a data set made by `intune data`, of which test/ is held out; or a file, folder or glob of Parquet files with
+the columns label, I1 … I13 and C1 … C26, of which the last file is held out; either may be a URI (s3://…). Categories
+may be numbers, text or lists of either; labels are 0 or 1; further columns are not read. Columns of other names, or
+another number of them, are named in a dataset.json beside the files:
 
   {"schema_version": 1,
    "columns": {"label": "clicked", "dense": ["price"], "categorical": ["shop", "item"]},

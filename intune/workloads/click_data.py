@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,10 @@ from intune.pipelines.footers import read_footer
 from intune.pipelines.paths import find
 from intune.pipelines.transforms import Vocabulary, VocabularyBuilder
 from intune.pipelines.transforms.criteo import DENSE, SPARSE, criteo
+from intune.workloads.click_files import ClickFiles, find_click_files
 from intune.workloads.click_labels import LABEL, MISSING_LABEL, Labelled
-from intune.workloads.data.description import DATASET_FILE, read_description
-from intune.workloads.data.rating_clicks import CLICKS, RatingClicksOptions, write_rating_clicks
+from intune.workloads.data.description import DATASET_FILE
+from intune.workloads.data.rating_clicks import clicks_of
 
 MISSING_ID = -1
 """Stands for a missing integer id: Criteo's are 32-bit numbers, so no other id is negative. Where a type that the
@@ -129,9 +131,9 @@ def find_click_data(data: str) -> ClickData:
     """Look at what `data` names.
 
     Args:
-        data: a folder as `intune data` writes it (``train``, ``test``, ``dataset.json``); or a file, folder, glob or
-            URI of Parquet files, of which the last is held out if there are several; on a local disk, a
-            ``dataset.json`` beside them describes them. A folder of MovieLens's ratings is made click logs of first,
+        data: path, glob or URI of a data set as `intune data` writes it (``train``, ``test``, ``dataset.json``), or of
+            Parquet files, of which the last is held out if there are several; a ``dataset.json`` beside them describes
+            them. A folder of MovieLens's ratings is made click logs of first,
             once; they are kept in it (see `data.rating_clicks`).
 
     Raises:
@@ -139,24 +141,19 @@ def find_click_data(data: str) -> ClickData:
         SchemaError: the files lack columns of click logs, hold them as what no model takes, those of ``test`` as
             something else than those of ``train``, or what describes them says too little.
     """
-    folder = Path(data)
-    if (folder / "ratings").is_dir():
-        folder /= CLICKS
-        if not (folder / DATASET_FILE).exists():
-            write_rating_clicks(Path(data), RatingClicksOptions(), folder)
-    # A URI is no path; beside such files nothing is looked for.
-    description = (folder if folder.is_dir() else folder.parent) / DATASET_FILE
-    described = read_description(description.parent) if description.exists() else {}
-    columns = _columns(described, description)
-    split = (folder / "train").is_dir()
-    found = _open(str(folder / "train") if split else data, columns, _remedy(described, description))
+    folder = Path(os.path.expanduser(data))
+    files = find_click_files(str(clicks_of(folder)) if (folder / "ratings").is_dir() else data)
+    columns = _columns(files.described, files.description)
+    found = _open(files.train, files.filesystem, columns, _remedy(files))
     train, test, held_out = found.files, found.files[:0], None
-    if not split and len(train) > 1:
-        train, test = train[:-1], train[-1:]
-    elif split and (folder / "test").is_dir():
-        held_out = _open(str(folder / "test"), columns, ", which are trained on; write them there too")
+    if files.test is not None:
+        held_out = _open(
+            files.test, files.filesystem, columns, ", which are trained on; write them there too"
+        )
         test = held_out.files
-        _check_alike(columns, found.schema, held_out.schema, folder)
+        _check_alike(columns, found.schema, held_out.schema, files)
+    elif files.filesystem is None and len(train) > 1:
+        train, test = train[:-1], train[-1:]
     made = ClickData(
         filesystem=found.filesystem,
         columns=columns,
@@ -165,8 +162,8 @@ def find_click_data(data: str) -> ClickData:
         schema=found.schema,
         rows=sum(sum(file.rows) for file in train),
         test_schema=None if held_out is None else held_out.schema,
-        cardinalities=_cardinalities(described, columns, description),
-        best_auc=described.get("teacher", {}).get("auc", {}).get("test"),
+        cardinalities=_cardinalities(files.described, columns, files.description),
+        best_auc=files.described.get("teacher", {}).get("auc", {}).get("test"),
     )
     clash = [name for name in columns.sparse if name in (LABEL, "dense", "sparse")]
     if clash and made.has_lists:
@@ -239,18 +236,17 @@ def check_held_out(data: ClickData, ids: Sequence[int] | int | Vocabulary, budge
             pass
 
 
-def _remedy(described: Mapping[str, Any], file: Path) -> str:
-    """What ends a message of columns that are missing, according to a description, read from `file`."""
-    if "columns" in described:
-        return f", which {file} names; mend it"
+def _remedy(files: ClickFiles) -> str:
+    """What ends a message of columns that are missing."""
+    if "columns" in files.described:
+        return f", which {files.description} names; mend it"
     return (
         f"; click logs have {LABEL}, {DENSE[0]} … {DENSE[-1]} and {SPARSE[0]} … {SPARSE[-1]}: convert them with "
-        f"`intune data criteo`, rename them, or say what yours are called in a {DATASET_FILE} beside them, on a local "
-        f"disk: {_WRITTEN}"
+        f"`intune data criteo`, rename them, or say what yours are called in a {DATASET_FILE} beside them: {_WRITTEN}"
     )
 
 
-def _open(files: str, columns: ClickColumns, remedy: str) -> Dataset:
+def _open(files: str, filesystem: Any, columns: ClickColumns, remedy: str) -> Dataset:
     """These files as far as the columns go: what others hold is nobody's concern.
 
     Raises:
@@ -258,14 +254,14 @@ def _open(files: str, columns: ClickColumns, remedy: str) -> Dataset:
             place in a batch.
     """
     # Looked for by their names: what is read may be named by patterns.
-    filesystem, infos, _ = find([files], sleep=time.sleep)
-    first = read_footer(filesystem, infos[0], 0, time.sleep, None)
+    where, infos, _ = find([files], filesystem, sleep=time.sleep)
+    first = read_footer(where, infos[0], 0, time.sleep, None)
     if isinstance(first, DataError):
         raise first
     missing = [name for name in columns.all if name not in first.schema.names]
     if missing:
         raise SchemaError(f"{files} lacks the columns {', '.join(missing)}{remedy}")
-    found = open_dataset(make_source(files, columns=columns.all))
+    found = open_dataset(make_source(files, columns=columns.all, filesystem=filesystem))
     for name in columns.sparse:
         if pa.types.is_boolean(found.schema.field(name).type):
             for file in found.files:
@@ -305,7 +301,7 @@ def _transform(data: ClickData, ids: Sequence[int] | int | Vocabulary) -> Labell
     return Labelled(label=columns.label, features=features)
 
 
-def _columns(described: Mapping[str, Any], file: Path) -> ClickColumns:
+def _columns(described: Mapping[str, Any], file: str) -> ClickColumns:
     """The columns that a data set's description, read from `file`, names."""
     given = described.get("columns")
     if given is None:
@@ -329,7 +325,7 @@ def _columns(described: Mapping[str, Any], file: Path) -> ClickColumns:
     return columns
 
 
-def _cardinalities(described: Mapping[str, Any], columns: ClickColumns, file: Path) -> tuple[int, ...] | None:
+def _cardinalities(described: Mapping[str, Any], columns: ClickColumns, file: str) -> tuple[int, ...] | None:
     """Distinct ids of each categorical feature, where the description knows them."""
     given = described.get("cardinalities")
     if given is None:
@@ -345,7 +341,7 @@ def _cardinalities(described: Mapping[str, Any], columns: ClickColumns, file: Pa
     return tuple(given[name] for name in columns.sparse)
 
 
-def _check_alike(columns: ClickColumns, train: pa.Schema, test: pa.Schema, folder: Path) -> None:
+def _check_alike(columns: ClickColumns, train: pa.Schema, test: pa.Schema, files: ClickFiles) -> None:
     """Raise a `SchemaError` unless the features are held out as what they are trained on: the id 7 and the text "7" are
     two ids, so that a model would be judged by ids that it has never seen."""
     for name in (*columns.dense, *columns.sparse):
@@ -353,7 +349,7 @@ def _check_alike(columns: ClickColumns, train: pa.Schema, test: pa.Schema, folde
         if kinds[0] == kinds[1] or (name in columns.dense and {*kinds} == {"floats", "whole numbers"}):
             continue
         raise SchemaError(
-            f"{folder / 'test'}: column `{name}` holds {kinds[1]}, but {kinds[0]} in {folder / 'train'}; write both "
+            f"{files.test}: column `{name}` holds {kinds[1]}, but {kinds[0]} in {files.train}; write both "
             f"alike"
         )
 

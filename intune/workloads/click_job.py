@@ -33,6 +33,7 @@ from intune.workloads.feeding import fed
 from intune.workloads.fitting import open_store
 from intune.workloads.metrics import score
 from intune.workloads.optim import decay_linearly, make_optimizer
+from intune.workloads.shares import shared
 from intune.workloads.table_sizes import DEMO_TABLE_ROWS
 from intune.workloads.training import Trainer, TrainOptions
 from intune.workloads.training_events import logged
@@ -288,8 +289,8 @@ def _evaluation(
 
 
 def _split(budget: Budget, evaluates: bool) -> tuple[Budget, Budget]:
-    """The training loader's part of the memory and the evaluation's: for a time both hold blocks."""
-    part = budget.memory // EVALUATION_SHARE
+    """The training loader's part of the memory and the evaluation's."""
     if not evaluates:
         return budget, budget
-    return replace(budget, memory=budget.memory - part), replace(budget, memory=part)
+    training, evaluation = shared(budget, EVALUATION_SHARE - 1, 1)
+    return training, evaluation

@@ -40,6 +40,7 @@ from intune.workloads.sequence_models import (
     plain_config,
 )
 from intune.workloads.sequence_stages import AppendTargets
+from intune.workloads.shares import shared
 from intune.workloads.training import OnStep
 
 SCORED_AT_ONCE = 256
@@ -309,8 +310,8 @@ def _refuse_training(job: SequenceJob) -> None:
 
 def _split(budget: Budget, *, held_out: int) -> tuple[Budget, Budget]:
     """Half of the memory for training's loader, and a part of the other half for each that brings held-out sessions."""
-    half = budget.memory // 2
-    return replace(budget, memory=half), replace(budget, memory=half // held_out)
+    training, evaluation = shared(budget, held_out, *[1] * held_out)[:2]
+    return training, evaluation
 
 
 class ClippedAdamW(torch.optim.AdamW):

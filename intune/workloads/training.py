@@ -295,7 +295,7 @@ class Trainer:
     # ---- training --------------------------------------------------------------------------------------------
 
     def fit(self) -> TrainSummary:
-        """Train to the end, or until SIGINT or SIGTERM: then the step under way is finished and saved.
+        """Train to the end, or until SIGINT, SIGTERM or SIGHUP: then the step under way is finished and saved.
 
         A second signal raises `KeyboardInterrupt` at once. Signals are only caught when called from the main
         thread.
@@ -503,7 +503,11 @@ def _catching_signals() -> Iterator[_Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # The terminal is gone; a job under `nohup` is to live on.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield stop
     finally:

@@ -27,7 +27,7 @@ from intune.workloads.fitting import FitOptions, FitSummary, check_seed, fit, re
 from intune.workloads.recommender_job import FeedOptions, feeding
 from intune.workloads.sequence_stages import IGNORED
 from intune.workloads.training import NO_MATTER, OnStep
-from intune.workloads.trend_data import CutOptions, TrendData, find_trend_data
+from intune.workloads.trend_data import TrendData
 from intune.workloads.trend_metrics import mean_metrics, trend_metrics
 from intune.workloads.trend_stages import NextItemsBefore, SeriesBefore
 from intune.workloads.trendrec import TrendRec, TrendRecConfig
@@ -427,12 +427,3 @@ def _watched(
     if watch is None:
         return nullcontext(on_step)
     return watch(name, loader, min(options.epochs * len(loader), options.max_steps or 2**62))
-
-
-def trend_forecaster(
-    folder: str, options: TrendOptions | None = None, cut: CutOptions | None = None
-) -> TrendForecaster:
-    """A forecaster on the data set in `folder`; errors as of `find_trend_data`."""
-    return TrendForecaster(
-        data=find_trend_data(folder, cut), options=TrendOptions() if options is None else options
-    )

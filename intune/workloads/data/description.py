@@ -38,11 +38,18 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     path = folder / DATASET_FILE
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except FileNotFoundError:
         raise NotFoundError(
             f"no {DATASET_FILE} in {folder}; is this a data set made by `intune data`?"
         ) from None
+    return parse_description(text, str(path))
+
+
+def parse_description(text: bytes, path: str) -> dict[str, Any]:
+    """As `read_description`, of what was read from `path`."""
+    try:
+        description = json.loads(text.decode("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CorruptError(f"{path} is not JSON ({error}); make the data set again") from error
     version = description.get("schema_version") if isinstance(description, dict) else None

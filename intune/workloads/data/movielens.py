@@ -45,7 +45,6 @@ class Layout:
         header: whether the first line names the columns.
         encoding: of files that are not UTF-8.
         user_fields: what the fields of a line of `users` are.
-        title: which field of a line of `items` is the title.
     """
 
     ratings: str
@@ -55,7 +54,6 @@ class Layout:
     header: bool
     encoding: str
     user_fields: tuple[str, ...]
-    title: int = 1
 
 
 LAYOUTS = (

@@ -6,6 +6,8 @@ rating, label 1 from three stars on, the features movie, user, gender, zip code,
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from intune.pipelines.errors import ConfigError, SchemaError
-from intune.workloads.data.description import write_description
+from intune.workloads.data.description import DATASET_FILE, write_description
 from intune.workloads.data.writer import PartWriter, new_dataset, storage_errors
 from intune.workloads.rating_data import find_rating_data
 
@@ -48,6 +50,32 @@ class RatingClicksOptions:
             raise ConfigError(f"`test_share` must lie between 0 and 1, but {self.test_share} was found")
         if self.seed < 0:
             raise ConfigError(f"`seed` must be at least 0, but {self.seed} was found")
+
+
+def clicks_of(ratings: Path) -> Path:
+    """The folder of click logs that is kept within one of ratings; made at first use, by as many as come at once.
+
+    Raises:
+        SchemaError: nothing is known of the users.
+        IntuneError: `ratings` cannot be read or written.
+    """
+    kept = ratings / CLICKS
+    if (kept / DATASET_FILE).exists():
+        return kept
+    with storage_errors(kept):
+        # On the same disk, so that it can be moved to its place as a whole.
+        own = Path(tempfile.mkdtemp(prefix=f".{CLICKS}-", dir=ratings))
+    try:
+        write_rating_clicks(ratings, RatingClicksOptions(), own / CLICKS)
+        with storage_errors(kept):
+            try:
+                (own / CLICKS).rename(kept)
+            except OSError:
+                if not (kept / DATASET_FILE).exists():  # else another run was first
+                    raise
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+    return kept
 
 
 def write_rating_clicks(ratings: Path, options: RatingClicksOptions, out: Path) -> dict[str, Any]:

@@ -67,6 +67,12 @@ def new_dataset(out: Path) -> Iterator[Path]:
 
 
 def _check_vacant(out: Path) -> None:
+    try:
+        str(out.absolute()).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"`out`={str(out)!r} is not written in UTF-8, which Parquet's readers need; choose another name"
+        ) from error
     if not out.exists():
         return
     if not out.is_dir():

@@ -1,6 +1,7 @@
 """`intune data` as a user calls it, in a process of its own."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -55,6 +56,7 @@ def test_criteos_logs_are_converted_and_bad_lines_told(tmp_path: Path) -> None:
         (["synthetic", "--rows", "9", "--out", "full"], "full holds 1 entries (file, …)"),
         (["criteo", "missing.tsv", "--out", "new"], "no such file: missing.tsv; check the path"),
         (["criteo", "--out", "new"], "`files` is empty"),
+        (["synthetic", "--rows", "9", "--out", os.fsdecode(b"caf\xe9")], "is not written in UTF-8"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(

@@ -172,7 +172,7 @@ def test_killed_and_resumed_training_ends_with_the_same_bits(tmp_path: Path, kil
     assert_same_bits(parameters(trainer), uninterrupted())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_training_finishes_the_step_and_saves(tmp_path: Path, number: int) -> None:
     trainer = make_trainer(tmp_path, checkpoint_every=0)
     loss = trainer._loss

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,13 @@ from intune.errors import ConfigError, SchemaError
 from intune.workloads.click_data import build_vocabulary, find_click_data
 from intune.workloads.data.description import read_description
 from intune.workloads.data.movielens import read_movielens
-from intune.workloads.data.rating_clicks import AGES, FEATURES, RatingClicksOptions, write_rating_clicks
+from intune.workloads.data.rating_clicks import (
+    AGES,
+    FEATURES,
+    RatingClicksOptions,
+    clicks_of,
+    write_rating_clicks,
+)
 from intune.workloads.data.ratings import RatingsOptions, write_ratings
 from intune.workloads.data.splits import SplitOptions
 from tests.intune.workloads.ratings_files import drawn, write_recbole
@@ -78,6 +85,18 @@ def test_a_folder_of_ratings_is_made_click_logs_of_once(ratings: Path) -> None:
     before = (ratings / "clicks" / "train" / "part-00000.parquet").stat().st_mtime_ns
     assert find_click_data(str(ratings)).train == found.train
     assert (ratings / "clicks" / "train" / "part-00000.parquet").stat().st_mtime_ns == before
+
+
+def test_runs_that_begin_together_make_them_together_and_one_that_was_killed_is_in_nobodys_way(
+    ratings: Path,
+) -> None:
+    (ratings / ".clicks-killed" / "clicks").mkdir(parents=True)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(clicks_of, [ratings] * 4))
+    assert found == [ratings / "clicks"] * 4
+    assert len(rows_of(ratings / "clicks", "train")) == 320
+    left = [path.name for path in ratings.iterdir() if path.name.startswith(".clicks")]
+    assert left == [".clicks-killed"]
 
 
 def test_a_vocabulary_has_the_training_rows_ids(ratings: Path) -> None:
