@@ -34,7 +34,8 @@ ENTRIES: dict[str, Entry] = {
     "even": Entry("intune.agents.even:Even", "CPUs spread evenly over the stages at the start"),
     "proportional": Entry("intune.agents.proportional:Proportional", "slots in proportion to measured cost"),
     "heuristic-adaptive": Entry(
-        "intune.agents.heuristic_adaptive:HeuristicAdaptive", "a good person's choice, redone at each resize"
+        "intune.agents.heuristic_adaptive:HeuristicAdaptive",
+        "what an expert would choose by hand, redone at each resize",
     ),
     "bottleneck": Entry("intune.agents.bottleneck:Bottleneck", "one more slot for the slowest stage"),
     "thresholds": Entry("intune.agents.thresholds:Thresholds", "Ray Data's rule: up at 1.75, down at 0.5"),

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from intune.envs.measurement import Measurement
 from intune.envs.render_font import draw_text
+from intune.pipelines.shortened import shortened
 
 Picture = NDArray[np.uint8]
 
@@ -34,7 +35,7 @@ def text(now: Measurement, rates: Sequence[float]) -> str:
     """
     count = int(now.present[0].sum())
     lines = [
-        f"{_short(now.delivered[0])} rows/s  trainer waits {_percent(now.waiting[0])}  "
+        f"{shortened(np.nan_to_num(now.delivered[0]))} rows/s  trainer waits {_percent(now.waiting[0])}  "
         f"CPUs {now.cpus_used[0]:.1f}/{now.cpus[0]:.0f}  memory {_percent(_memory(now))}"
         f"{'  OUT OF MEMORY' if now.killed[0] else ''}"
     ]
@@ -71,7 +72,7 @@ def picture(now: Measurement, rates: Sequence[float]) -> Picture:
     """
     canvas: Picture = np.empty((HEIGHT, WIDTH, 3), dtype=np.uint8)
     canvas[:] = BACKGROUND
-    draw_text(canvas, 16, 12, f"{_short(now.delivered[0])} ROWS/S", INK, scale=3)
+    draw_text(canvas, 16, 12, f"{shortened(np.nan_to_num(now.delivered[0])).upper()} ROWS/S", INK, scale=3)
     draw_text(canvas, 300, 12, f"WAITS {_percent(now.waiting[0])}", INK, scale=2)
     draw_text(canvas, 460, 12, f"CPUS {now.cpus_used[0]:.1f}/{now.cpus[0]:.0f}", INK, scale=2)
     if now.killed[0]:
@@ -144,12 +145,3 @@ def _memory(now: Measurement) -> float:
 
 def _percent(share: float) -> str:
     return f"{float(np.nan_to_num(share)):.0%}"
-
-
-def _short(number: float) -> str:
-    """1234567 as 1.23M."""
-    number = float(np.nan_to_num(number))
-    for unit, size in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
-        if number >= size * 0.9995:  # what would be rounded to 1000 of the smaller unit
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.3g}"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from intune.comparing import Outcome, ratio
 from intune.pipelines.budget import format_bytes
-from intune.report_charts import Series, shortened, time_chart
+from intune.pipelines.shortened import shortened
+from intune.report_charts import Series, time_chart
 from intune.report_page import key, page_of
 from intune.simulation.page import LIGHT
 

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from intune.pipelines.budget import format_bytes
 from intune.pipelines.metrics import PipelineStats, StageStats
+from intune.pipelines.shortened import shortened
 
 REDRAW_S = 0.5
 """Seconds between two frames: often enough to look alive, seldom enough to cost nothing."""
@@ -67,7 +68,7 @@ def line(view: View) -> str:
     for stage in now.stages:
         stages += f" {stage.name} " + ("" if pool else f"{stage.slots} at ") + f"{_share(stage, now):.0%}"
     return (
-        f"step {view.done:,}/{view.total:,}  loss {view.loss:.4f}  {_count(now.rows_per_s)} rows/s  "
+        f"step {view.done:,}/{view.total:,}  loss {view.loss:.4f}  {shortened(now.rows_per_s)} rows/s  "
         f"waiting {now.wait_share:.0%}  memory {format_bytes(whole.memory_held)} of "
         f"{format_bytes(whole.memory_limit)}  [{stages}]"
     )
@@ -81,7 +82,7 @@ def panel(view: View, title: str) -> RenderableType:
     head.add_row(
         f"[bold]step[/] {view.done:,} of {view.total:,}{left}",
         f"[bold]loss[/] {view.loss:.4f}",
-        f"[bold]{_count(now.rows_per_s)}[/] rows/s",
+        f"[bold]{shortened(now.rows_per_s)}[/] rows/s",
         f"[bold]waiting for data[/] {now.wait_share:.0%}",
     )
     memory = Table.grid(padding=(0, 1))
@@ -137,7 +138,7 @@ def _stages(now: PipelineStats) -> Table:
             stage.name,
             _slots(stage, now),
             f"{stage.busy_s / seconds:.1f}",
-            _count(stage.rows / seconds),
+            shortened(stage.rows / seconds),
             f"{stage.cpu_s / seconds:.1f}",
             f"{stage.waiting_s / seconds:.1f}",
             str(stage.queue),
@@ -244,14 +245,6 @@ class Display:
         if live is not None:
             with contextlib.suppress(OSError, ValueError):
                 live.stop()
-
-
-def _count(number: float) -> str:
-    """A number with three digits that matter."""
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.3g}{unit}"
-    return f"{number:.0f}"
 
 
 def _duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
+from intune.pipelines.shortened import shortened
 from intune.simulation.svg import ticks
 
 WIDTH, HEIGHT = 900, 220
@@ -178,16 +179,6 @@ def time_unit(until: float) -> tuple[str, float]:
         if until >= 3 * per:
             return unit, per
     return "seconds", 1.0
-
-
-def shortened(value: float) -> str:
-    """A number with three digits and k, M or G; a dash for one that is not known."""
-    if not math.isfinite(value):
-        return "–"
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g}{unit}"
-    return f"{value:.3g}"
 
 
 def _thin(values: list[float]) -> list[float]:

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from html import escape
 
 from intune.pipelines.budget import format_bytes
+from intune.pipelines.shortened import shortened
 from intune.report import TRAINER, Interval, Run, counted, gain, held_up
-from intune.report_charts import Series, Span, shortened, strip, time_chart
+from intune.report_charts import Series, Span, strip, time_chart
 from intune.simulation.page import DARK, LIGHT
 
 MOST_ROWS = 400

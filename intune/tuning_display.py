@@ -18,6 +18,7 @@ from rich.text import Text
 from intune.decisions import Entry
 from intune.display import JobConsole, can_draw, live_on
 from intune.pipelines.budget import format_bytes
+from intune.pipelines.shortened import shortened
 
 SHOWN = 5
 """Decisions in the panel: the last minute of a job that is being tuned."""
@@ -35,7 +36,7 @@ def line(entry: Entry) -> str:
         f"{name}={count}" for name, count in (entry.decided or entry.allocation).as_dict().items()
     )
     return (
-        f"intune {entry.time:7.1f} s  {_count(measured.delivered[0])} rows/s  "
+        f"intune {entry.time:7.1f} s  {shortened(measured.delivered[0], '-')} rows/s  "
         f"waiting {_percent(measured.waiting[0])}  memory {_memory(entry)}  [{slots}]  {entry.reason}"
     )
 
@@ -45,7 +46,7 @@ def panel(entry: Entry, past: deque[Entry]) -> RenderableType:
     measured = entry.measured
     head = Table.grid(padding=(0, 3))
     head.add_row(
-        f"[bold]{_count(measured.delivered[0])}[/] rows/s",
+        f"[bold]{shortened(measured.delivered[0], '-')}[/] rows/s",
         spark([float(np.nan_to_num(one.measured.delivered[0])) for one in past]),
         f"[bold]waiting for data[/] {_percent(measured.waiting[0])}",
         f"[bold]CPUs[/] {measured.cpus_used[0]:.1f} of {measured.cpus[0]:.0f}",
@@ -79,7 +80,7 @@ def _stages(entry: Entry) -> Table:
             name,
             f"of {slots:.0f}" if measured.pool[0] > 0 else f"{slots:.0f}",
             f"{measured.busy[0, i]:.1f}",
-            _count(measured.rate[0, i]),
+            shortened(measured.rate[0, i], "-"),
             _percent(measured.starved[0, i]),
             _percent(measured.blocked[0, i]),
             _percent(measured.queue_fill[0, i]),
@@ -163,13 +164,3 @@ def _memory(entry: Entry) -> str:
 
 def _percent(value: float) -> str:
     return "-" if not np.isfinite(value) else f"{value:.0%}"
-
-
-def _count(number: float) -> str:
-    """A number with three digits that matter."""
-    if not np.isfinite(number):
-        return "-"
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.3g}{unit}"
-    return f"{number:.0f}"

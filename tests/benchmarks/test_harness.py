@@ -20,7 +20,6 @@ def python(program: str) -> list[str]:
 def test_the_last_line_comes_back_with_peak_memory() -> None:
     found = harness.run_command(python("print('noise'); print('warm'); print('{\"rows\": 7}')"), name="small")
     assert found["rows"] == 7
-    assert found["peak_bytes"] >= 0
     assert found["peak_is_pss"] or found["peak_bytes"] == 0  # gone before it could be looked at
 
 

@@ -4,7 +4,6 @@ import math
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -278,7 +277,6 @@ def test_cpus_follow_the_machine_unless_the_budget_was_less_from_the_beginning()
     read = follows()
     assert read.memory_limit == pytest.approx(read.resident + 6 * GB)
     assert 0 < read.resident < 16 * GB
-    assert read.cpu_s <= time.process_time() + 60.0
 
 
 def test_child_processes_count_unless_they_are_rays() -> None:

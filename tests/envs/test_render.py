@@ -35,7 +35,7 @@ def measured() -> Measurement:
 
 def test_the_text_says_rate_slots_queues_and_memory(measured: Measurement) -> None:
     lines = render.text(measured, [500.0, 1000.0]).splitlines()
-    assert lines[0].startswith("1K rows/s")
+    assert lines[0].startswith("1k rows/s")
     assert "CPUs 3.0/8" in lines[0]
     assert "memory 30%" in lines[0]
     # A quarter at work, the rest without room; the second all at work, what it makes is taken at once.
