@@ -3,7 +3,8 @@
 Four map-style datasets, each the pure form of what real ones do: nothing at all (so that the loaders' own cost is
 left), waiting as storage does, computing in Python under its lock, and computing in NumPy outside of it. The
 DataLoader takes part with 0 workers and with the best of a sweep, with workers that persist, so that none of its
-epochs but the first pays for their start. All in one process, interleaved; the second epoch is timed.
+epochs but the first pays for their start. All in one process, interleaved; the last of several epochs is timed: our
+processes are fresh interpreters, which start while one of them works already.
 """
 
 from __future__ import annotations
@@ -38,12 +39,14 @@ class Options:
     Attributes:
         json: Where to write the results.
         repeats: Timed epochs of every contender.
+        epochs: Of which the last is timed.
         workers: The DataLoader's sweep.
         seed: Of the order in which contenders run.
     """
 
     json: Path | None = None
     repeats: int = 3
+    epochs: int = 6
     workers: tuple[int, ...] = (1, 2, 4, 8)
     seed: int = 0
 
@@ -114,32 +117,31 @@ CASES: Mapping[str, Case] = {
 
 
 def seconds(batches: Iterable[Any]) -> float:
-    """One epoch."""
+    """Of one epoch."""
     began = time.perf_counter()
     for _ in batches:
         pass
     return time.perf_counter() - began
 
 
-def run(case: Case, contender: str) -> dict[str, Any]:
-    """The second epoch of a contender, in seconds a batch, and what it says of itself."""
+def run(case: Case, contender: str, epochs: int) -> dict[str, Any]:
+    """The last epoch of a contender, in seconds a batch, and what it says of itself."""
     dataset = case.dataset(case.batches * case.batch_size)
     if contender != OURS:
         workers = int(contender.split(", ")[1].split()[0])
         loader: DataLoader[Any] = DataLoader(
             dataset, case.batch_size, num_workers=workers, persistent_workers=workers > 0
         )
-        first = seconds(loader)
-        return {"first_s": first / case.batches, "seconds": seconds(loader) / case.batches}
+        times = [seconds(loader) for _ in range(epochs)]
+        return {"first_s": times[0] / case.batches, "seconds": times[-1] / case.batches}
     wrapped = TunableDataLoader.wrap(DataLoader(dataset, case.batch_size), allocation=case.allocation)
     with closing(wrapped):
-        first = seconds(wrapped)
-        again = seconds(wrapped)
+        times = [seconds(wrapped) for _ in range(epochs)]
         choice = wrapped.workshop.choice
     assert choice is not None
     return {
-        "first_s": first / case.batches,
-        "seconds": again / case.batches,
+        "first_s": times[0] / case.batches,
+        "seconds": times[-1] / case.batches,
         "where": choice.kind,
         "why": choice.reason,
     }
@@ -153,7 +155,7 @@ def measure(options: Options, console: Console) -> dict[str, Any]:
         runs: dict[str, list[dict[str, Any]]] = {contender: [] for contender in contenders}
         for order in stats.rounds_of(contenders, options.repeats, options.seed):
             for contender in order:
-                runs[contender].append(run(case, contender))
+                runs[contender].append(run(case, contender, options.epochs))
                 console.log(name, contender, f"{1e3 * runs[contender][-1]['seconds']:.3g} ms a batch")
         found[name] = runs
     return found
@@ -161,7 +163,7 @@ def measure(options: Options, console: Console) -> dict[str, Any]:
 
 def show(found: Mapping[str, Any], console: Console) -> None:
     """One row a case."""
-    table = Table(title="Time of a batch, the second epoch; ours over the DataLoader's, paired by round")
+    table = Table(title="Time of a batch, the last epoch; ours over the DataLoader's, paired by round")
     for heading in (
         "dataset",
         "wrapped",
