@@ -155,21 +155,25 @@ class Referee(Agent):
         new = resized | self._resized | self._restarted | measured.killed
         self._resized = (resized & ~first) | (self._resized & ~sound)
         self._restarted = (self._restarted | measured.killed) & ~sound
-        fresh = sound & (new | (self._rate == 0) | (self._age <= WARM) | refused)
-        on_trial = sound & ~fresh & ~same
-        count = np.where(on_trial, self._tried + 1.0, 0.0)
-        rate = measured.delivered
-        mean = np.where(self._tried > 0, (self._trial * self._tried + rate) / np.maximum(count, 1.0), rate)
-        gain = np.where(on_trial, mean / np.maximum(self._rate, 1e-12) - 1.0, 0.0)
         total = self._total(measured.slots, measured.pool, measured)
         before = self._total(self._slots, self._pool, measured)
+        rate = measured.delivered
+        stale = sound & resized & ~first
+        # Whether a change was worth having that was on trial when the machine changed, nobody will know after.
+        interrupted = stale & ~same & ~refused & (self._rate > 0) & (self._age > WARM)
+        interrupted &= rate <= (1.0 + _needed(total, before)) * self._rate
+        fresh = sound & ~interrupted & (new | (self._rate == 0) | (self._age <= WARM) | refused)
+        on_trial = sound & ~fresh & ~same & ~interrupted
+        count = np.where(on_trial, self._tried + 1.0, 0.0)
+        mean = np.where(self._tried > 0, (self._trial * self._tried + rate) / np.maximum(count, 1.0), rate)
+        gain = np.where(on_trial, mean / np.maximum(self._rate, 1e-12) - 1.0, 0.0)
         enough = _fewer(total, before) & (np.nan_to_num(measured.waiting, nan=1.0) <= FED)
         sure = CLEAR + EACH_DOUBLING * _doublings(total, before)
         clear = (gain > sure) | (gain < -CLEAR) | (count >= 2) | enough
         doubtful = on_trial & self._brief & ~_fewer(total, before) & (gain <= sure)
         better = on_trial & clear & (((gain > _needed(total, before)) & ~doubtful) | enough)
         return _Trial(
-            sound=sound, resized=resized, stale=sound & resized & ~first, same=same & sound, fresh=fresh,
+            sound=sound, resized=resized, stale=stale, interrupted=interrupted, same=same & sound, fresh=fresh,
             on_trial=on_trial, better=better, worse=on_trial & clear & ~better, undecided=on_trial & ~clear,
             twice=(count >= 2) & ~doubtful, count=count, mean=mean, gain=gain,
         )  # fmt: skip
@@ -193,18 +197,19 @@ class Referee(Agent):
     def _decide(self, asked: Proposal, trial: _Trial, measured: Measurement) -> Proposal:
         """Back to what was before, what is in force for now, or what the agent asks for."""
         sound, worse, undecided = trial.sound, trial.worse, trial.undecided
-        waits = ((self._hold > 0) & sound & ~worse) | trial.stale
+        back = worse | trial.interrupted
+        waits = ((self._hold > 0) & sound & ~worse) | (trial.stale & ~back)
         self._remember_failures(measured, worse, trial.twice)
-        known = sound & ~worse & ~undecided & ~waits & self._has_failed(asked, measured)
+        known = sound & ~back & ~undecided & ~waits & self._has_failed(asked, measured)
         stays = undecided | waits | known
-        slots = np.where(worse[:, None], self._slots, np.where(stays[:, None], measured.slots, asked.slots))
-        pool = np.where(worse, self._pool, np.where(stays, measured.pool, asked.pool))
+        slots = np.where(back[:, None], self._slots, np.where(stays[:, None], measured.slots, asked.slots))
+        pool = np.where(back, self._pool, np.where(stays, measured.pool, asked.pool))
         part = self._shrunk
         shrink = self._shrink(measured, sound & ~trial.resized & ~trial.on_trial)
         pool = np.where(shrink, np.ceil(measured.pool * part), pool)
         verdict = _Verdict(
-            shrink=shrink, worse=worse, undecided=undecided, stale=trial.stale, waits=waits, known=known,
-            gain=trial.gain, hold=self._hold,
+            shrink=shrink, worse=worse, undecided=undecided, interrupted=trial.interrupted, stale=trial.stale,
+            waits=waits, known=known, gain=trial.gain, hold=self._hold,
         )  # fmt: skip
         return Proposal(slots=slots, pool=pool, explain=lambda i: verdict.said(i) or asked.explain(i))
 
@@ -311,6 +316,7 @@ class _Trial:
         sound: the interval says something.
         resized: the machine has got another size since, or is seen for the first time.
         stale: of a resize; what was measured is still, in part at least, what the machine before did.
+        interrupted: of one that came while a change was on trial.
         same: what is in force is what others are compared with.
         fresh: it is from now on, whatever was before.
         on_trial: it is something else; then it is `better`, `worse` or `undecided`.
@@ -321,6 +327,7 @@ class _Trial:
     sound: Bools
     resized: Bools
     stale: Bools
+    interrupted: Bools
     same: Bools
     fresh: Bools
     on_trial: Bools
@@ -340,6 +347,7 @@ class _Verdict:
     shrink: Bools
     worse: Bools
     undecided: Bools
+    interrupted: Bools
     stale: Bools
     waits: Bools
     known: Bools
@@ -356,6 +364,8 @@ class _Verdict:
             return f"back to what was before: {gain}; {hold}"
         if self.undecided[i]:
             return f"keep: {gain} so far, which one more interval has to confirm"
+        if self.interrupted[i]:
+            return "back to what was before: the machine has another size, and the last change was still on trial"
         if self.stale[i]:
             return "keep: the machine has another size, and this interval still shows the one before"
         if self.waits[i]:

@@ -406,3 +406,23 @@ def test_the_rate_of_the_machine_before_is_not_what_slots_are_compared_with(meas
     assert step(6, 1400.0, 16.0) == 6  # announced; delivered by all 64 yet
     assert step(6, 400.0, 16.0) == 7
     assert step(7, 450.0, 16.0) == 8
+
+
+def test_a_change_that_a_resize_interrupts_is_taken_back_unless_it_has_shown_its_worth(
+    measurement: Measured,
+) -> None:
+    """What follows is another machine's, and says nothing of it."""
+    referee = Referee(Restless())
+    referee.start(1, 2)
+
+    def step(slots: float, rate: float, cpus: float) -> Proposal:
+        measured = measurement(stages=2, slots=[[slots, 2.0]], busy=1.0, delivered=rate, cpus=cpus)
+        return referee.propose(measured)
+
+    assert step(4, 1000.0, 64.0).slots[0, 0] == 5
+    assert step(5, 1200.0, 64.0).slots[0, 0] == 6
+    back = step(6, 1100.0, 16.0)
+    assert back.slots[0, 0] == 5
+    assert back.explain(0).startswith("back to what was before: the machine has another size")
+    assert step(5, 300.0, 16.0).slots[0, 0] == 6  # the first of the new machine
+    assert "brought -10.0%" in step(6, 270.0, 16.0).explain(0)  # what others are compared with
