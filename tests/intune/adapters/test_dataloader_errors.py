@@ -349,12 +349,14 @@ SCRIPT = """
                 pids = loader.workshop.processes.pids()
                 print(*pids, flush=True)
     except KeyboardInterrupt:
-        loader.close()
-        alive = [thread.name for thread in threading.enumerate() if thread.name.startswith("intune")]
-        del batch
-        gc.collect()
-        maps = open("/proc/self/maps").read()
-        print("interrupted", alive, [shared for shared in ("memfd:intune", "/dev/shm") if shared in maps], flush=True)
+        said = "interrupted"
+    # After it: the exception holds the frames that it came through, and they what was just handed over.
+    loader.close()
+    alive = [thread.name for thread in threading.enumerate() if thread.name.startswith("intune")]
+    del batch
+    gc.collect()
+    maps = open("/proc/self/maps").read()
+    print(said, alive, [shared for shared in ("memfd:intune", "/dev/shm") if shared in maps], flush=True)
 """
 
 
