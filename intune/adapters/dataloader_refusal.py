@@ -14,7 +14,8 @@ def refusal(error: Exception, settings: LoaderSettings) -> ConfigError:
             "in place of `multiprocessing.Value` or `Array` keep a tensor in shared memory, as "
             "`torch.tensor(0).share_memory_()` makes it"
         )
-    if not (settings.iterable and settings.num_workers):
+    # Several iterators, and `worker_init_fn`, are refused to threads.
+    if not (settings.num_workers and (settings.iterable or settings.worker_init_fn is not None)):
         remedy = f"{remedy}, or use workers='thread'"
     return ConfigError(
         "`dataset`, `collate_fn` or `worker_init_fn` cannot be sent to a process "

@@ -25,8 +25,10 @@ SHORT = 500
 MOST = 200
 """Objects among which long lists are searched for."""
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_FROZEN = {*_PLAIN, tuple}
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
+"""Kinds of things that cannot change and refer to nothing."""
+
+_FROZEN = {*PLAIN, tuple}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def kept_items(value: Any) -> KeptItems | None:
     for part in _parts(value):
         kinds = set(map(type, part))
         tuples = (one for one in part if type(one) is tuple) if tuple in kinds else ()
-        if not kinds <= _FROZEN or not set(map(type, chain.from_iterable(tuples))) <= set(_PLAIN):
+        if not kinds <= _FROZEN or not set(map(type, chain.from_iterable(tuples))) <= set(PLAIN):
             return None
     return KeptItems(value, copied_items(value))
 
@@ -88,7 +90,7 @@ def long_lists(value: Any) -> list[LongList]:
     waiting = deque([value])
     while waiting and len(seen) < MOST:
         part = waiting.popleft()
-        if id(part) in seen or type(part) in _PLAIN:
+        if id(part) in seen or type(part) in PLAIN:
             continue
         seen[id(part)] = part
         if type(part) not in (list, tuple, dict, set, frozenset):
@@ -126,7 +128,7 @@ def _is_plain(value: Any) -> bool:
         part = waiting.pop()
         if type(part) in (list, tuple, dict, set, frozenset) and len(part) <= SHORT:
             waiting.extend(_items(part))
-        elif type(part) not in _PLAIN:
+        elif type(part) not in PLAIN:
             return False
     return not waiting
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from intune.adapters.long_lists import LONG, KeptItems, kept_items
+from intune.adapters.long_lists import LONG, PLAIN, KeptItems, kept_items
 from intune.adapters.pickled_size import structure_bytes
 from intune.adapters.user_modules import SCRIPTS
 from intune.pipelines.budget import format_bytes
@@ -20,7 +20,6 @@ from intune.pipelines.executors.packing import by_value
 LONGEST = 10_000
 """Of a text, or of a list or dictionary, up to which it is pickled without being measured first."""
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _NOTHING: tuple[KeptItems, bytes] = (KeptItems(None, ()), b"")
 _known: dict[int, tuple[KeptItems, bytes]] = {}
 
@@ -73,7 +72,7 @@ def _stays(value: Any) -> bool:
 
 def _is_plain(value: Any, depth: int = 0) -> bool:
     kind = type(value)
-    if kind in _PLAIN:
+    if kind in PLAIN:
         return not isinstance(value, str | bytes) or len(value) <= LONGEST
     if depth > 3:
         return False

@@ -222,6 +222,16 @@ def test_what_cannot_be_sent_is_refused_when_processes_are_asked_for():
         wrap(DataLoader(dataset), workers="process")
 
 
+def test_threads_are_no_remedy_where_they_are_refused():
+    import threading
+
+    dataset = Samples(4)
+    dataset.lock = threading.Lock()
+    with pytest.raises(ConfigError, match="cannot be sent to a process") as caught:
+        wrap(DataLoader(dataset, num_workers=1, worker_init_fn=print), workers="process")
+    assert "workers='thread'" not in str(caught.value)
+
+
 def test_what_multiprocessing_shares_is_refused_and_the_remedy_is_told():
     dataset = Stream()
     dataset.shared = multiprocessing.Value("i", 0)
