@@ -235,10 +235,10 @@ class Loader:
                 meter.read(slots=self.allocation.of(name), running=0, queue=0)
                 for name, meter in self._meters.items()
             )
-            limit, elapsed, redone = self.budget.memory, 0.0, 0
+            limit, elapsed, redone = self.budget.memory, counts.elapsed_s, counts.redone
         return PipelineStats(
             stages=stages,
-            elapsed_s=counts.elapsed_s + elapsed,
+            elapsed_s=elapsed,
             epoch=epoch,
             batch=batch,
             batches=counts.batches,
@@ -249,7 +249,7 @@ class Loader:
             memory_peak=self._ledger.peak,
             memory_resident=resident_bytes([os.getpid(), *self._fleet.pids()]) if resident else 0,
             memory_limit=limit,
-            redone=counts.redone + redone,
+            redone=redone,
             workers_lost=self._fleet.workers_lost,
             skipped=counts.skipped,
             allocation=self.allocation,
@@ -531,11 +531,16 @@ class _Epoch(Iterator[dict[str, Any]]):
             self._run.work.notify_all()
 
     def read(self) -> tuple[tuple[Any, ...], int, float, int]:
-        """Stages, bytes allowed, seconds under way, outputs made again."""
+        """Stages, bytes allowed, and, of all epochs so far, seconds under way and outputs made again."""
+        scheduler, counts = self._run.scheduler, self._counts
         with self._run.lock:
-            scheduler = self._run.scheduler
             scheduler.tick(self._clock())
-            return scheduler.read(), scheduler.limit, self._clock() - self._began, scheduler.redone
+            stages, limit = scheduler.read(), scheduler.limit
+        with self._place:  # else this epoch, ended just now, would count twice
+            if self.closed:
+                return stages, limit, counts.elapsed_s, counts.redone
+            elapsed = counts.elapsed_s + self._clock() - self._began
+            return stages, limit, elapsed, counts.redone + scheduler.redone
 
     def close(self) -> None:
         """Stop the workers' work on this epoch."""

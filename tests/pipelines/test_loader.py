@@ -1189,3 +1189,18 @@ def test_auto_means_threads_where_no_cluster_is_connected_or_named(
     with load(pipeline(data_sets.folder(SHAPES[0]), None, 1, 0, 9, False), executor="auto") as loader:
         assert loader.executor == "threads"
         assert len(list(loader)) == 1
+
+
+def test_an_epoch_that_ends_while_it_is_looked_at_counts_once(
+    data_sets: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else time went back from one look to the next, and the interval between them told nothing."""
+    pipe = Pipeline.from_parquet(data_sets.folder([[40]])).batch(4)
+    with pipe.loader(executor="threads") as loader:
+        loop = iter(loader)
+        next(loop)
+        before = loader.stats().elapsed_s
+        loop.close()  # type: ignore[attr-defined]
+        ended = loader.stats()
+        monkeypatch.setattr(loader, "_current", lambda: loop)  # seen just before
+        assert loader.stats().elapsed_s == ended.elapsed_s >= before > 0
