@@ -142,7 +142,7 @@ class RayWorkers:
         thread = threading.Thread(target=self._replace, name="intune-ray-starter", daemon=True)
         with self.changed:
             self._starting[thread] = late
-        thread.start()
+            thread.start()  # who finds it there may wait for its end
 
     def have_one(self) -> None:
         """Start a worker if there is none and none is on its way: the last was lost while nobody needed it."""

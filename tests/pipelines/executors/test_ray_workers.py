@@ -14,31 +14,65 @@ from intune.pipelines.executors.ray_records import Worker
 from intune.pipelines.executors.ray_workers import RayWorkers
 
 
+class Cluster:
+    """What is left of Ray where nothing is asked of it but to end."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ended: list[str] = []
+        self.killed: list[Any] = []
+        monkeypatch.setattr(ray_workers, "connection", lambda ray: "here")
+        monkeypatch.setattr(ray_workers, "disconnect", lambda ray, used: self.ended.append(used))
+        here = SimpleNamespace(get_node_id=lambda: "node")
+        self.workers: Any = object.__new__(RayWorkers)
+        self.workers.ray = SimpleNamespace(
+            kill=lambda actor, no_restart: self.killed.append(actor),
+            is_initialized=lambda: True,
+            get_runtime_context=lambda: here,
+        )
+        self.workers.alive = []
+        self.workers.changed = threading.Condition(threading.RLock())
+        self.workers._closed, self.workers._starting, self.workers._connection = False, {}, "here"
+
+
 def test_a_second_ctrl_c_leaves_no_cluster_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends the waiting for workers that were killed, and no more."""
-    ended: list[str] = []
 
     def interrupted(pid: int) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ray_workers, "connection", lambda ray: "here")
-    monkeypatch.setattr(ray_workers, "disconnect", lambda ray, used: ended.append(used))
     monkeypatch.setattr("psutil.pid_exists", interrupted)
-    killed: list[Any] = []
-    here = SimpleNamespace(get_node_id=lambda: "node")
-    workers: Any = object.__new__(RayWorkers)
-    workers.ray = SimpleNamespace(
-        kill=lambda actor, no_restart: killed.append(actor),
-        is_initialized=lambda: True,
-        get_runtime_context=lambda: here,
-    )
-    workers.alive = [Worker(number=0, actor="actor", pid=1, node="node")]
-    workers.changed = threading.Condition(threading.RLock())
-    workers._closed, workers._starting, workers._connection = False, {}, "here"
+    cluster = Cluster(monkeypatch)
+    cluster.workers.alive = [Worker(number=0, actor="actor", pid=1, node="node")]
     with pytest.raises(KeyboardInterrupt):
-        workers.close()
-    assert killed == ["actor"]
-    assert ended == ["here"]
+        cluster.workers.close()
+    assert cluster.killed == ["actor"]
+    assert cluster.ended == ["here"]
+
+
+def test_they_may_be_closed_just_when_one_is_to_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = Cluster(monkeypatch).workers
+    raised: list[BaseException] = []
+
+    def close() -> None:
+        try:
+            workers.close()
+        except BaseException as error:
+            raised.append(error)
+
+    closer = threading.Thread(target=close)
+    start = threading.Thread.start
+
+    def begin(thread: threading.Thread) -> None:
+        if thread is not closer:
+            closer.start()
+            closer.join(0.2)  # it comes as far as it can
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", begin)
+    workers.replace()
+    closer.join(10)
+    assert not raised
+    assert not workers._starting
 
 
 def test_a_loader_may_be_collected_while_another_one_connects() -> None:
