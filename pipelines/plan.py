@@ -171,8 +171,12 @@ class Plan:
         """
         origin, end = int(self.windows[window]), int(self.windows[window + 1])
         first, count = self.cell_of(origin), self.cell_count(window)
-        places = origin + np.random.default_rng([*self.seed_words, window]).permutation(end - origin)
-        return (places // self.batch_size - first).astype(np.uint16 if count <= 65_536 else np.int64)
+        inner = np.arange(first + 1, first + count, dtype=np.int64) * self.batch_size
+        places = np.diff(inner, prepend=origin, append=end)
+        # Nobody counts this memory, and a window may have tens of millions of rows: two bytes for each, also meanwhile.
+        cells = np.repeat(np.arange(count, dtype=np.uint16 if count <= 65_536 else np.int64), places)
+        np.random.default_rng([*self.seed_words, window]).shuffle(cells)
+        return cells
 
     def cell_of(self, row: int) -> int:
         """Which batch-sized cell of this rank's sequence a row lies in."""

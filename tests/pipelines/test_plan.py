@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import itertools
 import time
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -365,3 +367,26 @@ def test_a_hundred_thousand_row_groups_are_planned_within_two_seconds(
     spent = time.process_time() - began
     assert plan.rows == 100_000 * rows
     assert spent < 2.0, f"planning took {spent:.2f} s of processor time"
+
+
+def test_dealing_out_the_rows_of_a_large_window_takes_little_memory_and_is_what_it_was() -> None:
+    rows, size = 1_000_000, 1000
+    plan = make_plan(groups_of([[rows]]), order_of(("shuffle", "batch"), size, seed=3), epoch=5)
+    tracemalloc.start()
+    try:
+        cells = plan.cells(0)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 3 * rows
+    assert np.array_equal(cells, np.random.default_rng([3, 5, 0]).permutation(rows) // size)
+
+
+@pytest.mark.parametrize(
+    ("begin", "rows", "size"), [(0, 7, 1), (3, 11, 4), (4, 8, 4), (5, 2, 100), (2, 70_000, 1)]
+)
+def test_every_cell_of_a_window_gets_as_many_rows_as_it_has_places(begin: int, rows: int, size: int) -> None:
+    plan = make_plan(groups_of([[begin + rows]]), order_of(("shuffle", "batch"), size))
+    part = replace(plan, windows=np.array([begin, begin + rows], dtype=np.int64))
+    places = np.arange(begin, begin + rows) // size - begin // size
+    assert sorted(part.cells(0).tolist()) == places.tolist()
