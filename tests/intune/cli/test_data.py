@@ -19,10 +19,15 @@ def _intune(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(_command(*arguments), capture_output=True, text=True, timeout=120)
 
 
+def _faults(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """What it said on stderr, but for its progress: a machine may be slow."""
+    return [line for line in done.stderr.splitlines() if not line.startswith("writing ")]
+
+
 def test_a_synthetic_data_set_is_written_and_its_best_auc_is_told(tmp_path: Path) -> None:
     out = tmp_path / "data"
     done = _intune("data", "synthetic", "--rows", 40_000, "--files", 2, "--missing", 0, "--out", out)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, _faults(done)) == (0, [])
     assert f"{out}: 40,000 rows to train on in 2 files, 4,000 held out in 1" in done.stdout
     description = json.loads((out / "dataset.json").read_text())
     auc = description["teacher"]["auc"]
@@ -42,7 +47,7 @@ def test_criteos_logs_are_converted_and_bad_lines_told(tmp_path: Path) -> None:
     out = tmp_path / "data"
     days = [tmp_path / f"day_{number}" for number in range(3)]
     done = _intune("data", "criteo", *days[:2], "--test", days[2], "--out", out)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, _faults(done)) == (0, [])
     assert "4 rows to train on in 1 files, 2 held out in 1" in done.stdout
     assert "bad lines left out: 1\n" in done.stdout
     assert f'{days[0]}, line 2: 1 fields instead of 40 ("not a line")' in done.stdout
