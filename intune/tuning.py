@@ -50,8 +50,9 @@ logger = logging.getLogger("intune")
 LEARNT = ("dqn", "planner")
 """Agents whose changes are on trial (`Referee`): they act on what they believe of the job."""
 
-CONTROLLERS: weakref.WeakSet[Controller] = weakref.WeakSet()
-"""Of the loaders that are not closed: an agent remembers one job, and decides for no second one meanwhile."""
+DECIDING: weakref.WeakValueDictionary[int, Controller] = weakref.WeakValueDictionary()
+"""Controllers of the loaders that are not closed, by the `id` of who decides: an agent remembers one job, and decides
+for no second one meanwhile. Never iterated over: other threads tune loaders of their own."""
 
 OFF = ("off", "0", "false", "no")
 """Values of the environment's ``INTUNE`` that turn tuning off."""
@@ -180,7 +181,7 @@ class Tuned:
         self._finalizer: Any = None
         if agent is None:
             return
-        if any(_decides(one.agent) is _decides(agent) for one in CONTROLLERS):
+        if id(_decides(agent)) in DECIDING:
             raise ConfigError(
                 f"`agent` {agent.name!r} decides for another loader already, of which it remembers what it saw; make "
                 "one for each loader, or close that one first"
@@ -199,7 +200,7 @@ class Tuned:
         }
         sinks = open_sinks(shown, header)
         self.controller = Controller(observer, agent, inner.stages, watch=sinks.listeners)
-        CONTROLLERS.add(self.controller)
+        DECIDING[id(_decides(agent))] = self.controller
         if known is not None:
             _teach(agent, known)
         self._thread = ControlThread(self.controller, pace=pace)
@@ -330,7 +331,7 @@ def _end(thread: ControlThread, sinks: Sinks, pid: int) -> None:
     if os.getpid() == pid:  # a fork has neither the thread nor a say in the log
         thread.stop()
         sinks.close()
-        CONTROLLERS.discard(thread.controller)
+        DECIDING.pop(id(_decides(thread.controller.agent)), None)
 
 
 def _remember(controller: Controller, folder: Path, key: str) -> None:

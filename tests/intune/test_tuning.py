@@ -327,6 +327,29 @@ def test_an_agent_that_decides_already_is_told(pipeline: Pipeline) -> None:
         assert len(numbers(tuned)) == 40
 
 
+def test_trainings_in_several_threads_make_their_loaders_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def make_one() -> None:
+        made.append(intune.tune(simulated(Clock()), agent="even", knowledge=False))
+
+    def another_meanwhile(agent: Any) -> Any:
+        monkeypatch.setattr("intune.tuning._decides", decides)
+        thread = threading.Thread(target=make_one)
+        thread.start()
+        thread.join(60)
+        return decides(agent)
+
+    make_one()
+    make_one()
+    decides = intune.tuning._decides
+    monkeypatch.setattr("intune.tuning._decides", another_meanwhile)
+    make_one()
+    assert len(made) == 4
+    for one in made:
+        one.close()
+
+
 # ---- nothing left behind, nothing broken ---------------------------------------------------------------------
 
 
