@@ -35,7 +35,7 @@ from intune.pipelines.joining import Joining
 from intune.pipelines.payloads import Missing, Partial, Piece
 from intune.pipelines.plan import Ints, LoadBlock, Plan
 from intune.pipelines.returned import checked, owned
-from intune.pipelines.schema import Block, block_rows, concat_blocks, slice_block, writable
+from intune.pipelines.schema import Array, Block, block_rows, concat_blocks, slice_block, writable
 from intune.pipelines.stages import Map
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ class Operations:
     def _shuffled_next(self, level: int) -> bool:
         return self.job.plan.levels[level + 1].operation == "merge"
 
-    def _layout(self, level: int, index: int) -> tuple[Ints, Ints]:
+    def _layout(self, level: int, index: int) -> tuple[Ints, Array]:
         """How a task lays its rows out for the shuffle that follows: order and edges as in `shuffle.layout`."""
         plan = self.job.plan
         start, stop = int(plan.levels[level].start[index]), int(plan.levels[level].stop[index])

@@ -41,13 +41,14 @@ class Split:
         names: columns, in order.
         stacks: columns of one type as the rows of a matrix, shape ``(columns, rows)``, with their names.
         others: columns that are no plain arrays.
-        edges: shape ``(cells + 1,)``.
+        edges: shape ``(cells + 1,)``, unsigned, of the fewest bytes that hold the number of rows: a large window of
+            small blocks has more edges than rows.
     """
 
     names: tuple[str, ...]
     stacks: list[tuple[tuple[str, ...], Array]]
     others: Block
-    edges: Ints
+    edges: Array
 
     def columns(self) -> Block:
         """Its columns, as views."""
@@ -59,8 +60,8 @@ class Split:
         return [*(matrix for _, matrix in self.stacks), *self.others.values(), self.edges]
 
 
-def layout(cells: Array, count: int) -> tuple[Ints, Ints]:
-    """The order that sorts rows by cell (int64, shape ``(rows,)``), and the cells' edges in it.
+def layout(cells: Array, count: int) -> tuple[Ints, Array]:
+    """The order that sorts rows by cell (int64, shape ``(rows,)``), and the cells' edges in it, as of `Split`.
 
     Args:
         cells: cell of every row, shape ``(rows,)``; 16-bit numbers are sorted by counting, several times faster.
@@ -68,10 +69,10 @@ def layout(cells: Array, count: int) -> tuple[Ints, Ints]:
     """
     edges = np.zeros(count + 1, dtype=np.int64)
     np.cumsum(np.bincount(cells, minlength=count), out=edges[1:])
-    return np.argsort(cells, kind="stable"), edges
+    return np.argsort(cells, kind="stable"), edges.astype(np.min_scalar_type(len(cells)))
 
 
-def lay_out(parts: Iterable[Block], order: Ints, edges: Ints) -> Split:
+def lay_out(parts: Iterable[Block], order: Ints, edges: Array) -> Split:
     """Columns put in order, as they come, a few at a time."""
     names: list[str] = []
     stacks: list[tuple[tuple[str, ...], Array]] = []
@@ -100,15 +101,16 @@ def gather(parts: Sequence[Split], first: int, last: int) -> Block:
     if any(kinds != head for kinds in rest):
         check_alike([part.columns() for part in parts])
         raise SchemaError("their columns come in another order, or fixed-length strings are longer in one")
-    runs = [
-        (part, int(part.edges[cell]), int(part.edges[cell + 1]))
-        for cell in range(first, last)
-        for part in parts
-    ]
     order = None
-    if len(runs) > MOST_RUNS:
+    if len(parts) * (last - first) > MOST_RUNS:
         order = _cell_order([part.edges[first : last + 1] for part in parts])
         runs = [(part, int(part.edges[first]), int(part.edges[last])) for part in parts]
+    else:
+        runs = [
+            (part, int(part.edges[cell]), int(part.edges[cell + 1]))
+            for cell in range(first, last)
+            for part in parts
+        ]
     made: Block = {}
     for at, (names, _) in enumerate(parts[0].stacks):
         matrix = np.concatenate([part.stacks[at][1][:, low:high] for part, low, high in runs], axis=1)
@@ -123,7 +125,7 @@ def gather(parts: Sequence[Split], first: int, last: int) -> Block:
 def places(parts: Sequence[Split], first: int, last: int, starts: Ints) -> Ints:
     """Where the rows that `gather` returns stand, if blocks of the window are missing: every cell's rows from its
     start on (`starts`, shape ``(last - first,)``), without the ones that are not there."""
-    counts = sum(np.diff(part.edges[first : last + 1]) for part in parts)
+    counts = sum(np.diff(part.edges[first : last + 1]).astype(np.int64) for part in parts)
     before = np.cumsum(counts) - counts
     return np.arange(int(np.sum(counts)), dtype=np.int64) + np.repeat(starts - before, counts)
 
@@ -134,7 +136,7 @@ def _kinds(part: Split) -> Any:
     return stacks, {name: kind_of(column) for name, column in part.others.items()}
 
 
-def _cell_order(edges: Sequence[Ints]) -> Ints:
+def _cell_order(edges: Sequence[Array]) -> Ints:
     """Positions that bring rows, joined block by block, into the order of their cells."""
     cells = np.arange(len(edges[0]) - 1)
     return np.argsort(np.concatenate([np.repeat(cells, np.diff(part)) for part in edges]), kind="stable")
