@@ -6,6 +6,7 @@ exposition format.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 import sys
@@ -151,6 +152,9 @@ class Endpoint(_Counting):
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join(timeout=5.0)
+        with contextlib.suppress(OSError):  # closed already
+            # Processes forked meanwhile have the socket too, and would keep the port.
+            self._server.socket.shutdown(socket.SHUT_RDWR)
         self._server.server_close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import socket
 import struct
 import threading
@@ -82,6 +83,25 @@ def test_an_endpoint_answers_on_loopback_until_it_is_closed() -> None:
         endpoint.close()
         endpoint.close()
     assert endpoint.port not in listening()
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_a_process_forked_meanwhile_does_not_keep_the_port() -> None:
+    endpoint = Endpoint(0)
+    context = multiprocessing.get_context("fork")
+    over = context.Event()
+    child = context.Process(target=over.wait)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("warnings.warn", lambda *a, **k: None)  # of forking with threads: it is the point
+            child.start()
+        endpoint.close()
+        Endpoint(endpoint.port).close()
+        assert child.is_alive()
+    finally:
+        endpoint.close()
+        over.set()
+        child.join(60)
 
 
 def test_who_leaves_without_an_answer_is_no_line_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
