@@ -199,7 +199,11 @@ class Tuned:
             "began": time.time(),
         }
         sinks = open_sinks(shown, header)
-        self.controller = Controller(observer, agent, inner.stages, watch=sinks.listeners)
+        try:
+            self.controller = Controller(observer, agent, inner.stages, watch=sinks.listeners)
+        except BaseException:  # of an agent of the user's
+            sinks.close()
+            raise
         DECIDING[id(_decides(agent))] = self.controller
         if known is not None:
             _teach(agent, known)
@@ -282,11 +286,13 @@ class Tuned:
 
     def close(self) -> None:
         """End tuning and the loader; keep what was learnt. Twice does no harm."""
-        if self._finalizer is not None:
-            self._finalizer()
-        close = getattr(self.loader, "close", None)
-        if close is not None:
-            close()
+        try:
+            if self._finalizer is not None:
+                self._finalizer()
+        finally:  # a second Ctrl-C, while a round is waited for
+            close = getattr(self.loader, "close", None)
+            if close is not None:
+                close()
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -329,9 +335,11 @@ class _Batches(Iterator[Any]):
 
 def _end(thread: ControlThread, sinks: Sinks, pid: int) -> None:
     if os.getpid() == pid:  # a fork has neither the thread nor a say in the log
-        thread.stop()
-        sinks.close()
-        DECIDING.pop(id(_decides(thread.controller.agent)), None)
+        try:
+            thread.stop()
+        finally:
+            sinks.close()
+            DECIDING.pop(id(_decides(thread.controller.agent)), None)
 
 
 def _remember(controller: Controller, folder: Path, key: str) -> None:

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -374,6 +375,33 @@ def test_ctrl_c_in_the_loop_leaves_no_thread(pipeline: Pipeline) -> None:
     with pytest.raises(KeyboardInterrupt):
         _loop_that(lambda: signal.raise_signal(signal.SIGINT), pipeline)
     assert not tuner_threads()
+
+
+class Unready(Scripted):
+    def start(self, jobs: int, stages: int) -> None:
+        raise RuntimeError("no weights")
+
+
+def test_an_agent_that_cannot_begin_leaves_nothing_open(tmp_path: Path) -> None:
+    for _ in range(2):  # the second time the folder is not the first one's any more
+        with pytest.raises(RuntimeError, match="no weights"):
+            intune.tune(simulated(Clock()), agent=Unready(), prometheus=0, log=tmp_path, knowledge=False)
+    assert not (tmp_path / "loader-2").exists()
+
+
+def test_ctrl_c_while_it_is_closed_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = simulated(Clock())
+    tuned = intune.tune(source, agent="even", prometheus=0, knowledge=False)
+    closed = Mock()
+    assert tuned._finalizer is not None
+    thread, sinks, _ = tuned._finalizer.peek()[2]
+    sinks.closers.append(closed)
+    monkeypatch.setattr(thread, "stop", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        tuned.close()
+    with pytest.raises(LoaderError):
+        source.resize({"load": 2})
+    closed.assert_called_once_with()
 
 
 def test_what_is_closed_is_over(pipeline: Pipeline) -> None:
