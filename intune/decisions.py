@@ -119,6 +119,9 @@ class DecisionLog:
     def add(self, entry: Entry) -> None:
         """Write one entry; an error is logged once, and the job goes on without a log."""
         self._write(entry.as_dict())
+        if self._full():
+            self._close()
+            self._open(self._second)
 
     def close(self) -> None:
         """Close the file; twice does no harm."""
@@ -152,13 +155,15 @@ class DecisionLog:
         try:
             self._file.write(json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n")
             self._file.flush()
-            full = self._file.tell() >= self._most
         except (OSError, ValueError) as error:  # ValueError: a reason that is no text
             self._fail(error)
-            return
-        if full:
-            self._close()
-            self._open(self._second)
+
+    def _full(self) -> bool:
+        try:
+            return self._file is not None and self._file.tell() >= self._most
+        except (OSError, ValueError) as error:
+            self._fail(error)
+            return False
 
     def _fail(self, error: Exception) -> None:
         file, self._file = self._file, None

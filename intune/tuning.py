@@ -54,6 +54,9 @@ DECIDING: weakref.WeakValueDictionary[int, Controller] = weakref.WeakValueDictio
 """Controllers of the loaders that are not closed, by the `id` of who decides: an agent remembers one job, and decides
 for no second one meanwhile. Never iterated over: other threads tune loaders of their own."""
 
+MOST_TOLD = 2_000
+"""Characters of what a pipeline is that its log tells: a function may carry a dictionary of millions of ids."""
+
 OFF = ("off", "0", "false", "no")
 """Values of the environment's ``INTUNE`` that turn tuning off."""
 
@@ -192,7 +195,7 @@ class Tuned:
         observer = Observer(inner, resources=_resources(inner))
         header = {
             "agent": agent.name,
-            "pipeline": name,
+            "pipeline": name if len(name) <= MOST_TOLD else f"{name[: MOST_TOLD - 1]}…",
             "stages": list(inner.stages),
             "cpus": budget.cpus,
             "memory": budget.memory,

@@ -153,3 +153,14 @@ def test_a_long_job_keeps_its_beginning_and_its_end(tmp_path: Path) -> None:
     assert second[-1]["time"] == 59.0 or len(second) == 1  # just begun anew
     for file in tmp_path.iterdir():
         assert file.stat().st_size < most + 4096
+
+
+def test_a_header_longer_than_the_log_may_be_is_written_once(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.jsonl"
+    log = DecisionLog(path, header={"pipeline": "x" * 5000}, most_bytes=4096)
+    assert len(lines(path)) == 1
+    log.add(an_entry(time=1.0))
+    log.add(an_entry(time=2.0))
+    log.close()
+    second = lines(tmp_path / "decisions.jsonl.1")
+    assert [line.get("time") for line in (*lines(path), *second)] == [None, 1.0, None]

@@ -14,6 +14,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -37,7 +38,7 @@ from intune.errors import ConfigError, LoaderError
 from intune.knowledge import Knowledge, _say_homeless, keep
 from intune.pipelines import Allocation, Budget, Loader, Pipeline
 from intune.pipelines.budget import Usable
-from intune.tuning import _agent, _name, _ranks_here, _resources
+from intune.tuning import MOST_TOLD, _agent, _name, _ranks_here, _resources
 from tests.intune.tuned import STAGES, Clock, Scripted, simulated, tuner_threads, wait_until
 
 QUICK = Pace(shortest=0.001, longest=0.002, tasks=0)
@@ -66,6 +67,10 @@ def pipeline(tmp_path: Path) -> Pipeline:
 
 def _double(batch: dict[str, Any]) -> dict[str, Any]:
     return {"x": np.asarray(batch["x"]) * 2}
+
+
+def _looked_up(batch: dict[str, Any], ids: dict[str, int]) -> dict[str, Any]:
+    return batch
 
 
 class Restless(Scripted):
@@ -464,6 +469,16 @@ def test_a_log_and_watchers_are_told(pipeline: Pipeline, tmp_path: Path) -> None
     lines = (log / "decisions.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["stages"] == ["load", "shuffle", "batch", "transform"]
     assert len(lines) - 1 == len(told) >= rounds >= 3
+
+
+def test_a_log_does_not_tell_all_that_a_function_carries(pipeline: Pipeline, tmp_path: Path) -> None:
+    ids = {f"item-{number}": number for number in range(10_000)}
+    carrying = pipeline.map(partial(_looked_up, ids=ids))
+    with intune.tune(carrying, agent="even", executor="threads", log=tmp_path / "run", **options()):
+        pass
+    header = json.loads((tmp_path / "run" / "decisions.jsonl").read_text(encoding="utf-8"))
+    assert header["pipeline"].startswith("Pipeline")
+    assert len(header["pipeline"]) == MOST_TOLD
 
 
 def test_a_full_disk_does_not_end_tuning(pipeline: Pipeline, caplog: pytest.LogCaptureFixture) -> None:
