@@ -125,6 +125,7 @@ class Controller:
         self.rounds = 0
         self.changes = 0
         self._watch = list(watch)
+        self._over = False
         self._clock = clock
         self._began = clock()
         agent.start(1, len(self.stages))
@@ -143,15 +144,23 @@ class Controller:
         try:
             decision = self._decide(measured)
         except BaseException as error:
+            if self._over:
+                raise
             # The last entry says what ended tuning, and what is in force from then on.
             reason = f"tuning stopped: {type(error).__name__}: {error}"
             self.failure = error
             self._note(measured, allocation, Decision(allocation=self.retreat(), reason=reason))
             raise
+        if self._over:
+            return False
         if decision.allocation is not None:
             self.observer.resize(decision.allocation)
         self._note(measured, allocation, decision)
         return decision.allocation is not None
+
+    def end(self) -> None:
+        """A round that is still under way gives no slots any more, and nobody is told of it."""
+        self._over = True
 
     def retreat(self) -> Allocation | None:
         """Give the slots that delivered most, after a failure; None where nothing is known to be better."""
@@ -183,6 +192,8 @@ class Controller:
         )
         self.entries.append(entry)
         for tell in tuple(self._watch):
+            if self._over:  # one of them has closed the loader, and with it the others
+                return
             try:
                 tell(entry)
             except Exception as error:
@@ -268,10 +279,13 @@ class ControlThread:
                 self._thread = thread
 
     def stop(self) -> None:
-        """End, and wait until it has; twice does no harm."""
+        """End, and wait until it has; twice does no harm. What a round that does not end comes to is nothing."""
         self._stop.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout=self._patience)
+        try:
+            if self._thread is not None and self._thread is not threading.current_thread():
+                self._thread.join(timeout=self._patience)
+        finally:
+            self.controller.end()
 
     def _run(self) -> None:
         try:

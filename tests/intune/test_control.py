@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intune.agents.base import Decision
+from intune.agents.base import Decision, Proposal
 from intune.agents.guard import Guard
 from intune.agents.registry import make
 from intune.control import COST, CREDIT_S, KEPT, Controller, ControlThread, Pace, Thrift, describe
 from intune.decisions import DecisionLog, Entry
+from intune.envs.measurement import Measurement
 from intune.pipelines.errors import ConfigError, LoaderError
 from tests.intune.tuned import (
     STAGES,
@@ -202,6 +203,42 @@ def test_counters_that_do_not_answer_hold_nobody_up(caplog: pytest.LogCaptureFix
     wait_until(lambda: not thread.alive)
     assert not caplog.records  # what fails after the end is no news
     assert one.rounds == 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_round_that_outlasts_the_end_gives_no_slots_and_tells_nobody(fails: bool) -> None:
+    asked, go = threading.Event(), threading.Event()
+
+    class Slow(Scripted):
+        def propose(self, measured: Measurement) -> Proposal:
+            asked.set()
+            go.wait()
+            return super().propose(measured)
+
+    told: list[Entry] = []
+    one, tunable = controller(Slow(RuntimeError("late") if fails else MORE), Ticking(), watch=[told.append])
+    before = tunable.stats().allocation
+    thread = ControlThread(one, pace=QUICK, patience=0.02)
+    thread.start()
+    assert asked.wait(60)
+    thread.stop()
+    assert thread.alive
+    go.set()
+    wait_until(lambda: not thread.alive, 60)
+    assert tunable.stats().allocation == before
+    assert (told, one.rounds) == ([], 0)
+
+
+def test_whoever_is_closed_by_another_who_looks_on_is_told_no_more() -> None:
+    clock = Clock()
+    told: list[str] = []
+    one, _ = controller(
+        Scripted(),
+        clock,
+        watch=[lambda _: told.append("first"), lambda _: one.end(), lambda _: told.append("last")],
+    )
+    rounds(one, clock, 2)
+    assert told == ["first"]
 
 
 def test_counters_that_stand_still_change_nothing() -> None:
