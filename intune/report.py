@@ -18,6 +18,10 @@ LOG = "decisions.jsonl"
 
 TRAINER = "trainer"
 
+PAUSE = 3.0
+"""Seconds before an interval in which nothing was measured, from which on there was a pause (a validation, the time
+before the first batch): what was under way when slots changed takes less to settle."""
+
 SATED = 0.05
 """Share of its time that a trainer waits at most if it is what holds the job up."""
 
@@ -48,6 +52,12 @@ class Interval:
     slots: dict[str, int]
     decided: dict[str, int] | None
     reason: str
+
+    @property
+    def opened(self) -> float:
+        """Seconds since tuning began from which on it was measured: a pause before it is no part of it."""
+        opened = self.time - self.seconds
+        return opened if opened - self.began > PAUSE else self.began
 
     @property
     def bottleneck(self) -> str:

@@ -99,7 +99,7 @@ def _rates(run: Run, until: float) -> str:
 def _bottlenecks(run: Run, until: float) -> str:
     colours = _colours(run)
     spans = [
-        Span(start=one.began, end=one.time, name=one.bottleneck, colour=colours[one.bottleneck])
+        Span(start=one.opened, end=one.time, name=one.bottleneck, colour=colours[one.bottleneck])
         for one in run.measured
     ]
     shares = held_up(run)
@@ -179,8 +179,8 @@ def _decision(one: Interval) -> str:
 
 
 def _line(run: Run, name: str, colour: int, values: list[float], *, dashed: bool = False) -> Series:
-    """What the intervals had, at their ends; the first's from its beginning on, or a run of one would show nothing."""
-    times = [run.intervals[0].began, *(one.time for one in run.intervals)]
+    """What the intervals had, at their ends; the first's from its opening on, or a run of one would show nothing."""
+    times = [run.intervals[0].opened, *(one.time for one in run.intervals)]
     return Series(name=name, colour=_colour(colour), times=times, values=[values[0], *values], dashed=dashed)
 
 

@@ -42,7 +42,7 @@ def _rate(axes: Any, run: Run, per: float) -> None:
         name = one.bottleneck
         label = None if name in seen else name
         seen.add(name)
-        axes.axvspan(one.began / per, one.time / per, color=colours[name], alpha=0.15, lw=0, label=label)
+        axes.axvspan(one.opened / per, one.time / per, color=colours[name], alpha=0.15, lw=0, label=label)
     axes.plot(
         [one.time / per for one in run.intervals],
         [one.delivered for one in run.intervals],

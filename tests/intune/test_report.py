@@ -84,6 +84,18 @@ def test_figures_by_hand(run: Path) -> None:
     assert brought.memory_first == pytest.approx(1e9 + 10)
 
 
+def test_what_held_the_job_up_is_not_told_of_pauses(tmp_path: Path) -> None:
+    run = read_run(write(
+        tmp_path,
+        line(130, 100.0, decided={"load": 2, "map": 3}),  # a model was compiled for two minutes
+        line(142, 100.0, slots={"load": 2, "map": 3}),
+        line(300, 100.0, slots={"load": 2, "map": 3}, seconds=8.0),  # after a validation
+    ))  # fmt: skip
+    assert [one.began for one in run.intervals] == [0.0, 130.0, 142.0]
+    assert [one.opened for one in run.intervals] == [120.0, 130.0, 292.0]
+    assert re.findall(r"<title>load, (.*?)</title>", page(run)) == ["120 to 142 s", "292 to 300 s"]
+
+
 def test_of_a_shared_pool_the_busiest_stage_holds_up(tmp_path: Path) -> None:
     found = read_run(write(tmp_path, line(10, 5.0, slots={"shared": 4}, busy=(3.0, 1.0))))
     assert found.intervals[0].bottleneck == "load"
