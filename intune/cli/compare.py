@@ -66,10 +66,10 @@ def compare(
         step_ms: Milliseconds that the trainer takes for a batch.
         json: Write all figures there.
         html: Write a page there.
-        plot: Write a picture there (needs matplotlib).
+        plot: Write a picture there, as .png, .svg, .pdf or .jpg (needs matplotlib).
         log: Folder for the agents' decisions, for intune report.
     """
-    from intune.cli.writing import check_file, check_folder, check_pictures
+    from intune.cli.writing import check_file, check_folder, check_picture
     from intune.compare_page import draw, page
     from intune.comparing import compare as run
     from intune.display import JobConsole
@@ -77,8 +77,7 @@ def compare(
 
     check_file("json", json)
     check_file("html", html)
-    check_file("plot", plot)
-    check_pictures("plot", plot)
+    check_picture("plot", plot)
     check_folder("log", log)
     config = ProfileConfig(
         data=data, transform=transform, batch_size=batch_size, shuffle=shuffle, executor=executor, cpus=cpus,

@@ -6,6 +6,9 @@ import importlib.util
 import os
 from pathlib import Path
 
+PICTURES = (".png", ".svg", ".pdf", ".jpg")
+"""Endings of pictures that matplotlib draws without more packages."""
+
 
 def check_file(option: str, path: Path | None) -> None:
     """A `ConfigError` if `path` cannot be a file to write; makes nothing."""
@@ -25,6 +28,16 @@ def check_pictures(option: str, path: Path | None) -> None:
 
     if path is not None and importlib.util.find_spec("matplotlib") is None:
         raise ConfigError(f"`{option}` needs matplotlib; install it with: pip install 'intune[plots]'")
+
+
+def check_picture(option: str, path: Path | None) -> None:
+    """A `ConfigError` if `path` cannot be a picture to write; makes nothing."""
+    from intune.pipelines.errors import ConfigError
+
+    check_file(option, path)
+    check_pictures(option, path)
+    if path is not None and path.suffix.lower() not in PICTURES:
+        raise ConfigError(f"`{option}`={str(path)!r} must end in one of {', '.join(PICTURES)}")
 
 
 def _check(option: str, path: Path, *, is_folder: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from intune.cli.main import main
-from intune.cli.writing import check_file, check_folder, check_pictures
+from intune.cli.writing import check_file, check_folder, check_picture, check_pictures
 from intune.errors import ConfigError
 
 
@@ -51,3 +51,14 @@ def test_pictures_that_nothing_can_draw_are_told_before_the_work(
     check_pictures("plots", None)
     assert main([*words.split(), str(tmp_path / "x.png")]) == 2
     assert capsys.readouterr().err.startswith(f"intune: error: `{words.split('--')[-1]}` needs matplotlib")
+
+
+@pytest.mark.parametrize("name", ["compare", "compare.gifs"])
+def test_a_picture_of_a_kind_that_nothing_draws_is_told_before_the_work(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("intune.cli.writing.check_pictures", lambda option, path: None)
+    check_picture("plot", None)
+    check_picture("plot", tmp_path / "a.PNG")
+    assert main(["compare", "--data", "x", "--plot", str(tmp_path / name)]) == 2
+    assert capsys.readouterr().err.endswith("must end in one of .png, .svg, .pdf, .jpg\n")
