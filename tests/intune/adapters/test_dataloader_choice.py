@@ -107,6 +107,24 @@ def test_the_probe_makes_few_batches_and_two_at_once_only_where_they_tell_more()
     assert probe(0.1, 0.1, 0) == (Measurement(wall_s=0.0, active_s=0.0), 0)
 
 
+def test_a_batch_that_was_delayed_does_not_have_processes_started_for_cheap_code():
+    def probe(*walls_s):
+        now, made = [0.0], []
+
+        def make(item):
+            made.append(item)
+            now[0] += walls_s[item]
+
+        measured = Probe(make, clock=lambda: now[0], active_clock=lambda: now[0]).measure(iter(range(4)))
+        return choose(measured, 0, BUDGET), len(made)
+
+    for walls_s in ((0.0002, 0.02, 0.02, 0.02), (0.02, 0.0002, 0.02, 0.02)):
+        choice, made = probe(*walls_s)
+        assert (choice.kind, made) == ("thread", 2)
+        assert "a batch takes 0.2 ms, too little" in choice.reason
+    assert probe(0.02, 0.03, 0.02, 0.02)[1] == 4
+
+
 def test_one_slow_batch_does_not_decide_whose_random_numbers_a_training_sees():
     def probe(*walls_s, counts=False):
         now, made, states = [0.0], [], itertools.count()
