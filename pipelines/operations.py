@@ -371,13 +371,16 @@ class Operations:
         """The batches of a task, out of the lists it takes."""
         plan = self.job.plan
         this, before = plan.levels[level], plan.levels[level - 1]
-        pieces = [piece for part in inputs for piece in part]
         skip = int(this.start[index]) - int(before.start[this.first[index]])
         wanted = int(this.stop[index] - this.start[index])
-        if skip == 0 and sum(len(piece) for piece in pieces) == wanted:
-            return pieces
-        singles = [single for piece in pieces for single in piece.singles()]
-        return singles[skip : skip + wanted]
+        there = int(before.stop[this.last[index] - 1] - before.start[this.first[index]])
+        # A task may take few of very many: all batches of a window in which they were mixed, each a piece by itself.
+        pieces = inputs[0] if len(inputs) == 1 else list(itertools.chain.from_iterable(inputs))
+        if wanted == there:
+            return list(pieces)
+        if len(pieces) < there:
+            pieces = [single for piece in pieces for single in piece.singles()]
+        return list(pieces[skip : skip + wanted])
 
 
 def _failure(error: Exception, stage: Map, where: str) -> tuple[IntuneError, BaseException | None]:

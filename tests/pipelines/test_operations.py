@@ -35,7 +35,7 @@ from intune.pipelines.errors import (
 )
 from intune.pipelines.joining import Joining
 from intune.pipelines.operations import Job, Operations, call_here, cpu_seconds
-from intune.pipelines.payloads import Missing
+from intune.pipelines.payloads import Missing, Piece
 from intune.pipelines.plan import LoadBlock, Order, RowGroups, ShuffleSpec, make_plan
 from intune.pipelines.run import finalize
 from intune.pipelines.schema import Ragged
@@ -533,6 +533,21 @@ def test_a_function_for_single_rows_gets_many_batches_at_once_and_another_one_by
         batches, _ = run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
         assert [len(check_columns(batch)) for batch in batches] == [4] * 100
         assert calls == expected
+
+
+def test_tasks_after_a_window_of_mixed_batches_look_at_their_own_batches_only(
+    numbered: Callable[..., Files], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes the whole window: were all its batches looked at by each, time would grow with its square."""
+    taken = []
+    singles = Piece.singles
+    monkeypatch.setattr(Piece, "singles", lambda piece: taken.append(piece) or singles(piece))  # type: ignore[func-returns-value]
+    files = numbered([[10] * 40])
+    kinds = ("batch", "shuffle", "map", "map", "transfer")
+    job = job_of(files, kinds, batch=1, window=40, maps=(Map(function=identity),) * 2)
+    batches, _ = run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
+    assert sorted(row for batch in batches for row in check_columns(batch)) == list(range(400))
+    assert len(taken) < 4 * len(batches)
 
 
 def test_want_of_memory_is_no_fault_of_the_data(numbered: Callable[..., Files]) -> None:
