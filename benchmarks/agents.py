@@ -1,4 +1,4 @@
-"""Agents on test jobs: the table of what must hold: ``python -m benchmarks.agents --json F``.
+"""Agents on test jobs, and the table of what must hold: ``python -m benchmarks.agents --json FILE``.
 
 Every part runs on its own (``--only PART``) and is written as it ends, so that a run that was cut off goes on where it
 stopped. Jobs are of the test split; agents meet the same jobs with the same chance. Parts: `families` (shares of the
@@ -19,6 +19,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from benchmarks import report
 from benchmarks.agents_variants import ABLATIONS, maker
 from benchmarks.environment import describe
 from intune.agents.evaluate import Trial, evaluate
@@ -44,12 +45,12 @@ GROUPS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What to run.
+    """Agents on simulated test jobs, beside what must hold.
 
     Attributes:
-        only: one part; all of them if it is not given.
+        only: one part: paper, families, ablation, kills, unseen or seeds; all of them if it is not given.
         json: results; parts that it holds already (of the same settings) are not run again.
-        plot: picture of the families' shares.
+        plot: picture of the families' shares (needs matplotlib, and the part `families`).
         jobs: of each family, in `families`, `paper`, `ablation`, `unseen` and `seeds`.
         kill_jobs: of all families together, in `kills`.
         seed: of the test jobs.
@@ -67,6 +68,11 @@ class Settings:
     weights: tuple[Path, ...] = ()
     train: bool = False
     again: bool = False
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1 or self.kill_jobs < 1:
+            raise SystemExit(f"`--jobs` ({self.jobs}) and `--kill-jobs` ({self.kill_jobs}) must be above 0")
+        report.check_plot(self.plot)
 
 
 def families(settings: Settings) -> dict[str, Any]:
@@ -206,8 +212,7 @@ def main(settings: Settings) -> None:
         document["parts"][name] = {"found": found, "seconds": round(time.monotonic() - began, 1)}
         document["environment"] = describe()
         if settings.json is not None:
-            settings.json.parent.mkdir(parents=True, exist_ok=True)
-            settings.json.write_text(json.dumps(document, indent=1) + "\n")
+            report.write(settings.json, json.dumps(document, indent=1))
     show(document)
     if settings.plot is not None and "families" in document["parts"]:
         draw(document, settings.plot)
@@ -220,6 +225,9 @@ def show(document: dict[str, Any]) -> None:
     console = Console(width=170)
     for table in tables(document):
         console.print(table)
+    for name, part in document["parts"].items():
+        if "skipped" in part["found"]:
+            console.print(f"{name} not run: {part['found']['skipped']}", highlight=False)
 
 
 def draw(document: dict[str, Any], path: Path) -> None:
@@ -241,9 +249,10 @@ def draw(document: dict[str, Any], path: Path) -> None:
     axis.grid(axis="y", alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    main(tyro.cli(Settings, prog="python -m benchmarks.agents"))

@@ -21,6 +21,7 @@ import numpy as np
 import tyro
 
 import intune.envs  # noqa: F401 - registers the environments
+from benchmarks import report as reports
 from benchmarks.environment import describe
 from intune.envs.calibrate import twin_of
 from intune.envs.scenario import Scenario
@@ -34,7 +35,7 @@ TWINS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What to run.
+    """Steps per second of the simulated environments, and the time of a twin.
 
     Attributes:
         json: Where to write the results; they are printed, too.
@@ -148,10 +149,9 @@ def main(settings: Settings) -> None:
     }
     text = json.dumps(report, indent=1)
     if settings.json is not None:
-        settings.json.parent.mkdir(parents=True, exist_ok=True)
-        settings.json.write_text(text + "\n")
+        reports.write(settings.json, text)
     print(text)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    main(tyro.cli(Settings, prog="python -m benchmarks.envs"))

@@ -79,6 +79,13 @@ class Options:
 
     def __post_init__(self) -> None:
         report.check_plot(self.plot)
+        if not self.names:
+            raise SystemExit(f"`--only` chooses none of {', '.join(CASES)}")
+
+    @property
+    def names(self) -> list[str]:
+        """Of the pipelines chosen."""
+        return [name for name in CASES if not self.only or any(part in name for part in self.only)]
 
 
 def main(options: Options) -> int:
@@ -88,8 +95,7 @@ def main(options: Options) -> int:
         return 0
     console = Console()
     document = _load(options)
-    names = [name for name in CASES if not options.only or any(part in name for part in options.only)]
-    left = [name for name in names if options.again or name not in document["cases"]]
+    left = [name for name in options.names if options.again or name not in document["cases"]]
     left = [] if options.virtual_only else left
     began = time.monotonic()
     document["virtual"] = {name: run_virtual(name, options) for name in virtual.SPECS}
@@ -101,7 +107,7 @@ def main(options: Options) -> int:
             others = psutil.cpu_percent(interval=0.5) / 100
             document["cases"][name] = {**_in_process(name, options, storage), "others": others}
             if options.json is not None:
-                options.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
+                report.write(options.json, json.dumps(document, indent=1))
     document["summary"] = summarise(document["cases"])
     document["seconds"] = document.get("seconds", 0.0) + time.monotonic() - began
     verdicts = bars(document["cases"])
@@ -125,8 +131,9 @@ def main(options: Options) -> int:
     title = "The same in virtual time, without a machine's noise"
     show(title, document["virtual_summary"], bars(document["virtual"]), console)
     if options.json is not None:
-        options.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        report.write(options.json, json.dumps(document, indent=1))
     if options.plot is not None:
+        options.plot.parent.mkdir(parents=True, exist_ok=True)
         draw(document, options.plot)
     return int(options.strict and not all(bar.passed for bar in verdicts))
 
@@ -374,4 +381,4 @@ def tell(found: Noise, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(tyro.cli(Options)))
+    raise SystemExit(main(tyro.cli(Options, prog="python -m benchmarks.fidelity")))

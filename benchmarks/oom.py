@@ -129,6 +129,11 @@ class Options:
             raise SystemExit(
                 f"`--contenders` knows {', '.join(CONTENDERS)}, but not {', '.join(sorted(unknown))}"
             )
+        beyond = [number for number in self.only if not 0 <= number < self.jobs]
+        if beyond:
+            raise SystemExit(
+                f"`--only` names job {beyond[0]}; with `--jobs {self.jobs}` they are 0 to {self.jobs - 1}"
+            )
 
 
 def main(options: Options) -> int:
@@ -137,13 +142,18 @@ def main(options: Options) -> int:
     document = _begin(options)
     jobs = draw(options.jobs, options.seed)
     files = [str(path.resolve()) for path in data.ensure(SPEC)]
+    present = [name for name in options.contenders if harness.available(CONTENDERS[name])]
+    for name in options.contenders:
+        if name not in present:
+            console.print(
+                f"{name} not run: the rivals' environment is missing; run `make peers`", highlight=False
+            )
     todo = [
         (number, name)
         for number in range(len(jobs))
-        for name in options.contenders
+        for name in present
         if (not options.only or number in options.only)
         and not (options.resume and name in document["jobs"].get(str(number), {}))
-        and harness.available(CONTENDERS[name])
     ]
     began = time.monotonic()
     keeping = Lock()  # runs end in threads, and whoever writes the document must find it whole

@@ -20,6 +20,12 @@ def check_plot(path: Path | None) -> None:
         raise SystemExit("`--plot` needs matplotlib: pip install 'intune[plots]'")
 
 
+def write(path: Path, text: str) -> None:
+    """Into a file whose folder need not be there: what took an hour to measure must not be lost to that."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
 def rates_table(
     title: str,
     *,

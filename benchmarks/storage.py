@@ -290,5 +290,12 @@ if __name__ == "__main__":
 
     # The same command with this section alone, so that options, output and JSON are the same.
     raise SystemExit(
-        throughput.main(tyro.cli(throughput.Options, default=throughput.Options(sections=("storage",))))
+        throughput.main(
+            tyro.cli(
+                throughput.Options,
+                prog="python -m benchmarks.storage",
+                description=__doc__,
+                default=throughput.Options(sections=("storage",)),
+            )
+        )
     )

@@ -34,7 +34,7 @@ class Options:
         json: Where to write the results.
         plot: Where to draw them (PNG, SVG or PDF; needs matplotlib).
         repeats: Timed runs of every contender, each in a fresh process.
-        rows: Rows of the local data set.
+        rows: Rows of the local data set; the section storage reads half as many.
         sections: Which sections to run.
         only: Take part only if the contender's name contains one of these (ours are "ours, …").
         quick: Small data, two repeats, no sweep: does everything work? Its numbers mean little.
@@ -60,6 +60,8 @@ class Options:
             )
         if self.repeats < 1 or self.rows < 4:
             raise SystemExit(f"`--repeats` ({self.repeats}) must be at least 1 and `--rows` ({self.rows}) 4")
+        if self.plot is not None and "local" not in self.sections:
+            raise SystemExit("`--plot` draws the section local, which `--sections` leaves out")
         report.check_plot(self.plot)
 
 
@@ -87,12 +89,11 @@ def main(options: Options) -> int:
         document["bars"] = [bar.as_dict() for bar in bars]
         document["seconds"] = time.monotonic() - began
         if options.json:  # after each section, so that a run cut short leaves what it has
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps(document, indent=1) + "\n")
+            report.write(options.json, json.dumps(document, indent=1))
     console.rule("Summary")
     console.print(report.bars_table(bars))
     console.print(f"{document['seconds'] / 60:.1f} minutes")
-    if options.plot and "local" in document["sections"]:
+    if options.plot:
         options.plot.parent.mkdir(parents=True, exist_ok=True)
         plot.draw(document, options.plot)
     return int(options.strict and any(bar.passed is False for bar in bars))

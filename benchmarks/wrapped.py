@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks import environment, stats
+from benchmarks import environment, report, stats
 from intune.adapters import TunableDataLoader
 from intune.pipelines import Allocation
 
@@ -49,6 +49,10 @@ class Options:
     epochs: int = 6
     workers: tuple[int, ...] = (1, 2, 4, 8)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1 or self.epochs < 1 or min(self.workers, default=1) < 1:
+            raise SystemExit("`--repeats`, `--epochs` and each of `--workers` must be above 0")
 
 
 class Nothing(Dataset[torch.Tensor]):
@@ -189,13 +193,13 @@ def show(found: Mapping[str, Any], console: Console) -> None:
 
 def main() -> None:
     """Run it."""
-    options = tyro.cli(Options, description=__doc__)
+    options = tyro.cli(Options, prog="python -m benchmarks.wrapped", description=__doc__)
     console = Console()
     found = measure(options, console)
     show(found, console)
     if options.json is not None:
         result = {"environment": environment.describe(), "repeats": options.repeats, "cases": found}
-        options.json.write_text(json.dumps(result, indent=1))
+        report.write(options.json, json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

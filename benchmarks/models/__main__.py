@@ -103,7 +103,8 @@ def main(*, out: Path, data: Path = Path("bench-data"), only: tuple[str, ...] = 
     Args:
         out: Folder for the JSON of each, and `models.json`.
         data: Folder of data sets; those that are missing are made.
-        only: Names of the claims to measure; all where none is given.
+        only: Names of the claims to measure: unified, unified-criteo, unified-criteo-4m, teacher, sequences,
+            trends-market, trends-movielens, ans, sheaf, speed, waiting; all where none is given.
     """
     unknown = [name for name in only if name not in CLAIMS]
     if unknown:
@@ -133,4 +134,4 @@ def main(*, out: Path, data: Path = Path("bench-data"), only: tuple[str, ...] = 
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog="python -m benchmarks.models")

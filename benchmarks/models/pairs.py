@@ -27,6 +27,7 @@ import tyro
 from benchmarks.environment import describe
 from benchmarks.models.sequences import ratio_over_sessions
 from benchmarks.models.unified import half_width
+from benchmarks.report import write
 from intune.workloads.evaluation import RankingMetrics
 from intune.workloads.fitting import FitOptions
 from intune.workloads.pair_recommender import PairOptions, PairRecommender
@@ -373,7 +374,7 @@ def main(
         }
         # A line for each contender: the values of all users would otherwise take thousands of lines.
         text = json.dumps(report).replace('{"name"', '\n{"name"')
-        out.write_text(text + "\n", encoding="utf-8")
+        write(out, text)
     for row in rows(results):
         shown = "  ".join(
             f"{metric} {row['mean'][metric]:.4f}"
@@ -389,4 +390,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog="python -m benchmarks.models.pairs")

@@ -28,6 +28,7 @@ import tyro
 
 from benchmarks.environment import describe
 from benchmarks.models.unified import half_width
+from benchmarks.report import write
 from intune.workloads.fitting import FitOptions
 from intune.workloads.sequence_job import ReadySequence, SequenceJob, ready
 
@@ -340,8 +341,8 @@ def _write(out: Path | None, results: Sequence[Result], folder: str, seeds: int)
     if out is not None:
         # A line for each contender: the values of all sessions would otherwise take thousands of lines.
         text = json.dumps(report(results, Path(folder).name, seeds)).replace('{"name"', '\n{"name"')
-        out.write_text(text + "\n", encoding="utf-8")
+        write(out, text)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog="python -m benchmarks.models.sequences")

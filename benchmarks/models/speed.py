@@ -30,6 +30,7 @@ import tyro
 
 from benchmarks.environment import describe
 from benchmarks.models.unified import half_width
+from benchmarks.report import write
 from intune.workloads.pair_recommender import PairOptions, PairRecommender
 from intune.workloads.rating_data import RatingData, find_rating_data
 from intune.workloads.recommender_job import FeedOptions, feeding
@@ -356,7 +357,7 @@ def main(
             "bars": bars,
             "environment": {**describe(), "recbole": recbole_versions()},
         }
-        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write(out, json.dumps(report, indent=1))
 
 
 def recbole_versions() -> dict[str, str]:
@@ -371,4 +372,4 @@ def recbole_versions() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog="python -m benchmarks.models.speed")

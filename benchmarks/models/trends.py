@@ -25,6 +25,7 @@ import tyro
 
 from benchmarks.environment import describe
 from benchmarks.models.unified import half_width
+from benchmarks.report import write
 from intune.workloads.fitting import FitOptions
 from intune.workloads.recommender_job import FeedOptions
 from intune.workloads.trend_data import TrendData, find_trend_data
@@ -279,11 +280,11 @@ def main(
                 "bars": [asdict(bar) for bar in bars(results)],
                 "environment": describe(),
             }
-            out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+            write(out, json.dumps(figures, indent=1))
     for bar in bars(results):
         verdict = "holds" if bar.holds else "DOES NOT HOLD"
         print(f"{bar.claim}: {bar.value:+.4f} [{bar.low:+.4f}, {bar.high:+.4f}]: {verdict}")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog="python -m benchmarks.models.trends")

@@ -29,6 +29,7 @@ import numpy as np
 import tyro
 
 from benchmarks.environment import describe
+from benchmarks.report import write
 from intune.workloads.click_data import build_vocabulary, find_click_data
 from intune.workloads.click_job import ClickJob, ready
 from intune.workloads.click_tables import TableChoice
@@ -340,7 +341,7 @@ def main(
             "bars": [asdict(bar) for bar in found],
             "environment": describe(),
         }
-        out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write(out, json.dumps(figures, indent=2))
 
 
 def read(path: Path) -> list[Result]:
@@ -363,4 +364,4 @@ def _interval(value: float, width: float | None) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog="python -m benchmarks.models.unified")

@@ -25,6 +25,7 @@ import numpy as np
 import tyro
 
 from benchmarks.environment import describe
+from benchmarks.report import write
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 AGENT = "dqn"
@@ -212,7 +213,7 @@ def main(
                 "bars": [],
                 "environment": describe(),
             }
-            out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            write(out, json.dumps(report, indent=1))
     print(table(results))
 
 
@@ -220,4 +221,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--watched"]:
         run_watched(sys.argv[4:], float(sys.argv[2]) if sys.argv[2] else None)
     else:
-        tyro.cli(main)
+        tyro.cli(main, prog="python -m benchmarks.models.waiting")

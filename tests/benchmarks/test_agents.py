@@ -74,3 +74,16 @@ def test_variants_do_not_choose_what_is_closed() -> None:
 def test_every_variant_can_be_made() -> None:
     for name in ABLATIONS:
         assert maker(name)().name
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(agents.report.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="matplotlib: pip install"):
+        agents.Settings(plot=Path("families.png"))
+
+
+def test_a_part_that_needs_training_says_why_it_did_not_run(capsys: pytest.CaptureFixture[str]) -> None:
+    agents.main(agents.Settings(only="unseen"))
+    assert "unseen not run: give --train to train 5 networks" in capsys.readouterr().out

@@ -23,6 +23,11 @@ from benchmarks.fidelity_report import (
 from intune.pipelines import Allocation
 
 
+def test_a_choice_of_no_pipeline_is_refused() -> None:
+    with pytest.raises(SystemExit, match="`--only` chooses none of "):
+        Options(only=("nonsense",))
+
+
 def alone(**slots: int) -> Allocation:
     names = ("load", "batch", "transform", "transfer")
     return Allocation.per_stage({name: slots.get(name, 1) for name in names})

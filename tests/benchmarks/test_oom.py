@@ -97,3 +97,18 @@ def test_runs_that_end_at_once_are_all_written(tmp_path: Any, monkeypatch: pytes
     jobs = json.loads(file.read_text())["jobs"]
     assert len(jobs) == 60
     assert all({"ours", "pool"} < set(job) for job in jobs.values())
+
+
+def test_rivals_that_are_not_installed_are_named_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(oom, "run", lambda *_, **__: {"killed": False, "rows": 1, "seconds": 1.0})
+    monkeypatch.setattr(oom.data, "ensure", lambda _: [])
+    monkeypatch.setattr(oom.harness, "available", lambda one: one.python == "main")
+    assert oom.main(oom.Options(jobs=1, contenders=("ours", "tfdata"))) == 0
+    assert "tfdata not run: the rivals' environment is missing; run `make peers`" in capsys.readouterr().out
+
+
+def test_a_job_that_is_not_drawn_is_refused() -> None:
+    with pytest.raises(SystemExit, match="`--only` names job 7; with `--jobs 3` they are 0 to 2"):
+        oom.Options(jobs=3, only=(1, 7))
