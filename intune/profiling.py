@@ -18,6 +18,7 @@ from intune.envs.probe_plan import first_allocations, more_allocations
 from intune.pipelines import Allocation, Budget, Loader, Pipeline
 from intune.pipelines.dataset import Dataset, open_dataset
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.executors.choice import choose, reach, usable_by
 from intune.pipelines.transforms.criteo import DENSE, SPARSE
 
 ENOUGH_ROWS = 20_000_000
@@ -95,7 +96,9 @@ def run_profile(config: ProfileConfig, progress: Callable[[int, float], None]) -
         IntuneError: data that cannot be read, a transform that cannot be imported or fails, too little memory.
     """
     pipeline = make_pipeline(config)
-    budget = Budget.detect(cpus=config.cpus, memory=config.memory)
+    executor = choose(config.executor)
+    reach(executor)
+    budget = Budget.detect(cpus=config.cpus, memory=config.memory, usable=usable_by(executor))
     with pipeline.loader(executor=config.executor, budget=budget) as loader:
         _warm(loader)
         each = config.seconds / ALLOCATIONS

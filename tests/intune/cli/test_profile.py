@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,9 @@ from intune.envs.jobs import Jobs
 from intune.envs.probe_plan import first_allocations, more_allocations
 from intune.envs.scenario import Scenario
 from intune.errors import ConfigError, NotFoundError
-from intune.pipelines import Allocation
-from intune.profiling import ProfileConfig, find_transform, make_pipeline
+from intune.pipelines import Allocation, Budget, Loader, Pipeline
+from intune.pipelines.budget import Usable
+from intune.profiling import ProfileConfig, find_transform, make_pipeline, run_profile
 
 MODULE = """
 import time
@@ -141,3 +143,26 @@ def test_what_costs_is_tried_with_more_slots_and_what_waits_with_many() -> None:
     assert all(each["batch"] == 1 for each in slots_of)  # costs next to nothing
     only = [replace(each, busy=each.busy * np.array([[0.0, 0.0, 1.0]])) for each in parts]
     assert more_allocations(only, stages, 2)
+
+
+@pytest.mark.parametrize(("executor", "cpus"), [("ray", 7), ("threads", 3)])
+def test_what_is_measured_on_ray_may_use_the_cluster(
+    executor: Any, cpus: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attached = []
+
+    class Made(Exception):
+        pass
+
+    def detect(**options: Any) -> Usable:
+        return Usable(cpus=7 if attached else 3, memory=8 << 30, memory_left=8 << 30)
+
+    def loader(pipeline: Pipeline, *, budget: Budget, **options: Any) -> Loader:
+        raise Made(budget.cpus)
+
+    monkeypatch.setattr("intune.pipelines.executors.ray_cluster.attach", lambda: attached.append(True))
+    monkeypatch.setattr(Usable, "detect", detect)
+    monkeypatch.setattr(Pipeline, "loader", loader)
+    config = ProfileConfig(data=str(folder / "data"), transform="none", executor=executor)
+    with pytest.raises(Made, match=f"^{cpus}$"):
+        run_profile(config, lambda rows, share: None)
