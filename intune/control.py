@@ -374,6 +374,10 @@ def describe(controller: Controller) -> str:
         allocation, rate, _ = controller.best
         slots = ", ".join(f"{name} {count}" for name, count in allocation.as_dict().items())
         came_to += f"; most delivered: {rate:,.0f} rows/s with {slots}"
+    elif any(entry.measured.delivered[0] > 0 for entry in tuple(controller.entries)):
+        came_to += (
+            "; what was measured is incomplete or contradicts itself, so it says of no slots what they bring"
+        )
     elif rounds:
         came_to += "; too little was delivered to say of any slots what they bring"
     elif failure is None:

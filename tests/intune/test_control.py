@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -162,6 +163,16 @@ def test_intervals_without_rows_say_of_no_slots_what_they_bring() -> None:
     measured = replace(an_entry().measured, delivered=np.zeros(1))
     one._note(measured, slots(**MORE), Decision(allocation=None, reason="keep: nothing was delivered"))
     assert describe(one) == "1 decision; too little was delivered to say of any slots what they bring"
+
+
+def test_of_rows_that_were_delivered_nobody_says_that_they_were_too_few() -> None:
+    clock = Clock()
+    one, tunable = controller(Scripted(), clock)
+    read = tunable.resources
+    one.observer._read_resources = lambda: replace(read(), memory_limit=math.inf)
+    rounds(one, clock, 2)
+    assert one.entries[-1].measured.delivered[0] > 0
+    assert describe(one).startswith("2 decisions; what was measured is incomplete or contradicts itself")
 
 
 def test_an_agent_that_exits_ends_tuning_with_a_word(caplog: pytest.LogCaptureFixture) -> None:
