@@ -39,26 +39,28 @@ class RayDataAdapter(Counting):
 
     def __iter__(self) -> Iterator[Batch]:
         self.running(True)
-        ended = time.monotonic()
-        step = 0.0
-        for block in self._blocks:
-            dataset = block()
-            for name, function in self._functions.items():
-                slots = ray.data.TaskPoolStrategy(size=self.allocation.of(name))
-                dataset = dataset.map_batches(
-                    timed(name, function), batch_size=None, compute=slots, num_cpus=0.1
-                )
-            for batch in dataset.iter_batches(batch_size=None):
-                rows = len(next(iter(batch.values())))
-                for name in self.stages:
-                    busy, cpu = batch.pop(f"busy {name}"), batch.pop(f"cpu {name}")
-                    self.did(name, rows=rows, busy=float(busy.sum()), cpu=float(cpu.sum()))
-                began = time.monotonic()
-                self.delivered(rows, waited=began - ended, step=step)
-                yield batch
-                ended = time.monotonic()
-                step = ended - began
-        self.running(False)
+        try:
+            ended = time.monotonic()
+            step = 0.0
+            for block in self._blocks:
+                dataset = block()
+                for name, function in self._functions.items():
+                    slots = ray.data.TaskPoolStrategy(size=self.allocation.of(name))
+                    dataset = dataset.map_batches(
+                        timed(name, function), batch_size=None, compute=slots, num_cpus=0.1
+                    )
+                for batch in dataset.iter_batches(batch_size=None):
+                    rows = len(next(iter(batch.values())))
+                    for name in self.stages:
+                        busy, cpu = batch.pop(f"busy {name}"), batch.pop(f"cpu {name}")
+                        self.did(name, rows=rows, busy=float(busy.sum()), cpu=float(cpu.sum()))
+                    began = time.monotonic()
+                    self.delivered(rows, waited=began - ended, step=step)
+                    yield batch
+                    ended = time.monotonic()
+                    step = ended - began
+        finally:  # also where the loop is left early
+            self.running(False)
 
 
 def timed(name: str, function: Callable[[Batch], Batch]) -> Callable[[Batch], Batch]:

@@ -32,26 +32,28 @@ class SparkAdapter(Counting):
 
     def __iter__(self) -> Iterator[list[int]]:
         self.running(True)
-        ended = time.monotonic()
-        step = 0.0
-        todo = iter(range(self._partitions))
-        with ThreadPoolExecutor(MOST) as pool:
-            ahead: deque[Future[list[int]]] = deque()
-            while True:
-                while len(ahead) < min(MOST, self.allocation.of("job")):
-                    number = next(todo, None)
-                    if number is None:
+        try:
+            ended = time.monotonic()
+            step = 0.0
+            todo = iter(range(self._partitions))
+            with ThreadPoolExecutor(MOST) as pool:
+                ahead: deque[Future[list[int]]] = deque()
+                while True:
+                    while len(ahead) < min(MOST, self.allocation.of("job")):
+                        number = next(todo, None)
+                        if number is None:
+                            break
+                        ahead.append(pool.submit(self._run, number))
+                    if not ahead:
                         break
-                    ahead.append(pool.submit(self._run, number))
-                if not ahead:
-                    break
-                rows = ahead.popleft().result()
-                began = time.monotonic()
-                self.delivered(len(rows), waited=began - ended, step=step)
-                yield rows
-                ended = time.monotonic()
-                step = ended - began
-        self.running(False)
+                    rows = ahead.popleft().result()
+                    began = time.monotonic()
+                    self.delivered(len(rows), waited=began - ended, step=step)
+                    yield rows
+                    ended = time.monotonic()
+                    step = ended - began
+        finally:  # also where the loop is left early
+            self.running(False)
 
     def _run(self, number: int) -> list[int]:
         began = time.monotonic()

@@ -10,7 +10,9 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +23,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import intune
 from intune.control import Pace
-from intune.pipelines import Pipeline
+from intune.pipelines import Budget, Pipeline
 from intune.unedited import ATTRIBUTE, Unedited, patch
 from tests.intune.tuned import tuner_threads, wait_until
 
@@ -177,6 +179,36 @@ def test_the_dataloader_example_runs_faster(
     times = [float(line.split()[-2]) for line in capsys.readouterr().out.splitlines() if line.endswith(" s")]
     assert len(times) == 3
     assert times[2] < times[0]
+
+
+class Blocks:
+    """A dataset of Ray Data, as its adapter uses one."""
+
+    def map_batches(self, function: Any, **options: Any) -> Blocks:
+        return self
+
+    def iter_batches(self, **options: Any) -> Iterator[dict[str, Any]]:
+        for _ in range(3):
+            yield {"x": np.ones(2), "busy map": np.ones(2), "cpu map": np.ones(2)}
+
+
+def test_an_adapter_whose_loop_is_left_early_counts_no_time_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray_data = Mock()
+    monkeypatch.setitem(sys.modules, "ray.data", ray_data)
+    monkeypatch.setitem(sys.modules, "ray", Mock(data=ray_data))
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    adapter = runpy.run_path(str(EXAMPLES / "ray_data.py"))["RayDataAdapter"](
+        [Blocks], {"map": dict}, Budget(cpus=1, memory=1 << 30)
+    )
+    clock = Mock(return_value=0.0)
+    for method in (type(adapter).__iter__, type(adapter).running):
+        monkeypatch.setitem(method.__globals__, "time", SimpleNamespace(monotonic=clock))
+    batches = iter(adapter)
+    next(batches)
+    clock.return_value = 1.0
+    batches.close()
+    clock.return_value = 100.0
+    assert adapter.stats().elapsed_s == 1.0
 
 
 @pytest.mark.parametrize(
