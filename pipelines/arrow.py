@@ -38,13 +38,15 @@ def describe(type_: pa.DataType) -> str:
     Raises:
         SchemaError: for a type that has no place in a batch; the message says what to do.
     """
+    if isinstance(type_, pa.BaseExtensionType):
+        return describe(type_.storage_type)
     if pa.types.is_dictionary(type_):
         return describe(type_.value_type)
     if _is_number(type_):
         return "number"
     if _is_string(type_):
         return "string"
-    if pa.types.is_fixed_size_list(type_) and _is_number(type_.value_type):
+    if pa.types.is_fixed_size_list(type_) and describe(type_.value_type) == "number":
         return "matrix"
     if (pa.types.is_list(type_) or pa.types.is_large_list(type_)) and describe(type_.value_type) in (
         "number",
@@ -56,13 +58,16 @@ def describe(type_: pa.DataType) -> str:
 
 def plain(type_: pa.DataType) -> pa.DataType:
     """The type of a column's values once read: how they were stored, and whether a list's may be null, is no
-    difference between two files."""
+    difference between two files. Of an extension type it is what it is stored as: whether Arrow tells more depends on
+    what a program has imported by then."""
+    if isinstance(type_, pa.BaseExtensionType):
+        return plain(type_.storage_type)
     if pa.types.is_dictionary(type_):
         return plain(type_.value_type)
     if pa.types.is_list(type_) or pa.types.is_large_list(type_):
         return pa.list_(plain(type_.value_type))
     if pa.types.is_fixed_size_list(type_):
-        return pa.list_(type_.value_type, type_.list_size)
+        return pa.list_(plain(type_.value_type), type_.list_size)
     if pa.types.is_string_view(type_):
         return pa.string()
     if pa.types.is_binary_view(type_) or pa.types.is_fixed_size_binary(type_):
@@ -137,6 +142,8 @@ def to_column(data: pa.ChunkedArray, fill: Any = None, type_: pa.DataType | None
 
 
 def _coded(type_: pa.DataType) -> bool:
+    if isinstance(type_, pa.BaseExtensionType):
+        return _coded(type_.storage_type)
     if pa.types.is_list(type_) or pa.types.is_large_list(type_):
         return _coded(type_.value_type)
     return bool(pa.types.is_dictionary(type_))
@@ -146,7 +153,7 @@ def _whole(data: pa.ChunkedArray) -> pa.Array:
     if data.num_chunks == 1:
         return data.chunk(0)
     try:
-        return pa.concat_arrays(data.chunks or [_none(data.type)])
+        return pa.concat_arrays(data.chunks or [_none(plain(data.type))])
     except pa.ArrowInvalid as error:
         raise _too_long(data.type, error) from error
 
@@ -163,6 +170,8 @@ def _none(type_: pa.DataType) -> pa.Array:
 
 
 def _convert(array: pa.Array, fill: Any, type_: pa.DataType) -> Column:
+    if isinstance(array, pa.ExtensionArray):
+        return _convert(array.storage, fill, type_)
     if pa.types.is_dictionary(array.type):
         return _convert(array.dictionary_decode(), fill, type_)
     if pa.types.is_null(array.type):
@@ -174,7 +183,7 @@ def _convert(array: pa.Array, fill: Any, type_: pa.DataType) -> Column:
     if kind == "list":
         return _ragged(array, fill, type_)
     if kind == "matrix":
-        return _matrix(array, fill)
+        return _matrix(array, fill, type_)
     return _numbers(array, fill)
 
 
@@ -251,13 +260,15 @@ def _ragged(array: pa.Array, fill: Any, type_: pa.DataType) -> Ragged:
     return Ragged(values, offsets)
 
 
-def _matrix(array: pa.Array, fill: Any) -> Array:
+def _matrix(array: pa.Array, fill: Any, type_: pa.DataType) -> Array:
     if array.null_count:
         raise SchemaError(
             f"holds {array.null_count} null(s) in place of a list of {array.type.list_size}; "
             "write full lists, or lists of varying length"
         )
-    return _numbers(array.flatten(), fill).reshape(len(array), array.type.list_size)
+    values: Any = _convert(array.flatten(), fill, type_.value_type)
+    made: Array = values.reshape(len(array), array.type.list_size)
+    return made
 
 
 def _is_number(type_: pa.DataType) -> bool:

@@ -122,8 +122,10 @@ def _usable(column: Any, last: bool) -> Any:
         _check_offsets(column)
         values, offsets = _usable(column.values, last), _usable(column.offsets, last)
         return column if values is column.values and offsets is column.offsets else Ragged(values, offsets)
-    if last and isinstance(column, pa.Array):
-        return _of_arrow(column)
+    if isinstance(column, pa.Array):
+        if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type):
+            column = column.cast(arrow.plain(column.type))  # of views, Arrow cannot take rows
+        return _of_arrow(column) if last else column
     return column
 
 
@@ -167,7 +169,7 @@ def _of_arrow(column: pa.Array) -> Any:
             f"it is an Arrow array of {type_}, which no tensor can hold; cast it to numbers or strings"
         ) from None
     if kind == "string":
-        return column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column
+        return column if type_.equals(arrow.plain(type_)) else arrow.to_column(pa.chunked_array([column]))
     try:
         made = arrow.to_column(pa.chunked_array([column]))
     except SchemaError:

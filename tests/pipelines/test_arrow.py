@@ -32,6 +32,11 @@ def plain(column: Any) -> list[Any]:
     return column.tolist()  # type: ignore[no-any-return]
 
 
+def extension(type_: pa.DataType, storage: pa.Array) -> pa.Array:
+    return pa.ExtensionArray.from_storage(type_, storage)
+
+
+FLOATS = pa.list_(pa.float32(), 2)
 INTEGERS = [pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()]
 
 
@@ -92,6 +97,15 @@ def test_nan_infinity_and_negative_zero_pass_through_as_they_are() -> None:
             pa.ListArray.from_arrays([0, 2, 3], pa.array(["u", "v", "u"]).dictionary_encode()),
             [["u", "v"], ["u"]],
         ),
+        (extension(pa.bool8(), pa.array([1, 0], pa.int8())), [1, 0]),
+        (extension(pa.uuid(), pa.array([b"0123456789abcdef"], pa.binary(16))), [b"0123456789abcdef"]),
+        (extension(pa.json_(), pa.array(["{}", None])), ["{}", None]),
+        (
+            extension(pa.fixed_shape_tensor(pa.float32(), [2]), pa.array([[1, 2], [3, 4]], FLOATS)),
+            [[1, 2], [3, 4]],
+        ),
+        (pa.ListArray.from_arrays([0, 1], extension(pa.bool8(), pa.array([1], pa.int8()))), [[1]]),
+        (pa.FixedSizeListArray.from_arrays(extension(pa.bool8(), pa.array([1, 0], pa.int8())), 2), [[1, 0]]),
     ],
     ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
 )
@@ -289,6 +303,7 @@ def test_a_column_stays_alive_after_the_table_it_came_from_is_gone() -> None:
         (pa.dictionary(pa.int8(), pa.string()), False, None),
         (pa.dictionary(pa.int8(), pa.int64()), True, 8.0),
         (pa.list_(pa.dictionary(pa.int8(), pa.int64())), True, None),
+        (arrow.plain(pa.fixed_shape_tensor(pa.float32(), [2, 3])), True, 24.0),
     ],
     ids=str,
 )

@@ -414,6 +414,40 @@ def test_how_values_are_stored_is_no_difference_between_files(
     assert rows_as_python(concat_blocks(columns)) == {"x": parts[0].to_pylist() + parts[1].to_pylist()}
 
 
+class Ticket(pa.ExtensionType):
+    """Some library's own type."""
+
+    def __init__(self) -> None:
+        super().__init__(pa.int64(), "intune.tests.ticket")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b""
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage: pa.DataType, serialized: bytes) -> Ticket:
+        return cls()
+
+
+def test_a_librarys_own_type_is_read_alike_before_and_after_the_library_is_imported(tmp_path: Path) -> None:
+    """What a file is planned as and what is read from it must not depend on when Arrow hears of the type."""
+    table = pa.table({"x": pa.ExtensionArray.from_storage(Ticket(), pa.array([3, 1, 2]))})
+    path = write(tmp_path / "a.parquet", table)
+    block = LoadBlock(file=0, groups=(0,), skip=0, rows=3)
+    before = open_dataset(make_source(path))
+    pa.register_extension_type(Ticket())
+    try:
+        footers.cache.clear()
+        after = open_dataset(make_source(path))
+        assert pq.read_table(path).schema.field("x").type == Ticket()
+        for data in (before, after):
+            assert data.schema.field("x").type == pa.int64()
+            reader = Reader(data)
+            assert rows_as_python(reader.read(block)) == {"x": [3, 1, 2]}
+            reader.close()
+    finally:
+        pa.unregister_extension_type("intune.tests.ticket")
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [

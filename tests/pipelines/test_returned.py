@@ -144,6 +144,7 @@ def test_numbers_and_lists_of_arrow_become_arrays_of_their_own_and_dictionaries_
         "nan": pa.array([1.0, None, 3.0, 4.0, 5.0]),
         "codes": pa.array([7, 7, 8, 9, 7]).dictionary_encode(),
         "words": text.dictionary_encode(),
+        "views": text.cast(pa.string_view()),
         "list": pa.array([[1], [], [2, 3], [], []]),
         "matrix": pa.FixedSizeListArray.from_arrays(pa.array(range(10)), 2),
         "inner": Ragged(lengths, np.arange(6)),
@@ -157,6 +158,7 @@ def test_numbers_and_lists_of_arrow_become_arrays_of_their_own_and_dictionaries_
     assert got["codes"].tolist() == [7, 7, 8, 9, 7]
     assert got["words"].type == pa.string()
     assert got["words"].to_pylist() == text.to_pylist()
+    assert got["views"].equals(text)
     assert (got["list"].values.tolist(), got["list"].offsets.tolist()) == ([1, 2, 3], [0, 1, 1, 3, 3, 3])
     assert got["matrix"].tolist() == np.arange(10).reshape(5, 2).tolist()
     assert got["text"] is text
@@ -164,6 +166,21 @@ def test_numbers_and_lists_of_arrow_become_arrays_of_their_own_and_dictionaries_
     got["inner"].values[:] = 0
     assert lengths.to_pylist() == [1, 2, 0, 2, 1], "Arrow's arrays never change"
     assert checked({"x": lengths}, 5, last=False)["x"] is lengths
+    assert checked({"x": made["views"]}, 5, last=False) == {"x": text}, "Arrow cannot take rows of views"
+
+
+def test_extension_types_of_arrow_become_what_they_are_stored_as() -> None:
+    identifiers = pa.array([bytes([row] * 16) for row in range(5)], pa.binary(16))
+    flags = pa.array([1, 0, 0, 1, 1], pa.int8())
+    got: Any = checked(
+        {
+            "id": pa.ExtensionArray.from_storage(pa.uuid(), identifiers),
+            "flag": pa.ExtensionArray.from_storage(pa.bool8(), flags),
+        },
+        5,
+    )
+    assert got["id"].equals(identifiers.cast(pa.binary()))
+    assert got["flag"].tolist() == [1, 0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(
