@@ -18,6 +18,9 @@ Named = dict[str, Floats]
 NOISE_MARGIN = 4.0
 """Standard deviations of a working set's noise that `memory_floor` allows for: exceeded once in 30,000 intervals."""
 
+TOUCH = 1.0 + 1e-9
+"""Memory that just holds something is given this much more, lest rounding decides whether it does."""
+
 
 def add_per_block(stage: Named, job: Named) -> None:
     """CPUs' speed, and what is stated per block, into what is stated per row."""
@@ -79,7 +82,7 @@ def _memory(work: optimum.Work, rate: Floats, stage: Named, job: Named, nodes: N
     takes = (slots * stage["slot_bytes"]).sum(axis=0) + queued
     memory = nodes["cpus"] / nodes["cpus"].sum(axis=0) * (job["memory_relative"] * takes)
     memory[0] += job["base_bytes"]
-    nodes["memory"] = np.where(job["memory_relative"] > 0, np.maximum(memory, 1.0), nodes["memory"])
+    nodes["memory"] = np.where(job["memory_relative"] > 0, np.maximum(memory * TOUCH, 1.0), nodes["memory"])
 
 
 def memory_floor(stage: Named, job: Named, nodes: Named, event: Named) -> Floats:
@@ -89,7 +92,7 @@ def memory_floor(stage: Named, job: Named, nodes: Named, event: Named) -> Floats
     floor = nodes["cpus"] / nodes["cpus"].sum(axis=0) * takes
     floor[0] += job["base_bytes"]
     smallest = np.minimum(event["memory"].min(axis=0, initial=1.0), 1.0)
-    result: Floats = floor * job["memory_floor"] / smallest
+    result: Floats = floor * TOUCH * job["memory_floor"] / smallest
     return result
 
 

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from intune.agents.oracle import Oracle
 from intune.agents.oracle_plan import plan
-from intune.agents.oracle_search import best
+from intune.agents.oracle_search import best, best_slots
 from intune.agents.steady import memory_of_stages, pooled, rate_of_stages, steady_rate, world
 from intune.envs.conditions import channels, record
 from intune.envs.jobs import Floats, Jobs
 from intune.envs.measurement import Measurement
+from intune.envs.scenario import Scenario
 from intune.envs.simulator import Simulator, rate_of, survives
 from intune.pipelines.errors import ConfigError
 
@@ -253,3 +254,29 @@ def test_a_knee_leaves_something_beyond_the_processors() -> None:
     found = float(best(jobs, margin=0.0).rate[0])
     assert rates[63] < 0.95 * max(rates)
     assert found == pytest.approx(max(rates), rel=2e-3)
+
+
+@pytest.mark.parametrize("stated", ["memory_floor", "memory_relative"])
+def test_memory_that_just_holds_an_allocation_holds_it_whatever_rounding_does(stated: str) -> None:
+    block = {"row_bytes": {"uniform": [50.0, 500.0]}, "block_rows": 977.0, "queue_blocks": 1.0}
+    memory = {"memory": 1.0} if stated == "memory_floor" else {}
+    scenario = Scenario.parse(
+        {
+            "job": {stated: 1.0, "base_bytes": {"uniform": [1e9, 9e9]}},
+            "nodes": [{"cpus": 3, **memory}, {"cpus": 4, **memory}],
+            "stage": [
+                {
+                    "name": name,
+                    "cpu": {"uniform": [1e-6, 1e-5]},
+                    "slot_bytes": {"uniform": [1e6, 1e9]},
+                    **block,
+                }
+                for name in ("load", "transform")
+            ],
+        }
+    )
+    jobs = scenario.draw(np.random.default_rng(0), 256)
+    assert best_slots(world(jobs))[2].all()
+    if stated == "memory_relative":  # the best rate is what it was reckoned for
+        without_limit = jobs.with_(memory=np.full_like(jobs.memory, 1e18))
+        np.testing.assert_allclose(best(jobs).rate, best(without_limit).rate)
