@@ -49,13 +49,14 @@ class Thresholds(Agent):
         wish = np.where((use >= self._up) & measured.present, wish, 0.0)
         room = np.maximum(np.floor(np.nan_to_num(measured.slot_limit)) - slots.sum(axis=1), 0.0)
         more = np.diff(np.minimum(wish.cumsum(axis=1), room[:, None]), axis=1, prepend=0.0)
-        less = (use <= self._down) & measured.present & (slots > 1)
+        idle = (use <= self._down) & measured.present
+        less = idle & (slots > 1)
         change = more - less
         none = (change == 0).all(axis=1)
         proposal = Proposal(
             slots=np.where(none[:, None], measured.slots, slots + change),
             pool=np.where(none, measured.pool, 0.0),  # a pool stays one, too
-            explain=lambda i: _words(change[i]),
+            explain=lambda i: _words(change[i], full=bool(wish[i].any()), idle=bool(idle[i].any())),
         )
         return where_sound(measured, proposal)
 
@@ -76,6 +77,12 @@ def utilisation(measured: Measurement) -> Floats:
     return np.where(measured.present, running + waiting * free, 0.0)
 
 
-def _words(change: Floats) -> str:
+def _words(change: Floats, *, full: bool, idle: bool) -> str:
     parts = [f"stage {stage} {count:+.0f}" for stage, count in enumerate(change) if count]
-    return ", ".join(parts) or "keep: every stage's utilisation lies between the thresholds"
+    if parts:
+        return ", ".join(parts)
+    if full:
+        return "keep: a stage's utilisation asks for more, but no slot is left to give"
+    if idle:
+        return "keep: no stage's utilisation asks for more, and those that could do with fewer slots have one"
+    return "keep: every stage's utilisation lies between the thresholds"

@@ -73,7 +73,12 @@ def test_thresholds_keep_to_the_limit_and_to_one_slot(measurement: Measured) -> 
     np.testing.assert_array_equal(full.slots, [[3, 2, 2]])
     idle = Thresholds().propose(measurement(slots=1.0, busy=0.1, queue_fill=0.0, blocked=0.9))
     np.testing.assert_array_equal(idle.slots, [[1, 1, 1]])
-    assert idle.explain(0).startswith("keep")
+    assert "have one" in idle.explain(0)
+    crowded = Thresholds().propose(measurement(queue_fill=1.0, slot_limit=6))
+    np.testing.assert_array_equal(crowded.slots, [[2, 2, 2]])
+    assert "no slot is left" in crowded.explain(0)
+    between = Thresholds().propose(measurement(busy=1.0, queue_fill=0.25, blocked=0.0))
+    assert between.explain(0) == "keep: every stage's utilisation lies between the thresholds"
 
 
 @pytest.mark.parametrize("options", [{"up": 0.4}, {"down": -0.1}, {"up": 2.5}, {"most": 0}])
