@@ -122,6 +122,11 @@ def _usable(column: Any, last: bool) -> Any:
         _check_offsets(column)
         values, offsets = _usable(column.values, last), _usable(column.offsets, last)
         return column if values is column.values and offsets is column.offsets else Ragged(values, offsets)
+    if hasattr(column, "untyped_storage") and (column.is_nested or str(column.layout) != "torch.strided"):
+        kind = "nested" if column.is_nested else column.layout
+        raise SchemaError(
+            f"it is a {kind} tensor, of which no rows can be cut; return its to_dense(), or a Ragged for lists"
+        )
     if isinstance(column, pa.Array):
         if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type):
             column = column.cast(arrow.plain(column.type))  # of views, Arrow cannot take rows

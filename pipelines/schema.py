@@ -73,7 +73,7 @@ def slice_column(column: Any, start: int, stop: int) -> Any:
     """
     if isinstance(column, Ragged):
         first, last = int(column.offsets[start]), int(column.offsets[stop])
-        return Ragged(column.values[first:last], column.offsets[start : stop + 1] - first)
+        return Ragged(slice_column(column.values, first, last), column.offsets[start : stop + 1] - first)
     if isinstance(column, pa.Array):
         return column.slice(start, stop - start)
     return column[start:stop]

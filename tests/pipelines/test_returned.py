@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,26 @@ from intune.pipelines.schema import Ragged
 def test_what_is_no_block_of_as_many_rows_is_refused_with_what_to_do(made: Any, message: str) -> None:
     with pytest.raises(StageError, match=message):
         checked(made, 5)
+
+
+def nested() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that they are a prototype
+        return torch.nested.nested_tensor([torch.zeros(2)] * 5)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda: torch.eye(5).to_sparse(), "torch.sparse_coo"),
+        (lambda: torch.nested.nested_tensor([torch.zeros(2)] * 5, layout=torch.jagged), "nested"),
+        (nested, "nested"),
+    ],
+)
+@pytest.mark.parametrize("last", [True, False])
+def test_tensors_of_which_no_rows_can_be_cut_are_refused(make: Any, kind: str, last: bool) -> None:
+    with pytest.raises(StageError, match=rf"column 'x' .*it is a {kind} tensor, .*return its to_dense\(\)"):
+        checked({"x": make()}, 5, last=last)
 
 
 def test_columns_that_tensors_hold_pass_as_they_are() -> None:

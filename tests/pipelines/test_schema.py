@@ -57,6 +57,9 @@ def kinds(rows: list[list[int]]) -> dict[str, Any]:
         "list": ragged(rows),
         "text": text,
         "words": Ragged(words, ragged(rows).offsets),
+        "lists of lists": Ragged(
+            ragged([row[: value % 3] for row in rows for value in row]), ragged(rows).offsets
+        ),
         "tensor": torch.tensor(sums),
     }
 
@@ -107,7 +110,7 @@ def test_slices_show_the_same_memory_and_taking_copies() -> None:
     assert concat_blocks([block])["x"] is block["x"]
 
 
-@pytest.mark.parametrize("kind", ["number", "matrix", "list", "text", "words"])
+@pytest.mark.parametrize("kind", ["number", "matrix", "list", "text", "words", "lists of lists"])
 def test_a_copy_shows_the_same_rows_and_keeps_nothing_else(kind: str) -> None:
     whole = kinds([[number] * (number % 4) for number in range(1000)])[kind]
     copy = copy_column(slice_column(whole, 5, 8))
