@@ -152,8 +152,11 @@ def find_click_data(data: str) -> ClickData:
         )
         test = held_out.files
         _check_alike(columns, found.schema, held_out.schema, files)
-    elif files.filesystem is None and len(train) > 1:
-        train, test = train[:-1], train[-1:]
+    elif files.filesystem is None:
+        # Spark writes a file for each of its partitions, also for those without rows.
+        filled = tuple(file for file in train if sum(file.rows))
+        if len(filled) > 1:
+            train, test = filled[:-1], filled[-1:]
     made = ClickData(
         filesystem=found.filesystem,
         columns=columns,

@@ -92,6 +92,17 @@ def test_of_plain_files_the_last_is_held_out(tmp_path: Path) -> None:
         assert [Path(path).name for path in found.test] == ["day_2.parquet"]
 
 
+def test_files_without_rows_are_neither_held_out_nor_in_the_way(tmp_path: Path) -> None:
+    for name, rows in (("part-0", 0), ("part-1", 40), ("part-2", 40), ("part-3", 0)):
+        write(tmp_path / f"{name}.parquet", rows)
+    found = find_click_data(str(tmp_path))
+    assert [Path(path).name for path in found.train] == ["part-1.parquet"]
+    assert [Path(path).name for path in found.test] == ["part-2.parquet"]
+    (tmp_path / "part-2.parquet").unlink()
+    alone = find_click_data(str(tmp_path))
+    assert (alone.rows, alone.test) == (40, ())
+
+
 def test_a_single_file_is_trained_on(tmp_path: Path) -> None:
     write(tmp_path / "only.parquet")
     found = find_click_data(str(tmp_path / "only.parquet"))
