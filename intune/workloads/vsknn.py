@@ -109,22 +109,23 @@ class VSKNN:
 
     def _score(self, session: Array) -> Array:
         config, count = self.config, len(session)
-        weights = np.arange(1, count + 1) / count if config.decay == "linear" else np.ones(count)
+        # Whole numbers, so that equal similarities are equal whatever is added up.
+        weights = np.arange(1, count + 1) if config.decay == "linear" else np.ones(count, dtype=np.int64)
         steps = np.arange(count, 0, -1)
         # The last occurrence of each item, oldest first.
         _, first = np.unique(session[::-1], return_index=True)
         places = np.sort(count - 1 - first)
         held = [self._holding(session[place]) for place in places]
-        similarity = np.zeros(len(self._sessions))
+        similarity = np.zeros(len(self._sessions), dtype=np.int64)
         nearest = np.zeros(len(self._sessions))
         for place, holders in zip(places, held, strict=True):
-            similarity[holders] += weights[place] / len(places)
+            similarity[holders] += weights[place]
             nearest[holders] = 1.0 / steps[place]  # overwritten by later items, which are nearer to the end
         candidates = np.flatnonzero(similarity)[-config.sample :]
         # Of equally similar ones the more recent: candidates are in order of time, and the sort is stable.
         order = np.argsort(-similarity[candidates][::-1], kind="stable")[: config.neighbours]
         chosen = candidates[::-1][order]
-        strength = similarity[chosen]
+        strength = similarity[chosen] / (len(places) * (count if config.decay == "linear" else 1))
         if config.score_decay == "reciprocal":
             strength = strength * nearest[chosen]
         return self._sum_over_items(chosen, strength)

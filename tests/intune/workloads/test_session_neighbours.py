@@ -80,6 +80,14 @@ def test_vsknn_scores_as_its_definition(
     np.testing.assert_allclose(model.scores(batch_of(asked)).numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_of_equally_similar_sessions_the_more_recent_is_heard() -> None:
+    # Of seven items the first and the fourth weigh together what the fifth does, though 1/49 + 4/49 < 5/49 in floats.
+    model = VSKNN(VSKNNConfig(items=ITEMS, neighbours=1))
+    model.fit([batch_of([[4, 7], [0, 3]])])
+    scores = model.scores(batch_of([[0, 1, 2, 3, 4, 5, 6]]))
+    assert torch.isfinite(scores[0]).nonzero()[:, 0].tolist() == [0, 3]
+
+
 def test_vsknn_by_hand() -> None:
     model = VSKNN(VSKNNConfig(items=ITEMS))
     model.fit([batch_of([[0, 1, 2], [1, 3], [4, 5]])])
