@@ -18,7 +18,7 @@ from intune.pipelines import Budget, Loader, Pipeline
 from intune.pipelines.errors import ConfigError, DataError
 from intune.workloads.batch_sizes import redrawn
 from intune.workloads.devices import check_device
-from intune.workloads.evaluation import metric_names
+from intune.workloads.evaluation import SCORES_AT_ONCE, metric_names
 from intune.workloads.feeding import fed
 from intune.workloads.fitting import FitOptions, FitSummary, check_seed, fit, require_metric
 from intune.workloads.llm_seq_prompt import LLMSeqPrompt
@@ -44,7 +44,7 @@ from intune.workloads.shares import shared
 from intune.workloads.training import OnStep
 
 SCORED_AT_ONCE = 256
-"""Sessions of an evaluation's batch."""
+"""Sessions of an evaluation's batch, at most; fewer where their scores of all items would be more than a block."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +261,8 @@ def _training(job: SequenceJob, data: RatingData, recommender: SequenceRecommend
 
 
 def _scoring(job: SequenceJob, data: RatingData, recommender: SequenceRecommender, split: str) -> Pipeline:
-    sessions = data.pipeline(f"sessions/{split}", ["user", "items", "targets"]).batch(SCORED_AT_ONCE)
+    at_once = max(1, min(SCORED_AT_ONCE, SCORES_AT_ONCE // data.items))
+    sessions = data.pipeline(f"sessions/{split}", ["user", "items", "targets"]).batch(at_once)
     device = job.device if isinstance(recommender, nn.Module) else "cpu"
     return recommender.scoring_stages(sessions).to(device)
 

@@ -18,7 +18,7 @@ import torch
 from intune.errors import ConfigError, DataError, IntuneError, NotFoundError
 from intune.pipelines import Loader, Pipeline
 from intune.pipelines.schema import Ragged
-from intune.workloads import llm_embeddings
+from intune.workloads import llm_embeddings, sequence_job
 from intune.workloads.bert4rec import BERT4RecConfig
 from intune.workloads.data.market import MarketOptions, write_market
 from intune.workloads.data.movielens import read_movielens
@@ -97,6 +97,29 @@ def test_every_model_is_trained_and_judged_and_the_same_every_time(model: str, f
     assert results[0] == results[1]
     assert metrics["users"] + metrics["cold"] == 24
     assert 0 <= metrics["ndcg@10"] <= 1
+
+
+@pytest.mark.parametrize("model", ["popularity", "sasrec"])
+def test_of_a_large_catalogue_few_sessions_are_scored_at_once(
+    model: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ready(job_of(model, folder)) as run:
+        run.train()
+        expected = run.rank("test").compute()
+        numbers = 5 * run.data.items + 4
+    monkeypatch.setattr(sequence_job, "SCORES_AT_ONCE", numbers)
+    with ready(job_of(model, folder)) as run:
+        run.train()
+        asked: list[int] = []
+        scores = run.recommender.scores
+
+        def counted(batch: Any) -> torch.Tensor:
+            asked.append(len(batch["items"]))
+            return scores(batch)
+
+        monkeypatch.setattr(run.recommender, "scores", counted)
+        assert run.rank("test").compute() == pytest.approx(expected)
+    assert asked == [5, 5, 5, 5, 4]
 
 
 @pytest.mark.parametrize("model", ["bert4rec", "sasrec"])
