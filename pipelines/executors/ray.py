@@ -107,6 +107,7 @@ class RayFleet:
             raise was_closed() from error
 
     def _start(self, run: Run) -> None:
+        self.stop()  # what an interrupt kept from being left would keep the workers
         with self._changed:
             if self._closed:
                 raise was_closed()
@@ -139,14 +140,18 @@ class RayFleet:
     def stop(self, run: Run | None = None) -> None:
         """Leave the run under way, if it is `run` or none is named."""
         with self._changed:
-            if run is not None and run is not self._run:
+            current = self._run
+            if run is not None and run is not current:
                 return
-            run, self._run = self._run, None
+        if current is not None:
+            current.close()  # before it is forgotten: an interrupt may come in between
+        with self._changed:
+            if self._run is not current:
+                return
+            self._run = None
             operations, self._operations = self._operations, None
             dispatcher, self._dispatcher = self._dispatcher, None
             self._changed.notify_all()
-        if run is not None:
-            run.close()
         if dispatcher is not None and dispatcher is not threading.current_thread():
             dispatcher.join(5.0)
         if operations is not None:

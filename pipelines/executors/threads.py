@@ -97,6 +97,7 @@ class ThreadFleet:
         Raises:
             LoaderError: the fleet was closed, perhaps by another thread just now.
         """
+        self.stop()  # what an interrupt kept from being left would keep the threads
         with self._idle:
             closed = self._closed
             if not closed:
@@ -130,11 +131,14 @@ class ThreadFleet:
         """Leave the run under way, if it is `run` or none is named. A thread in the middle of a task ends it for
         nobody, then is free."""
         with self._idle:
-            if run is not None and run is not self._run:
+            current = self._run
+            if run is not None and run is not current:
                 return
-            run, self._run, self._operations = self._run, None, None
-        if run is not None:
-            run.close()
+        if current is not None:
+            current.close()  # before it is forgotten: an interrupt may come in between
+        with self._idle:
+            if self._run is current:
+                self._run = self._operations = None
 
     def close(self, patience: float = 5.0) -> list[str]:
         """End all threads, waiting `patience` seconds at most; names those that did not end (user code that

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from intune.pipelines import Budget, Pipeline
+from intune.pipelines.executors.threads import ThreadFleet
+from intune.pipelines.run import Run
 
 GROUPS = 3000
 """Row groups of two rows that are one task: far more parts than one call may read."""
@@ -106,3 +108,42 @@ def test_the_processor_time_of_functions_is_their_stages(tmp_path: Path, timeout
     with pipeline.loader(executor="threads", budget=Budget(cpus=1, memory=64 << 20)) as loader:
         assert len(list(loader)) == 5
         assert loader.stats().stage("transform").cpu_s >= 0.05
+
+
+@pytest.mark.parametrize("where", [(ThreadFleet, "resize"), (ThreadFleet, "stop"), (Run, "close")])
+def test_an_interrupt_while_a_loop_begins_or_is_left_keeps_no_thread_from_the_next_loop(
+    where: tuple[type, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, the threads waited at the loop that nobody had closed, and the next one waited for them for ever."""
+    pq.write_table(pa.table({"x": np.arange(1000)}), tmp_path / "x.parquet", row_group_size=10)
+    at_work = threading.Event()
+    real = getattr(*where)
+
+    def function(block: dict[str, Any]) -> dict[str, Any]:
+        at_work.set()
+        return block
+
+    def interrupt(*arguments: Any) -> None:
+        monkeypatch.undo()
+        if real is ThreadFleet.resize:
+            real(*arguments)
+        assert at_work.wait(60)
+        raise KeyboardInterrupt
+
+    pipeline = Pipeline.from_parquet(str(tmp_path)).batch(10).map(function)
+    with pipeline.loader(executor="threads", budget=Budget(cpus=1, memory=64 << 20)) as loader:
+        batches = None if real is ThreadFleet.resize else iter(loader)
+        monkeypatch.setattr(*where, interrupt)
+        with pytest.raises(
+            KeyboardInterrupt
+        ) as kept:  # keeps the loop alive, as a notebook's last traceback does
+            batches = iter(loader)
+        found: list[int] = []
+        reader = threading.Thread(
+            target=lambda: found.extend(int(batch["x"][0]) for batch in loader), daemon=True
+        )
+        reader.start()
+        reader.join(60)
+        assert found == list(range(0, 1000, 10))
+        assert loader.stats().memory_held == 0
+        del kept, batches
