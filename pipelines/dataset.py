@@ -31,7 +31,7 @@ from intune.pipelines.footers import Footer, parse_footer, read_footer
 from intune.pipelines.paths import find, partition_keys
 from intune.pipelines.plan import LoadBlock, RowGroups
 from intune.pipelines.remote import fetch
-from intune.pipelines.schema import Block, copy_column
+from intune.pipelines.schema import Block, copy_column, in_order
 
 FOOTER_THREADS = 16
 """Footers are small and mostly wait for storage, so more threads than cores read them."""
@@ -490,7 +490,7 @@ def make_source(
     names: tuple[Any, ...] | None = None
     if columns is not None:
         single = isinstance(columns, str) or not isinstance(columns, Iterable)
-        names = (columns,) if single else tuple(columns)
+        names = (columns,) if single else in_order(columns)
         if not all(isinstance(name, str) for name in names):
             raise ConfigError(f"`columns`={columns!r} must be names or patterns of columns")
         if not names:

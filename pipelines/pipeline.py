@@ -47,7 +47,8 @@ class Pipeline:
             paths: a file, folder, glob or URI that pyarrow knows (``s3://…``, ``gs://…``, ``hdfs://…``), or
                 several. Within a folder or glob, files are read in the order of their names; of a folder, those
                 whose names end in ``.parquet`` or ``.pq``.
-            columns: names or patterns (``"C*"``) of the columns to read; all of the first file by default.
+            columns: names or patterns (``"C*"``) of the columns to read, in this order (those of a set sorted); all of
+                the first file by default.
             fill: what stands for a null: a number for every number column, or a mapping from names or patterns.
                 Without it a null is NaN in floats, stays null in strings, and is an error in integers.
             filesystem: a pyarrow (or fsspec) filesystem that `paths` belong to.

@@ -5,7 +5,7 @@ How Arrow's columns become these ones lives in `arrow.py`; how these become tens
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -45,6 +45,11 @@ Column: TypeAlias = "Array | Ragged | pa.Array"
 
 Block: TypeAlias = "dict[str, Column]"
 """Rows travelling together: every column has the same number of rows."""
+
+
+def in_order(names: Iterable[Any]) -> tuple[Any, ...]:
+    """Names of columns as they are given; those of a set, whose order is another one in every process, sorted."""
+    return tuple(sorted(names, key=str) if isinstance(names, set | frozenset) else names)
 
 
 def rows_of(column: Any) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from intune.pipelines.errors import ConfigError, SchemaError
-from intune.pipelines.schema import Array, Block, Column, Ragged
+from intune.pipelines.schema import Array, Block, Column, Ragged, in_order
 from intune.pipelines.transforms.layout import Work, interleaved, leave, side_by_side
 
 Values: TypeAlias = Any
@@ -150,7 +150,7 @@ def freeze(owner: Any, name: str, value: Any) -> None:
 
 def as_patterns(argument: str, value: Any) -> tuple[str, ...]:
     """Names or patterns as a tuple; a `ConfigError` where there are none."""
-    patterns = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else ()
+    patterns = (value,) if isinstance(value, str) else in_order(value) if isinstance(value, Iterable) else ()
     if not patterns or not all(isinstance(pattern, str) and pattern for pattern in patterns):
         raise ConfigError(
             f"`{argument}`={value!r} names no column; give a name, a pattern such as 'C*', or several of them"

@@ -21,6 +21,7 @@ from intune.pipelines import dataset as dataset_module
 from intune.pipelines import footers
 from intune.pipelines.dataset import Reader, Source, describe_groups, make_source, open_dataset
 from intune.pipelines.errors import (
+    ConfigError,
     CorruptError,
     DataError,
     NotFoundError,
@@ -86,6 +87,16 @@ def test_columns_are_picked_by_name_and_by_pattern_each_once(tmp_path: Path) -> 
     assert make_source(tmp_path, columns=np.array(["C1", "C2"])).columns == ("C1", "C2")  # type: ignore[arg-type]
     with pytest.raises(SchemaError, match=r"x.parquet: no column 'D\*'; there are label, C1, C2"):
         pick("label", "D*")
+
+
+def test_columns_of_a_set_come_in_the_same_order_in_every_process() -> None:
+    """Else a state would not be taken by another process, and ranks would see other batches."""
+    names = {f"C{number}" for number in range(26)}
+    assert make_source("x", columns=names).columns == tuple(sorted(names))
+    assert make_source("x", columns=frozenset(names)).columns == tuple(sorted(names))
+    assert make_source("x", columns=dict.fromkeys("cab").keys()).columns == ("c", "a", "b")
+    with pytest.raises(ConfigError, match="must be names or patterns"):
+        make_source("x", columns={"a", 1})  # type: ignore[arg-type]
 
 
 def test_a_partition_key_that_is_asked_for_as_a_column_is_said_to_be_none(tmp_path: Path) -> None:

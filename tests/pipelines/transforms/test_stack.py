@@ -38,6 +38,11 @@ def test_the_order_is_that_of_the_names_and_others_stay() -> None:
     assert list(Stack(columns=["c", "a"], into="m", keep=True)(block)) == ["a", "b", "c", "m"]
 
 
+def test_columns_of_a_set_are_put_in_the_same_places_in_every_process() -> None:
+    block = {f"C{number:02}": np.array([number]) for number in range(26)}
+    assert Stack(columns=set(block), into="m")(block)["m"].tolist() == [list(range(26))]
+
+
 def test_a_matrix_takes_as_many_places_as_it_is_wide() -> None:
     made = Stack(columns=["m", "a"], into="m")({"a": np.array([9, 8]), "m": np.array([[1, 2], [3, 4]])})
     assert made["m"].tolist() == [[1, 2, 9], [3, 4, 8]]
