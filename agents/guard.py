@@ -130,14 +130,16 @@ class Guard(Agent):
         self.vetoed += cut
         bound = self._record
 
+        def total(each: Floats, shared: Floats) -> Floats:
+            return np.where(shared > 0, shared, (each * measured.present).sum(axis=1))
+
         def explain(i: int) -> str:
             said = asked.explain(i)
             if not cut[i]:
                 return said
-            one = slice(i, i + 1)
-            before = np.where(measured.present, np.maximum(measured.slots, 1.0), 0.0)[one]
             given = _words(slots[i], float(pool[i]), measured.present[i])
-            verb = "gives back memory" if slots[i].sum() < before.sum() else "cuts this"
+            fewer = total(slots, pool)[i] < total(measured.slots, measured.pool)[i]
+            verb = "gives back memory" if fewer else "cuts this"
             return (
                 f"{said}; the guard {verb} to {given}: {_share(measured, i):.0%} of the memory limit is in use, "
                 f"and a working set varies by {bound.noise[i]:.0%}, so more might not fit"

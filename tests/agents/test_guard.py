@@ -99,6 +99,23 @@ def test_it_gives_back_as_the_limit_falls(measurement: Measured) -> None:
     assert "167% of the memory limit" in said
 
 
+@pytest.mark.parametrize("pool", [0.0, 4.0])
+def test_what_is_more_than_is_in_force_or_the_same_gives_nothing_back(
+    measurement: Measured, pool: float
+) -> None:
+    """A pool of 40 is cut, whether the stages have six slots of their own or share four."""
+    guard = Guard(Asks(1.0, pool=40.0))
+    guard.start(1, 3)
+    now = measurement(
+        slots=pool or 2.0, pool=pool, busy=1.0, memory_used=1e9, memory_base=0.0, memory_limit=4e9,
+        memory_queued=0.0, queued_bytes=0.0, block_bytes=0.0,
+    )  # fmt: skip
+    proposal = guard.propose(now)
+    given = proposal.pool[0] or proposal.slots.sum()
+    assert (pool or 6.0) <= given < 40
+    assert "the guard cuts this to" in proposal.explain(0)
+
+
 def test_growth_is_tried_in_small_steps_where_nothing_is_known(measurement: Measured) -> None:
     """One slot a stage is known to take 1 GB: of 4 GB, no more than a doubling or so is safe."""
     guard = Guard(Asks(50.0))
