@@ -71,6 +71,9 @@ class Planner(Agent):
         stay = (gain < WORTHWHILE) & (total >= 0.9 * used) & (measured.pool == 0)
         stay &= options.memory[:, 0] <= measured.memory_limit
         slots = np.where(stay[:, None], measured.slots, options.slots[:, plan])
+        # Where memory or slots are the limit there is less to spare than is wished for.
+        able = np.where(measured.present, self._twin.capacity(slots), np.inf).min(axis=1)
+        spare = np.maximum(able / options.target - 1.0, 0.0)
 
         def explain(i: int) -> str:
             if stay[i]:
@@ -80,7 +83,7 @@ class Planner(Agent):
             given = "/".join(f"{count:.0f}" for count in slots[i][measured.present[i]])
             return (
                 f"slots {given} make every stage sustain {options.target[i]:,.0f} rows/s "
-                f"(now {measured.delivered[i]:,.0f}) with 8 % to spare"
+                f"(now {measured.delivered[i]:,.0f}) with {spare[i]:.0%} to spare"
             )
 
         pool = np.where(stay, measured.pool, 0.0)

@@ -63,6 +63,22 @@ def test_reasons_name_slots_and_rates(play: Play) -> None:
     assert decision.reason.startswith("keep: the plan would bring")
 
 
+def test_it_claims_no_more_to_spare_than_there_is(measurement: Callable[..., Measurement]) -> None:
+    """Stages of 1 ms a row get two slots each where there are no more, and three for a trainer of 0.4 ms a row."""
+    said = []
+    for limit in (6.0, 60.0):
+        agent = Planner()
+        agent.start(1, 3)
+        alone = measurement(
+            slots=1.0, busy=1.0, cpu=0.2, cpus_used=0.6, step=4e-4, memory_limit=1e15, slot_limit=limit
+        )
+        said.append(agent.propose(alone).explain(0))
+    assert said[0].startswith("slots 2/2/2 make every stage sustain")
+    assert said[0].endswith("with 0% to spare")
+    assert said[1].startswith("slots 3/3/3 make every stage sustain 2,500 rows/s")
+    assert int(said[1].removesuffix("% to spare").rpartition(" ")[2]) >= 8
+
+
 def test_under_the_guard_no_tight_job_is_lost() -> None:
     source = JobSource(Scenario.load("memory-tight"), split="test", seed=7)
     trace = evaluate({"p": lambda: registry.make("planner+guard")}, source, Trial(jobs=64, steps=20))["p"]
