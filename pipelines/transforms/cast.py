@@ -51,7 +51,8 @@ class Cast(ColumnTransform):
         dtype = np.dtype(self.dtype)
         if len(array) and array.dtype.kind == "f" and dtype.kind in "iu":
             self._require_within(name, float(array.min()), float(array.max()), dtype)
-        return array.astype(dtype, copy=False)
+        # The column stays beside it, and who gets both may change one.
+        return array.astype(dtype, copy=bool(self.suffix))
 
     @staticmethod
     def _require_within(name: str, low: float, high: float, dtype: np.dtype[Any]) -> None:

@@ -28,6 +28,14 @@ def test_what_has_the_type_already_is_not_copied() -> None:
     assert Cast(columns="a", dtype="float32")(block)["a"] is block["a"]
 
 
+def test_a_result_beside_its_column_has_memory_of_its_own() -> None:
+    """A function that comes next may work in place on one of the two."""
+    made: Any = Cast(columns="a", dtype="int64", suffix="_day")({"a": np.array([90_000, 1])})
+    made["a_day"] //= 86_400
+    assert made["a_day"].tolist() == [1, 0]
+    assert made["a"].tolist() == [90_000, 1]
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nan_has_no_integer(value: float) -> None:
     with pytest.raises(
