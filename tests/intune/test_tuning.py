@@ -14,6 +14,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,22 @@ def test_what_cannot_be_tuned_is_told() -> None:
 def test_arguments_of_a_wrong_type_are_told(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         intune.tune(DataLoader(TensorDataset(torch.arange(8)), 4), **{**options(), **wrong})
+
+
+@pytest.mark.parametrize(
+    ("counted", "said"),
+    [
+        (lambda stats: replace(stats, stages=stats.stages[::-1]), "give the same in the same order"),
+        (lambda stats: replace(stats, stages=stats.stages[:2]), "give the same in the same order"),
+        (lambda stats: None, "must give intune.pipelines.metrics.PipelineStats"),
+    ],
+)
+def test_stages_that_are_counted_otherwise_than_they_are_named_are_told(counted: Any, said: str) -> None:
+    source: Any = simulated(Clock())
+    read = source.stats
+    source.stats = lambda: counted(read())
+    with pytest.raises(ConfigError, match=said):
+        intune.tune(source, agent="even", knowledge=False)
 
 
 def test_an_unknown_option_of_a_pipeline_is_told(pipeline: Pipeline) -> None:
