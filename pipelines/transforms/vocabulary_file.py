@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def save_vocabulary(vocabulary: Vocabulary, path: str | os.PathLike[str]) -> Non
         "columns": {name: _FIELDS[entries.values.type] for name, entries in vocabulary.entries.items()},
     }
     schema = _SCHEMA.with_metadata({_KEY: json.dumps(header).encode()})
-    partial = Path(f"{os.fspath(path)}.{os.getpid()}.part")
+    # Ranks may all write it, to one shared folder, and in containers they often have one process number.
+    partial = Path(f"{os.fspath(path)}.{secrets.token_hex(8)}.part")
     try:
         with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
             for name, entries in vocabulary.entries.items():

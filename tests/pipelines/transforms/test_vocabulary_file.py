@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -123,3 +124,22 @@ def test_entries_that_contradict_the_header(vocabulary: Vocabulary, tmp_path: Pa
         SchemaError, match=r"does not hold the vocabulary that it says.*`unknown`=4 is an entry's id"
     ):
         load_vocabulary(path)
+
+
+def test_ranks_of_one_process_number_may_save_to_one_path_at_once(
+    vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    """In containers every rank may be process 7; here the second begins and ends while the first one writes."""
+    path = tmp_path / "v.parquet"
+    with pytest.MonkeyPatch.context() as patch:
+        rows = vocabulary_file._rows
+
+        def interrupted(*arguments: Any) -> pa.Table:
+            patch.setattr(vocabulary_file, "_rows", rows)
+            save_vocabulary(vocabulary, path)
+            return rows(*arguments)
+
+        patch.setattr(vocabulary_file, "_rows", interrupted)
+        save_vocabulary(vocabulary, path)
+    assert list(load_vocabulary(path).entries) == list(vocabulary.entries)
+    assert list(tmp_path.iterdir()) == [path]
