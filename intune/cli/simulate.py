@@ -83,8 +83,7 @@ def simulate(
             restart_seconds=restart_seconds, told=told,
         )  # fmt: skip
     # Files first: whoever reads the tables may leave after the first (`| head`).
-    for path in write(results, json=json, html=html, plots=plots):
-        print(f"wrote {path}", file=sys.stderr)
+    lost = write(results, json=json, html=html, plots=plots)
     console = JobConsole()
     for scenario in results.scenarios:
         made = table(results, scenario, width=console.width if console.is_terminal else None)
@@ -92,6 +91,8 @@ def simulate(
             console.width = needed(made)
         console.print(made)
         console.print()
+    if lost is not None:  # what took long to compute is shown nevertheless
+        raise lost
 
 
 def guarded_names(agents: tuple[str, ...], guard: str) -> tuple[str, ...]:
@@ -183,23 +184,39 @@ def run(
     )
 
 
-def write(results: Results, *, json: Path | None, html: Path | None, plots: Path | None) -> list[Path]:
-    """Write what was asked for; the files' paths."""
-    written = []
-    if json is not None:
-        results.save(json)
-        written.append(json)
-    if html is not None:
-        from intune.simulation.page import page
+def write(results: Results, *, json: Path | None, html: Path | None, plots: Path | None) -> OSError | None:
+    """Write what was asked for and say so; the error of a file that could not be written, which it names."""
+    lost: OSError | None = None
+    for path, one in ((json, _save), (html, _page), (plots, _draw)):
+        if path is None:
+            continue
+        try:
+            written = one(results, path)
+        except OSError as error:  # that of a full disk names no file
+            lost = OSError(error.errno, error.strerror, error.filename or str(path))
+            continue
+        for each in written:
+            print(f"wrote {each}", file=sys.stderr)
+    return lost
 
-        html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(page(results), encoding="utf-8")
-        written.append(html)
-    if plots is not None:
-        from intune.simulation.pictures import draw
 
-        written += draw(results, plots)
-    return written
+def _save(results: Results, path: Path) -> list[Path]:
+    results.save(path)
+    return [path]
+
+
+def _page(results: Results, path: Path) -> list[Path]:
+    from intune.simulation.page import page
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page(results), encoding="utf-8")
+    return [path]
+
+
+def _draw(results: Results, folder: Path) -> list[Path]:
+    from intune.simulation.pictures import draw
+
+    return draw(results, folder)
 
 
 def _maker(name: str) -> Callable[[], Agent]:

@@ -49,6 +49,19 @@ def test_from_the_command_line_to_the_files(tmp_path: Path, capsys: pytest.Captu
     assert page.read_text().startswith("<!doctype html>")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no device that is always full")
+def test_a_full_disk_is_told_with_the_file_and_takes_no_table_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "report.html"
+    words = "simulate --agents even --scenarios paper --jobs 2 --steps 2 --guard without --quiet"
+    assert main([*words.split(), "--html", str(page), "--json", "/dev/full"]) != 0
+    told = capsys.readouterr()
+    assert told.out.splitlines()[0].startswith("paper: 2 jobs")
+    assert page.read_text().startswith("<!doctype html>")
+    assert "No space left on device: '/dev/full'" in told.err
+
+
 def test_a_seed_decides_everything() -> None:
     options = {"jobs": 8, "steps": 4, "split": "test", "reference": "static"}
     first, again, other = (
