@@ -107,7 +107,8 @@ class RayFleet:
             raise was_closed() from error
 
     def _start(self, run: Run) -> None:
-        self.stop()  # what an interrupt kept from being left would keep the workers
+        if (left := self._run) is not None:
+            left.close()  # which an interrupt kept from being left
         with self._changed:
             if self._closed:
                 raise was_closed()

@@ -97,7 +97,8 @@ class ThreadFleet:
         Raises:
             LoaderError: the fleet was closed, perhaps by another thread just now.
         """
-        self.stop()  # what an interrupt kept from being left would keep the threads
+        if (left := self._run) is not None:
+            left.close()  # which an interrupt kept from being left: it would keep the threads
         with self._idle:
             closed = self._closed
             if not closed:
