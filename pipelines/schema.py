@@ -219,7 +219,8 @@ def _same_bits(column: Any, other: Any) -> bool:
         return not column.dtype.hasobject and column.tobytes() == other.tobytes()
     import torch
 
-    bits = [tensor.detach().contiguous().view(torch.uint8) for tensor in (column, other)]
+    plain = [tensor.detach().resolve_conj().resolve_neg().contiguous() for tensor in (column, other)]
+    bits = [tensor.view(torch.uint8) for tensor in plain]
     return torch.equal(*bits)
 
 
