@@ -219,8 +219,9 @@ def _same_bits(column: Any, other: Any) -> bool:
         return not column.dtype.hasobject and column.tobytes() == other.tobytes()
     import torch
 
-    plain = [tensor.detach().resolve_conj().resolve_neg().contiguous() for tensor in (column, other)]
-    bits = [tensor.view(torch.uint8) for tensor in plain]
+    plain = [tensor.detach().resolve_conj().resolve_neg() for tensor in (column, other)]
+    # Copies: a tensor of one element is contiguous whatever its stride, but has no other view then.
+    bits = [tensor.clone(memory_format=torch.contiguous_format).view(torch.uint8) for tensor in plain]
     return torch.equal(*bits)
 
 

@@ -215,6 +215,7 @@ def test_blocks_whose_columns_differ_are_not_joined() -> None:
         (torch.tensor([1]), np.array([1]), False),
         (torch.tensor([1 + 2j]).conj(), torch.tensor([1 - 2j]), True),
         (torch.tensor([1 + 2j]).conj().imag, torch.tensor([2.0]), False),
+        (torch.arange(2)[::2], torch.arange(1), True),
         (torch.zeros(3, 0), torch.zeros(3, 0), True),
         (Ragged(np.array([1, 2]), np.array([0, 2])), Ragged(np.array([1, 2]), np.array([0, 2])), True),
         (Ragged(np.array([1, 2]), np.array([0, 1, 2])), Ragged(np.array([1, 2]), np.array([0, 0, 2])), False),
