@@ -21,6 +21,9 @@ from intune.pipelines.plan import Plan
 from intune.pipelines.retries import retry_delay
 from intune.pipelines.scheduler import Key, Scheduler, Task
 
+LONGEST_WAIT_S = 1.0
+"""Seconds after which who waits for an output looks again whether the run is closed."""
+
 
 class Work(Protocol):
     """What an epoch is about; a pipeline's is a `Job`."""
@@ -232,7 +235,8 @@ class Run:
                 left = None if deadline is None else deadline - self.clock()
                 if left is not None and left <= 0:
                     raise TimeoutError
-                self.output.wait(left)
+                # Not for ever: a signal handler may have closed the run since it was looked, and nobody wakes us then.
+                self.output.wait(LONGEST_WAIT_S if left is None else min(left, LONGEST_WAIT_S))
 
     def consumed(self, index: int) -> None:
         """The trainer is done with an output."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
+from intune.pipelines.memory import MemoryLedger
 from intune.pipelines.operations import Result
 from intune.pipelines.payloads import Missing
 from intune.pipelines.run import Run
@@ -22,3 +24,19 @@ def test_what_is_made_again_is_not_skipped_again() -> None:
     assert told == ["row group 4 is broken"]
     assert run.skipped == 1
     assert run.error is None
+
+
+def test_who_waits_for_an_output_hears_of_a_close_in_the_last_moment_before() -> None:
+    """A signal handler may close the loader between the look whether it is closed and the waiting."""
+    job: Any = SimpleNamespace(plan=SimpleNamespace(levels=[None]))
+
+    def deliver() -> None:
+        run.close()  # by the same thread, as a handler does
+
+    scheduler = SimpleNamespace(deliver=deliver, exhausted=False, ledger=MemoryLedger())
+    run = Run(job, scheduler, retries=0, max_skipped=0, on_skip=print)  # type: ignore[arg-type]
+    found: list[Any] = []
+    waiting = threading.Thread(target=lambda: found.append(run.next_output()), daemon=True)
+    waiting.start()
+    waiting.join(60)
+    assert found == [None]
