@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def sample(files: int = 4, rows: int = 20_000) -> str:
             rng = np.random.default_rng(number)
             columns = {f"x{i}": rng.random(rows, dtype=np.float32) for i in range(8)}
             label = (columns["x0"] + columns["x1"] > 1).astype(np.float32)
-            part = path.with_suffix(f".{number}.part")
+            part = path.with_suffix(f".{uuid.uuid4().hex}.part")  # another process may be at it
             pq.write_table(pa.table({"label": label, **columns}), part, row_group_size=rows // 4)
             part.replace(path)
     return str(folder)

@@ -181,6 +181,24 @@ def test_the_dataloader_example_runs_faster(
     assert times[2] < times[0]
 
 
+def test_two_examples_at_once_make_the_sample_both(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["example"])
+    sample = runpy.run_path(str(EXAMPLES / "sample.py"))["sample"]
+    write = pq.write_table
+    asked = []
+
+    def written_and_overtaken(*args: Any, **options: Any) -> None:
+        write(*args, **options)
+        asked.append(args)
+        if len(asked) == 1:
+            sample(files=2, rows=40)  # of the other process, which is faster
+
+    monkeypatch.setattr(pq, "write_table", written_and_overtaken)
+    folder = Path(sample(files=2, rows=40))
+    assert sorted(path.name for path in folder.iterdir()) == ["0.parquet", "1.parquet"]
+
+
 class Blocks:
     """A dataset of Ray Data, as its adapter uses one."""
 
