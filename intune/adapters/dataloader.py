@@ -11,7 +11,7 @@ The batches and their order are the DataLoader's. What differs:
   one base seed for good; it is mixed with the number of epochs before. Torch's are seeded once and draw on.)
   (Iterators of an iterable-style dataset are seeded exactly as torch's workers.)
 - *The sampler* is read in the trainer's thread, further ahead than the DataLoader would, but not where it draws from
-  a generator given to it, which others may draw from too.
+  a generator given to it, or draws others' random numbers or counts as it goes: others may draw in between.
 - *What goes on where it was* when a loop is left early (a stream, a sampler that counts what it gave, samples read
   from where a file is) loses nothing: where a DataLoader without workers has it, and the first batches show it in what
   the dataset, `collate_fn` or the sampler keep, batches are made in the trainer's thread when it asks for them. What

@@ -22,6 +22,7 @@ from torch.utils.data import (
 )
 
 from intune.adapters.dataloader_indices import Item, generators_of, global_states, restore
+from intune.adapters.dataloader_late_draws import draws_late
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.adapters.dataloader_standing import Standing, open_files, standing
 from intune.adapters.dataloader_worker import fetch_samples
@@ -45,6 +46,10 @@ HIDES = (
     f"the dataset or `collate_fn` keeps an iterator, a connection or a file that is read line by line, {_HOW}"
 )
 SAMPLER = f"the sampler goes on where it was when a loop begins, {_HOW}"
+SAMPLER_DRAWS = (
+    "the sampler draws random numbers as it goes, between those of the training, which would get others if it were "
+    "read ahead"
+)
 
 
 @dataclass(slots=True)
@@ -87,6 +92,8 @@ class Caution:
         self._lags = resumed or settings.iterable or bool(_kept_by(settings.index_sampler, settings))
         if settings.num_workers:
             verdict.ahead = True
+        elif not verdict.known and draws_late(settings.index_sampler):
+            verdict.reason = SAMPLER_DRAWS
 
     def begin(self) -> None:
         """A batch is about to be read."""

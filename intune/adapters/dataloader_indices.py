@@ -58,6 +58,8 @@ class Indices:
         done: batches at the start that are not wanted, since they were handed over before.
         ahead: the same of later ones.
         peek: read the first item at once, while the random generators are as they were.
+        late: whether reading the sampler may change what others see, so that none of it is read before the DataLoader
+            would.
     """
 
     def __init__(
@@ -68,8 +70,10 @@ class Indices:
         done: int = 0,
         ahead: frozenset[int] = frozenset(),
         peek: bool = False,
+        late: bool = False,
     ) -> None:
         self._settings = settings
+        self._late = late
         self._generators = generators_of(settings)
         self._draws = draws_of(settings.index_sampler) if self._generators else None
         self._length = length_of(settings.index_sampler) if self._generators else None
@@ -111,7 +115,7 @@ class Indices:
     def handed_over(self, item: Item, delivered: int) -> None:
         """A batch has gone to the trainer, which has `delivered` in all."""
         self._delivered = delivered
-        if not self._generators:
+        if not (self._generators or self._late):
             return
         due = delivered + self._settings.prefetch
         self._show(due)
@@ -144,8 +148,10 @@ class Indices:
 
     def _held(self) -> bool:
         """Whether the next read has to wait, since it may draw and the DataLoader would not have made it yet."""
-        if not self._generators or self._attempts < self._due:
+        if self._attempts < self._due or not (self._generators or self._late):
             return False
+        if self._late:
+            return True
         if self._draws is not None:
             return self._draws(self._attempts)
         # A sampler of unknown kind mostly draws at once, and is not to be read far ahead once it was seen not to.

@@ -7,18 +7,20 @@ samples draws random numbers nowhere near the start. Code that is not Python's i
 from __future__ import annotations
 
 import dis
+import inspect
 import random
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.adapters.dataloader_stores import is_method, mixes_up
@@ -106,7 +108,7 @@ class _Users:
 
     def mixes_up(self) -> bool:
         """As in `Mentions`."""
-        methods = [[one for one in _methods(kind) if _is_users(one.__module__)] for kind in self.kinds]
+        methods = [[one for one in methods_of(kind) if _is_users(one.__module__)] for kind in self.kinds]
         return mixes_up([found for found in methods if found], self.functions, self.bound)
 
 
@@ -161,6 +163,25 @@ def unmade(settings: LoaderSettings, names: Iterable[str]) -> list[str]:
     return found
 
 
+def steps_draw(steps: Sequence[dis.Instruction], function: FunctionType, owner: Any) -> bool:
+    """Whether some instructions of a method of `owner`'s may draw from random generators that outlive it."""
+    found = {"random": False, "generator": False, "worker_info": False}
+    loaded, others = names_of(steps)
+    free = {step.argval for step in steps if step.opname == "LOAD_DEREF"}
+    cells = [cell for name, cell in _cells(function) if name in free]
+    waiting: deque[Any] = deque(_look_at_names(function, loaded, others, cells, found))
+    waiting.extend(inspect.getattr_static(owner, name, None) for name in others)
+    seen: dict[int, Any] = {}
+    while waiting and len(seen) < MOST and not (found["random"] or found["generator"]):
+        value = waiting.popleft()
+        if id(value) in seen or isinstance(value, Dataset):
+            continue
+        seen[id(value)] = value
+        with suppress(Exception):  # the user's classes may do anything when they are looked at
+            waiting.extend(_look(value, found))
+    return found["random"] or found["generator"]
+
+
 def _look(value: Any, found: dict[str, bool]) -> Iterator[Any]:
     """Note what one thing tells, and give what it refers to."""
     if isinstance(value, FunctionType):
@@ -177,7 +198,7 @@ def _look(value: Any, found: dict[str, bool]) -> Iterator[Any]:
     elif isinstance(value, _GENERATORS):
         found["generator"] |= not _is_shared(value)
     elif isinstance(value, type):
-        yield from _methods(value)
+        yield from methods_of(value)
     elif isinstance(value, list | tuple | set | frozenset):
         yield from list(value)[:MOST_ITEMS]
     elif isinstance(value, dict):
@@ -190,7 +211,7 @@ def _look(value: Any, found: dict[str, bool]) -> Iterator[Any]:
             yield list(vars(value).values())
 
 
-def _methods(kind: type) -> Iterator[Any]:
+def methods_of(kind: type) -> Iterator[Any]:
     """The functions of a class that may run when a batch is made."""
     for base in kind.__mro__:
         if base.__module__ == "builtins" or _passed_over(base.__module__):
@@ -207,12 +228,26 @@ def _methods(kind: type) -> Iterator[Any]:
 
 
 def _look_at_code(function: FunctionType, found: dict[str, bool]) -> Iterator[Any]:
-    loaded, others = _names(function.__code__)
+    loaded, others = names_of(dis.get_instructions(function.__code__))
+    yield from _look_at_names(function, loaded, others, [cell for _, cell in _cells(function)], found)
+
+
+def _cells(function: FunctionType) -> Iterator[tuple[str, CellType]]:
+    return zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+
+
+def _look_at_names(
+    function: FunctionType,
+    loaded: set[str],
+    others: set[str],
+    cells: Iterable[CellType],
+    found: dict[str, bool],
+) -> Iterator[Any]:
     found["worker_info"] |= "get_worker_info" in loaded | others
     found["random"] |= bool(others & DRAWS_IN_PLACE)
     values = [function.__globals__[name] for name in loaded if name in function.__globals__]
     values += [sys.modules[name] for name in loaded if name in sys.modules]  # imported by the function itself
-    for cell in function.__closure__ or ():
+    for cell in cells:
         try:
             values.append(cell.cell_contents)
         except ValueError:  # not yet filled
@@ -237,25 +272,26 @@ def _is_shared(generator: Any) -> bool:
     return any(generator is shared for shared in _SHARED)
 
 
-def _names(code: CodeType) -> tuple[set[str], set[str]]:
-    """Names that a function, and those in it, load or import; and names of attributes."""
+def names_of(steps: Iterable[dis.Instruction]) -> tuple[set[str], set[str]]:
+    """Names that instructions, and functions made by them, load or import; and names of attributes."""
     loaded: set[str] = set()
     others: set[str] = set()
-    for step in dis.get_instructions(code):
+    for step in steps:
         if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "IMPORT_NAME"):
             loaded.add(str(step.argval))
         elif step.opname.startswith(("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM")):
             others.add(str(step.argval))
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            for names, more in zip((loaded, others), _names(constant), strict=True):
+        elif isinstance(step.argval, CodeType):
+            for names, more in zip(
+                (loaded, others), names_of(dis.get_instructions(step.argval)), strict=True
+            ):
                 names |= more
     return loaded, others
 
 
 def _read(function: FunctionType) -> Iterator[str]:
     """Global variables that a function, and those in it, read, as ``module.name``, and attributes, as ``.name``."""
-    loaded, others = _names(function.__code__)
+    loaded, others = names_of(dis.get_instructions(function.__code__))
     yield from (f"{function.__module__}.{name}" for name in loaded)
     yield from (f".{name}" for name in others)
     for name in loaded:

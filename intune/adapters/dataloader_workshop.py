@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from intune.adapters.dataloader_caution import Verdict
@@ -34,6 +34,7 @@ from intune.adapters.dataloader_indices import (
     generators_of,
     global_states,
 )
+from intune.adapters.dataloader_late_draws import counts_late, draws_late
 from intune.adapters.dataloader_mentions import mentions, unmade
 from intune.adapters.dataloader_parcel import Parcel
 from intune.adapters.dataloader_probe import random_states
@@ -117,6 +118,14 @@ class Workshop:
         """Whether batches are made in the trainer's own thread, when it asks for them."""
         return self.choice is not None and self.choice.kind == "here"
 
+    @cached_property
+    def _late(self) -> bool:
+        """Whether the sampler must not be read before the DataLoader's workers would have it read."""
+        settings = self.settings
+        return settings.num_workers > 0 and (
+            draws_late(settings.index_sampler) or counts_late(settings.index_sampler)
+        )
+
     # ---- reading ---------------------------------------------------------------------------------------------
 
     def read(self, state: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:
@@ -141,6 +150,7 @@ class Workshop:
             done=0 if state is None else state["batch"],
             ahead=frozenset(() if state is None else state["ahead"]),
             peek=state is not None,
+            late=self._late,
         )
         self._keep(indices.seed)
         self._send()

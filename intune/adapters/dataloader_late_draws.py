@@ -1,0 +1,78 @@
+"""Whether a sampler goes on drawing random numbers, or counting, after its first batch, read from its functions.
+
+Most samplers make up their order when they begin, and can then be read as far ahead as anybody likes. One that draws
+for every batch, as one that picks a domain or shuffles a buffer, has to be read when the DataLoader would read it: the
+training draws from the same generators in between.
+"""
+
+from __future__ import annotations
+
+import dis
+import inspect
+from collections.abc import Iterator
+from types import CodeType, FunctionType
+from typing import Any
+
+from torch.utils.data import BatchSampler, Sampler, SequentialSampler
+
+from intune.adapters.dataloader_mentions import methods_of, names_of, steps_draw
+
+
+def draws_late(sampler: Any) -> bool:
+    """Whether it may draw after its first batch from generators that others may draw from too."""
+    for one, function, steps in _late(sampler):
+        loaded, others = names_of(steps)
+        begun = [function.__globals__.get(name) for name in loaded]
+        begun += [getattr(one, "__dict__", {}).get(name) for name in others]
+        if any(map(_draws_at_first, begun)) or steps_draw(steps, function, one):
+            return True
+    return False
+
+
+def counts_late(sampler: Any) -> bool:
+    """Whether it may set an attribute after its first batch."""
+    return any(step.opname == "STORE_ATTR" for _, _, steps in _late(sampler) for step in steps)
+
+
+def _late(sampler: Any) -> Iterator[tuple[Any, FunctionType, list[dis.Instruction]]]:
+    """Of a sampler and those in it: each, its functions, and what of them may run after the first batch."""
+    waiting, seen = [sampler], dict[int, Any]()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen[id(one)] = one
+        waiting += [value for value in getattr(one, "__dict__", {}).values() if isinstance(value, Sampler)]
+        for function in methods_of(type(one)):
+            yield one, function, _after_the_first(function)
+
+
+def _after_the_first(function: FunctionType) -> list[dis.Instruction]:
+    """Of a function that gives batches; nothing of others."""
+    steps = list(dis.get_instructions(function.__code__))
+    if function.__name__ == "__next__":
+        return steps
+    if not function.__code__.co_flags & inspect.CO_GENERATOR:
+        return [step for code in _lazy(steps) for step in dis.get_instructions(code)]
+    place = {step.offset: number for number, step in enumerate(steps)}
+    yields = [number for number, step in enumerate(steps) if step.opname == "YIELD_VALUE"]
+    begin = min(yields)
+    for number, step in enumerate(steps):
+        target = place.get(step.argval, number) if "JUMP" in step.opname else number
+        if any(target <= one < number for one in yields):
+            begin = min(begin, target)  # of a loop
+    return steps[begin:]
+
+
+def _lazy(steps: list[dis.Instruction]) -> list[CodeType]:
+    """What is made to run element by element: generators, and functions as for `map`."""
+    inner = [step.argval for step in steps if isinstance(step.argval, CodeType)]
+    return [code for code in inner if code.co_flags & inspect.CO_GENERATOR or code.co_name == "<lambda>"]
+
+
+def _draws_at_first(value: Any) -> bool:
+    """Whether it is a sampler, or a class of them, that may draw when it is begun."""
+    if type(value) is BatchSampler:
+        return _draws_at_first(value.sampler)
+    kind = value if isinstance(value, type) else type(value)
+    return issubclass(kind, Sampler) and kind not in (Sampler, SequentialSampler, BatchSampler)
