@@ -191,16 +191,20 @@ def _first(record: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 def _kind(path: Path, max_bad_lines: int) -> str:
     """``"reviews"`` or ``"items"``, by the first line that can be read."""
-    for _, _, record in _records(path, BadLines(max_bad_lines, SOURCE)):
+    bad = BadLines(max_bad_lines, SOURCE)
+    for _, _, record in _records(path, bad):
         # Of a review, the user may be what is missing.
         if any(name in record for name in (*USER, *RATING, *TIME)):
             return "reviews"
         if any(name in record for name in ITEM):
             return "items"
-        break
+        raise CorruptError(
+            f"{path} is neither a file of Amazon's reviews ({USER[0]} or {USER[1]}) nor of its items ({ITEM[1]}); "
+            f"leave it out"
+        )
+    found = f" ({bad.text()})" if bad.count else ""
     raise CorruptError(
-        f"{path} is neither a file of Amazon's reviews ({USER[0]} or {USER[1]}) nor of its items ({ITEM[1]}); "
-        f"leave it out"
+        f"{path} has no line that can be read{found}; give JSON, an object a line, plain or gzip, or leave it out"
     )
 
 
@@ -237,8 +241,8 @@ def _open(path: Path) -> IO[str]:
     with path.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
     if compressed:
-        return gzip.open(path, "rt", encoding="utf-8", errors="replace")
-    return path.open(encoding="utf-8", errors="replace")
+        return gzip.open(path, "rt", encoding="utf-8-sig", errors="replace")
+    return path.open(encoding="utf-8-sig", errors="replace")
 
 
 def _parse(line: str) -> Mapping[str, Any]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 from pathlib import Path
@@ -153,6 +154,26 @@ def test_files_that_are_cut_short_missing_or_something_else_are_refused(tmp_path
         read_amazon(AmazonOptions(files=(write(tmp_path / "other.json", [{"a": 1}]),)))
     with pytest.raises(NotFoundError, match="no review was found"):
         read_amazon(AmazonOptions(files=(write(tmp_path / "m.json", [{"asin": "B1", "title": "x"}]),)))
+
+
+def test_files_of_which_no_line_can_be_read_are_told_of_by_their_lines(tmp_path: Path) -> None:
+    packed = tmp_path / "reviews.json.bz2"
+    packed.write_bytes(bz2.compress(json.dumps({"asin": "B1", "reviewerID": "A"}).encode()))
+    whole = tmp_path / "reviews.json"
+    whole.write_text(json.dumps([{"asin": "B1", "reviewerID": "A"}]))
+    for path, reason in ((packed, "it is not JSON"), (whole, "it is a list and not an object")):
+        with pytest.raises(
+            CorruptError, match=rf"no line that can be read \(.*line 1: {reason}.*plain or gzip"
+        ):
+            read_amazon(AmazonOptions(files=(path,)))
+
+
+def test_the_mark_that_some_editors_put_first_is_no_part_of_a_review(tmp_path: Path) -> None:
+    review = {"reviewerID": "A", "asin": "B1", "overall": 5.0, "unixReviewTime": 1_000_000_000}
+    path = tmp_path / "reviews.json"
+    path.write_text(json.dumps(review) + "\n", encoding="utf-8-sig")
+    found, bad = read_amazon(AmazonOptions(files=(path,)))
+    assert (len(found), bad) == (1, 0)
 
 
 def test_options_that_make_no_sense_are_refused() -> None:
