@@ -22,6 +22,10 @@ from intune.pipelines.schema import Array
 KEPT = 8
 """Free segments kept for the next outputs; more only wait where a slow trainer was ahead by many for once."""
 
+MOST_LENT = 128
+"""Outputs in segments that are in use at once, by a trainer that keeps its batches, or labels of them; more are copied
+out, since a segment costs two of the 1,024 file descriptors that a process may usually have."""
+
 MOST_OPEN = 64
 """Segments a worker keeps mapped; the trainer's process has few, but a large budget may have many under way."""
 
@@ -84,6 +88,8 @@ class Landings:
         with self._lock:
             memory = self._segments[place.number].lend(size)
             self._reserved.discard(place.number)
+            if sum(not segment.free for segment in self._segments.values()) > MOST_LENT:
+                memory = memory.copy()
             return memory
 
     def release(self, place: Place) -> None:

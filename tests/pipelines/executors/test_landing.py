@@ -71,6 +71,15 @@ def test_a_segment_is_used_again_once_the_last_view_is_gone(landings):
     assert more["x"].tolist() == list(range(10))
 
 
+def test_outputs_that_a_trainer_keeps_cost_few_descriptors(landings, monkeypatch):
+    """Once, a loop that kept the labels of a long evaluation ended with too many open files."""
+    monkeypatch.setattr(landing, "MOST_LENT", 3)
+    reached = Reached()
+    kept = [send(landings, reached, {"x": np.full(1000, number)}) for number in range(20)]
+    assert len({place.number for place, _ in kept}) <= 4
+    assert [int(made["x"][0]) for _, made in kept] == list(range(20))
+
+
 def test_a_reserved_segment_is_nobody_elses_and_one_that_may_still_be_written_is_never_used_again(landings):
     first, second = landings.reserve(), landings.reserve()
     assert first.number != second.number
