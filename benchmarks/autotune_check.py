@@ -153,6 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="run the cases whose names have this in them")
     options = parser.parse_args(arguments)
     cases = [case for case in CASES if options.only in case.name]
+    if not cases:
+        parser.error(f"--only {options.only!r} chooses none of {'; '.join(case.name for case in CASES)}")
     python = PYTHONS["peers"]
     if not python.exists():
         print("the rivals' environment is missing; run `make peers`", file=sys.stderr)
