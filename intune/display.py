@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, TextIO
+from typing import IO, Literal, TextIO
 
 from rich.bar import Bar
 from rich.console import Console, Group, RenderableType
@@ -115,8 +115,16 @@ class JobConsole(Console):
 
 
 def can_draw(console: Console) -> bool:
-    """Whether a panel or bar can be redrawn there; on a terminal that cannot go back, one shows only at the end."""
-    return console.is_terminal and not console.is_dumb_terminal
+    """Whether a panel or bar can be redrawn there; on a terminal that cannot go back, one shows only at the end.
+    ``FORCE_COLOR`` asks for colours in a file, and makes no terminal of it, though Rich says so."""
+    return console.is_terminal and not console.is_dumb_terminal and _is_terminal(console.file)
+
+
+def _is_terminal(stream: IO[str]) -> bool:
+    try:
+        return stream.isatty()
+    except ValueError:  # a closed one
+        return False
 
 
 def live_on(console: Console) -> Live:

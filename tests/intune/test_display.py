@@ -131,7 +131,10 @@ def test_a_display_reads_what_it_shows_only_when_it_shows_it():
     assert len(reads) == 3
 
 
-def test_auto_draws_no_frames_into_a_file():
+@pytest.mark.parametrize("colours", ["", "1"])
+def test_auto_draws_no_frames_into_a_file(colours, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", colours)
+    monkeypatch.setenv("TERM", "xterm")
     out = io.StringIO()
     with Display(1, stream=out) as display:
         display.on_step(1, 0.5, stats(1))
