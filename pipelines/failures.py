@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -48,6 +49,11 @@ def explain(error: BaseException, where: str, *, decoding: bool = False) -> Intu
         return SchemaError(
             f"{where}: pyarrow {pa.__version__} cannot read it ({text}); the file may well be whole: leave the column "
             "out, or write it with another type or encoding"
+        )
+    if decoding and re.search("decrypt|encrypted", text):
+        return SchemaError(
+            f"{where}: is encrypted, and there is no way to give a key ({text}); leave out the columns that are, or "
+            "write the file without encryption"
         )
     if decoding and not (isinstance(error, OSError) and error.errno is not None):
         return CorruptError(f"{where}: cannot be decoded ({text}); write it again, or leave it out")

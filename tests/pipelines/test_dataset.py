@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import errno
 import itertools
 import os
@@ -12,6 +13,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as encryption
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -767,6 +769,42 @@ def test_failures_of_storage_are_told_from_damage_by_when_they_come(
         explained = explain(error, "some/file, row group 3", decoding=phase)
         assert type(explained) is type_
         assert str(explained).startswith("some/file, row group 3: ")
+
+
+class Keys(encryption.KmsClient):  # type: ignore[misc]
+    """A key server that hides nothing."""
+
+    def wrap_key(self, key: bytes, name: str) -> bytes:
+        return base64.b64encode(key)
+
+    def unwrap_key(self, key: bytes, name: str) -> bytes:
+        return base64.b64decode(key)
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_an_encrypted_file_is_not_called_broken(tmp_path: Path, readable: bool) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"secret": [1], "open": [2]})
+    options = encryption.EncryptionConfiguration(
+        footer_key="k", column_keys={"k": ["secret"]}, plaintext_footer=readable
+    )
+    factory = encryption.CryptoFactory(lambda _: Keys())
+    keys = factory.file_encryption_properties(encryption.KmsConnectionConfig(), options)
+    with pq.ParquetWriter(path, table.schema, encryption_properties=keys) as writer:
+        writer.write_table(table)
+    where = LoadBlock(file=0, groups=(0,), skip=0, rows=1)
+
+    def read(*columns: str) -> Any:
+        reader = Reader(open_dataset(make_source(path, columns=columns)))
+        try:
+            return reader.read(where)
+        finally:
+            reader.close()
+
+    with pytest.raises(SchemaError, match=r"a\.parquet.*: is encrypted, .*leave out the columns that are"):
+        read("secret")
+    if readable:
+        assert rows_as_python(read("open")) == {"open": [2]}
 
 
 def test_row_groups_as_a_person_names_them() -> None:
