@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,8 @@ from intune.pipelines.transforms.lookup import Lookup, make_lookup
 from intune.pipelines.transforms.mixing import as_words
 from intune.pipelines.transforms.text import fingerprint
 from intune.pipelines.whole import at_least
+
+_building = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,9 +58,19 @@ class Entries:
         """Whether the values are strings or bytes."""
         return bool(is_text(self.values))
 
-    @functools.cached_property
+    @property
     def _lookup(self) -> tuple[Lookup, int]:
         """The table and, for strings, the seed with which no two of them have one fingerprint."""
+        if "_built" not in vars(self):
+            # All threads get here with their first batch, and of millions of entries a table takes seconds and, while
+            # it is built, several times its memory.
+            with _building:
+                if "_built" not in vars(self):
+                    freeze(self, "_built", self._build())
+        built: tuple[Lookup, int] = vars(self)["_built"]
+        return built
+
+    def _build(self) -> tuple[Lookup, int]:
         if not self.is_text:
             return make_lookup(self.values.to_numpy(zero_copy_only=False)), 0
         for seed in itertools.count():

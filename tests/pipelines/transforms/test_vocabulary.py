@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from intune.pipelines.errors import ConfigError, SchemaError
 from intune.pipelines.schema import Ragged
-from intune.pipelines.transforms import Entries, Vocabulary
+from intune.pipelines.transforms import Entries, Vocabulary, vocabulary
+from intune.pipelines.transforms.lookup import make_lookup
 
 
 def entries(values: Any, kind: pa.DataType | None = None) -> Entries:
@@ -157,3 +159,27 @@ def test_columns_that_do_not_fit() -> None:
         vocabulary({"y": np.zeros(1)})
     with pytest.raises(SchemaError, match="column `y` has no entries; there are some for `x`"):
         Vocabulary(entries={"x": entries([1])}, columns="y")({"y": np.arange(1)})
+
+
+def test_a_table_is_built_once_however_many_threads_ask_for_it_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = entries([7, 5])
+    threads = [Thread(target=known.find, args=(np.array([5]),)) for _ in range(4)]
+    built = []
+    again = Event()
+
+    def build(words: Any) -> Any:
+        built.append(words)
+        if len(built) == 1:
+            for thread in threads:
+                thread.start()
+            again.wait(0.1)  # none of them gets here, unless nothing keeps it from it
+        else:
+            again.set()
+        return make_lookup(words)
+
+    monkeypatch.setattr(vocabulary, "make_lookup", build)
+    assert known.find(np.array([5, 6, 7])).tolist() == [1, -1, 0]
+    for thread in threads:
+        thread.join()
+    assert len(built) == 1
+    assert pickle.loads(pickle.dumps(known)).find(np.array([7])).tolist() == [0]
