@@ -138,8 +138,8 @@ def gain(run: Run) -> Gain | None:
     first = [one for one in measured if one.time <= change]
     if len(measured) < 4 or not first or len(first) == len(measured):
         return None
-    last = measured[-max(1, len(measured) // 4) :]
     seconds = sum(one.seconds for one in measured)
+    last = _last(measured, seconds / 4)
     rate = _mean(first, "delivered")
     return Gain(
         first=rate,
@@ -151,6 +151,15 @@ def gain(run: Run) -> Gain | None:
         memory_first=_mean(first, "memory"),
         memory_last=_mean(last, "memory"),
     )
+
+
+def _last(intervals: list[Interval], seconds: float) -> list[Interval]:
+    """Those at the end that have so many seconds together."""
+    at = len(intervals)
+    while seconds > 0 and at > 0:
+        at -= 1
+        seconds -= intervals[at].seconds
+    return intervals[at:]
 
 
 def held_up(run: Run) -> dict[str, float]:

@@ -96,6 +96,15 @@ def test_what_held_the_job_up_is_not_told_of_pauses(tmp_path: Path) -> None:
     assert re.findall(r"<title>load, (.*?)</title>", page(run)) == ["120 to 142 s", "292 to 300 s"]
 
 
+def test_the_end_is_the_last_quarter_of_the_time_however_long_intervals_are(tmp_path: Path) -> None:
+    short = [line(number, 100.0, seconds=1.0) for number in range(1, 13)]
+    short[1]["decided"] = {"load": 2, "map": 3}
+    long = [line(12 + 100 * at, rate, seconds=100.0) for at, rate in ((1, 50.0), (2, 100.0), (3, 400.0))]
+    brought = gain(read_run(write(tmp_path, *short, *long)))
+    assert brought is not None
+    assert (brought.first, brought.last) == (100.0, 400.0)
+
+
 def test_of_a_shared_pool_the_busiest_stage_holds_up(tmp_path: Path) -> None:
     found = read_run(write(tmp_path, line(10, 5.0, slots={"shared": 4}, busy=(3.0, 1.0))))
     assert found.intervals[0].bottleneck == "load"
