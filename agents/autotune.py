@@ -108,13 +108,13 @@ class Autotune(Agent):
         first = np.minimum(INITIAL_PARALLELISM, np.nan_to_num(self._cpus, nan=1.0))
         never: Bools = np.asarray(~self._chosen.any(axis=1))
         slots: Floats = np.where(never[:, None], first[:, None], self._chosen)
-        period, budget = self._period.copy(), self._cpus.copy()
+        left, budget = np.maximum(self._due - self._elapsed, 0.0), self._cpus.copy()
 
         def explain(i: int) -> str:
+            following = f"the next round is due in {left[i]:.3g} s"
             if due[i]:
-                return f"{self._algorithm} for {budget[i]:.0f} CPUs, those of the start; next round in {period[i]:g} s"
-            said = "keep" if same[i] else "keep to what the last round chose"
-            return f"{said}: the next round is due {period[i]:g} s after the last"
+                return f"{self._algorithm} for {budget[i]:.0f} CPUs, those when it began; {following}"
+            return f"{'keep' if same[i] else 'keep to what the last round chose'}: {following}"
 
         slots = np.where(measured.present, np.maximum(slots, 1.0), 0.0)
         same = (measured.pool == 0) & (slots == measured.slots).all(axis=1, where=measured.present)

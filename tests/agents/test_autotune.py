@@ -28,6 +28,13 @@ def test_rounds_fall_due_as_tensorflows_do(measurement: Measured) -> None:
     assert rounds(started(Autotune()), measurement(interval=5.0), 41) == [1, 2, 3, 5, 9, 17, 29, 41]
 
 
+def test_it_says_when_the_next_round_is_due(measurement: Measured) -> None:
+    """At 5.1 and 10.22 s: from the ends of intervals of 5 s that is not a whole period."""
+    agent = started(Autotune())
+    said = [agent.propose(measurement(interval=5.0)).explain(0) for _ in range(4)]
+    assert [each.rpartition("is due in ")[2] for each in said] == ["0.1 s", "0.22 s", "5.46 s", "0.46 s"]
+
+
 def test_the_clock_is_exact_at_the_scale_of_milliseconds(measurement: Measured) -> None:
     assert rounds(started(Autotune()), measurement(interval=0.01), 31) == [1, 2, 6, 14, 30]
 
@@ -50,7 +57,7 @@ def test_the_adaptive_one_begins_anew_at_a_resize(measurement: Measured) -> None
     assert rounds(agent, before, 30)[-1] == 29
     after = agent.propose(measurement(jobs=2, cpus=[48, 12], interval=5.0))
     np.testing.assert_array_equal(after.slots, [[48] * 3, [12] * 3])
-    assert not after.explain(0).startswith("keep")
+    assert after.explain(0).startswith("max_parallelism for 48 CPUs, those when it began;")
     assert after.explain(1).startswith("keep")
 
 
