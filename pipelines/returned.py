@@ -120,7 +120,7 @@ def _usable(column: Any, last: bool) -> Any:
         return column if column.flags.writeable else np.array(column)
     if isinstance(column, Ragged):
         _check_offsets(column)
-        values, offsets = _usable(column.values, last), _usable(column.offsets, last)
+        values, offsets = _usable(column.values, last), _wide(_usable(column.offsets, last))
         return column if values is column.values and offsets is column.offsets else Ragged(values, offsets)
     if hasattr(column, "untyped_storage") and (column.is_nested or str(column.layout) != "torch.strided"):
         kind = "nested" if column.is_nested else column.layout
@@ -162,6 +162,11 @@ def _whole_numbers(offsets: Any) -> bool:
     else:
         return False
     return bool(signed) and offsets.ndim == 1
+
+
+def _wide(offsets: Any) -> Any:
+    """Offsets as int64: of batches that were put together they would be, and of others not."""
+    return offsets.astype(np.int64, copy=False) if isinstance(offsets, np.ndarray) else offsets.long()
 
 
 def _of_arrow(column: pa.Array) -> Any:

@@ -111,6 +111,15 @@ def test_offsets_that_are_no_whole_numbers_are_refused(offsets: Any, found: str,
         checked({"x": Ragged(np.zeros(4), offsets)}, 5, last=last)
 
 
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("offsets", [np.arange(6, dtype=np.int32), torch.arange(6, dtype=torch.int16)])
+def test_offsets_come_as_int64_whatever_integers_they_were(offsets: Any, last: bool) -> None:
+    got: Any = checked({"x": Ragged(np.zeros(5), offsets)}, 5, last=last)["x"]
+    assert str(got.offsets.dtype).removeprefix("torch.") == "int64"
+    assert type(got.offsets) is type(offsets)
+    assert got.offsets.tolist() == [0, 1, 2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("make", [np.array, torch.tensor])
 def test_offsets_that_decrease_are_refused(make: Any) -> None:
     with pytest.raises(StageError, match=r"column 'x' .*its offsets decrease; row i is values\[offsets"):
