@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,30 +144,31 @@ class _Reader:
         self._path, self._layout, self._names, self._bytes = path, layout, names, read
 
     def interactions(self) -> Interactions:
-        tokens: list[tuple[str, str]] = []
-        ratings: list[float] = []
-        timestamps: list[int] = []
+        # Each id once and numbers in arrays: a string a row would take ten times the memory of the file.
+        met: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        user, item, timestamp, rating = array("q"), array("q"), array("q"), array("f")
         for number, fields in self._lines(self._layout.ratings, 4):
-            tokens.append((fields[0], fields[1]))
-            ratings.append(self._number(float, fields[2], self._layout.ratings, number, "rating"))
+            for rows, places, token in zip((user, item), met, fields, strict=False):
+                rows.append(places.setdefault(token, len(places)))
+            rating.append(self._number(float, fields[2], self._layout.ratings, number, "rating"))
             moment = self._number(float, fields[3], self._layout.ratings, number, "timestamp")
             if not abs(moment) < 2**63:
                 raise self._wrong(self._layout.ratings, number, f"the timestamp is {fields[3]!r}, not a time")
-            timestamps.append(int(moment))
-        if not tokens:
+            timestamp.append(int(moment))
+        if not user:
             raise CorruptError(f"{self._path}: {self._layout.ratings} is empty; get the data set again")
         users, items = self._users(), self._items()
         if users is None:
-            users = pa.table({"user_id": sorted({user for user, _ in tokens}, key=_natural)})
+            users = pa.table({"user_id": sorted(met[0], key=_natural)})
         if items is None:
-            names = sorted({item for _, item in tokens}, key=_natural)
+            names = sorted(met[1], key=_natural)
             nothing = [None] * len(names)
             items = item_table(names, nothing, nothing, [()] * len(names), text=names)
         return Interactions(
-            user=self._ids([user for user, _ in tokens], users.column("user_id"), self._layout.users),
-            item=self._ids([item for _, item in tokens], items.column("item_id"), self._layout.items),
-            rating=np.asarray(ratings, dtype=np.float32),
-            timestamp=np.asarray(timestamps, dtype=np.int64),
+            user=self._ids(met[0], users.column("user_id"), self._layout.users)[np.asarray(user)],
+            item=self._ids(met[1], items.column("item_id"), self._layout.items)[np.asarray(item)],
+            rating=np.asarray(rating),
+            timestamp=np.asarray(timestamp),
             users=users,
             items=items,
             source=str(self._path),
@@ -216,11 +218,13 @@ class _Reader:
         data = self._bytes(self._names[name])
         try:
             # As MovieLens 10M is written, and most data of one's own; no title in Latin-1 passes for it by chance.
-            text = data.decode("utf-8-sig")
+            data.decode("utf-8-sig")
+            encoding = "utf-8-sig"
         except UnicodeDecodeError:
-            text = data.decode(self._layout.encoding, errors="replace")
+            encoding = self._layout.encoding
         delimiter = delimiter or self._layout.delimiter
-        for number, line in enumerate(io.StringIO(text), start=1):
+        text = io.TextIOWrapper(io.BytesIO(data), encoding, errors="replace", newline="\n")
+        for number, line in enumerate(text, start=1):
             line = line.rstrip("\r\n")
             if not line or (number == 1 and self._layout.header):
                 continue
@@ -240,7 +244,7 @@ class _Reader:
             f"{self._path}: {name}, line {line}: {what}; correct that line or get the file again"
         )
 
-    def _ids(self, tokens: Sequence[str], known: pa.ChunkedArray, name: str) -> np.ndarray[Any, Any]:
+    def _ids(self, tokens: Iterable[str], known: pa.ChunkedArray, name: str) -> np.ndarray[Any, Any]:
         """Where each of `tokens` stands in the table of file `name`."""
         places: dict[str, int] = {}
         for place, token in enumerate(known.to_pylist()):

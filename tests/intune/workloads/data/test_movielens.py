@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -155,3 +156,20 @@ def test_a_missing_path_and_a_folder_without_ratings_say_what_to_name(tmp_path: 
         read_movielens(tmp_path / "nowhere")
     with pytest.raises(NotFoundError, match="holds no file of ratings"):
         read_movielens(tmp_path)
+
+
+def test_memory_for_ratings_is_little_more_than_their_file(tmp_path: Path) -> None:
+    rows = 20_000
+    path = tmp_path / "u.data"
+    path.write_text(
+        "".join(f"user-{row % 97}\titem-{row % 89}\t3.5\t{881250949 + row}\n" for row in range(rows))
+    )
+    tracemalloc.start()
+    try:
+        found = read_movielens(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found) == rows
+    # A string for every id of every row would be 250 bytes a row by itself.
+    assert peak < 3 * path.stat().st_size + 1_000_000
