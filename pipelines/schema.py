@@ -125,7 +125,7 @@ def concat_columns(parts: Sequence[Any]) -> Any:
         offsets = [parts[0].offsets] + [
             part.offsets[1:] + shift for part, shift in zip(parts[1:], shifts[1:-1], strict=True)
         ]
-        return Ragged(concat_columns([part.values for part in parts]), np.concatenate(offsets))
+        return Ragged(concat_columns([part.values for part in parts]), _alike(np.concatenate(offsets), head))
     if isinstance(head, pa.Array):
         return pa.concat_arrays(parts)
     if isinstance(head, np.ndarray):
@@ -133,6 +133,15 @@ def concat_columns(parts: Sequence[Any]) -> Any:
     import torch
 
     return torch.cat(list(parts))
+
+
+def _alike(offsets: Array, column: Ragged) -> Any:
+    """New offsets as an array or a tensor, as those of the column are that they come from."""
+    if isinstance(column.offsets, np.ndarray):
+        return offsets
+    import torch
+
+    return torch.from_numpy(offsets)
 
 
 def kind_of(column: Any) -> tuple[Any, ...]:
@@ -187,7 +196,7 @@ def take_column(column: Any, index: Array) -> Any:
         np.cumsum(lengths, out=offsets[1:])
         inside = np.arange(offsets[-1], dtype=np.int64)
         inside += np.repeat(np.take(edges, index) - offsets[:-1], lengths)
-        return Ragged(take_column(column.values, inside), offsets)
+        return Ragged(take_column(column.values, inside), _alike(offsets, column))
     if isinstance(column, pa.Array):
         return column.take(pa.array(index))
     if isinstance(column, np.ndarray):

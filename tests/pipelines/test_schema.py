@@ -61,6 +61,7 @@ def kinds(rows: list[list[int]]) -> dict[str, Any]:
             ragged([row[: value % 3] for row in rows for value in row]), ragged(rows).offsets
         ),
         "tensor": torch.tensor(sums),
+        "tensors": Ragged(torch.from_numpy(ragged(rows).values), torch.from_numpy(ragged(rows).offsets)),
     }
 
 
@@ -83,6 +84,8 @@ def test_every_kind_of_column_is_sliced_joined_and_taken_as_python_lists_are(
         assert lists(concat_columns(parts)) == whole
         if isinstance(part, Ragged):
             assert int(part.offsets[0]) == 0
+            joined, taken = concat_columns(parts), take_column(part, np.arange(0))
+            assert type(joined.offsets) is type(taken.offsets) is type(column.offsets)
 
 
 @given(rows=ROWS, cut=st.integers(0, 10))
@@ -110,7 +113,7 @@ def test_slices_show_the_same_memory_and_taking_copies() -> None:
     assert concat_blocks([block])["x"] is block["x"]
 
 
-@pytest.mark.parametrize("kind", ["number", "matrix", "list", "text", "words", "lists of lists"])
+@pytest.mark.parametrize("kind", ["number", "matrix", "list", "text", "words", "lists of lists", "tensors"])
 def test_a_copy_shows_the_same_rows_and_keeps_nothing_else(kind: str) -> None:
     whole = kinds([[number] * (number % 4) for number in range(1000)])[kind]
     copy = copy_column(slice_column(whole, 5, 8))
