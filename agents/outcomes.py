@@ -61,7 +61,7 @@ class Outcomes:
         regret: rows that were not delivered, in intervals of the best rate.
         kills: times out of memory; killed: 1 if ever. Of jobs for which a feasible allocation exists.
         memory: mean share of the limit in use; peak: the most. bytes: mean in use / limit at first.
-        slots: mean slots in use / CPUs.
+        slots: mean slots in use / CPUs. These four of jobs for which some allocation fits into memory at some time.
         reached: decisions until `REACHED` of the best rate, if that came before the first resize.
         found: 1 if it did. Of jobs that had the chance.
         recovery: decisions from a resize to `RECOVERED` of the new best, mean over the job's resizes, those in which
@@ -96,7 +96,8 @@ def outcomes(trace: Trace) -> Outcomes:
     rate = trace.rate.astype(np.float64)
     weight = trace.weight.astype(np.float64)
     nothing = np.full(len(trace), np.nan)
-    total = np.where(weight.any(axis=1), weight.sum(axis=1), np.nan)
+    possible = weight.any(axis=1)
+    total = np.where(possible, weight.sum(axis=1), np.nan)
     kills = np.where(trace.feasible, trace.killed.sum(axis=1), np.nan)
     reached, found = _reached(trace)
     recovery, recovered = _recoveries(trace)
@@ -108,10 +109,10 @@ def outcomes(trace: Trace) -> Outcomes:
         regret=np.where(np.isnan(total), np.nan, np.nansum((1.0 - rate) * weight, axis=1)),
         kills=kills,
         killed=np.where(np.isnan(kills), np.nan, kills > 0),
-        memory=trace.memory.mean(axis=1, dtype=np.float64),
-        peak=trace.memory.max(axis=1).astype(np.float64),
-        bytes=(trace.memory * trace.limit).mean(axis=1, dtype=np.float64),
-        slots=trace.slots.mean(axis=1, dtype=np.float64),
+        memory=np.where(possible, trace.memory.mean(axis=1, dtype=np.float64), np.nan),
+        peak=np.where(possible, trace.memory.max(axis=1).astype(np.float64), np.nan),
+        bytes=np.where(possible, (trace.memory * trace.limit).mean(axis=1, dtype=np.float64), np.nan),
+        slots=np.where(possible, trace.slots.mean(axis=1, dtype=np.float64), np.nan),
         reached=reached,
         found=found,
         recovery=recovery,

@@ -76,12 +76,12 @@ def cells(summary: Summary) -> list[str]:
     reached = summary.median_reached
     return [
         _interval(found["whole"]),
-        _share(found["at_5"]),
-        _share(found["at_10"]),
+        _number(found["at_5"], ".3f"),
+        _number(found["at_10"], ".3f"),
         ratio,
         f"{summary.killed_jobs:,} of {summary.feasible:,}",
-        f"{found['memory'].mean:.0%}",
-        f"{found['slots'].mean:.2f}",
+        _number(found["memory"], ".0%"),
+        _number(found["slots"], ".2f"),
         f"{reached:.0f}" if isfinite(reached) else "–",
         _number(found["recovery"]),
         _number(found["regret"]),
@@ -94,13 +94,9 @@ def _interval(estimate: Estimate) -> str:
     )
 
 
-def _share(estimate: Estimate) -> str:
-    return "–" if isnan(estimate.mean) else f"{estimate.mean:.3f}"
-
-
 def _times(estimate: Estimate) -> str:
     return "–" if isnan(estimate.mean) else f"{estimate.mean:.2f}×"
 
 
-def _number(estimate: Estimate) -> str:
-    return "–" if isnan(estimate.mean) else f"{estimate.mean:z.1f}"
+def _number(estimate: Estimate, form: str = "z.1f") -> str:
+    return "–" if isnan(estimate.mean) else format(estimate.mean, form)

@@ -64,6 +64,13 @@ def test_a_job_without_a_resize_has_nothing_to_recover_from() -> None:
     np.testing.assert_array_equal(found.recovery, [np.nan, 2.0])
 
 
+def test_what_a_job_takes_that_no_allocation_fits_counts_for_nothing() -> None:
+    found = outcomes(trace([[0, 0], [0, 1]], weight=[[0, 0], [0, 1]], memory=[[200, 200], [0.5, 0.7]]))
+    for name in ("memory", "peak", "bytes", "slots"):
+        np.testing.assert_array_equal(np.isnan(getattr(found, name)), [True, False])
+    assert found.memory[1] == pytest.approx(0.6)
+
+
 def test_jobs_that_no_allocation_fits_are_not_counted_as_killed() -> None:
     found = outcomes(trace([[0, 0], [0, 1]], killed=[[True, True], [True, False]], feasible=[False, True]))
     np.testing.assert_array_equal(found.kills, [np.nan, 1])
