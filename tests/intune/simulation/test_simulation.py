@@ -233,9 +233,10 @@ def test_a_page_of_agents_that_lost_nothing_or_had_no_chance(results: Results) -
     assert lucky.regret.max() < 0
     nan = np.full(12, np.nan)
     none = Estimate(float("nan"), float("nan"), float("nan"))
+    unknown = dict.fromkeys(("whole", "at_5", "at_10", "regret", "memory", "slots"), none)
     hopeless = replace(
-        lucky, outcomes=lucky.outcomes | dict.fromkeys(("whole", "at_5", "at_10", "regret", "memory", "slots"), none), curve=nan, low=nan,
-        high=nan, regret=nan, ratio={"whole": none, "bytes": none}, median_reached=float("nan"),
+        lucky, outcomes=lucky.outcomes | unknown, curve=nan, low=nan, high=nan, regret=nan,
+        ratio={"whole": none, "bytes": none}, median_reached=float("nan"),
     )  # fmt: skip
     for agents in ([lucky], [hopeless], [lucky, hopeless]):
         text = page(replace(results, scenarios={"paper": agents}))
