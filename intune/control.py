@@ -309,7 +309,10 @@ class ControlThread:
                 put_off += 1
                 continue
             put_off = 0
+            rounds = self.controller.rounds
             changed = self.controller.step()
+            if self.controller.rounds == rounds:
+                continue  # a validation, say: it is no quiet interval, after which one may look less often
             seconds = self.pace.after(seconds, changed=changed)
             if changed:
                 # What was under way is of the allocation before.

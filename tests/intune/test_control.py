@@ -262,6 +262,27 @@ def test_counters_that_stand_still_change_nothing() -> None:
     assert (agent.asked, len(one.entries)) == (0, 0)
 
 
+def test_a_pause_between_epochs_makes_no_longer_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    def interval(thrift: Thrift, seconds: float) -> float:
+        waited.append(seconds)
+        return 0.0
+
+    monkeypatch.setattr(Thrift, "interval", interval)
+    clock = Ticking()
+    one, tunable = controller(Scripted(), clock)
+    clock()
+    frozen = tunable.stats()
+    tunable.stats = lambda: frozen
+    thread = ControlThread(one, pace=Pace(shortest=1.0, longest=10.0, first=1.0, tasks=0))
+    thread.start()
+    wait_until(lambda: len(waited) >= 30, 60)
+    thread.stop()
+    assert set(waited) == {1.0}
+    assert one.rounds == 0
+
+
 def test_the_thread_ends_at_once_and_only_once() -> None:
     thread, _, _ = running(Scripted())
     assert not thread.alive
