@@ -460,6 +460,9 @@ class _Epoch(Iterator[dict[str, Any]]):
                     raise StopIteration
         except BaseException:
             self.close()
+            self._run.error = (
+                None  # told now; its frames hold this loop, and so the loader, which would go round
+            )
             raise
         with self._place:
             if self.closed:  # by another thread

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -896,6 +897,29 @@ def test_a_loader_that_is_dropped_half_read_frees_its_threads_and_blocks(data_se
         threading.Event().wait(0.01)
     assert workers() == []
     assert pa.total_allocated_bytes() <= before
+
+
+def test_a_loader_that_an_error_ended_is_freed_without_the_garbage_collector(data_sets: Any) -> None:
+    """Which may not come for long. Meanwhile its workers, processes perhaps, would keep their memory."""
+
+    def fail(block: dict[str, Any]) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    gc.collect()
+    gc.disable()
+    try:
+        loader = load(Pipeline.from_parquet(str(data_sets.folder(SHAPES[1]))).batch(9).map(fail))
+        with pytest.raises(KeyboardInterrupt):
+            list(loader)
+        freed = weakref.ref(loader)
+        del loader
+        deadline = time.monotonic() + 30
+        while (freed() is not None or workers()) and time.monotonic() < deadline:
+            threading.Event().wait(0.01)
+        assert freed() is None
+        assert workers() == []
+    finally:
+        gc.enable()
 
 
 def test_in_a_fork_the_loader_says_so_and_nothing_hangs(data_sets: Any) -> None:
