@@ -320,9 +320,9 @@ def test_the_first_batches_are_made_once_and_the_reason_is_logged(caplog):
         assert loader.allocation.as_dict() == {"fetch": 1, "collate": 2}  # cannot be copied: one at a time
     assert "batches are made in one thread at a time: the dataset holds what cannot be copied" in caplog.text
     caplog.clear()
-    with caplog.at_level(logging.INFO, "intune"), wrap(DataLoader(Slow(30, 0.002), 3)) as loader:
+    with caplog.at_level(logging.INFO, "intune"), wrap(DataLoader(Slow(12, 0.05), 3)) as loader:
         assert loader.workshop.choice is None
-        assert len(list(loader)) == 10
+        assert len(list(loader)) == 4
         assert loader.workshop.choice.kind == "thread"
     assert len([record for record in caplog.records if "batches are made in threads" in record.message]) == 1
     assert "of which it waits" in caplog.text
