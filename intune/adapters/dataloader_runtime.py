@@ -6,13 +6,20 @@ The DataLoader's workers are forks of the trainer's process and so have it anywa
 from __future__ import annotations
 
 import contextlib
+import csv
+import decimal
+import locale
 import os
 import pickle
+import socket
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from intune.adapters.dataloader_globals import Globals, gather
@@ -21,6 +28,25 @@ from intune.pipelines.executors.process import import_path
 
 OWN = ("OMP_NUM_THREADS",)
 """Variables that a worker process has for itself where the user has none."""
+
+
+def _decimal_context() -> decimal.Context:
+    """Without what computations so far have come across."""
+    context = decimal.getcontext().copy()
+    context.clear_flags()
+    return context
+
+
+_OPTIONS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "recursion": (sys.getrecursionlimit, sys.setrecursionlimit),
+    "digits": (sys.get_int_max_str_digits, sys.set_int_max_str_digits),
+    "csv": (csv.field_size_limit, csv.field_size_limit),
+    "socket": (socket.getdefaulttimeout, socket.setdefaulttimeout),
+    "decimal": (_decimal_context, decimal.setcontext),
+    "locale": (partial(locale.setlocale, locale.LC_ALL), partial(locale.setlocale, locale.LC_ALL)),
+    "numpy": (np.geterr, lambda handling: np.seterr(**handling)),
+}
+"""Of Python's own modules and of NumPy: how each is read, and how it is set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +62,7 @@ class Runtime:
         grad: whether operations are recorded for gradients.
         globals: data of the user's own modules; see `dataloader_globals.py`.
         deterministic: whether torch must use deterministic algorithms, and whether it only warns.
+        options: of `_OPTIONS`, by name.
     """
 
     folder: str | None
@@ -47,6 +74,7 @@ class Runtime:
     grad: bool
     globals: Globals
     deterministic: tuple[bool, bool]
+    options: dict[str, Any]
 
     @classmethod
     def now(cls) -> Runtime:
@@ -67,6 +95,7 @@ class Runtime:
                 torch.are_deterministic_algorithms_enabled(),
                 torch.is_deterministic_algorithms_warn_only_enabled(),
             ),
+            options={name: read() for name, (read, _) in _OPTIONS.items()},
         )
 
     def apply(self) -> None:
@@ -87,6 +116,9 @@ class Runtime:
         torch.set_grad_enabled(self.grad)
         enabled, warn_only = self.deterministic
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        for name, value in self.options.items():
+            with contextlib.suppress(locale.Error):
+                _OPTIONS[name][1](value)
 
     def apply_to_modules(self) -> None:
         """Have its globals and, lest importing is warned of, its filters of warnings."""

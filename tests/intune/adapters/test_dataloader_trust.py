@@ -1,8 +1,14 @@
 """Batches are the DataLoader's also where code depends on more than its indices: options, threads, memory, draws."""
 
+import csv
+import decimal
+import functools
+import locale
 import logging
 import os
+import socket
 import sqlite3
+import sys
 import threading
 import time
 import warnings
@@ -145,6 +151,43 @@ def test_what_the_process_has_set_holds_in_its_workers_in_every_epoch(tmp_path, 
                 assert_same(loader, plain)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+class Limited(Samples):
+    """What limits and modes of Python's and NumPy's say."""
+
+    def __getitem__(self, i):
+        (row,) = csv.reader(["x" * 200_000])
+        with np.errstate(under="ignore"):
+            handling = np.geterr()
+        deep = functools.reduce(lambda inner, _: [inner], range(3_000), [])
+        return (
+            len(row[0]),
+            str(decimal.Decimal(1) / 7),
+            repr(deep).count("["),
+            handling,
+            socket.getdefaulttimeout(),
+            locale.setlocale(locale.LC_ALL),
+        )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_limits_and_modes_that_the_process_has_set_hold_in_its_workers(workers):
+    plain = DataLoader(Limited(6), 3, collate_fn=list, num_workers=workers)
+    before = sys.getrecursionlimit(), csv.field_size_limit(10**9), np.seterr(all="raise")
+    usual = locale.setlocale(locale.LC_ALL)
+    sys.setrecursionlimit(20_000)
+    socket.setdefaulttimeout(77.0)
+    try:
+        locale.setlocale(locale.LC_ALL, "C")
+        with decimal.localcontext(decimal.Context(prec=50)), wrap(plain, workers="process") as loader:
+            assert_same(loader, plain)
+    finally:
+        socket.setdefaulttimeout(None)
+        sys.setrecursionlimit(before[0])
+        csv.field_size_limit(before[1])
+        np.seterr(**before[2])
+        locale.setlocale(locale.LC_ALL, usual)
 
 
 # ---- what a dataset opened ---------------------------------------------------------------------------------
