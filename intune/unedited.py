@@ -22,6 +22,9 @@ from typing import Any
 
 MODULE = "torch.utils.data.dataloader"
 
+MOST_TOLD = 20
+"""Loaders up to which each is told of when it is made: an evaluation may make one for every user."""
+
 ATTRIBUTE = "_intune_tuned"
 """Of a DataLoader: the `Kept` that knows what tunes it."""
 
@@ -179,7 +182,7 @@ class _Patch:
         try:
             tuned = self._make(twin, name)
         except Exception as error:  # whatever it is, the job goes on as it would without tuning
-            say(f"{name} is left as it is: {_reason(error)}")
+            self._tell(f"{name} is left as it is: {_reason(error)}")
             tuned = None
         return Kept(loader, tuned, twin)
 
@@ -199,12 +202,20 @@ class _Patch:
         )
         if tuned.controller is None:
             return None
-        say(f"{name} is tuned by {settings.agent}")
+        self._tell(f"{name} is tuned by {settings.agent}")
         # One that is made for a single loop is gone with it; what tuning came to is said then.
-        over = weakref.finalize(tuned, _over, name, tuned.controller)
+        over = weakref.finalize(tuned, _over, name, tuned.controller, always=self._count <= MOST_TOLD)
         over.atexit = False
+        self._tuned = [one for one in self._tuned if one[1]() is not None]
         self._tuned.append((name, weakref.ref(tuned), over))
         return tuned
+
+    def _tell(self, text: str) -> None:
+        """Say what becomes of the loader that was made last."""
+        if self._count <= MOST_TOLD:
+            say(text)
+        elif self._count == MOST_TOLD + 1:
+            say("more loaders are made; from now on they are told of where something was decided")
 
     def _twin(self, loader: Any) -> Any:
         """The same once more; the DataLoader under a subclass whose own `__iter__` asks for the batches (and may do
@@ -246,10 +257,11 @@ def _reason(error: Exception) -> str:
     return text if ours else f"{type(error).__name__}: {text}"
 
 
-def _over(name: str, controller: Any) -> None:
+def _over(name: str, controller: Any, *, always: bool) -> None:
     from intune.control import describe
 
-    say(f"{name}: {describe(controller)}")
+    if always or controller.rounds or controller.failure is not None:
+        say(f"{name}: {describe(controller)}")
 
 
 def say(text: str) -> None:

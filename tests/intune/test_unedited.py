@@ -13,6 +13,7 @@ import textwrap
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from intune.cli.main import main
 from intune.cli.run import environment
-from intune.unedited import ATTRIBUTE, Unedited, _Patch, patch
+from intune.unedited import ATTRIBUTE, Unedited, _over, _Patch, patch
 from tests.intune.tuned import tuner_threads, wait_until
 
 SETTINGS = Unedited(agent="even", cpus=2, memory="64MiB", knowledge=False, workers="thread")
@@ -127,6 +128,32 @@ def test_a_loader_is_forgotten_with_all_that_tunes_it() -> None:
     del loader
     assert gone() is None
     wait_until(lambda: not tuner_threads())
+
+
+def test_loaders_of_one_loop_each_are_not_told_of_for_ever(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("intune.unedited.MOST_TOLD", 2)
+    one = _Patch(DataLoader, SETTINGS)
+
+    def read() -> None:
+        assert len(list(one.iterate(DataLoader(torch.arange(4), batch_size=2)))) == 2
+
+    for _ in range(5):
+        read()
+    told = capsys.readouterr().err
+    assert told.count("is tuned by even") == 2
+    assert told.count("more loaders are made; from now on they are told of where something was decided") == 1
+    assert len(one._tuned) < 5
+    nothing = SimpleNamespace(rounds=0, failure=None, best=None, entries=())
+    something = SimpleNamespace(rounds=3, failure=None, best=None, entries=())
+    _over("DataLoader 1", nothing, always=True)
+    _over("DataLoader 6", nothing, always=False)
+    _over("DataLoader 7", something, always=False)
+    assert [line.split(";")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "intune run: DataLoader 1: nothing was decided: no whole interval was measured",
+        "intune run: DataLoader 7: 3 decisions",
+    ]
 
 
 def test_whatever_fails_the_job_goes_on(
