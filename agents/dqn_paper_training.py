@@ -18,6 +18,7 @@ from intune.envs.conditions import record
 from intune.envs.scenario import Scenario
 from intune.envs.simulator import Simulator
 from intune.envs.source import JobSource
+from intune.pipelines.errors import ConfigError
 
 LEARNING = QLearning(learning_rate=5e-4, gamma=0.9, double=False, target_update_interval=250)
 
@@ -37,6 +38,9 @@ def pretrain_paper(
     Args:
         recipe: how; `n_step`, `slot_cost`, `memory_cost` and `killed_cost` do not apply to this agent.
         watch: is told of the progress.
+
+    Raises:
+        ConfigError: there were so few transitions that nothing was learnt.
     """
     began = time.monotonic()
     torch.manual_seed(recipe.seed)
@@ -68,6 +72,11 @@ def pretrain_paper(
         scores.append(float(np.mean(shares)))
         if watch is not None:
             watch(episode, {"rate": scores[-1], "killed": float(kills), "explored": agent.epsilon})
+    if not tuner.learner.updates:
+        raise ConfigError(
+            f"nothing was learnt: there were fewer transitions than `batch_size`={recipe.batch_size}; give more "
+            "`episodes`, `jobs` or `steps`, or a smaller one"
+        )
     last = scores[-max(1, len(scores) // 10) :]
     return Weights(
         arrays=tuner.arrays(),

@@ -31,6 +31,9 @@ from intune.envs.simulator import Simulator
 from intune.envs.source import JobSource
 from intune.pipelines.errors import ConfigError
 
+BATCHES = 4
+"""Batches' worth of decisions that are remembered before learning begins."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -91,7 +94,11 @@ def pretrain(recipe: Recipe, *, watch: Watch | None = None) -> Weights:
     Args:
         recipe: how.
         watch: is told of the progress.
+
+    Raises:
+        ConfigError: so few decisions would be remembered that nothing would be learnt.
     """
+    _check_learns(recipe)
     began = time.monotonic()
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng([recipe.seed, 7])
@@ -122,6 +129,17 @@ def pretrain(recipe: Recipe, *, watch: Watch | None = None) -> Weights:
             "seconds": round(time.monotonic() - began, 1),
         },
     )
+
+
+def _check_learns(recipe: Recipe) -> None:
+    # Episodes are remembered as a whole, beside the one that runs.
+    episodes = min(recipe.episodes, max(recipe.buffer // recipe.steps, 1) + 1)
+    most, least = episodes * recipe.steps * recipe.jobs, BATCHES * recipe.batch_size
+    if most < least or episodes * recipe.steps < 2:
+        raise ConfigError(
+            f"nothing would be learnt: {most:,} decisions are remembered at most, and learning begins with {least:,}; "
+            "give more `jobs`, `episodes` or `steps`, or a smaller `batch_size`"
+        )
 
 
 def draw(sources: Sequence[JobSource], episode: int, jobs: int, steps: int) -> tuple[Jobs, np.ndarray]:
@@ -200,7 +218,7 @@ def _episode(
         rates.append(float(np.nan_to_num(mean(share))))
         kills += int(measured.killed.sum())
         # One decision has no state after it yet.
-        if len(replay) > 1 and len(replay) * recipe.jobs >= 4 * recipe.batch_size:
+        if len(replay) > 1 and len(replay) * recipe.jobs >= BATCHES * recipe.batch_size:
             batches = (replay.sample(recipe.batch_size, rng) for _ in range(recipe.gradient_steps))
             losses += [learner.learn(batch) for batch in batches]
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,26 @@ def test_the_score_is_a_share_also_where_nothing_fits(train: Any, tmp_path: Path
     found = train(Recipe(families=("criteo", str(path)), **(TINY | {"episodes": 2})))  # type: ignore[arg-type]
     assert 0 <= found.recipe["score"] < 1.5
     assert all(np.isfinite(value).all() for value in found.arrays.values())
+
+
+@pytest.mark.parametrize("train", [pretrain, pretrain_paper])
+@pytest.mark.parametrize("few", [{"jobs": 1, "batch_size": 128}, {"jobs": 1, "steps": 1, "episodes": 1}])
+def test_weights_that_learnt_nothing_are_none(train: Any, few: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=r"nothing w.* learnt.*smaller"):
+        train(Recipe(families=("criteo",), **(TINY | few)))  # type: ignore[arg-type]
+
+
+def test_learning_begins_with_the_last_decision_if_there_are_just_enough() -> None:
+    """Of ten episodes of four steps six decisions are remembered: one episode, and the one that runs."""
+    recipe = Recipe(
+        families=("criteo",), episodes=10, jobs=8, steps=4, batch_size=16, gradient_steps=1, buffer=6
+    )
+    losses: list[float] = []
+    pretrain(recipe, watch=lambda _, score: losses.append(score["loss"]))
+    assert losses[0] == 0
+    assert all(loss > 0 for loss in losses[1:])
+    with pytest.raises(ConfigError, match="64 decisions are remembered at most, and learning begins with 68"):
+        pretrain(replace(recipe, batch_size=17))
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.5, True])
