@@ -42,6 +42,7 @@ test: check types
 	$(BIN)/python -m pytest -q --numprocesses $(TESTERS) --dist worksteal
 
 demo: install
+	@test ! -f $(DEMO)/dataset.json || echo "$(DEMO) is there already and is used as it is; for other ROWS name another DEMO"
 	@test -f $(DEMO)/dataset.json || $(BIN)/intune data synthetic --rows $(ROWS) --out $(DEMO)
 	$(BIN)/intune train dlrm --data $(DEMO) --executor ray
 
