@@ -123,6 +123,7 @@ class Loader:
         self._counts = _Counts()
         self._joining = Joining()
         self._resume: tuple[int, frozenset[int]] = (0, frozenset())
+        self._counted: int | None = None  # the epoch of which the state that was loaded had all batches
         self._active: weakref.ref[_Epoch] | None = None
         self._last: tuple[int, int, tuple[int, ...]] = (0, 0, ())
         self._closed = False
@@ -138,6 +139,7 @@ class Loader:
         plan = self._make_plan(self.epoch)
         epoch = _Epoch(self, plan, *self._resume)
         self._resume = (0, frozenset())  # not before: a loop that could not begin has taken nothing
+        self._counted = None
         self._active = weakref.ref(epoch)
         epoch.resize(self.allocation)  # it may have changed while the epoch began, which on Ray takes seconds
         return epoch
@@ -147,11 +149,13 @@ class Loader:
         return self._plan.batches
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch the next loop reads; as `DistributedSampler.set_epoch`."""
+        """Which epoch the next loop reads, as `DistributedSampler.set_epoch`; of the one that a loaded state is in, it
+        reads what is left."""
         epoch = at_least("epoch", epoch, 0)
         if epoch != self.epoch:
-            self._resume = (0, frozenset())
-            self._last = (epoch, 0, ())
+            first = len(self) if epoch == self._counted else 0
+            self._resume = (first, frozenset())
+            self._last = (epoch, first, ())
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
@@ -198,6 +202,7 @@ class Loader:
         if (active := self._current()) is not None:
             active.close()
         self._active = None
+        self._counted = epoch if batch == len(self) else None
         if batch == len(self):
             epoch, batch, ahead = epoch + 1, 0, frozenset()
         self.epoch = epoch

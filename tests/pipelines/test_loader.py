@@ -641,6 +641,24 @@ def test_a_state_survives_set_epoch_of_its_own_epoch_and_no_other(data_sets: Any
         assert len(list(loader)) == len(loader)
 
 
+def test_of_an_epoch_that_a_state_counts_to_its_end_nothing_is_left(data_sets: Any) -> None:
+    """As where a checkpoint is due at the last step, and the script that resumes names the epoch it was saved in."""
+    with load(pipeline(data_sets.folder(SHAPES[1]), "rows", 2, 0, 9, False)) as loader:
+        loader.set_epoch(2)
+        for _ in loader:
+            state = loader.state_dict()
+        assert (state["epoch"], state["batch"]) == (2, len(loader))
+    with load(pipeline(data_sets.folder(SHAPES[1]), "rows", 2, 0, 9, False)) as loader:
+        loader.load_state_dict(state)
+        seen = []
+        for epoch in (2, 3):
+            loader.set_epoch(epoch)
+            seen.append(len(list(loader)))
+        assert seen == [0, len(loader)]
+        loader.set_epoch(2)  # asked for once more, it is read
+        assert len(list(loader)) == len(loader)
+
+
 def test_only_the_epoch_that_was_interrupted_is_continued_the_next_is_whole(data_sets: Any) -> None:
     with load(pipeline(data_sets.folder(SHAPES[1]), "rows", 2, 0, 9, False)) as loader:
         iterator = iter(loader)
