@@ -79,6 +79,10 @@ BEGINNING_S = 0.1
 PATIENCE = 2
 """Times that a round is put off because a stage has finished too few tasks to be judged."""
 
+MEASURED = 0.5
+"""Part of an interval that has to lie within epochs: in what was seen of an epoch's last or first moments alone, a good
+change is a bad one. What is less becomes a part of the next interval, so a validation is no quiet interval either."""
+
 SETTLING = 2.0
 """Times the shortest interval that is waited at most, after a change, for what was under way."""
 
@@ -301,24 +305,30 @@ class ControlThread:
             return
         seconds = min(self.pace.first, self.pace.shortest)
         put_off = 0
+        opened = self._elapsed()
         while not self._stop.wait(thrift.interval(seconds)):
             if not self._active():
                 observer.skip()
+                opened = self._elapsed()
+                continue
+            if 0 <= self._elapsed() - opened < MEASURED * seconds:
                 continue
             if put_off < PATIENCE and observer.tasks() < self.pace.tasks:
                 put_off += 1
                 continue
             put_off = 0
-            rounds = self.controller.rounds
             changed = self.controller.step()
-            if self.controller.rounds == rounds:
-                continue  # a validation, say: it is no quiet interval, after which one may look less often
             seconds = self.pace.after(seconds, changed=changed)
             if changed:
                 # What was under way is of the allocation before.
                 if self._stop.wait(min(observer.passage(), SETTLING * self.pace.shortest)):
                     return
                 observer.skip()
+            opened = self._elapsed()
+
+    def _elapsed(self) -> float:
+        """Seconds of all epochs so far."""
+        return self.controller.observer.tunable.stats().elapsed_s
 
     def _begun(self, thrift: Thrift) -> bool:
         """Wait for the first batch, from which the first interval counts; whether it came before the end."""

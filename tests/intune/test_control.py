@@ -283,6 +283,30 @@ def test_a_pause_between_epochs_makes_no_longer_intervals(monkeypatch: pytest.Mo
     assert one.rounds == 0
 
 
+def test_the_first_moments_after_a_pause_are_judged_with_what_follows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passes = [1.0, 1.0, 0.0, 0.0, 0.0, 0.1, 1.0, 1.0]
+    over = threading.Event()
+    clock = Clock()
+    one, _ = controller(Scripted(), clock, interval=0.1)
+    clock.now += 1.0  # the first batch is out
+
+    def interval(thrift: Thrift, seconds: float) -> float:
+        if not passes:
+            over.set()
+            return 1000.0
+        clock.now += passes.pop(0)
+        return 0.0
+
+    monkeypatch.setattr(Thrift, "interval", interval)
+    thread = ControlThread(one, pace=Pace(tasks=0))
+    thread.start()
+    assert over.wait(60)
+    thread.stop()
+    assert [entry.measured.interval[0] for entry in one.entries] == pytest.approx([1.0, 1.0, 1.1, 1.0])
+
+
 def test_the_thread_ends_at_once_and_only_once() -> None:
     thread, _, _ = running(Scripted())
     assert not thread.alive
@@ -323,6 +347,7 @@ def test_few_finished_tasks_put_a_round_off_but_not_for_ever() -> None:
     one.observer.tasks = lambda: looks.append(1) or 3  # type: ignore[method-assign,func-returns-value]
     one.step = lambda: looks.append(0) or False  # type: ignore[method-assign,func-returns-value]
     thread = ControlThread(one, pace=Pace(shortest=0.001, longest=0.001, tasks=4))
+    thread._elapsed = Ticking()  # type: ignore[method-assign]
     thread.start()
     wait_until(lambda: len(looks) > 6)
     thread.stop()
