@@ -39,6 +39,17 @@ class Ragged:
         """Length of every row, shape ``(rows,)``."""
         return self.offsets[1:] - self.offsets[:-1]
 
+    def to(self, device: Any, non_blocking: bool = False) -> Ragged:
+        """The same lists with their tensors on a device, as `torch.Tensor.to`; strings stay where they are.
+
+        Lightning, Accelerate and Ray Train move what has this method; Lightning ends with an error without it.
+        """
+        parts = [
+            part.to(device, non_blocking=non_blocking) if hasattr(part, "to") else part
+            for part in (self.values, self.offsets)
+        ]
+        return Ragged(*parts)
+
 
 Column: TypeAlias = "Array | Ragged | pa.Array"
 """A numeric column (NumPy, first axis = rows), a list column (`Ragged`), or strings (an Arrow array)."""

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -228,3 +228,31 @@ def test_blocks_are_the_same_if_every_bit_is(column: Any, other: Any, same: bool
     assert same_bits({"x": column}, {"x": other}) is same
     assert not same_bits({"x": column}, {"y": column})
     assert not same_bits({"x": column}, {})
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """What Lightning moves to the device (`lightning.fabric.utilities.apply_func`): all that has a method `to`."""
+
+    def to(self, device: Any) -> Any: ...
+
+
+def test_lists_go_to_a_device_as_lightning_moves_batches() -> None:
+    collections = pytest.importorskip("lightning_utilities.core.apply_func")
+    offsets = torch.tensor([0, 2, 3])
+    batch = {
+        "list": Ragged(torch.arange(3), offsets),
+        "words": Ragged(pa.array(["a", "b", "c"]), offsets),
+        "text": pa.array(["a", "b"]),
+    }
+    moved = collections.apply_to_collection(batch, dtype=Movable, function=lambda part: part.to("meta"))
+    assert moved["list"].values.device == moved["list"].offsets.device == torch.device("meta")
+    assert moved["words"].offsets.device == torch.device("meta")
+    assert moved["words"].values is batch["words"].values  # type: ignore[union-attr]
+    assert moved["text"] is batch["text"]
+
+
+def test_lists_go_to_a_device_whatever_they_hold() -> None:
+    inner = Ragged(torch.arange(3), torch.tensor([0, 1, 3]))
+    moved = Ragged(inner, torch.tensor([0, 1, 2])).to("meta", non_blocking=True)
+    assert moved.values.values.device == moved.offsets.device == torch.device("meta")
