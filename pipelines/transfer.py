@@ -108,9 +108,8 @@ class Device:
             current = torch.cuda.current_stream(self.name)
             current.wait_event(batch.event)
             for column in batch.values():
-                for tensor in (column.values, column.offsets) if isinstance(column, Ragged) else (column,):
-                    if isinstance(tensor, torch.Tensor):
-                        tensor.record_stream(current)
+                for tensor in _tensors(column):
+                    tensor.record_stream(current)
             return dict(batch)
         return batch
 
@@ -127,6 +126,13 @@ class Device:
         if isinstance(column, torch.Tensor) and not column.is_cuda:
             return column.pin_memory().to(self.name, non_blocking=True)
         return column
+
+
+def _tensors(column: Any) -> list[torch.Tensor]:
+    """All of a column, of lists of lists too."""
+    if isinstance(column, Ragged):
+        return [*_tensors(column.values), *_tensors(column.offsets)]
+    return [column] if isinstance(column, torch.Tensor) else []
 
 
 class Moving(dict[str, Any]):

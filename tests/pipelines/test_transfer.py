@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,23 @@ def test_on_the_cpu_a_batch_is_handed_over_as_it_is() -> None:
     staged = device.stage({"x": np.arange(3)})
     assert type(staged) is dict
     assert device.hand_over(staged) is staged
+
+
+def test_every_tensor_of_a_batch_is_kept_until_the_consumers_stream_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those of lists of lists too: their memory would go to the next batch while this one is read."""
+    kept: list[torch.Tensor] = []
+    stream = SimpleNamespace(wait_event=lambda event: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda name: stream)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: kept.append(tensor))
+    parts = [torch.arange(count) for count in (3, 4, 3, 2)]
+    number, values, inner, outer = parts
+    batch = Moving(
+        {"x": number, "lists": Ragged(Ragged(values, inner), outer), "text": pa.array(["a"])}, None, None
+    )
+    assert list(Device("cpu").hand_over(batch)) == ["x", "lists", "text"]
+    assert list(map(id, kept)) == list(map(id, parts))
 
 
 @pytest.mark.parametrize("marks", [pytest.param(None, marks=cuda)])
