@@ -67,7 +67,20 @@ def read_embeddings(path: Path, *, items: int) -> Tensor:
         raise NotFoundError(
             f"there are no embeddings at {path}; name a Parquet or .npy file of item embeddings"
         )
-    ids, vectors = _read_npy(path) if path.suffix == ".npy" else _read_parquet(path)
+    return in_order(path, *(_read_npy(path) if path.suffix == ".npy" else _read_parquet(path)), items=items)
+
+
+def in_order(path: Path, ids: npt.NDArray[Any], vectors: npt.NDArray[Any], *, items: int) -> Tensor:
+    """Embeddings ``(items, dimensions)`` of the items `ids`, as `read_embeddings` gives them.
+
+    Args:
+        path: where they were read from or would be kept, for messages.
+        ids, vectors: shapes ``(items,)`` and ``(items, dimensions)``.
+        items: number of items.
+
+    Raises:
+        DataError: as of `read_embeddings`.
+    """
     if len(vectors) != items or not np.array_equal(np.sort(ids), np.arange(items)):
         missing = np.setdiff1d(np.arange(items), ids)
         why = f"item {missing[0]} has none" if len(missing) else f"{len(vectors)} were found"

