@@ -28,7 +28,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import data, environment, report, virtual
+from benchmarks import data, environment, report, s3_server, virtual
 from benchmarks.fidelity_cases import CASES, Case, allocations
 from benchmarks.fidelity_report import Bar, Noise, bars, draw, noise, summarise
 
@@ -97,10 +97,13 @@ def main(options: Options) -> int:
     document = _load(options)
     left = [name for name in options.names if options.again or name not in document["cases"]]
     left = [] if options.virtual_only else left
+    far = any(CASES[name].delay_ms is not None for name in left)
+    if far:
+        s3_server.check()
     began = time.monotonic()
     document["virtual"] = {name: run_virtual(name, options) for name in virtual.SPECS}
     document["virtual_summary"] = summarise(document["virtual"])
-    with _storage(any(CASES[name].delay_ms is not None for name in left)) as storage:
+    with _storage(far) as storage:
         for number, name in enumerate(left, start=1):
             console.print(f"{number}/{len(left)} {name} ({time.monotonic() - began:.0f} s)", highlight=False)
             # Looked at while nothing of this benchmark runs.
@@ -152,7 +155,6 @@ def _storage(needed: bool) -> Iterator[Any]:
     if not needed:
         yield None
         return
-    from benchmarks import s3_server
     from benchmarks.delay_proxy import DelayProxy
 
     with s3_server.S3Server() as server, DelayProxy(server.port) as proxy:

@@ -7,7 +7,6 @@ short goes on with ``--resume``, and single jobs are done again with ``--only``.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import tempfile
@@ -102,6 +101,8 @@ class Options:
 def main(options: Options) -> int:
     """Run, print, write; the exit status."""
     console = Console()
+    if any(job.far for job in options.jobs):
+        s3_server.check()
     document = _begin(options)
     began = time.monotonic()
     with ExitStack() as stack:
@@ -236,8 +237,6 @@ class Stores:
                 Path(path).read_bytes()  # into the page cache: whoever comes first must not find it empty
             yield local
             return
-        if importlib.util.find_spec("moto") is None:
-            raise SystemExit("jobs that read from S3 need moto: pip install 'intune[s3]'")
         if self._server is None:
             self._server = self._stack.enter_context(S3Server())
         if job.spec not in self._paths:

@@ -5,6 +5,7 @@ It keeps objects in memory and ends with its owner. Nothing leaves this machine.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,14 @@ from benchmarks.child import Child, serve
 
 HOST = "127.0.0.1"
 REGION = "us-east-1"
+
+
+def check() -> None:
+    """Say before anything runs that a server will be needed and cannot be had."""
+    if importlib.util.find_spec("moto") is None:
+        raise SystemExit(
+            "what reads from S3 needs moto: pip install 'intune[s3]', or leave it out with `--only`"
+        )
 
 
 class S3Server:

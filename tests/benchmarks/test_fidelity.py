@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import virtual
+from benchmarks import fidelity, virtual
 from benchmarks.fidelity import Options, middle_of, run_virtual
 from benchmarks.fidelity_cases import CASES, allocations, light, lock_bound, memory_heavy
 from benchmarks.fidelity_report import (
@@ -168,3 +168,9 @@ def test_a_picture_is_drawn_also_where_a_pipeline_failed(tmp_path: Path) -> None
     }
     draw(document, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 10_000
+
+
+def test_without_moto_it_says_so_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fidelity.s3_server.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="needs moto: pip install 'intune"):
+        fidelity.main(Options(only=("S3 at 5 ms",)))

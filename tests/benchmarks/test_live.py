@@ -159,3 +159,13 @@ def test_the_picture_is_drawn_where_some_runs_failed(tmp_path: Path) -> None:
     where = {"cores_usable": 2, "cpu": "a processor", "date": "2026-01-01T00:00"}
     live_plot.draw({**document(), "environment": where}, tmp_path / "live.png")
     assert (tmp_path / "live.png").stat().st_size > 10_000
+
+
+def test_without_moto_it_says_so_before_the_first_job(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no data are written there
+    monkeypatch.setattr(live.s3_server.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="needs moto: pip install 'intune"):
+        live.main(live.Options())
+    assert not list(tmp_path.iterdir())
