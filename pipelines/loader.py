@@ -273,10 +273,13 @@ class Loader:
         return self._closed
 
     def close(self) -> None:
-        """End the workers and let go of everything; may be called again."""
+        """End the workers and let go of everything; may be called again, and by a signal handler."""
         if self._closed or os.getpid() != self._pid:
             return
         if (active := self._current()) is not None:
+            if active.in_use_here():  # by what a signal handler interrupted; the workers wait for it, too
+                threading.Thread(target=self.close, name="intune-close").start()
+                return
             active.close()
         self._closed = True
         _close_fleet(self._fleet, self._pid)
@@ -549,6 +552,11 @@ class _Epoch(Iterator[dict[str, Any]]):
                 return stages, limit, counts.elapsed_s, counts.redone
             elapsed = counts.elapsed_s + self._clock() - self._began
             return stages, limit, elapsed, counts.redone + scheduler.redone
+
+    def in_use_here(self) -> bool:
+        """Whether this thread is in the middle of something that a close must not change under it."""
+        placed: bool = self._place._is_owned()  # type: ignore[attr-defined]
+        return placed or self._run.held_here()
 
     def close(self) -> None:
         """Stop the workers' work on this epoch."""

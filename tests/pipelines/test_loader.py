@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -587,6 +588,51 @@ def test_the_garbage_collector_may_end_a_loop_in_a_worker_that_holds_its_lock(da
     reader.join(30)
     assert collected.is_set()
     assert rows == list(range(71))
+
+
+@pytest.mark.parametrize("held", ["lock", "place"])
+def test_a_signal_handler_may_close_the_loader_in_the_middle_of_anything(
+    data_sets: Any, caplog: pytest.LogCaptureFixture, held: str
+) -> None:
+    """It runs in the thread that just then holds the loop's locks, for which the workers wait as well."""
+    loader = load(pipeline(data_sets.folder(SHAPES[1]), None, 2, 0, 9, False))
+    closed: list[bool] = []
+    raised: list[BaseException] = []
+
+    def handler() -> None:
+        if threading.current_thread() is reader and not closed:
+            closed.append(True)
+            loader.close()
+
+    class Queue(deque[Any]):
+        def popleft(self) -> Any:
+            handler()
+            return super().popleft()
+
+    def use() -> None:
+        batches: Any = iter(loader)
+        next(batches)
+        if held == "place":
+            batches._queue = Queue(batches._queue)
+        else:
+            deliver = batches._run.scheduler.deliver
+            batches._run.scheduler.deliver = lambda: (deliver(), handler())[0]
+        try:
+            for _ in batches:
+                pass
+        except BaseException as error:
+            raised.append(error)
+
+    reader = threading.Thread(target=use, daemon=True)
+    reader.start()
+    reader.join(60)
+    assert closed
+    deadline = time.monotonic() + 30
+    while not loader.closed and time.monotonic() < deadline:
+        threading.Event().wait(0.01)
+    assert loader.closed
+    assert all(isinstance(error, LoaderError) for error in raised)
+    assert not caplog.records, "workers were waited for in vain"
 
 
 def test_a_second_loop_ends_the_first(data_sets: Any) -> None:
