@@ -57,6 +57,11 @@ def connection(ray: Any) -> str:
     return f"{here.get_node_id()}/{here.get_worker_id()}"
 
 
+def started_here(used: str) -> bool:
+    """Whether a `connection` is to the Ray that `connect` started: this process has it for itself."""
+    return used == _started != ""
+
+
 def attach() -> None:
     """Connect to the cluster that ``RAY_ADDRESS`` names, if there is one; start none."""
     if os.environ.get("RAY_ADDRESS"):

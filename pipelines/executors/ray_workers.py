@@ -17,7 +17,7 @@ import psutil
 from intune.pipelines.budget import Budget
 from intune.pipelines.errors import ConfigError, LoaderError, WorkerLostError
 from intune.pipelines.executors.landing import Landings
-from intune.pipelines.executors.ray_cluster import connect, connection, disconnect
+from intune.pipelines.executors.ray_cluster import connect, connection, disconnect, started_here
 from intune.pipelines.executors.ray_records import Worker
 from intune.pipelines.executors.ray_worker import MOST_THREADS, RayWorker
 
@@ -64,6 +64,8 @@ class RayWorkers:
         self._landings = landings
         self._none_left = none_left
         self._connection = connection(self.ray)
+        # There each loader has what its budget says, as on threads: else the first would leave a second no processor.
+        self._books = not started_here(self._connection)
         self._numbers = itertools.count()
         self._starting: dict[threading.Thread, Worker | None] = {}  # in the place of those that died
         self._job: Any = None
@@ -206,6 +208,8 @@ class RayWorkers:
 
     def _size(self, budget: Budget) -> int:
         """How many workers the cluster has room for; waits a little, since CPUs just let go are booked late."""
+        if not self._books:
+            return budget.cpus
         wanted = min(budget.cpus, int(self.ray.cluster_resources().get("CPU", 0)))
         began = time.monotonic()
         while True:
@@ -215,13 +219,14 @@ class RayWorkers:
                 return max(1, min(wanted, have))
             if waited > ROOM_PATIENCE:
                 raise ConfigError(
-                    "the Ray cluster has no free CPU for a worker; free one, or use executor='threads'"
+                    "the Ray cluster has no free CPU for a worker; free one (every loader takes as many as its budget's "
+                    "`cpus`), or use executor='threads'"
                 )
             time.sleep(0.02)
 
     def _spawn(self) -> Worker:
         options = {
-            "num_cpus": 1,
+            "num_cpus": 1 if self._books else 0,
             "max_concurrency": MOST_THREADS,
             "max_restarts": 0,
             "scheduling_strategy": "SPREAD",

@@ -37,12 +37,13 @@ from intune.pipelines.executors.ray_worker import RayWorker
 from intune.pipelines.executors.ray_workers import RayWorkers
 
 ROWS, GROUP = 24_000, 1_000
+BUDGET = Budget(cpus=2, memory=512 << 20)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     """One local Ray for all tests of this file: starting one takes seconds."""
-    ray = ray_cluster.connect(Budget(cpus=2, memory=512 << 20))
+    ray = ray_cluster.connect(BUDGET)
     yield ray
     ray_cluster.disconnect(ray, ray_cluster.connection(ray))
 
@@ -100,7 +101,7 @@ def expected(data) -> str:
 
 
 def ray_loader(pipe, **options):
-    return pipe.loader(executor="ray", budget=Budget(cpus=2, memory=512 << 20), **options)
+    return pipe.loader(executor="ray", budget=BUDGET, **options)
 
 
 def test_batches_are_those_of_threads_while_slots_change(data, expected):
@@ -425,6 +426,24 @@ def test_completion_order_delivers_every_row_once(data):
     assert np.array_equal(np.sort(ids), np.arange(ROWS))
 
 
+def test_loaders_on_a_ray_started_here_do_not_take_each_others_processors(data, expected):
+    """One to train and one to validate, for instance: the second found no free CPU."""
+    with ray_loader(pipeline(data)) as train, pipeline(data).loader(budget=BUDGET) as validation:
+        assert validation.executor == "ray"
+        assert [len(loader._fleet.pids()) for loader in (train, validation)] == [2, 2]
+        batches = iter(train)
+        next(batches)
+        assert digest(validation) == expected
+        assert len(list(batches)) == len(train) - 1
+
+
+@pytest.fixture
+def of_the_user(monkeypatch):
+    """As if the cluster were not one started here."""
+    monkeypatch.setattr("intune.pipelines.executors.ray_workers.started_here", lambda connection: False)
+
+
+@pytest.mark.usefixtures("of_the_user")
 def test_a_full_cluster_is_an_error_that_says_so(cluster, data, monkeypatch):
     monkeypatch.setattr("intune.pipelines.executors.ray_workers.ROOM_PATIENCE", 0.5)
     holder = cluster.remote(num_cpus=2)(type("Holder", (), {"ping": lambda self: 1})).remote()
@@ -436,6 +455,7 @@ def test_a_full_cluster_is_an_error_that_says_so(cluster, data, monkeypatch):
         cluster.kill(holder)
 
 
+@pytest.mark.usefixtures("of_the_user")
 def test_a_loader_begins_with_the_workers_there_is_room_for(data, expected, monkeypatch, caplog):
     """As where ranks begin together: all find the same processors free, and one is quicker."""
     monkeypatch.setattr("intune.pipelines.executors.ray_workers.ROOM_PATIENCE", 0.1)
