@@ -219,8 +219,8 @@ class RayWorkers:
                 return max(1, min(wanted, have))
             if waited > ROOM_PATIENCE:
                 raise ConfigError(
-                    "the Ray cluster has no free CPU for a worker; free one (every loader takes as many as its budget's "
-                    "`cpus`), or use executor='threads'"
+                    "the Ray cluster has no free CPU for a worker; free one (a loader takes all that its budget has), "
+                    "or use executor='threads'"
                 )
             time.sleep(0.02)
 
