@@ -178,7 +178,8 @@ class PairwiseDots(torch.autograd.Function):
         """With Z = TTᵀ: dT = (G + Gᵀ) T, where G holds the gradient below the diagonal."""
         vectors, mirror = ctx.saved_tensors
         count = vectors.shape[1]
-        symmetric = gradient.index_select(1, mirror).view(-1, count, count)
+        # Under autocast the products are of fewer bits than the vectors.
+        symmetric = gradient.to(vectors.dtype).index_select(1, mirror).view(-1, count, count)
         symmetric.diagonal(dim1=1, dim2=2).zero_()
         return torch.bmm(symmetric, vectors), None, None
 

@@ -154,6 +154,20 @@ def test_dot_products_agree_with_autograd() -> None:
     torch.testing.assert_close(ours, theirs)
 
 
+def test_gradients_under_autocast_are_nearly_those_of_full_precision() -> None:
+    model = DLRM(small(sparse_gradients=False))
+    dense, sparse = small_batch()
+    model(dense, sparse).sum().backward()
+    expected = {name: value.grad for name, value in model.named_parameters()}
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        total = model(dense, sparse).float().sum()
+    total.backward()
+    for name, value in model.named_parameters():
+        assert value.grad is not None
+        torch.testing.assert_close(value.grad, expected[name], rtol=0.05, atol=0.1)
+
+
 @pytest.mark.parametrize("lists", [False, True])
 def test_sparse_gradients_equal_dense_ones(lists: bool) -> None:
     dense, sparse = small_batch(rows=40)
