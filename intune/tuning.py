@@ -107,7 +107,8 @@ def tune(
             the second elsewhere; ``"quiet"`` shows nothing.
         log: folder to write decisions to, for `intune report`; None writes nothing. What an earlier run left there is
             overwritten; where another loader or rank writes meanwhile, ``loader-2``, ``loader-3``, … in it is used.
-        tensorboard: folder for TensorBoard's event files (needs its package).
+        tensorboard: folder for TensorBoard's event files (needs its package); one for every loader and rank, since
+            TensorBoard draws what it finds in a folder as one curve.
         prometheus: port at which to answer with figures for Prometheus, on loopback (``"host:port"`` for another
             address; ``"ray"`` for Ray's own metrics instead); None, and nothing listens.
         knowledge: whether to begin with what an earlier run of the same pipeline on the same machine learnt and
