@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,14 @@ def check_plot(path: Path | None) -> None:
     """Say before anything runs that a picture is wanted and cannot be drawn."""
     if path is not None and importlib.util.find_spec("matplotlib") is None:
         raise SystemExit("`--plot` needs matplotlib: pip install 'intune[plots]'")
+
+
+def check_chosen(only: Iterable[str], known: Iterable[str]) -> None:
+    """Say before anything runs that a name is chosen that nobody has."""
+    names = tuple(known)
+    for name in only:
+        if name not in names:
+            raise SystemExit(f"`--only` knows {'; '.join(names)}, but not {name!r}")
 
 
 def write(path: Path, text: str) -> None:

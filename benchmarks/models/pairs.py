@@ -27,7 +27,7 @@ import tyro
 from benchmarks.environment import describe
 from benchmarks.models.sequences import ratio_over_sessions
 from benchmarks.models.unified import half_width
-from benchmarks.report import write
+from benchmarks.report import check_chosen, write
 from intune.workloads.evaluation import RankingMetrics
 from intune.workloads.fitting import FitOptions
 from intune.workloads.pair_recommender import PairOptions, PairRecommender
@@ -354,6 +354,7 @@ def main(
 
     torch.set_num_threads(1)
     claim = claims()[name]
+    check_chosen(only, (contender.name for contender in claim.contenders))
     print(f"each of {len(claim.contenders)} contenders tries {len(claim.contenders[0].candidates)} settings")
     data = find_rating_data(folder)
     taking_part = [contender for contender in claim.contenders if not only or contender.name in only]
@@ -390,4 +391,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main, prog="python -m benchmarks.models.pairs")
+    tyro.cli(main, prog="python -m benchmarks.models.pairs", description=__doc__)

@@ -28,7 +28,7 @@ import tyro
 
 from benchmarks.environment import describe
 from benchmarks.models.unified import half_width
-from benchmarks.report import write
+from benchmarks.report import check_chosen, write
 from intune.workloads.fitting import FitOptions
 from intune.workloads.sequence_job import ReadySequence, SequenceJob, ready
 
@@ -317,6 +317,7 @@ def main(
     import torch
 
     torch.set_num_threads(1)
+    check_chosen(only, (contender.name for contender in contenders()))
     results = [result for path in join for result in read(path)]
     for contender in () if join else contenders():
         if only and contender.name not in only:
@@ -345,4 +346,4 @@ def _write(out: Path | None, results: Sequence[Result], folder: str, seeds: int)
 
 
 if __name__ == "__main__":
-    tyro.cli(main, prog="python -m benchmarks.models.sequences")
+    tyro.cli(main, prog="python -m benchmarks.models.sequences", description=__doc__)

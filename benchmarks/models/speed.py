@@ -372,4 +372,4 @@ def recbole_versions() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, prog="python -m benchmarks.models.speed")
+    tyro.cli(main, prog="python -m benchmarks.models.speed", description=__doc__)

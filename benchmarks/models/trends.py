@@ -25,7 +25,7 @@ import tyro
 
 from benchmarks.environment import describe
 from benchmarks.models.unified import half_width
-from benchmarks.report import write
+from benchmarks.report import check_chosen, write
 from intune.workloads.fitting import FitOptions
 from intune.workloads.recommender_job import FeedOptions
 from intune.workloads.trend_data import TrendData, find_trend_data
@@ -258,6 +258,7 @@ def main(
     import torch
 
     torch.set_num_threads(1)
+    check_chosen(only, (contender.name for contender in contenders()))
     bench = Bench(find_trend_data(folder), SHARED[data])
     results = [bench.reachable()] if data == "market" else []
     for contender in contenders():
@@ -287,4 +288,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main, prog="python -m benchmarks.models.trends")
+    tyro.cli(main, prog="python -m benchmarks.models.trends", description=__doc__)

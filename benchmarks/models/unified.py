@@ -29,7 +29,7 @@ import numpy as np
 import tyro
 
 from benchmarks.environment import describe
-from benchmarks.report import write
+from benchmarks.report import check_chosen, write
 from intune.workloads.click_data import build_vocabulary, find_click_data
 from intune.workloads.click_job import ClickJob, ready
 from intune.workloads.click_tables import TableChoice
@@ -322,7 +322,9 @@ def main(
     if join:
         results = joined([result for path in join for result in read(path)])
     else:
-        chosen = [contender for contender in contenders(data, folder) if only in (None, contender.name)]
+        everyone = contenders(data, folder)
+        check_chosen([] if only is None else [only], (contender.name for contender in everyone))
+        chosen = [contender for contender in everyone if only in (None, contender.name)]
         results = [measure(contender, folder, seeds) for contender in chosen]
     for row in rows(results):
         print(
@@ -364,4 +366,4 @@ def _interval(value: float, width: float | None) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, prog="python -m benchmarks.models.unified")
+    tyro.cli(main, prog="python -m benchmarks.models.unified", description=__doc__)

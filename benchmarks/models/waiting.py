@@ -25,7 +25,7 @@ import numpy as np
 import tyro
 
 from benchmarks.environment import describe
-from benchmarks.report import write
+from benchmarks.report import check_chosen, write
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 AGENT = "dqn"
@@ -202,6 +202,7 @@ def main(
         seconds: Length of a training, evaluations included. TrendRec's two run to their end.
         only: Names of the workloads to run; all where none is given.
     """
+    check_chosen(only, WORKLOADS)
     results: list[Result] = []
     for name in only or WORKLOADS:
         results.append(measure(name, folder.parent, rounds, seconds))
@@ -221,4 +222,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--watched"]:
         run_watched(sys.argv[4:], float(sys.argv[2]) if sys.argv[2] else None)
     else:
-        tyro.cli(main, prog="python -m benchmarks.models.waiting")
+        tyro.cli(main, prog="python -m benchmarks.models.waiting", description=__doc__)
