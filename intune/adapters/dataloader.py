@@ -34,7 +34,8 @@ The batches and their order are the DataLoader's. What differs:
   has in the user's own modules and in attributes of the classes written in them: options, vocabularies, registries,
   up to 64 MiB. What cannot be sent is named in a warning where the code reads it and does not make it itself, unless
   the first batches are compared with those that a process makes of the same indices: where those differ,
-  ``workers="auto"`` does without processes. What was changed in installed packages (a patched function) is not sent.
+  ``workers="auto"`` does without processes. What was changed in installed packages (a patched function) is not sent;
+  a batch that fails for want of it is then made in the trainer's process.
   `worker_init_fn` and several iterators leave no choice but processes, and nothing to compare with.
 """
 

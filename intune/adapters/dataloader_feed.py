@@ -267,6 +267,8 @@ class Feed:
         """Whether what was taken has to be made again, and what comes after it, in the trainer's own thread: there its
         code fails not, or draws the random numbers it should."""
         workshop, states = self._workshop, None
+        if made.error is not None and self.seed is not None:
+            workshop.mend(made, self.seed)
         reason = workshop.objects(made)
         if reason and self.seed is not None:
             again = replace(made.item, made=None)

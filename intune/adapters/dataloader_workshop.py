@@ -45,17 +45,27 @@ from intune.adapters.dataloader_processes import (
     SourceLink,
 )
 from intune.adapters.dataloader_seed import EpochSeed, saved_seed, seed_state
-from intune.adapters.dataloader_settings import LoaderSettings
+from intune.adapters.dataloader_settings import LoaderSettings, current_device
 from intune.adapters.dataloader_sources import Link, Sources, ThreadLink
 from intune.adapters.dataloader_survey import Survey
-from intune.adapters.dataloader_tasks import Fetcher, Made, MapFetcher, Sizes, collated, failed, where
+from intune.adapters.dataloader_tasks import (
+    Fetcher,
+    Made,
+    MapFetcher,
+    Sizes,
+    collated,
+    failed,
+    make_here,
+    pinned,
+    where,
+)
 from intune.adapters.dataloader_trial import Trial
 from intune.adapters.dataloader_unopened import unopened
 from intune.adapters.dataloader_watch import Watch
-from intune.adapters.dataloader_worker import like_a_worker
+from intune.adapters.dataloader_worker import like_a_worker, seed_batch
 from intune.adapters.pickled_size import structure_bytes
 from intune.pipelines.budget import Budget, format_bytes
-from intune.pipelines.errors import ConfigError
+from intune.pipelines.errors import ConfigError, LoaderError, WorkerLostError
 from intune.pipelines.executors.packing import pack
 from intune.pipelines.executors.threads import ThreadFleet
 
@@ -101,6 +111,7 @@ class Workshop:
         self._first: Parcel | None = None  # as it was before any of the code ran
         self._prepared: tuple[Choice | None, Parcel | None] | None = None
         self._sent: Glimpse | None = None
+        self._mended = False
         self._told = False  # whether something may be missing in processes
         self._open: weakref.WeakSet[Sources] = weakref.WeakSet()
         if self.choice is not None:
@@ -410,6 +421,37 @@ class Workshop:
             except Exception as error:
                 item.made = failed(item, error, where(stage, item, settings))
             return states is not None and random_states() != states
+
+    def mend(self, made: Made, seed: EpochSeed) -> None:
+        """Have a batch that failed in a worker process made here, where the code may find what the script has set since
+        it imported its modules, or others'; as it was if it fails here too."""
+        settings, error = self.settings, made.error and (made.error.__cause__ or made.error)
+        choice = self.choice
+        if choice is None or choice.kind != "process" or not self.auto or self._changes:
+            return  # `worker_init_fn` has told a process what nobody knows here
+        if not isinstance(error, Exception) or isinstance(error, WorkerLostError | LoaderError):
+            return
+        again = replace(made.item, made=None)
+        with as_of(global_states()), like_a_worker(settings, seed, again.ordinal):
+            if not settings.num_workers:
+                seed_batch(seed.of_batches, again.ordinal)
+            make_here(again, settings)
+        if again.made.error is not None:
+            again.made = None  # its traceback knows of it
+            return
+        text = " ".join(str(error).split())[:200]
+        logger.log(
+            logging.DEBUG if self._mended else logging.WARNING,
+            "a worker process could not make batch %d (%s: %s), but the trainer's could: the code depends on what the "
+            "script has set in modules; such batches are made in both",
+            again.ordinal,
+            type(error).__name__,
+            text,
+        )
+        self._mended = True
+        made.error, made.rows, made.data = None, again.made.rows, again.made.data
+        if settings.pin:
+            made.data = pinned(made.data, current_device())
 
     def objects(self, made: Made) -> str:
         """Why a batch that came from a thread has to be made in the trainer's own; nothing if it is as it should be."""

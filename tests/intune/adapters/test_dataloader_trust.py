@@ -1,5 +1,6 @@
 """Batches are the DataLoader's also where code depends on more than its indices: options, threads, memory, draws."""
 
+import colorsys
 import csv
 import decimal
 import functools
@@ -120,6 +121,43 @@ def test_processes_in_which_the_code_fails_are_not_used(monkeypatch):
     with wrap(plain) as loader:
         assert_same(loader, plain)
         assert "cannot make a batch (AssertionError: elsewhere" in loader.workshop.choice.reason
+
+
+class Patched(Samples):
+    """One sample, far from the first, needs what the script has set in a module that is not its own."""
+
+    needy = 20
+
+    def __getitem__(self, i):
+        if i == self.needy and not hasattr(colorsys, "lenient"):
+            raise OSError("image file is truncated")
+        if i == 23:
+            raise KeyError(i)
+        return super().__getitem__(i), torch.rand(())
+
+
+@pytest.mark.usefixtures("_processes")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_that_fails_in_a_worker_process_alone_is_made_in_the_trainers(monkeypatch, caplog, workers):
+    monkeypatch.setattr(dataloader_choice, "WORTH_SENDING_S", 0.0)
+    monkeypatch.setattr(colorsys, "lenient", True, raising=False)
+
+    def batches(needy):
+        dataset = Patched(26)
+        dataset.needy = needy
+        with wrap(DataLoader(dataset, 2, num_workers=workers)) as loader:
+            torch.manual_seed(0)
+            loop = iter(loader)
+            found = [next(loop) for _ in range(11)]
+            assert loader.workshop.choice.kind == "process"
+            with pytest.raises(KeyError):
+                next(loop)
+            return [*found, *loop, torch.rand(())]
+
+    found = batches(20)
+    (record,) = caplog.records
+    assert "could not make batch 10 (OSError: image file is truncated), but the trainer's" in record.message
+    assert_same(batches(None), found)
 
 
 def test_random_code_is_compared_from_the_same_random_numbers_and_else_by_its_looks(monkeypatch):
