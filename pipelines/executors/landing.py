@@ -88,9 +88,13 @@ class Landings:
         with self._lock:
             memory = self._segments[place.number].lend(size)
             self._reserved.discard(place.number)
-            if sum(not segment.free for segment in self._segments.values()) > MOST_LENT:
-                memory = memory.copy()
             return memory
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many are in use that what lies in one is to be copied out of it."""
+        with self._lock:
+            return sum(not segment.free for segment in self._segments.values()) > MOST_LENT
 
     def release(self, place: Place) -> None:
         """Nothing was laid there, and nobody will any more."""

@@ -170,14 +170,15 @@ def pack(value: Any) -> tuple[Packed, Callable[[Array], None]]:
     return packed, layout.copy_into
 
 
-def unpack(packed: Packed, memory: Array, *, own_classes: bool = False) -> Any:
+def unpack(packed: Packed, memory: Array, *, own_classes: bool = False, apart: bool = False) -> Any:
     """The value; its columns are writable views of `memory` (uint8, ``packed.size`` of it) and keep it alive.
 
     Args:
+        apart: copy each column into memory of its own instead: who keeps one of them keeps no others.
         own_classes: leave the classes as they are that this process has already. Else they get the attributes and
             methods that they have where the value comes from.
     """
-    return _Unpacker(packed, memory, _Classes() if own_classes else None).load()
+    return _Unpacker(packed, memory, _Classes() if own_classes else None, apart).load()
 
 
 def unpickle(data: bytes) -> Any:
@@ -314,9 +315,11 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Unpacker(_Unpickler):
-    def __init__(self, packed: Packed, memory: Array, classes: _Classes | None) -> None:
-        buffers = (memory[at : at + size] for at, size in packed.buffers)
+    def __init__(self, packed: Packed, memory: Array, classes: _Classes | None, apart: bool) -> None:
+        parts = (memory[at : at + size] for at, size in packed.buffers)
+        buffers = (part.copy() for part in parts) if apart else parts
         super().__init__(io.BytesIO(packed.stream), classes, buffers=buffers)
+        self._apart = apart
         self._packed = packed
         self._memory = memory
         self._arrow: Any = None
@@ -329,17 +332,26 @@ class _Unpacker(_Unpickler):
 
     def _make(self, column: Any) -> Any:
         if isinstance(column, _Place):
-            return column.over(self._memory)
+            return self._array(column)
         if isinstance(column, _Strings):
             return self._strings(column)
         return self._tensor(column)
 
+    def _array(self, place: _Place) -> Array:
+        array = place.over(self._memory)
+        return array.copy(order="K") if self._apart else array
+
     def _strings(self, column: _Strings) -> pa.Array:
+        buffers = [None if part is None else self._buffer(*part) for part in column.buffers]
+        return pa.Array.from_buffers(column.type, column.length, buffers, column.nulls, column.offset)
+
+    def _buffer(self, at: int, size: int) -> pa.Buffer:
+        if self._apart:
+            return pa.py_buffer(self._memory[at : at + size].copy())
         if self._arrow is None:
             # One buffer for all, of which they are parts: that is how the ledger counts it once.
             self._arrow = pa.py_buffer(self._memory)
-        buffers = [None if part is None else self._arrow.slice(*part) for part in column.buffers]
-        return pa.Array.from_buffers(column.type, column.length, buffers, column.nulls, column.offset)
+        return self._arrow.slice(at, size)
 
     def _tensor(self, column: _Tensor) -> Any:
         import torch
@@ -347,4 +359,4 @@ class _Unpacker(_Unpickler):
         dtype = getattr(torch, column.dtype)
         if not column.place.shape[0]:
             return torch.empty(column.shape, dtype=dtype)
-        return torch.from_numpy(column.place.over(self._memory)).view(dtype).view(column.shape)
+        return torch.from_numpy(self._array(column.place)).view(dtype).view(column.shape)

@@ -199,14 +199,12 @@ class Process:
     def _take(self, reply: Made, target: int) -> dict[str, Any] | BaseException:
         used = sum(not self._segments[number].free for number in self._targets)
         memory = self._segments[target].lend(reply.packed.size)
-        if used >= HANDED_OVER:
-            memory = memory.copy()
-        return _unpacked(reply.packed, memory)
+        return _unpacked(reply.packed, memory, apart=used >= HANDED_OVER)
 
 
-def _unpacked(packed: Packed, memory: Array) -> dict[str, Any] | BaseException:
+def _unpacked(packed: Packed, memory: Array, apart: bool) -> dict[str, Any] | BaseException:
     try:
-        made: dict[str, Any] = unpack(packed, memory, own_classes=True)
+        made: dict[str, Any] = unpack(packed, memory, own_classes=True, apart=apart)
     except Exception as error:  # classes of the user's may do anything when they are made again
         return StageError(
             f"what the function returned cannot be made again in this process "

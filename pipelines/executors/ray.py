@@ -385,7 +385,9 @@ class RayFleet:
         if isinstance(call.output, Place):
             assert outcome.packed is not None
             size = outcome.packed.size
-            pieces = unpack(outcome.packed, self._landings.take(call.output, size), own_classes=True)
+            memory = self._landings.take(call.output, size)
+            pieces = unpack(outcome.packed, memory, own_classes=True, apart=self._landings.crowded)
+            del memory
         else:
             pieces = self._ray.get(call.output)
             size = sum(block_bytes(piece.block) for piece in pieces if piece.block is not None)

@@ -28,7 +28,8 @@ def send(landings: Landings, reached: Reached, value):
     place = landings.reserve()
     packed, lay = pack(value)
     reached.lay(place, packed, lay)
-    return place, unpack(packed, landings.take(place, packed.size))
+    memory = landings.take(place, packed.size)
+    return place, unpack(packed, memory, apart=landings.crowded)
 
 
 def test_another_process_lays_columns_into_a_segment(landings):

@@ -51,6 +51,28 @@ def assert_same(one, other):
         assert one.tobytes() == other.tobytes()
 
 
+def test_columns_that_come_apart_do_not_keep_each_other():
+    value = {
+        "label": np.arange(5.0),
+        "wide": np.asfortranarray(np.arange(6).reshape(2, 3)),
+        "name": pa.array(["a", None, "ccc"]),
+        "made": torch.arange(4, dtype=torch.float16),
+        "bag": Ragged(np.arange(3), np.array([0, 1, 3])),
+    }
+    packed, lay = pack(value)
+    memory = np.empty(packed.size, np.uint8)
+    lay(memory)
+    made = unpack(packed, memory, apart=True)
+    memory[:] = 255
+    gone = weakref.ref(memory)
+    del memory
+    assert gone() is None
+    for name, column in value.items():
+        assert_same(made[name], column)
+    assert made["wide"].flags.f_contiguous
+    assert roots(made["label"]) == {made["label"].ctypes.data: 40}
+
+
 arrays = hnp.arrays(
     dtype=st.one_of(
         hnp.scalar_dtypes(),

@@ -37,6 +37,7 @@ from intune.pipelines.errors import (
 from intune.pipelines.executors.process import HANDED_OVER, Process
 from intune.pipelines.executors.processes import RETRIES, SPARE_S, ProcessPool, process_pool
 from intune.pipelines.executors.segments import Segment
+from intune.pipelines.memory import roots
 from intune.pipelines.stages import Map
 
 BATCH = 50
@@ -173,6 +174,19 @@ def test_batches_that_are_kept_are_not_written_over(call):
         batch["x"] += 1
     assert [int(batch["x"][0]) for batch in made] == [2 * n + 1 for n in range(3 * HANDED_OVER)]
     assert all((batch["x"] == batch["x"][0]).all() for batch in made)
+
+
+def test_who_keeps_a_column_of_many_batches_keeps_no_others(call):
+    """Once, the labels of an evaluation kept all that came with them."""
+
+    def function(block):
+        return {"label": block["x"], "wide": np.zeros((len(block["x"]), 100))}
+
+    count = 5 * HANDED_OVER
+    labels = [call(function, x=np.full(1000, float(n)))["label"] for n in range(count)]
+    whole, alone = 808_000, 8_000
+    assert sum(roots(labels).values()) <= HANDED_OVER * 1.1 * whole + count * alone
+    assert [label[0] for label in labels] == list(range(count))
 
 
 def test_what_a_function_keeps_is_not_written_over(call):
