@@ -11,6 +11,7 @@ from typing import Any
 
 _LENGTH = struct.Struct("<Q")
 _MOST_DESCRIPTORS = 8
+_LONGEST_POLL_MS = 2**31 - 1  # some 25 days; more is refused
 
 
 class Channel:
@@ -61,7 +62,7 @@ class Channel:
         """Whether a message, or the other end's going, can be told of within `timeout` seconds; None: wait for it."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(None if timeout is None else timeout * 1000.0))
+        return bool(poll.poll(None if timeout is None else min(timeout * 1000.0, _LONGEST_POLL_MS)))
 
     def close(self) -> None:
         """Hang up."""

@@ -176,6 +176,12 @@ def test_batches_that_are_kept_are_not_written_over(call):
     assert all((batch["x"] == batch["x"][0]).all() for batch in made)
 
 
+def test_a_time_limit_may_be_longer_than_the_system_waits_at_once(data):
+    pipe = Pipeline.from_parquet(data).batch(BATCH).map(lambda block: block, workers="process", timeout=1e9)
+    with pipe.loader(executor="threads", allocation={"transform": 1}) as loader:
+        assert len(list(loader)) == len(loader)
+
+
 def test_who_keeps_a_column_of_many_batches_keeps_no_others(call):
     """Once, the labels of an evaluation kept all that came with them."""
 
