@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from intune.envs.jobs import Floats, slot_limit
-from intune.envs.measurement import STAGE_FIELDS, Measurement
+from intune.envs.measurement import STAGE_FIELDS, UNLIMITED, Measurement
 from intune.envs.resources import Resources
 from intune.pipelines.metrics import PipelineStats, StageStats
 
@@ -129,7 +129,7 @@ def measure(
         memory_used=_one(memory),
         memory_base=_one(memory_base),
         memory_queued=_one(float(now.memory_held)),
-        memory_limit=_one(resources.memory_limit),
+        memory_limit=_one(min(resources.memory_limit, UNLIMITED)),
         slot_limit=_limit(resources, slots_per_cpu, count),
         clock=_one(resources.clock),
         bandwidth=_one(traffic * per / memory_bandwidth),
@@ -261,7 +261,7 @@ def _unusable(
         memory_used=_one(now.memory_resident or resources.resident),
         memory_base=unknown,
         memory_queued=_one(now.memory_held),
-        memory_limit=_one(resources.memory_limit),
+        memory_limit=_one(min(resources.memory_limit, UNLIMITED)),
         slot_limit=_limit(resources, slots_per_cpu, count),
         clock=_one(resources.clock),
         bandwidth=unknown,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 from intune.envs.measure import SLOTS_PER_CPU, measure
@@ -31,7 +33,7 @@ class Observer:
         clock: seconds, monotonic.
 
     Raises:
-        ConfigError: something that is not tunable, or numbers that make no sense.
+        ConfigError: something that is not tunable, tells of other stages than it has, or numbers that make no sense.
     """
 
     def __init__(
@@ -55,10 +57,11 @@ class Observer:
         if resources is None:
             resources = ResourceReader(tunable.budget, children=not self._elsewhere)
         self._read_resources = resources
+        self._names = tuple(tunable.stages)
         self._bandwidth = memory_bandwidth
         self._clock = clock
         self._before = self._stats()
-        self._resources = self._read_resources()
+        self._resources = self._look()
         self._changed_at = self._read_at = clock()
         self._took: dict[str, float] = {}
         if memory_base is None:
@@ -78,16 +81,16 @@ class Observer:
 
     def skip(self) -> None:
         """Begin an interval now; what happened before it is left out."""
-        self._before, self._resources = self._stats(), self._read_resources()
+        self._before, self._resources = self._stats(), self._look()
         self._read_at = self._clock()
 
     def measure(self) -> Measurement:
         """What happened since the last call (or `skip`). One job, N = 1.
 
         Raises:
-            IntuneError: the pipeline is over.
+            IntuneError: the pipeline is over, tells of other stages than at first, or of resources that cannot be.
         """
-        stats, resources = self._stats(), self._read_resources()
+        stats, resources = self._stats(), self._look()
         if stats.allocation != self._before.allocation:
             self._changed_at = self._clock()  # somebody else gave other slots, some time in this interval
         now = self._clock()
@@ -146,7 +149,7 @@ class Observer:
 
     def resident(self) -> float:
         """Bytes resident now."""
-        return float(self._stats().memory_resident or self._read_resources().resident)
+        return float(self._stats().memory_resident or self._look().resident)
 
     def resize(self, allocation: Allocation | Mapping[str, int]) -> None:
         """Give slots through the pipeline's own `resize`, and note when.
@@ -161,4 +164,22 @@ class Observer:
     def _stats(self) -> PipelineStats:
         stats: Any = self.tunable.stats
         read: PipelineStats = stats(resident=True) if self._resident else stats()
+        told = tuple(stage.name for stage in read.stages)
+        if told != self._names:
+            raise ConfigError(
+                f"`stats()` of a {type(self.tunable).__name__} tells of the stages {list(told)}, but its `stages` were "
+                f"{list(self._names)} when tuning began; they must stay the same, in the same order"
+            )
+        return read
+
+    def _look(self) -> Resources:
+        read = self._read_resources()
+        for name in ("cpus", "memory_limit"):
+            value = getattr(read, name, None)
+            most = math.inf if name == "memory_limit" else sys.float_info.max  # memory may have no limit
+            if not isinstance(value, Real) or not -math.inf < float(value) <= most:
+                raise ConfigError(
+                    f"`resources()` gave `{name}`={value!r}; it must give intune.envs.resources.Resources with a "
+                    "number there (`memory_limit`: inf where there is no limit)"
+                )
         return read

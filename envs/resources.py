@@ -33,7 +33,8 @@ class Resources:
         cpu_s: processor seconds of this process and its children so far; NaN if unknown.
         resident: their resident bytes.
         cpus: CPUs that the job may use.
-        memory_limit: bytes that it may hold altogether: what it holds, and what is still free to it.
+        memory_limit: bytes that it may hold altogether: what it holds, and what is still free to it; infinite where
+            nothing limits it.
         clock: of the processors, as a share of their highest; NaN where it cannot be read.
         traffic: bytes moved between processor and memory so far; NaN where it cannot be read.
         idle_s: seconds so far that the processors this job may run on had nothing to do, summed over them; NaN where it

@@ -2,11 +2,12 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intune.envs.measure import measure, widened
-from intune.envs.measurement import Measurement
+from intune.envs.measurement import UNLIMITED, Measurement
 from intune.envs.observer import Observer
 from intune.envs.resources import ResourceReader, Resources, read_clock, read_traffic
 from intune.pipelines import Allocation, Budget, PipelineStats, StageStats
@@ -385,3 +386,35 @@ def test_an_observers_base_is_what_is_resident_without_blocks() -> None:
     assert Observer(Counted(first), resources=lambda: NOW).memory_base == 2 * GB
     with pytest.raises(ConfigError, match="memory_base"):
         Observer(Counted(first), resources=lambda: NOW, memory_base=math.nan)
+
+
+def test_memory_without_a_limit_can_be_decided_on() -> None:
+    boundless = replace(NOW, memory_limit=math.inf)
+    found = measure(LATER, EARLIER, resources=boundless, resources_before=boundless, memory_left=2 * GB)
+    assert found.sound()[0]
+    assert found.memory_limit[0] == UNLIMITED
+    assert found.memory_used[0] == 3 * GB
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (replace(NOW, memory_limit=math.nan), "`memory_limit`=nan; it must give"),
+        (replace(NOW, cpus=math.inf), "`cpus`=inf; it must give"),
+        (replace(NOW, cpus=cast(float, None)), "`cpus`=None; it must give"),
+        (None, "`cpus`=None; it must give intune.envs.resources.Resources"),
+    ],
+)
+def test_resources_that_cannot_be_are_refused_by_name(told: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"`resources[(][)]` gave {said}"):
+        Observer(Counted(EARLIER), resources=lambda: told)
+
+
+@pytest.mark.parametrize(
+    "names", [("load", "batch", "map"), ("load",), ("batch", "load")], ids=["gained", "lost", "reordered"]
+)
+def test_stages_that_change_under_way_are_named(names: tuple[str, ...]) -> None:
+    other = replace(LATER, stages=tuple(stage(name, slots=1) for name in names))
+    observer = Observer(Counted(EARLIER, other), resources=lambda: NOW, memory_base=1.0)
+    with pytest.raises(ConfigError, match=rf"{re.escape(str(list(names)))}, but .* \['load', 'batch'\]"):
+        observer.measure()

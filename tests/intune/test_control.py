@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -169,7 +168,7 @@ def test_of_rows_that_were_delivered_nobody_says_that_they_were_too_few() -> Non
     clock = Clock()
     one, tunable = controller(Scripted(), clock)
     read = tunable.resources
-    one.observer._read_resources = lambda: replace(read(), memory_limit=math.inf)
+    one.observer._read_resources = lambda: replace(read(), cpus=0.0)
     rounds(one, clock, 2)
     assert one.entries[-1].measured.delivered[0] > 0
     assert describe(one).startswith("2 decisions; what was measured is incomplete or contradicts itself")
