@@ -10,6 +10,7 @@ from __future__ import annotations
 import dis
 import inspect
 from collections.abc import Iterator
+from contextlib import suppress
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -35,16 +36,37 @@ def counts_late(sampler: Any) -> bool:
 
 
 def _late(sampler: Any) -> Iterator[tuple[Any, FunctionType, list[dis.Instruction]]]:
-    """Of a sampler and those in it: each, its functions, and what of them may run after the first batch."""
+    """Of a sampler, those in it and the code beside them that they use: each, its functions, and what of them may run
+    after the first batch."""
     waiting, seen = [sampler], dict[int, Any]()
     while waiting:
         one = waiting.pop()
         if id(one) in seen:
             continue
         seen[id(one)] = one
-        waiting += [value for value in getattr(one, "__dict__", {}).values() if isinstance(value, Sampler)]
-        for function in methods_of(type(one)):
+        functions = [one]
+        if not isinstance(one, FunctionType):
+            waiting += [
+                value for value in getattr(one, "__dict__", {}).values() if isinstance(value, Sampler)
+            ]
+            functions = list(methods_of(one if isinstance(one, type) else type(one)))
+        for function in functions:
             yield one, function, _after_the_first(function)
+            waiting += _beside(function)
+
+
+def _beside(function: FunctionType) -> list[Any]:
+    """Functions and classes that it uses of the package that it was written in."""
+    found: list[Any] = []
+    with suppress(ValueError):  # what a cell refers to is not made yet
+        used = inspect.getclosurevars(function)
+        found += [*used.globals.values(), *used.nonlocals.values()]
+    home = function.__module__.partition(".")[0]
+    return [
+        one
+        for one in found
+        if isinstance(one, FunctionType | type) and one.__module__.partition(".")[0] == home
+    ]
 
 
 def _after_the_first(function: FunctionType) -> list[dis.Instruction]:

@@ -72,6 +72,39 @@ class Next(Sampler):
         return RNG.integers(40, size=4).tolist()
 
 
+def picked(most):
+    for _ in range(most):
+        yield [random.randrange(40) for _ in range(4)]
+
+
+class Helped(Sampler):
+    """A generator beside it draws."""
+
+    def __iter__(self):
+        return picked(12)
+
+
+class Iterating:
+    def __init__(self, most):
+        self.left = most
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if not self.left:
+            raise StopIteration
+        self.left -= 1
+        return torch.randint(40, (4,)).tolist()
+
+
+class Iterated(Sampler):
+    """An iterator of a class beside it draws."""
+
+    def __iter__(self):
+        return Iterating(12)
+
+
 class Counts(Sampler):
     """One that goes on where it was when a loop begins."""
 
@@ -88,7 +121,7 @@ def shuffled_batches():
     return BatchSampler(RandomSampler(range(40)), 4, drop_last=False)
 
 
-LATE = [Domains, Buffer, Pieces, lambda: Endless(shuffled_batches()), Next]
+LATE = [Domains, Buffer, Pieces, lambda: Endless(shuffled_batches()), Next, Helped, Iterated]
 
 
 def train(loader):
