@@ -9,6 +9,8 @@ import contextlib
 import json
 import logging
 import math
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,9 @@ logger = logging.getLogger("intune")
 
 MOST_BYTES = 32 << 20
 """Of a log: some 30,000 decisions, days of a job, and small enough to open in an editor."""
+
+BESIDE = "beside"
+"""Of a log's header: the folder that it made for itself beside another log."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +96,8 @@ class DecisionLog:
 
     Args:
         path: of the log; ``PATH.1`` follows when it is full. Where another log is being written there (of a second
-            loader, another rank), this one goes to ``loader-2``, ``loader-3``, … beside it.
+            loader, another rank), this one goes to ``loader-2``, ``loader-3``, … beside it; where none is being
+            written, those of an earlier run are removed.
         most_bytes: of each of the two.
         header: written first: what is tuned, where and how.
     """
@@ -108,6 +114,8 @@ class DecisionLog:
         except OSError as error:
             self._fail(error)
             return
+        if self._path != path:
+            self._header = {**header, BESIDE: self._path.parent.name}
         with contextlib.suppress(OSError):  # of an earlier run
             self._second.unlink(missing_ok=True)
         self._open(self._path)
@@ -178,12 +186,62 @@ class DecisionLog:
 def _claimed(path: Path) -> tuple[Path, Any]:
     """A place that no other log has, and its file, locked for as long as it is open."""
     number, free = 1, path
-    while (file := _locked(free)) is None:
-        number += 1
-        free = path.parent / f"loader-{number}" / path.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(path.parent):
+        while (file := _locked(free)) is None:
+            number += 1
+            free = path.parent / f"loader-{number}" / path.name
+        if number == 1:
+            _clear_away(path)
     if number > 1:
         logger.warning("another loader or rank logs to %s; this one logs to %s", path.parent, free.parent)
     return free, file
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """While nobody else looks for a place there: what is cleared away must not be taken meanwhile."""
+    claim = None
+    with contextlib.suppress(OSError):  # one that cannot be opened, or a file system without locks
+        if fcntl is not None:
+            claim = os.open(folder, os.O_RDONLY)
+            fcntl.flock(claim, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if claim is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(claim, fcntl.LOCK_UN)
+            os.close(claim)
+
+
+def _clear_away(path: Path) -> None:
+    """Remove what an earlier run's other loaders logged beside `path`, unless a log is being written there still."""
+    with contextlib.ExitStack() as stack:
+        left = [place for place in path.parent.glob(f"loader-*/{path.name}") if _beside(place)]
+        for place in left:
+            try:
+                file = _locked(place)
+            except OSError:
+                return
+            if file is None:
+                return
+            stack.enter_context(file)
+        for place in left:
+            with contextlib.suppress(OSError):
+                place.unlink()
+                place.with_name(place.name + ".1").unlink(missing_ok=True)
+                place.parent.rmdir()  # unless there is something else in it
+
+
+def _beside(path: Path) -> bool:
+    """Whether a log of ours made this place for itself, as a folder that a user gave is not."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            header = json.loads(file.readline(MOST_BYTES))
+    except (OSError, ValueError):
+        return False
+    return isinstance(header, dict) and "intune" in header and header.get(BESIDE) == path.parent.name
 
 
 def _locked(path: Path) -> Any:

@@ -115,13 +115,69 @@ def test_two_logs_in_one_folder_do_not_mix(tmp_path: Path, caplog: pytest.LogCap
     first, second, third = (DecisionLog(path, header={**header, "log": number}) for number in range(3))
     for log in (first, second, third, first):
         log.add(an_entry())
-    places = (path, path.parent / "loader-2" / path.name, path.parent / "loader-3" / path.name)
-    assert [(lines(place)[0]["log"], len(lines(place)) - 1) for place in places] == [(0, 2), (1, 1), (2, 1)]
+    found = (path, path.parent / "loader-2" / path.name, path.parent / "loader-3" / path.name)
+    assert [(lines(place)[0]["log"], len(lines(place)) - 1) for place in found] == [(0, 2), (1, 1), (2, 1)]
     assert f"another loader or rank logs to {path.parent}" in caplog.text
     for log in (first, second, third):
         log.close()
     DecisionLog(path, header={**header, "log": 3}).close()
     assert lines(path) == [{"intune": 1, **header, "log": 3}]
+
+
+def begin(path: Path, count: int) -> list[DecisionLog]:
+    return [DecisionLog(path, header={"agent": "planner"}) for _ in range(count)]
+
+
+def places(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_loaders_of_an_earlier_run_are_not_taken_for_this_ones(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.jsonl"
+    for log in begin(path, 3):
+        log.close()
+    (tmp_path / "loader-2" / "decisions.jsonl.1").write_text("{}\n")
+    (tmp_path / "loader-3" / "report.html").write_text("a page")
+    now = begin(path, 2)
+    assert places(tmp_path) == ["decisions.jsonl", "loader-2/decisions.jsonl", "loader-3/report.html"]
+    for log in now:
+        log.close()
+    begin(path, 1)[0].close()
+    assert places(tmp_path) == ["decisions.jsonl", "loader-3/report.html"]
+    assert not (tmp_path / "loader-2").exists()
+
+
+def test_while_one_of_its_loaders_logs_no_log_of_a_run_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.jsonl"
+    first, second, third = begin(path, 3)
+    first.close()
+    third.close()
+    again = DecisionLog(path, header={})
+    assert places(tmp_path) == [
+        "decisions.jsonl",
+        "loader-2/decisions.jsonl",
+        "loader-3/decisions.jsonl",
+    ]
+    for log in (second, again):
+        log.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"intune":1}\n',  # of a folder that a user gave to tune
+        '{"intune":1,"beside":"loader-3"}\n',  # that a user moved here
+        "[1]\n",
+        "not ours\n",
+        "",
+    ],
+)
+def test_what_no_log_put_beside_another_stays(tmp_path: Path, text: str) -> None:
+    theirs = tmp_path / "loader-2" / "decisions.jsonl"
+    theirs.parent.mkdir()
+    theirs.write_text(text)
+    DecisionLog(tmp_path / "decisions.jsonl", header={}).close()
+    assert theirs.read_text() == text
 
 
 def test_another_process_does_not_write_into_a_log(tmp_path: Path) -> None:
