@@ -169,7 +169,8 @@ def find_trend_data(data: str | Path, cut: CutOptions | None = None) -> TrendDat
     if valid_from < LEAST_STEPS:
         raise DataError(
             f"{data} has {max(steps, 0)} whole steps, which leaves {max(valid_from, 0)} to train on, but at least "
-            f"{LEAST_STEPS} are needed; make the data set again with a shorter `step_days`"
+            f"{LEAST_STEPS} are needed; make the data set again with a shorter `step_days`, or lower `valid_share` or "
+            f"`test_share`"
         )
     return TrendData(
         ratings=ratings,

@@ -255,7 +255,9 @@ def test_a_resumed_run_ends_as_one_that_was_not_broken_off(data: TrendData, tmp_
 
 def test_a_data_set_of_too_few_steps_is_refused(tmp_path: Path) -> None:
     write_market(MarketOptions(users=30, items=24, audiences=3, steps=4, season=4), tmp_path / "m")
-    with pytest.raises(DataError, match="3 whole steps, which leaves 1 to train on"):
+    with pytest.raises(
+        DataError, match=r"3 whole steps, which leaves 1 to train on.* shorter `step_days`, or lower"
+    ):
         find_trend_data(tmp_path / "m")
 
 
