@@ -77,6 +77,12 @@ def choose_before(
             kind="here",
             reason="the code keeps a random generator, whose numbers depend on the order in which batches are made",
         )
+    if mentioned.thread and not (settings.num_workers and settings.worker_init_fn is not None):
+        return Choice(
+            kind="here",
+            reason="the code reads what only the trainer's thread has in a `threading.local`; workers='thread' says "
+            "that every thread may make its own",
+        )
     if settings.iterable and mentioned.random:
         return Choice(
             kind="here",

@@ -10,6 +10,7 @@ import dis
 import inspect
 import random
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -65,6 +66,9 @@ _PASSED_OVER = (
 """Modules of code that every dataset has, or that only hands on."""
 
 
+_NOTHING = {"random": False, "generator": False, "worker_info": False, "thread": False}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mentions:
     """What may happen when batches are made.
@@ -73,12 +77,14 @@ class Mentions:
         random: draws from the process's own random generators.
         generator: draws from one that the code keeps for itself, whose numbers depend on the order of the batches.
         worker_info: asks torch which worker it runs in.
+        thread: reads plain values that the calling thread has in a `threading.local`, and no other thread.
         mixes_up: keeps something for one sample where that of another thread would be.
     """
 
     random: bool = False
     generator: bool = False
     worker_info: bool = False
+    thread: bool = False
     mixes_up: bool = False
 
 
@@ -114,7 +120,7 @@ class _Users:
 
 def mentions(settings: LoaderSettings) -> Mentions:
     """What the code of a dataset and its collate function mentions, and that of what they refer to."""
-    found = {"random": False, "generator": False, "worker_info": False}
+    found = dict(_NOTHING)
     waiting: deque[Any] = deque([settings.dataset, settings.collate_fn])
     seen: dict[int, Any] = {}
     users = _Users()
@@ -151,7 +157,7 @@ def unmade(settings: LoaderSettings, names: Iterable[str]) -> list[str]:
             read.update(_read(value))
             made.update(_stored(value.__code__, value.__module__))
         with suppress(Exception):  # the user's classes may do anything when they are looked at
-            waiting.extend(_look(value, {"random": False, "generator": False, "worker_info": False}))
+            waiting.extend(_look(value, dict(_NOTHING)))
     found = []
     for name in names:
         owner, _, last = name.rpartition(".")
@@ -165,7 +171,7 @@ def unmade(settings: LoaderSettings, names: Iterable[str]) -> list[str]:
 
 def steps_draw(steps: Sequence[dis.Instruction], function: FunctionType, owner: Any) -> bool:
     """Whether some instructions of a method of `owner`'s may draw from random generators that outlive it."""
-    found = {"random": False, "generator": False, "worker_info": False}
+    found = dict(_NOTHING)
     loaded, others = names_of(steps)
     free = {step.argval for step in steps if step.opname == "LOAD_DEREF"}
     cells = [cell for name, cell in _cells(function) if name in free]
@@ -197,6 +203,9 @@ def _look(value: Any, found: dict[str, bool]) -> Iterator[Any]:
         yield value.__self__
     elif isinstance(value, _GENERATORS):
         found["generator"] |= not _is_shared(value)
+    elif isinstance(value, threading.local):
+        # A connection there is every thread's own; an option is not.
+        found["thread"] |= bool(vars(value)) and all(map(_is_plain, vars(value).values()))
     elif isinstance(value, type):
         yield from methods_of(value)
     elif isinstance(value, list | tuple | set | frozenset):
@@ -263,7 +272,8 @@ def _look_at_names(
         elif isinstance(value, FunctionType) and value.__name__ in DRAWS:
             found["random"] |= _of_torch(value)
         elif module:
-            yield from (vars(value)[name] for name in others if callable(vars(value).get(name)))
+            kept = (vars(value).get(name) for name in others)
+            yield from (one for one in kept if callable(one) or isinstance(one, threading.local))
         else:
             yield value
 

@@ -1,6 +1,7 @@
 """What is read from a dataset's code, and what is not mistaken for it."""
 
 import random
+import threading
 from functools import partial
 from random import choice
 
@@ -11,6 +12,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 
 from intune.adapters.dataloader_mentions import Mentions, mentions
 from intune.adapters.dataloader_settings import read_settings
+from tests.intune.adapters.common import wrap
 
 NOTHING, RANDOM = Mentions(), Mentions(random=True)
 
@@ -87,3 +89,38 @@ def test_objects_are_not_asked_for_what_they_may_not_have():
 def test_what_puts_samples_together_counts_too():
     assert mentions(read_settings(DataLoader(list(range(4))))) == NOTHING
     assert mentions(read_settings(DataLoader(list(range(4)), collate_fn=noise))) == RANDOM
+
+
+OPTIONS = threading.local()
+
+
+def scaled(value):
+    return value * getattr(OPTIONS, "scale", -1)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_the_trainers_thread_has_for_itself_is_read_there(num_workers):
+    def run(loader):
+        return [batch.tolist() for batch in loader]
+
+    plain = DataLoader(Applies(scaled), 1, num_workers=num_workers)
+    OPTIONS.scale = 5
+    try:
+        assert mentions(read_settings(plain)).thread
+        with wrap(plain) as loader:
+            assert run(loader) == [[0], [5], [10], [15]]
+            assert "`threading.local`" in loader.workshop.choice.reason
+        with wrap(DataLoader(range(3), 1, collate_fn=lambda few: scaled(few[0]))) as loader:
+            assert list(loader) == [0, 5, 10]
+    finally:
+        del OPTIONS.scale
+
+
+def test_what_every_thread_makes_for_itself_is_no_option():
+    connected = Applies(scaled)
+    for name, value in (("nothing", None), ("connection", object())):
+        connected.local = threading.local()
+        if value is not None:
+            setattr(connected.local, name, value)
+            connected.local.pid = 7
+        assert not mentions(read_settings(DataLoader(connected))).thread
