@@ -16,6 +16,9 @@ from intune.pipelines.errors import ConfigError
 
 LOG = "decisions.jsonl"
 
+HEADER = {"agent": str, "pipeline": str, "stages": list, "cpus": int, "memory": int, "began": int | float}
+"""What a log begins with, beside its version."""
+
 TRAINER = "trainer"
 
 PAUSE = 3.0
@@ -175,7 +178,7 @@ def read_run(folder: Path) -> Run:
     """The run whose log is in `folder` (or at that path).
 
     Raises:
-        ConfigError: there is none, or it has no interval.
+        ConfigError: there is none, it has no interval, its header lacks something, or a stage is not in the header.
     """
     path = folder / LOG if folder.is_dir() else folder
     if not path.is_file():
@@ -187,27 +190,36 @@ def read_run(folder: Path) -> Run:
     if more.is_file():
         rest, also = _lines(more)
         lines, broken = [*lines, *rest[1:]], broken + also
-    if not lines or lines[0].get("intune") != 1:
+    if not lines or lines[0][1].get("intune") != 1:
         raise ConfigError(f"{path} is not a decision log of this version; give one that intune.tune wrote")
+    header = _header(*lines[0])
     intervals: list[Interval] = []
-    for line in lines[1:]:
+    for where, line in lines[1:]:
         try:
-            intervals.append(_interval(line, intervals[-1].time if intervals else 0.0))
-        except (KeyError, TypeError, ValueError, AttributeError):
+            found = _interval(line, intervals[-1].time if intervals else 0.0)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             broken += 1
+            continue
+        strange = [name for name in found.busy if name not in header["stages"]]
+        if strange:
+            raise ConfigError(
+                f"{where}: stage {strange[0]!r} is none of the header's, {', '.join(header['stages'])}; lines of two "
+                "runs are mixed here: give a log as intune.tune wrote it"
+            )
+        intervals.append(found)
     if not intervals:
         raise ConfigError(f"{path} has no decision yet; wait until the job has run for some seconds")
-    header = lines[0]
-    return Run(
-        agent=str(header.get("agent", "?")),
-        pipeline=str(header.get("pipeline", "?")),
-        stages=tuple(str(name) for name in header.get("stages", ())),
-        cpus=int(header.get("cpus", 0)),
-        memory=int(header.get("memory", 0)),
-        began=float(header.get("began", 0.0)),
-        intervals=tuple(intervals),
-        unreadable=broken,
-    )
+    return Run(**header, intervals=tuple(intervals), unreadable=broken)
+
+
+def _header(where: str, line: dict[str, Any]) -> dict[str, Any]:
+    """What a run has of its log's first line."""
+    for name, type_ in HEADER.items():
+        if not isinstance(line.get(name), type_):
+            what = f"is {json.dumps(line[name])[:80]}" if name in line else "is missing"
+            raise ConfigError(f"{where}: the header's {name!r} {what}; give a log as intune.tune wrote it")
+    found = {name: line[name] for name in HEADER}
+    return {**found, "stages": tuple(str(name) for name in line["stages"])}
 
 
 def counted(number: int, what: str) -> str:
@@ -215,18 +227,19 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    found: list[dict[str, Any]] = []
+def _lines(path: Path) -> tuple[list[tuple[str, dict[str, Any]]], int]:
+    """What can be read, each with its place, and how many lines cannot."""
+    found: list[tuple[str, dict[str, Any]]] = []
     broken = 0
     with path.open(encoding="utf-8", errors="replace") as file:
-        for text in file:
+        for number, text in enumerate(file, 1):
             try:
                 value = json.loads(text)
             except ValueError:
                 broken += 1
                 continue
             if isinstance(value, dict):
-                found.append(value)
+                found.append((f"{path}, line {number}", value))
             else:
                 broken += 1
     return found, broken
@@ -235,6 +248,8 @@ def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 def _interval(line: dict[str, Any], before: float) -> Interval:
     decided = line["decided"]
     time = float(line["time"])
+    if not math.isfinite(time):
+        raise ValueError("no time")
     return Interval(
         began=min(before, time),
         time=time,

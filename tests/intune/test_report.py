@@ -143,6 +143,39 @@ def test_what_is_no_run_is_told(texts: list[str] | None, said: str, tmp_path: Pa
         read_run(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["agent", "pipeline", "stages", "cpus", "memory", "began"])
+def test_of_a_header_that_is_not_whole_the_field_and_the_line_are_told(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for header, said in (({**HEADER, name: None}, "is null"), ({**HEADER}, "is missing")):
+        if said == "is missing":
+            del header[name]
+        log = tmp_path / LOG
+        log.write_text("\n".join(json.dumps(text) for text in (header, line(10, 5.0))))
+        assert main(["report", str(tmp_path)]) == 2
+        assert f"error: {log}, line 1: the header's {name!r} {said}; give" in capsys.readouterr().err
+
+
+def test_a_stage_that_the_header_lacks_is_told_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strange = {**line(20, 5.0), "stages": [{"name": "dataset", "busy": 1.0}]}
+    write(tmp_path, line(10, 5.0), "{", strange)
+    assert main(["report", str(tmp_path)]) == 2
+    said = f"error: {tmp_path / LOG}, line 4: stage 'dataset' is none of the header's, load, map; "
+    assert said in capsys.readouterr().err
+    write(tmp_path, line(10, 5.0))
+    write(tmp_path, strange, name=LOG + ".1")
+    with pytest.raises(ConfigError, match=rf"{LOG}\.1, line 2: stage 'dataset'"):
+        read_run(tmp_path)
+
+
+def test_a_line_without_a_time_is_passed_over(tmp_path: Path) -> None:
+    found = read_run(write(tmp_path, line(10, 5.0), line(float("inf"), 5.0), line(float("nan"), 5.0)))
+    assert (len(found.intervals), found.unreadable) == (1, 2)
+    page(found)
+
+
 def test_a_folder_of_several_runs_names_them(tmp_path: Path) -> None:
     for name in ("loader-2", "loader-1"):
         (tmp_path / name).mkdir()
