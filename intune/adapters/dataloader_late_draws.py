@@ -21,18 +21,23 @@ from intune.adapters.dataloader_mentions import methods_of, names_of, steps_draw
 
 def draws_late(sampler: Any) -> bool:
     """Whether it may draw after its first batch from generators that others may draw from too."""
-    for one, function, steps in _late(sampler):
-        loaded, others = names_of(steps)
-        begun = [function.__globals__.get(name) for name in loaded]
-        begun += [getattr(one, "__dict__", {}).get(name) for name in others]
-        if any(map(_draws_at_first, begun)) or steps_draw(steps, function, one):
-            return True
+    with suppress(Exception):  # the user's classes may do anything when they are looked at
+        return any(_draws(*part) for part in _late(sampler))
     return False
 
 
 def counts_late(sampler: Any) -> bool:
     """Whether it may set an attribute after its first batch."""
-    return any(step.opname == "STORE_ATTR" for _, _, steps in _late(sampler) for step in steps)
+    with suppress(Exception):
+        return any(step.opname == "STORE_ATTR" for _, _, steps in _late(sampler) for step in steps)
+    return False
+
+
+def _draws(one: Any, function: FunctionType, steps: list[dis.Instruction]) -> bool:
+    loaded, others = names_of(steps)
+    begun = [function.__globals__.get(name) for name in loaded]
+    begun += [getattr(one, "__dict__", {}).get(name) for name in others]
+    return any(map(_draws_at_first, begun)) or steps_draw(steps, function, one)
 
 
 def _late(sampler: Any) -> Iterator[tuple[Any, FunctionType, list[dis.Instruction]]]:
@@ -61,12 +66,12 @@ def _beside(function: FunctionType) -> list[Any]:
     with suppress(ValueError):  # what a cell refers to is not made yet
         used = inspect.getclosurevars(function)
         found += [*used.globals.values(), *used.nonlocals.values()]
-    home = function.__module__.partition(".")[0]
-    return [
-        one
-        for one in found
-        if isinstance(one, FunctionType | type) and one.__module__.partition(".")[0] == home
-    ]
+    home = _package(function)
+    return [one for one in found if isinstance(one, FunctionType | type) and _package(one) == home]
+
+
+def _package(value: Any) -> str:
+    return str(value.__module__).partition(".")[0]
 
 
 def _after_the_first(function: FunctionType) -> list[dis.Instruction]:
@@ -78,7 +83,7 @@ def _after_the_first(function: FunctionType) -> list[dis.Instruction]:
         return [step for code in _lazy(steps) for step in dis.get_instructions(code)]
     place = {step.offset: number for number, step in enumerate(steps)}
     yields = [number for number, step in enumerate(steps) if step.opname == "YIELD_VALUE"]
-    begin = min(yields)
+    begin = min(yields, default=len(steps))
     for number, step in enumerate(steps):
         target = place.get(step.argval, number) if "JUMP" in step.opname else number
         if any(target <= one < number for one in yields):

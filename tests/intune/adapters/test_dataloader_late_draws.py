@@ -1,6 +1,7 @@
 """Samplers that draw as they go, from generators that the training draws from too: both get what they would untuned."""
 
 import random
+from types import FunctionType
 
 import numpy as np
 import pytest
@@ -206,6 +207,40 @@ def test_what_draws_before_its_first_batch_is_read_ahead(kind):
     for one in (sampler, BatchSampler(sampler, 2, drop_last=False)):
         assert not draws_late(one)
         assert not counts_late(one)
+
+
+class Nothing(Sampler):
+    def __iter__(self):
+        return
+        yield
+
+
+class Itself(Sampler):
+    """What refers to itself, and to code that is of no module."""
+
+    def __init__(self):
+        self.again = self
+        self.made = FunctionType(picked.__code__, {"range": range}, "made")
+
+    def __iter__(self):
+        yield from self.again.made(0)
+
+
+class Proxy(Sampler):
+    """It keeps a stand-in for what is not there now, as web frameworks have them."""
+
+    class Absent:
+        @property
+        def __class__(self):
+            raise RuntimeError("working outside of a context")
+
+    def __init__(self):
+        self.absent = self.Absent()
+
+
+def test_code_of_any_kind_can_be_read():
+    for one in (Nothing(), Itself(), Proxy(), len, object(), DataLoader):
+        assert not draws_late(one)
 
 
 def test_samplers_of_torch_are_known_by_other_means():
