@@ -62,6 +62,7 @@ class Agent(ABC):
     name: str = ""
     bounded: bool = True
     _most_slots: float = 1.0
+    _stage_names: tuple[str, ...] = ()
 
     @abstractmethod
     def start(self, jobs: int, stages: int) -> None:
@@ -82,6 +83,14 @@ class Agent(ABC):
             ConfigError: it is none of this job's.
         """
 
+    def name_stages(self, stages: Sequence[str]) -> None:
+        """What the stages of the one job are called in reasons; `decide` tells it."""
+        self._stage_names = tuple(stages)
+
+    def stage_name(self, stage: int) -> str:
+        """A stage in a reason: its name, or where nobody told it (many jobs side by side) its number from 0."""
+        return self._stage_names[stage] if stage < len(self._stage_names) else f"stage {stage}"
+
     @abstractmethod
     def propose(self, measured: Measurement) -> Proposal:
         """Slots for each job after the interval just measured. Called once an interval, in order.
@@ -101,6 +110,7 @@ class Agent(ABC):
         """
         if len(measured) != 1:
             raise ConfigError(f"`decide` takes measurements of one job, but there are {len(measured)}")
+        self.name_stages(stages)
         # An interval that says nothing of rates may still say that the job died or that time passed.
         proposal = ask(self, measured)
         if not measured.sound()[0]:
@@ -133,25 +143,63 @@ def ask(agent: Agent, measured: Measurement) -> Proposal:
     """What an agent, perhaps somebody's own, proposes, if slots can be given by it; in whole slots.
 
     Raises:
-        ConfigError: it is no proposal, of other jobs or stages, or of numbers that are none.
+        ConfigError: it is no proposal, of other jobs or stages, of numbers that are none, or without a reason.
     """
     proposal: Any = agent.propose(measured)
     said = f"agent {agent.name!r} proposed"
     if not isinstance(proposal, Proposal):
         raise ConfigError(f"{said} {type(proposal).__name__}; `propose` must return a Proposal")
-    for name, wanted in (("slots", measured.slots.shape), ("pool", measured.pool.shape)):
-        shape = np.shape(getattr(proposal, name))
-        if shape != wanted:
-            raise ConfigError(f"{said} `{name}` of shape {shape}; here it must be {wanted}, jobs first")
+    shapes = {"slots": measured.slots.shape, "pool": measured.pool.shape}
+    if proposal.rate is not None:
+        shapes["rate"] = measured.delivered.shape
+    checked: Proposal = replace(
+        proposal,
+        **{name: _numbers(getattr(proposal, name), shapes[name], f"{said} `{name}`") for name in shapes},
+        explain=_in_words(proposal.explain, f"agent {agent.name!r}"),
+    )
     # Of an interval that says nothing, what is in force may be unknown as well.
     sound = measured.sound()
-    slots = proposal.slots[measured.present & (sound & (proposal.pool <= 0))[:, None]]
-    if not (np.isfinite(proposal.pool[sound]).all() and np.isfinite(slots).all()):
+    slots = checked.slots[measured.present & (sound & (checked.pool <= 0))[:, None]]
+    if not (np.isfinite(checked.pool[sound]).all() and np.isfinite(slots).all()):
         raise ConfigError(
             f"{said} slots that are not finite; where it knows nothing it can give what is in force"
         )
     # Rounded before anyone judges it: what is given must be what was found to fit.
-    return replace(proposal, slots=np.rint(proposal.slots), pool=np.rint(proposal.pool))
+    return replace(checked, slots=np.rint(checked.slots), pool=np.rint(checked.pool))
+
+
+def _numbers(value: Any, shape: tuple[int, ...], said: str) -> Floats:
+    """`value`, perhaps lists, as an array of floats."""
+    try:
+        array = np.asarray(value)
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ):  # ragged lists; a tensor that is elsewhere or has a gradient
+        array = np.array(None)
+    if array.dtype.kind not in "biuf":
+        raise ConfigError(
+            f"{said}={value!r}; it must be a NumPy array of numbers, here of shape {shape}, jobs first"
+        )
+    if array.shape != shape:
+        raise ConfigError(f"{said} of shape {array.shape}; here it must be {shape}, jobs first")
+    return array.astype(np.float64)
+
+
+def _in_words(explain: Any, whose: str) -> Callable[[int], str]:
+    """`explain`, if it is a function; what it returns is looked at when somebody asks."""
+    wanted = f"{whose}: `explain` of a proposal must be a function of a job's number that returns the reason as str"
+    if not callable(explain):
+        raise ConfigError(f"{wanted}, not {explain!r}")
+
+    def explained(i: int) -> str:
+        reason = explain(i)
+        if not isinstance(reason, str):
+            raise ConfigError(f"{wanted}, but it returned {reason!r}")
+        return reason
+
+    return explained
 
 
 def keep(measured: Measurement, reason: str | Callable[[int], str]) -> Proposal:

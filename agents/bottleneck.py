@@ -51,10 +51,11 @@ class Bottleneck(Agent):
         def explain(i: int) -> str:
             if not waits[i]:
                 return "keep: the trainer hardly waits for data"
+            name = self.stage_name(slowest[i])
             if not more[i]:
-                return f"keep: stage {slowest[i]} is the slowest, but no slot is left to give"
+                return f"keep: {name} is the slowest, but no slot is left to give"
             rate = makes[i, slowest[i]]
-            return f"stage {slowest[i]} is the slowest with at most {rate:,.0f} rows/s: {added[i]:.0f} slot(s) more"
+            return f"{name} is the slowest with at most {rate:,.0f} rows/s: {added[i]:.0f} slot(s) more"
 
         proposal = Proposal(slots=slots, pool=np.where(more, 0.0, measured.pool), explain=explain)
         return where_sound(measured, proposal, known(measured))

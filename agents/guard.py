@@ -6,7 +6,7 @@ limit fell, use rose), memory is given back before the limit is reached. Says wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,10 @@ class Guard(Agent):
         self._record = MemoryRecord(jobs, stages, risk=self.risk)
         self._log = MemoryLog(stages)
         self.vetoed = np.zeros(jobs, dtype=np.int64)
+
+    def name_stages(self, stages: Sequence[str]) -> None:
+        """To the agent, which says why."""
+        self.agent.name_stages(stages)
 
     def forget(self, rows: Any) -> None:
         """New jobs at `rows`."""

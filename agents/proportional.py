@@ -25,7 +25,8 @@ class Proportional(Agent):
         def explain(i: int) -> str:
             share = cost[i] / max(cost[i].sum(), 1e-300)
             dearest = int(share.argmax())
-            return f"slots by cost on {measured.cpus[i]:.0f} CPUs; stage {dearest} takes {share[dearest]:.0%} of it"
+            name = self.stage_name(dearest)
+            return f"slots by cost on {measured.cpus[i]:.0f} CPUs; {name} takes {share[dearest]:.0%} of it"
 
         proposal = Proposal(slots=slots, pool=np.zeros(len(measured)), explain=explain)
         return where_sound(measured, proposal, known(measured))

@@ -97,8 +97,8 @@ class QLearning(Agent):
             if action[i] == 0:
                 said = "keep"
             return (
-                f"{said}: worth {values[state[i], action[i]]:.2f} in state {state[i]} (slowest: stage {slowest[i]}, "
-                f"idlest: stage {idlest[i]})"
+                f"{said}: worth {values[state[i], action[i]]:.2f} in state {state[i]} (slowest: "
+                f"{self.stage_name(slowest[i])}, idlest: {self.stage_name(idlest[i])})"
             )
 
         pool = np.where(action == 0, measured.pool, 0.0)

@@ -9,7 +9,7 @@ holds it), what is in force instead is what later changes are compared with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -112,6 +112,10 @@ class Referee(Agent):
         self._failed_surely: Bools = np.zeros((jobs, REMEMBERED), dtype=bool)
         self._failed_next = np.zeros(jobs, dtype=np.int64)
         self._stepwise = True
+
+    def name_stages(self, stages: Sequence[str]) -> None:
+        """To the agent, which says why."""
+        self.agent.name_stages(stages)
 
     def forget(self, rows: Any) -> None:
         """New jobs at `rows`."""

@@ -56,9 +56,19 @@ class Thresholds(Agent):
         proposal = Proposal(
             slots=np.where(none[:, None], measured.slots, slots + change),
             pool=np.where(none, measured.pool, 0.0),  # a pool stays one, too
-            explain=lambda i: _words(change[i], full=bool(wish[i].any()), idle=bool(idle[i].any())),
+            explain=lambda i: self._words(change[i], full=bool(wish[i].any()), idle=bool(idle[i].any())),
         )
         return where_sound(measured, proposal)
+
+    def _words(self, change: Floats, *, full: bool, idle: bool) -> str:
+        parts = [f"{self.stage_name(stage)} {count:+.0f}" for stage, count in enumerate(change) if count]
+        if parts:
+            return ", ".join(parts)
+        if full:
+            return "keep: a stage's utilisation asks for more, but no slot is left to give"
+        if idle:
+            return "keep: no stage's utilisation asks for more, and those that could do with fewer slots have one"
+        return "keep: every stage's utilisation lies between the thresholds"
 
 
 def utilisation(measured: Measurement) -> Floats:
@@ -75,14 +85,3 @@ def utilisation(measured: Measurement) -> Floats:
     waiting[:, 1:] = np.clip(np.nan_to_num(measured.queue_fill[:, :-1]), 0.0, 1.0)
     free = 1.0 - np.clip(np.nan_to_num(measured.blocked), 0.0, 1.0)
     return np.where(measured.present, running + waiting * free, 0.0)
-
-
-def _words(change: Floats, *, full: bool, idle: bool) -> str:
-    parts = [f"stage {stage} {count:+.0f}" for stage, count in enumerate(change) if count]
-    if parts:
-        return ", ".join(parts)
-    if full:
-        return "keep: a stage's utilisation asks for more, but no slot is left to give"
-    if idle:
-        return "keep: no stage's utilisation asks for more, and those that could do with fewer slots have one"
-    return "keep: every stage's utilisation lies between the thresholds"

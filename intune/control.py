@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -174,7 +175,12 @@ class Controller:
         return self.best[0]
 
     def _decide(self, measured: Measurement) -> Decision:
-        decision = self.agent.decide(measured, self.stages)
+        decision: Any = self.agent.decide(measured, self.stages)
+        if not isinstance(decision, Decision) or not isinstance(decision.reason, str):
+            raise ConfigError(
+                f"agent {self.agent.name!r} decided {decision!r}; `decide` must return an intune.agents.base.Decision "
+                "with a reason in words"
+            )
         if decision.allocation is not None and not isinstance(decision.allocation, Allocation):
             raise ConfigError(
                 f"agent {self.agent.name!r} decided {decision.allocation!r}; it must give an Allocation or None"

@@ -162,3 +162,67 @@ def test_slots_do_not_matter_where_a_pool_is_asked_for(measurement: Measured) ->
             return Proposal(slots=np.full((1, 2), np.nan), pool=np.array([3.0]), explain=lambda i: "three")
 
     assert Own().decide(measurement(stages=2), ["load", "batch"]).allocation == Allocation.shared(3)
+
+
+class Proposes(Agent):
+    """Proposes what it is told to."""
+
+    name = "own"
+
+    def __init__(self, slots: Any = ((2.0, 2.0),), pool: Any = (0.0,), **others: Any) -> None:
+        self.parts = {"slots": slots, "pool": pool, "explain": lambda i: "own", **others}
+
+    def start(self, jobs: int, stages: int) -> None:
+        """Nothing is remembered."""
+
+    def propose(self, measured: Measurement) -> Proposal:
+        return Proposal(**self.parts)
+
+
+@pytest.mark.parametrize("wrapped", [lambda agent: agent, Guard, Referee])
+def test_lists_of_numbers_are_as_good_as_arrays(
+    measurement: Measured, wrapped: Callable[[Agent], Agent]
+) -> None:
+    agent = wrapped(Proposes([[3, 2]], [0], rate=[5000]))
+    agent.start(1, 2)
+    decision = agent.decide(measurement(stages=2, memory_limit=1e12), ["load", "batch"])
+    assert decision.allocation == Allocation.per_stage({"load": 3, "batch": 2})
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (
+            {"slots": [["a", "b"]]},
+            "`slots`=.*must be a NumPy array of numbers, here of shape .1, 2., jobs first",
+        ),
+        ({"slots": [[2.0, None]]}, "`slots`=.*must be a NumPy array of numbers"),
+        ({"slots": [[2.0], [1.0, 3.0]]}, "`slots`=.*must be a NumPy array of numbers"),
+        ({"slots": [[2j, 2j]]}, "`slots`=.*must be a NumPy array of numbers"),
+        ({"pool": None}, "`pool`=None; it must be a NumPy array of numbers, here of shape .1,., jobs first"),
+        ({"rate": [1.0, 2.0]}, r"`rate` of shape \(2,\); here it must be \(1,\)"),
+        ({"explain": "why"}, "`explain` of a proposal must be a function .* not 'why'"),
+        ({"explain": lambda i: None}, "`explain` of a proposal must be .* but it returned None"),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [lambda agent: agent, Guard, Referee])
+def test_a_proposal_of_odd_things_is_told_what_is_wanted(
+    measurement: Measured, parts: dict[str, Any], said: str, wrapped: Callable[[Agent], Agent]
+) -> None:
+    agent = wrapped(Proposes(**parts))
+    agent.start(1, 2)
+    with pytest.raises(ConfigError, match=f"(?s)agent 'own'.*{said}"):
+        agent.decide(measurement(stages=2), ["load", "batch"])
+
+
+@pytest.mark.parametrize("wrapped", [lambda agent: agent, lambda agent: Guard(Referee(agent))])
+@pytest.mark.parametrize("name", ["bottleneck", "proportional", "qlearning", "thresholds"])
+def test_reasons_call_stages_by_their_names(
+    measurement: Measured, name: str, wrapped: Callable[[Agent], Agent]
+) -> None:
+    agent = wrapped(registry.make(name))
+    agent.start(1, 3)
+    measured = measurement(busy=[1.0, 2.0, 0.5], queue_fill=[1.0, 1.0, 0.0], cpus=16.0, memory_limit=1e12)
+    reason = agent.decide(measured, STAGES).reason
+    assert "batch" in reason
+    assert "stage 1" not in reason

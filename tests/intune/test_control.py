@@ -6,7 +6,7 @@ import gc
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -109,6 +109,17 @@ def test_what_is_no_allocation_is_refused() -> None:
     with pytest.raises(ConfigError, match="must give an Allocation or None"):
         rounds(one, clock, 1)
     assert tunable.stats().allocation == slots(load=1, batch=1, transform=1)
+
+
+@pytest.mark.parametrize(
+    "decision", [None, {"load": 2}, slots(load=2), Decision(allocation=None, reason=cast(str, None))]
+)
+def test_what_is_no_decision_is_refused(decision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(Stubborn, "decide", lambda *_: decision)
+    one, _ = controller(Stubborn(), clock)
+    with pytest.raises(ConfigError, match=r"`decide` must return an .*Decision with a reason"):
+        rounds(one, clock, 1)
 
 
 def test_who_looks_on_and_fails_is_told_no_more(caplog: pytest.LogCaptureFixture) -> None:
