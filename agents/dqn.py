@@ -139,7 +139,7 @@ def _reason(options: Candidates, measured: Measurement, i: int, choice: int, gai
 
     def described(k: int) -> str:
         if options.pool[i, k] > 0:
-            return f"a pool of {options.pool[i, k]:.0f} slots"
+            return f"a pool of {options.pool[i, k]:.0f} slot{'' if options.pool[i, k] == 1 else 's'}"
         return "slots " + "/".join(f"{n:.0f}" for n in options.slots[i, k][measured.present[i]])
 
     if choice == 0:
@@ -153,7 +153,9 @@ def _reason(options: Candidates, measured: Measurement, i: int, choice: int, gai
             )
         return f"keep: {now:,.0f} rows/s; of {len(NAMES) - 1} rehearsed allocations none is worth noticeably more"
     why = f"worth {gain:+.3f} more than staying" if np.isfinite(gain) else "what is in force may not fit"
+    # By how much a plan or pool is larger than it need be says nothing of how it compares with what is in force.
+    move = "" if NAMES[choice].startswith(("plan", "pool")) else f"{NAMES[choice]}: "
     return (
-        f"{NAMES[choice]}: {described(choice)}; the twin expects {options.rate[i, choice]:,.0f} rows/s "
+        f"{move}{described(choice)}; the twin expects {options.rate[i, choice]:,.0f} rows/s "
         f"(now {now:,.0f}) with at most {options.memory[i, choice] / limit:.0%} of the memory limit, {why}"
     )

@@ -43,7 +43,10 @@ class Shared(Agent):
         pool = np.maximum(np.floor(np.nan_to_num(cpus) * self._per_cpu), 1.0)
 
         def explain(i: int) -> str:
-            return f"one pool of {pool[i]:.0f} slots for all stages on {cpus[i]:.0f} CPUs"
+            return (
+                f"one pool of {pool[i]:.0f} slot{'' if pool[i] == 1 else 's'} for all stages "
+                f"on {cpus[i]:.0f} CPU{'' if round(cpus[i]) == 1 else 's'}"
+            )
 
         proposal = Proposal(slots=np.where(measured.present, 1.0, 0.0), pool=pool, explain=explain)
         return where_sound(measured, proposal)

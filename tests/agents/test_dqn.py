@@ -14,7 +14,8 @@ import torch
 
 from intune.agents import registry
 from intune.agents.base import Agent
-from intune.agents.dqn import DQN
+from intune.agents.candidates import NAMES
+from intune.agents.dqn import DQN, _reason
 from intune.agents.evaluate import Trial, evaluate
 from intune.agents.outcomes import outcomes
 from intune.agents.qweights import Weights, load
@@ -215,6 +216,21 @@ def test_reasons_name_the_move_and_what_it_promises() -> None:
     assert decision.allocation is not None
     assert "the twin expects" in decision.reason
     assert "of the memory limit, worth +" in decision.reason
+
+
+def test_a_pool_is_told_by_its_size_and_not_by_its_slack(measurement: Measured) -> None:
+    """Three slots to one is no "x1.4"."""
+    measured = measurement(slots=3.0, pool=3.0, busy=0.2)
+    agent = DQN()
+    agent.start(1, 3)
+    options, _ = agent.look(measured)
+    k = NAMES.index("pool x1.4")
+    options.pool[0, k] = 1.0
+    assert _reason(options, measured, 0, k, 0.1).startswith("a pool of 1 slot; the twin expects ")
+    options.pool[0, k] = 2.0
+    assert _reason(options, measured, 0, k, 0.1).startswith("a pool of 2 slots; the twin expects ")
+    k = NAMES.index("half way")
+    assert _reason(options, measured, 0, k, 0.1).startswith("half way: slots ")
 
 
 def test_it_is_near_the_best_on_jobs_it_never_saw() -> None:
