@@ -6,7 +6,9 @@ import importlib
 import inspect
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from intune.agents.base import Agent
 from intune.pipelines.errors import ConfigError
@@ -96,7 +98,7 @@ def make(name: str, **options: Any) -> Agent:
         **options: of the agent's class.
 
     Raises:
-        ConfigError: no such agent, or an option that it does not have.
+        ConfigError: no such agent, or an option that it does not have or that cannot be such a value.
     """
     plain = name.removesuffix(GUARDED)
     module, _, attribute = _entry(plain).where.partition(":")
@@ -124,6 +126,23 @@ def _check_options(name: str, made: type[Agent], options: dict[str, Any]) -> Non
         if option not in taken:
             has = f"it has {', '.join(taken)}" if taken else "it has none"
             raise ConfigError(f"agent {name!r} has no option `{option}`; {has}{_close(option, taken)}")
+    hints = get_type_hints(made.__init__) if options else {}
+    for option, value in options.items():
+        if option in hints and not _is_of(value, hints[option]):
+            wanted = inspect.formatannotation(taken[option].annotation).strip("'")
+            raise ConfigError(f"option `{option}`={value!r} of agent {name!r} must be of type {wanted}")
+
+
+def _is_of(value: object, hint: Any) -> bool:
+    """Whether a value is of a type as constructors have them; what is in containers, or literal, they check."""
+    parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    kinds = [get_origin(part) or part for part in parts]
+    if Literal in kinds:
+        return True
+    if isinstance(value, bool):
+        return bool in kinds
+    # NumPy's numbers are numbers too.
+    return isinstance(value, tuple({int: Integral, float: Real}.get(kind, kind) for kind in kinds))
 
 
 def _close(word: str, known: Any) -> str:

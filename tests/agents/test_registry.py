@@ -5,6 +5,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 import pytest
 
 from intune.agents import registry
@@ -58,6 +59,31 @@ def test_an_unknown_option_is_answered_with_those_there_are() -> None:
         ConfigError, match=r"has no option `steps`; it has step, enough; did you mean 'step'\?"
     ):
         registry.make("bottleneck", steps=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "wanted"),
+    [
+        ("dqn", "weights", 3, r"Weights \| str \| Path \| None"),
+        ("qlearning", "table", 3, r"QTable \| None"),
+        ("thresholds", "up", "a", "float"),
+        ("thresholds+guard", "up", True, "float"),
+        ("bottleneck", "step", 1.5, "int"),
+        ("even", "follow", "no", "bool"),
+        ("static", "slots", 3, r"Sequence\[int\] \| Mapping\[str, int\] \| None"),
+    ],
+)
+def test_an_option_of_another_type_is_named(name: str, option: str, value: Any, wanted: str) -> None:
+    agent = name.removesuffix(registry.GUARDED)
+    with pytest.raises(
+        ConfigError, match=f"`{option}`={value!r} of agent '{agent}' must be of type {wanted}$"
+    ):
+        registry.make(name, **{option: value})
+
+
+def test_numpys_numbers_are_options_too() -> None:
+    registry.make("bottleneck", step=np.int64(2), enough=np.float32(0.5))
+    registry.make("thresholds", most=5)
 
 
 def test_an_agent_without_options_says_so() -> None:
