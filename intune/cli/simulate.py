@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,8 @@ Compare agents on simulated jobs that none of them was trained on.
 
 Every agent runs the same jobs of every scenario with the same chance, measurements and budget, with and without the
 guard that keeps it within memory. The table gives shares of the best allocation that there is, with 95 % intervals
-over jobs; --json has every figure, --html a page with charts, --plots pictures.
+over jobs; --json has every figure, --html a page with charts, --plots pictures. Ctrl-C ends it with the tables of the
+scenarios that were done, and writes no files.
 
 Examples:
   intune simulate --agents autotune ds2 planner --scenarios paper memory-tight
@@ -30,6 +32,14 @@ DEFAULT_AGENTS = (
     "static", "shared", "even", "proportional", "heuristic-adaptive", "bottleneck", "thresholds", "autotune",
     "autotune-adaptive", "autotune-pool", "ds2", "dqn-paper", "planner", "dqn",
 )  # fmt: skip
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C after some of the scenarios, which `results` are of."""
+
+    def __init__(self, results: Results) -> None:
+        super().__init__()
+        self.results = results
 
 
 def simulate(
@@ -67,8 +77,6 @@ def simulate(
     """
     from intune.agents.registry import summary
     from intune.cli.writing import check_file, check_folder, check_pictures
-    from intune.display import JobConsole
-    from intune.simulation.table import needed, table
 
     check_file("json", json)
     check_file("html", html)
@@ -77,13 +85,27 @@ def simulate(
     names = guarded_names(agents, guard)
     summary(reference)
     reference = compared_with(reference, names)
-    with _progress(names, scenarios, jobs, quiet=quiet) as told:
-        results = run(
-            names, scenarios, jobs=jobs, steps=steps, seed=seed, split=split, reference=reference,
-            restart_seconds=restart_seconds, told=told,
-        )  # fmt: skip
+    try:
+        with _progress(names, scenarios, jobs, quiet=quiet) as told:
+            results = run(
+                names, scenarios, jobs=jobs, steps=steps, seed=seed, split=split, reference=reference,
+                restart_seconds=restart_seconds, told=told,
+            )  # fmt: skip
+    except Interrupted as stop:
+        _show(stop.results)
+        raise
     # Files first: whoever reads the tables may leave after the first (`| head`).
     lost = write(results, json=json, html=html, plots=plots)
+    _show(results)
+    if lost is not None:  # what took long to compute is shown nevertheless
+        raise lost
+
+
+def _show(results: Results) -> None:
+    """Print the table of every scenario."""
+    from intune.display import JobConsole
+    from intune.simulation.table import needed, table
+
     console = JobConsole()
     for scenario in results.scenarios:
         made = table(results, scenario, width=console.width if console.is_terminal else None)
@@ -91,8 +113,6 @@ def simulate(
             console.width = needed(made)
         console.print(made)
         console.print()
-    if lost is not None:  # what took long to compute is shown nevertheless
-        raise lost
 
 
 def guarded_names(agents: tuple[str, ...], guard: str) -> tuple[str, ...]:
@@ -147,6 +167,7 @@ def run(
 
     Raises:
         ConfigError: an agent or scenario that there is not, or a number out of range.
+        Interrupted: by Ctrl-C, where a scenario was done by then.
     """
     from intune.agents.evaluate import Trial, evaluate
     from intune.agents.summary import summarise
@@ -160,28 +181,28 @@ def run(
     trial = Trial(jobs=jobs, steps=steps, restart_seconds=restart_seconds)
     loaded = {name: Scenario.load(name) for name in scenarios}
     started = time.monotonic()
-    summaries, interval = {}, {}
-    for name, scenario in loaded.items():
-        source = JobSource(scenario, split=split, seed=seed)
-
-        def watch(agent: str, done: int, scenario: str = name) -> None:
-            if told is not None:
-                told(scenario, agent, done)
-
-        traces = evaluate({agent: _maker(agent) for agent in names}, source, trial, watch=watch)
-        summaries[name] = summarise(traces, reference=reference, seed=seed)
-        interval[name] = float(source.jobs([0]).interval[0])
     settings: dict[str, Any] = {
         "agents": list(names), "jobs": jobs, "steps": steps, "seed": seed, "split": split, "reference": reference,
         "restart_seconds": restart_seconds,
     }  # fmt: skip
-    return Results(
-        settings=settings,
-        seconds=time.monotonic() - started,
-        scenarios=summaries,
-        descriptions={name: scenario.description for name, scenario in loaded.items()},
-        interval=interval,
-    )
+    descriptions = {name: scenario.description for name, scenario in loaded.items()}
+    results = Results(settings=settings, seconds=0.0, scenarios={}, descriptions=descriptions, interval={})
+    try:
+        for name, scenario in loaded.items():
+            source = JobSource(scenario, split=split, seed=seed)
+
+            def watch(agent: str, done: int, scenario: str = name) -> None:
+                if told is not None:
+                    told(scenario, agent, done)
+
+            traces = evaluate({agent: _maker(agent) for agent in names}, source, trial, watch=watch)
+            results.interval[name] = float(source.jobs([0]).interval[0])
+            results.scenarios[name] = summarise(traces, reference=reference, seed=seed)
+    except KeyboardInterrupt:
+        if not results.scenarios:
+            raise
+        raise Interrupted(results) from None
+    return replace(results, seconds=time.monotonic() - started)
 
 
 def write(results: Results, *, json: Path | None, html: Path | None, plots: Path | None) -> OSError | None:

@@ -5,9 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from intune.agents.evaluate import evaluate
+from intune.agents.outcomes import Trace
 from intune.agents.registry import names
 from intune.cli.main import main
 from intune.cli.simulate import DEFAULT_AGENTS, compared_with, guarded_names, run
@@ -60,6 +63,29 @@ def test_a_full_disk_is_told_with_the_file_and_takes_no_table_away(
     assert told.out.splitlines()[0].startswith("paper: 2 jobs")
     assert page.read_text().startswith("<!doctype html>")
     assert "No space left on device: '/dev/full'" in told.err
+
+
+def test_ctrl_c_leaves_the_tables_of_the_scenarios_that_were_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*given: Any, **options: Any) -> dict[str, Trace]:
+        if stops.pop(0):
+            raise KeyboardInterrupt
+        return evaluate(*given, **options)
+
+    monkeypatch.setattr("intune.agents.evaluate.evaluate", interrupted)
+    figures = tmp_path / "figures.json"
+    words = f"simulate --agents even --scenarios wide paper --jobs 2 --steps 2 --guard without --quiet --json {figures}"
+    stops = [False, True]
+    assert main(words.split()) == 130
+    told = capsys.readouterr()
+    assert told.out.splitlines()[0].startswith("wide: 2 jobs, 2 decisions each")
+    assert "paper" not in told.out
+    assert told.err == "intune: interrupted\n"
+    assert not figures.exists()
+    stops = [True]
+    assert main(words.split()) == 130
+    assert capsys.readouterr().out == ""
 
 
 def test_a_seed_decides_everything() -> None:
