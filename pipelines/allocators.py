@@ -122,6 +122,14 @@ def _trim_arena(library: Any) -> None:
         _set_thresholds(library, *_thresholds)
 
 
+def _renew() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread may have held it when this process was forked
+
+
+os.register_at_fork(after_in_child=_renew)
+
+
 def _set_thresholds(library: Any, trim: int, mmap: int) -> None:
     if not library.mallopt(MMAP_THRESHOLD, mmap):
         library.mallopt(MMAP_THRESHOLD, min(mmap, LARGEST_MMAP))  # one refused leaves the lowest, for good

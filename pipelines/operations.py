@@ -351,10 +351,13 @@ class Operations:
         # Of want of memory, or of a process (which has a cause if it could not be started), the data is not guilty:
         # the same batch may pass the next time.
         short = isinstance(failure, MemoryShortError) or out_of_memory(cause)
-        if not self.job.skip or short or (isinstance(failure, WorkerLostError) and cause is not None):
-            raise failure from cause
-        result.skipped.append(str(failure))
-        return None
+        try:
+            if not self.job.skip or short or (isinstance(failure, WorkerLostError) and cause is not None):
+                raise failure from cause
+            result.skipped.append(str(failure))
+            return None
+        finally:
+            del failure, cause  # they hold this frame, which holds all the loader has
 
     def _transfer(self, level: int, index: int, inputs: Sequence[Any]) -> list[Piece]:
         pieces = self._pieces(level, index, inputs)
@@ -391,8 +394,12 @@ def _failure(error: Exception, stage: Map, where: str) -> tuple[IntuneError, Bas
         with contextlib.suppress(Exception):
             return type(error)(f"{where}: {error}"), error.__cause__
     name = getattr(stage.function, "__qualname__", type(stage.function).__qualname__)
+    try:
+        said = str(error)
+    except Exception:  # of a class of the user's
+        said = "(its text cannot be made)"
     failure = StageError(
-        f"{where}: {name} raised {type(error).__name__}: {error}; "
+        f"{where}: {name} raised {type(error).__name__}: {said}; "
         "mend the function, or skip such batches with on_error='skip'"
     )
     return failure, error

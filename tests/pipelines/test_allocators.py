@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 
@@ -150,3 +151,14 @@ def test_a_c_library_that_refuses_a_high_threshold_gets_the_highest_that_it_take
         (allocators.MMAP_THRESHOLD, 32 << 20),
         (allocators.TRIM_THRESHOLD, 256 << 20),
     ]
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of a fork beside threads
+def test_a_fork_while_another_thread_gives_memory_back_can_do_so_too() -> None:
+    with allocators._lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            allocators.give_back()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0

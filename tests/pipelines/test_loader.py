@@ -963,17 +963,20 @@ def test_a_loader_that_is_dropped_half_read_frees_its_threads_and_blocks(data_se
     assert pa.total_allocated_bytes() <= before
 
 
-def test_a_loader_that_an_error_ended_is_freed_without_the_garbage_collector(data_sets: Any) -> None:
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, ValueError])
+def test_a_loader_that_an_error_ended_is_freed_without_the_garbage_collector(
+    data_sets: Any, raised: type[BaseException]
+) -> None:
     """Which may not come for long. Meanwhile its workers, processes perhaps, would keep their memory."""
 
     def fail(block: dict[str, Any]) -> dict[str, Any]:
-        raise KeyboardInterrupt
+        raise raised
 
     gc.collect()
     gc.disable()
     try:
         loader = load(Pipeline.from_parquet(str(data_sets.folder(SHAPES[1]))).batch(9).map(fail))
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises((KeyboardInterrupt, StageError)):
             list(loader)
         freed = weakref.ref(loader)
         del loader

@@ -340,6 +340,20 @@ def test_errors_of_ours_that_users_derive_name_the_place_whatever_their_construc
         run(Scarce(7, "no room"))
 
 
+class Mute(Exception):
+    """Whose text cannot be made, since what its constructor sets is missing."""
+
+    def __str__(self) -> str:
+        return f"code {self.code}"  # type: ignore[attr-defined]
+
+
+def test_an_error_that_has_no_text_is_named_all_the_same(numbered: Callable[..., Files]) -> None:
+    files = numbered([[20]])
+    job = job_of(files, ("batch", "map"), batch=4, maps=(Map(function=spoil({9}, Mute())),))
+    with pytest.raises(StageError, match=r"batch 2 .*raised Mute: \(its text cannot be made\); mend"):
+        run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
+
+
 def test_a_function_that_says_that_storage_failed_is_not_called_again_on_what_it_has_changed(
     numbered: Callable[..., Files],
 ) -> None:
