@@ -468,9 +468,8 @@ class _Epoch(Iterator[dict[str, Any]]):
                     raise StopIteration
         except BaseException:
             self.close()
-            self._run.error = (
-                None  # told now; its frames hold this loop, and so the loader, which would go round
-            )
+            # Told now; its frames hold this loop, and so the loader, which would go round.
+            self._run.error = None
             raise
         with self._place:
             if self.closed:  # by another thread
