@@ -33,7 +33,7 @@ class Stack(Transform):
         columns: names or patterns, in the matrix's order.
         into: the matrix's name.
         dtype: of the matrix; None: the smallest that holds the columns' (`numpy.result_type`). Numbers are not
-            changed in kind: floats do not become integers (see `Cast`).
+            changed in kind: floats do not become integers (see `Cast`), nor, unless asked for, integers floats.
         keep: whether the columns stay in the block as well.
     """
 
@@ -61,6 +61,12 @@ class Stack(Transform):
         dtype = (
             np.result_type(*{array.dtype for array in dense}) if self.dtype is None else np.dtype(self.dtype)
         )
+        if self.dtype is None and dtype.kind == "f" and all(array.dtype.kind in "biu" for array in dense):
+            kinds = sorted({array.dtype.name for array in dense})
+            raise SchemaError(
+                f"Stack: no type of whole numbers holds the {' and '.join(kinds)} of {', '.join(names)}, and as floats "
+                f"large ones would change; Cast some, or give `dtype`='{dtype.name}'"
+            )
         for name, array in zip(names, dense, strict=True):
             if array.shape[0] != dense[0].shape[0]:
                 raise SchemaError(

@@ -63,6 +63,14 @@ def test_columns_that_do_not_stack(block: dict[str, Any], arguments: dict[str, A
         Stack(**{"columns": "*", "into": "m", **arguments})(block)
 
 
+def test_whole_numbers_become_floats_only_where_it_is_said() -> None:
+    block = {"i": np.array([2**62 + 1]), "u": np.array([2**63 + 1], np.uint64)}
+    with pytest.raises(SchemaError, match=r"holds the int64 and uint64 of i, u, .*`dtype`='float64'"):
+        Stack(columns=["i", "u"], into="m")(block)
+    made = Stack(columns=["i", "u"], into="m", dtype="float64")(block)["m"]
+    assert made.tolist() == [[float(2**62), float(2**63)]]
+
+
 def test_nonsense_is_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="`into`='' must name the matrix"):
         Stack(columns="a", into="")
