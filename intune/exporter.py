@@ -127,7 +127,8 @@ class Endpoint(_Counting):
             self._server = _Server((host, number), _handler(self))
         except OSError as error:
             raise ConfigError(
-                f"`prometheus`: cannot listen at {host}:{port} ({error}); give a port that is free, one for each loader"
+                f"`prometheus`: cannot listen at {host}:{port} ({error}); give a port that is free, one for each "
+                "loader, or close the loader that has it, as one of a cell that is run again"
             ) from error
         self.host, self.port = host, int(self._server.server_address[1])
         self._thread = threading.Thread(
