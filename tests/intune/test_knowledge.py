@@ -139,3 +139,6 @@ def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert default_folder() == Path("/tmp/cache/intune")
     monkeypatch.setenv("INTUNE_CACHE", "/tmp/own")
     assert default_folder() == Path("/tmp/own")
+    monkeypatch.setenv("HOME", "/tmp/home")
+    monkeypatch.setenv("INTUNE_CACHE", "~/own")
+    assert default_folder() == Path("/tmp/home/own")

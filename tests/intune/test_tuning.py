@@ -39,7 +39,7 @@ from intune.errors import ConfigError, LoaderError
 from intune.knowledge import Knowledge, _say_homeless, keep
 from intune.pipelines import Allocation, Budget, Loader, Pipeline
 from intune.pipelines.budget import Usable
-from intune.tuning import MOST_TOLD, _agent, _name, _ranks_here, _resources
+from intune.tuning import MOST_TOLD, _agent, _folder, _name, _ranks_here, _resources
 from tests.intune.tuned import STAGES, Clock, Scripted, simulated, tuner_threads, wait_until
 
 QUICK = Pace(shortest=0.001, longest=0.002, tasks=0)
@@ -486,6 +486,18 @@ def test_a_log_and_watchers_are_told(pipeline: Pipeline, tmp_path: Path) -> None
     lines = (log / "decisions.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["stages"] == ["load", "shuffle", "batch", "transform"]
     assert len(lines) - 1 == len(told) >= rounds >= 3
+
+
+def test_folders_may_be_told_from_the_home_folder_as_data_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    intune.tune(simulated(Clock()), agent=Scripted(), log="~/run", knowledge=False).close()
+    assert (tmp_path / "run" / "decisions.jsonl").is_file()
+    assert _folder("~/known") == tmp_path / "known"
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_a_log_does_not_tell_all_that_a_function_carries(pipeline: Pipeline, tmp_path: Path) -> None:
