@@ -222,6 +222,12 @@ def _header(where: str, line: dict[str, Any]) -> dict[str, Any]:
     return {**found, "stages": tuple(str(name) for name in line["stages"])}
 
 
+def logs_beside(folder: Path) -> list[Path]:
+    """Folders of other loaders and ranks that logged to `folder` meanwhile, in order."""
+    found = [log.parent for log in folder.glob(f"loader-*/{LOG}")]
+    return sorted(found, key=lambda path: (len(path.name), path.name))
+
+
 def counted(number: int, what: str) -> str:
     """So many of them, in words: ``1 change``, ``2 changes``."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"

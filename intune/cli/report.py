@@ -12,13 +12,17 @@ Make a page, and pictures, of what a tuner did: rate, slots and memory over time
 decision with its reason, and what it brought.
 
 RUN is the folder that was given to intune.tune(…, log=RUN), or one of those that intune run --log and intune compare
---log make in theirs, for every loader and every agent. The page needs no network.
+--log make in theirs, for every loader and every agent. Where several loaders or ranks logged to RUN, the page is of the
+first; the others have folders of their own there, loader-2 and so on. The page needs no network.
 
 Examples:
   intune report runs/monday
   intune report runs/today/loader-1
   intune report runs/monday --html monday.html --plots pictures
 """
+
+MOST_NAMED = 4
+"""Folders of other loaders that are told."""
 
 
 def report(
@@ -36,7 +40,7 @@ def report(
         plots: Folder for PNG pictures (needs matplotlib); by default none are made.
     """
     from intune.cli.writing import check_file, check_folder, check_pictures
-    from intune.report import counted, gain, held_up, read_run
+    from intune.report import counted, gain, held_up, logs_beside, read_run
     from intune.report_page import page
 
     found = read_run(run)
@@ -57,5 +61,8 @@ def report(
     brought = gain(found)
     if brought is not None:
         print(f"rate at the end: {brought.last / brought.first:.2f}x that of the slots it began with")
+    if others := logs_beside(run):
+        named = ", ".join(map(str, others[:MOST_NAMED])) + (", …" if len(others) > MOST_NAMED else "")
+        print(f"this is one loader of {len(others) + 1} that logged there; the others are in {named}")
     for path in written:
         print(f"wrote {path}")

@@ -280,6 +280,16 @@ def test_a_page_that_cannot_be_written_is_one_line(run: Path, capsys: pytest.Cap
         assert said.count("\n") == 1
 
 
+def test_of_several_ranks_it_is_told_that_one_is_shown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(run / "loader-10", line(10, 5.0))
+    write(run / "loader-2", line(10, 5.0))
+    assert main(["report", str(run)]) == 0
+    said = f"this is one loader of 3 that logged there; the others are in {run}/loader-2, {run}/loader-10\n"
+    assert said in capsys.readouterr().out
+    assert main(["report", str(run / "loader-2")]) == 0
+    assert "this is one" not in capsys.readouterr().out
+
+
 def test_from_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(run)]) == 0
     out = capsys.readouterr().out
