@@ -50,7 +50,8 @@ def default_folder() -> Path | None:
     """``$INTUNE_CACHE``, else ``$XDG_CACHE_HOME/intune``, else ``~/.cache/intune``; None where there is no home, as
     in a container that runs as a user it does not know."""
     if own := os.environ.get("INTUNE_CACHE"):
-        return Path(os.path.expanduser(own))  # an image's or a job's variables went through no shell
+        # An image's or a job's variables went through no shell; and a script may change its folder before it ends.
+        return Path(os.path.abspath(os.path.expanduser(own)))
     if caches := os.environ.get("XDG_CACHE_HOME"):
         return Path(caches) / "intune"
     try:

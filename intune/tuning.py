@@ -493,7 +493,7 @@ def _whole(name: str) -> int | None:
 def _folder(knowledge: bool | str | Path) -> Path | None:
     if isinstance(knowledge, bool):
         return default_folder() if knowledge else None
-    return Path(os.path.expanduser(knowledge))
+    return folder_of("knowledge", knowledge)
 
 
 def _name(source: Any) -> str:

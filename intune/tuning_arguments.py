@@ -53,12 +53,12 @@ def check_flag(name: str, value: object) -> None:
 
 
 def folder_of(name: str, value: object) -> Path | None:
-    """A folder, ``~`` being the home folder as for data, or None."""
+    """A folder, ``~`` being the home folder as for data, or None. Absolute: a script may change its own meanwhile."""
     if value is None:
         return None
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise ConfigError(f"`{name}`={value!r} must be a folder (text or a Path), or None to write nothing")
-    return Path(os.path.expanduser(value))
+    return Path(os.path.abspath(os.path.expanduser(value)))
 
 
 def check_knowledge(value: object) -> None:

@@ -500,6 +500,24 @@ def test_folders_may_be_told_from_the_home_folder_as_data_may(
     assert list((tmp_path / "work").iterdir()) == []
 
 
+def test_a_script_may_change_its_folder_while_it_is_tuned(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("intune.decisions.DecisionLog._full", lambda log: True)
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    monkeypatch.chdir(here)
+    assert _folder("known") == here / "known"
+    with intune.tune(
+        pipeline, agent=Restless(), executor="threads", **options(log="run", knowledge="known")
+    ) as tuned:
+        monkeypatch.chdir(there)
+        loop(tuned, 4)
+    assert sorted(path.name for path in (here / "run").iterdir()) == ["decisions.jsonl", "decisions.jsonl.1"]
+    assert list(there.iterdir()) == []
+
+
 def test_a_log_does_not_tell_all_that_a_function_carries(pipeline: Pipeline, tmp_path: Path) -> None:
     ids = {f"item-{number}": number for number in range(10_000)}
     carrying = pipeline.map(partial(_looked_up, ids=ids))
