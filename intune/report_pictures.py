@@ -52,7 +52,8 @@ def _rate(axes: Any, run: Run, per: float) -> None:
     for change in run.changes:
         axes.axvline(change.time / per, color="grey", lw=0.4)
     axes.set_ylabel("rows/s")
-    axes.legend(title="held up by", fontsize=8, title_fontsize=8, frameon=False)
+    if seen:
+        axes.legend(title="held up by", fontsize=8, title_fontsize=8, frameon=False)
 
 
 def _slots(axes: Any, run: Run, per: float) -> None:

@@ -272,6 +272,12 @@ def test_pictures(run: Path, tmp_path: Path) -> None:
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 
+def test_pictures_of_a_run_in_which_nothing_was_measured_yet(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    found = read_run(write(tmp_path, line(3, None, waiting=None, seconds=0.0)))
+    assert len(draw(found, tmp_path / "pictures")) == 3
+
+
 def test_a_page_that_cannot_be_written_is_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for html in (run, run / "decisions.jsonl" / "x.html", Path("/proc/x.html")):
         assert main(["report", str(run), "--html", str(html)]) == 2
