@@ -125,6 +125,7 @@ class TunableDataLoader:
         self._changed = threading.RLock()
         self._active: list[weakref.ref[Epoch]] = []
         self._resume: dict[str, Any] | None = None
+        self._counted: int | None = None  # the epoch of which the state that was loaded had all batches
         self._last: dict[str, Any] = {"epoch": 0, "batch": 0}
         self._told: int | None = None
         self._begun = False
@@ -163,6 +164,10 @@ class TunableDataLoader:
         for loop in self._loops():
             if loop.complete:
                 loop.close()  # trainers that count the batches do not ask for one more, and may still hold it
+        counted, self._counted = self._counted, None
+        if counted == self.epoch:
+            self.epoch += 1
+            return iter(())
         self._read_settings()
         state, self._resume = self._resume, None
         self._begun = True
@@ -187,12 +192,14 @@ class TunableDataLoader:
         return len(self.dataloader)
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch the next loop reads; told to the sampler, and an iterable-style dataset, that want to know."""
+        """Which epoch the next loop reads, of the one that a loaded state is in what is left; told to the sampler, and
+        an iterable-style dataset, that want to know."""
         if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
             raise ConfigError(f"`epoch`={epoch!r} must be a whole number, 0 or more")
         if epoch != self.epoch:
             self._resume = None
-            self._last = {"epoch": epoch, "batch": 0}
+            if epoch != self._counted:
+                self._last = {"epoch": epoch, "batch": 0}
         self.epoch = epoch
         self._tell(epoch)
 
@@ -225,6 +232,7 @@ class TunableDataLoader:
         try:
             version, belongs_to = int(state["version"]), dict(state["belongs_to"])
             epoch, batch, generators = int(state["epoch"]), int(state["batch"]), list(state["generators"])
+            counted = None if state.get("counted") is None else int(state["counted"])
         except (KeyError, TypeError, ValueError) as error:
             raise LoaderError(
                 f"`state` is not a loader's state ({error!r}); give what state_dict() returned"
@@ -248,7 +256,8 @@ class TunableDataLoader:
         for generator, saved in zip(generators_of(self.settings), generators, strict=True):
             generator.set_state(saved)
         self.workshop.seed = saved_seed(state)
-        self._last = {"epoch": epoch, "batch": batch}
+        self._last = {"epoch": epoch, "batch": batch, "counted": counted}
+        self._counted = counted
         self._resume = None
         kept = ("epoch", "batch", "ahead", "generators", "base_seed", "repeat", "random", "counts", "turn")
         if "random" in state:

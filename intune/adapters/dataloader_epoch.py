@@ -181,7 +181,7 @@ class Epoch(Iterator[Any]):
     def state(self) -> dict[str, Any]:
         """Where the loop is, and how it began."""
         if self.complete:
-            return {"epoch": self.epoch + 1, "batch": 0}
+            return {"epoch": self.epoch + 1, "batch": 0, "counted": self.epoch}
         here = {"epoch": self.epoch, "batch": self._next, "ahead": sorted(self._ahead)}
         return {**self._before, **here, **self.feed.reading.state()}
 

@@ -127,6 +127,28 @@ def test_the_state_between_epochs_and_after_a_loop_left_early():
         assert_same(other, whole[3:])
 
 
+def test_of_an_epoch_that_a_state_counts_to_its_end_nothing_is_left():
+    """As where a checkpoint is due at the last step, and the script that resumes names the epoch it was saved in."""
+    make = maker("epochs")
+    with wrap(make(seed=5), workers="thread") as loader:
+        loader.set_epoch(2)
+        for _ in loader:
+            state = loader.state_dict()
+        loader.set_epoch(3)
+        third = list(loader)
+    with wrap(make(seed=5), workers="thread") as other:
+        other.load_state_dict(through_a_file(state))
+        other.set_epoch(2)
+        other.load_state_dict(through_a_file(other.state_dict()))
+        other.set_epoch(2)
+        assert list(other) == []
+        assert other.epoch == 3
+        other.set_epoch(3)
+        assert_same(other, third)
+        other.set_epoch(2)  # asked for once more, it is read
+        assert len(list(other)) == 8
+
+
 def test_after_its_last_batch_an_epoch_is_over_though_nobody_asked_for_more():
     """As trainers do that count the batches: they never see the end of the loop."""
     make = maker("generator")
