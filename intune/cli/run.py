@@ -54,6 +54,7 @@ def run(
         forget: Begin without what earlier runs learnt, and keep nothing.
     """
     from intune.agents.registry import check_real, summary
+    from intune.cli.writing import check_folder
     from intune.pipelines.budget import LEAST_MEMORY, Budget, parse_bytes
     from intune.pipelines.errors import ConfigError
     from intune.unedited import Unedited
@@ -64,6 +65,7 @@ def run(
         )
     summary(agent)
     check_real(agent, "agent")
+    check_folder("log", log)
     # Only whether they make sense: what the job may use is known where it runs.
     Budget(cpus=1 if cpus is None else cpus, memory=LEAST_MEMORY if memory is None else parse_bytes(memory))
     program = sys.executable if command[0] in PYTHON else shutil.which(command[0])

@@ -43,6 +43,19 @@ def test_commands_look_before_they_work(
     assert said.count("\n") == 1
 
 
+def test_a_log_that_cannot_be_written_is_told_before_the_users_command_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[object] = []
+    monkeypatch.setattr("intune.cli.run._become", lambda *words: ran.append(words))
+    (tmp_path / "file").write_text("")
+    assert main(["run", "--log", str(tmp_path / "file"), "--", "python", "train.py"]) == 2
+    assert "is a file; give a folder" in capsys.readouterr().err
+    assert ran == []
+    assert main(["run", "--log", str(tmp_path / "new"), "--", "python", "train.py"]) == 0
+    assert len(ran) == 1
+
+
 @pytest.mark.parametrize("words", ["simulate --plots", "compare --data x --plot"])
 def test_pictures_that_nothing_can_draw_are_told_before_the_work(
     words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
