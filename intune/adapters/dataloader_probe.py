@@ -38,8 +38,9 @@ class Measurement:
     """Of the first batches.
 
     Attributes:
-        wall_s: seconds that one batch took alone.
-        active_s: of those, seconds in which its thread ran or only lacked a processor; the others it waited.
+        wall_s: seconds that one batch took alone, without those in which its thread lacked a processor: on a busy
+            machine they may be many times the others.
+        active_s: of those, seconds in which its thread ran; the others it waited.
         speed_up: how much faster two threads make batches than one, where there are processors for them; None
             if it was not tried.
         random: whether the code drew from the process's own random generators.
@@ -59,6 +60,21 @@ class Measurement:
         return self.active_s <= (1.0 - WAITING_SHARE) * self.wall_s
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Spell:
+    """Of a thread that made a batch: when it began and ended, for how long it ran, and lacked a processor."""
+
+    began: float
+    ended: float
+    ran_s: float
+    lacked_s: float
+
+    @property
+    def alone_s(self) -> float:
+        """Seconds that it would have taken with a processor for itself."""
+        return max(self.ran_s, self.ended - self.began - self.lacked_s)
+
+
 class Probe:
     """Makes the first batches in the trainer's thread and watches them.
 
@@ -69,7 +85,7 @@ class Probe:
         after: what is to be done with an item that was made alone; it takes none of the time that counts.
         state: something that is equal as long as what the code keeps is as it was.
         clock: seconds.
-        active_clock: seconds in which the calling thread ran, or could have but for lack of a processor.
+        thread_clock: seconds in which the calling thread ran, and in which it lacked a processor.
     """
 
     ALONE, TOGETHER = 2, 2
@@ -83,14 +99,14 @@ class Probe:
         after: Callable[[Any], None] = lambda item: None,
         state: Callable[[], Any] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
-        active_clock: Callable[[], float] | None = None,
+        thread_clock: Callable[[], tuple[float, float]] | None = None,
     ) -> None:
         self._make = make
         self._together = make if together is None else together
         self._after = after
         self._state = state
         self._clock = clock
-        self._active_clock = active_seconds if active_clock is None else active_clock
+        self._thread_clock = thread_seconds if thread_clock is None else thread_clock
 
     def measure(self, items: Iterator[Any]) -> Measurement:
         """Make items, as few as tell enough."""
@@ -98,10 +114,9 @@ class Probe:
         measured = Measurement(wall_s=0.0, active_s=0.0)
         kept = self._state()
         for number, item in enumerate(islice(items, self.ALONE)):
-            began = self._clock()
-            active_s, drew = self._watched(self._make, item)
+            spell, drew = self._watched(self._make, item)
             drew = drew or random_states() != before
-            found = Measurement(wall_s=self._clock() - began, active_s=active_s, random=drew)
+            found = Measurement(wall_s=spell.alone_s, active_s=spell.ran_s, random=drew)
             self._after(item)
             kept, changed = (now := self._state()), now != kept
             if drew:
@@ -109,7 +124,7 @@ class Probe:
                 return self._less(found, items) if again else found
             if found.waits and found.wall_s >= LONG_S and not changed:
                 return found
-            # The first warms up, and a busy machine may delay any of them.
+            # The first warms up, and any may be delayed.
             less = found if number == 0 or found.wall_s < measured.wall_s else measured
             # What the first batch changes may be set once and for all.
             measured = replace(less, changes=changed and number > 0)
@@ -125,30 +140,30 @@ class Probe:
         """Of the first batch and one more, the one that took less: the first warms up, and any may be delayed, while
         what is decided from it is whose random numbers the training sees."""
         for item in islice(items, 1):
-            began = self._clock()
-            active_s, _ = self._watched(self._make, item)
-            wall_s = self._clock() - began
+            spell, _ = self._watched(self._make, item)
             self._after(item)
-            if wall_s < first.wall_s:
-                return replace(first, wall_s=wall_s, active_s=active_s)
+            if spell.alone_s < first.wall_s:
+                return replace(first, wall_s=spell.alone_s, active_s=spell.ran_s)
         return first
 
-    def _watched(self, make: Callable[[Any], bool | None], item: Any) -> tuple[float, bool]:
-        """Seconds in which this thread was active while it made an item, and whether that drew random numbers."""
-        began = self._active_clock()
+    def _watched(self, make: Callable[[Any], bool | None], item: Any) -> tuple[_Spell, bool]:
+        """How this thread made an item, and whether that drew random numbers."""
+        ran_s, lacked_s = self._thread_clock()
+        began = self._clock()
         drew = make(item)
-        return self._active_clock() - began, bool(drew)
+        ended = self._clock()
+        ran, lacked = self._thread_clock()
+        return _Spell(began=began, ended=ended, ran_s=ran - ran_s, lacked_s=lacked - lacked_s), bool(drew)
 
     def _at_once(self, items: Sequence[Any]) -> list[tuple[float, float, float]]:
-        """Make items in as many threads; when each began and ended, and for how long it was active."""
+        """Make items in as many threads; when each began and ended, and for how long it ran or lacked a processor."""
         spans: list[tuple[float, float, float]] = []
         ready = threading.Barrier(len(items))
 
         def work(item: Any) -> None:
             ready.wait()
-            began = self._clock()
-            active_s, _ = self._watched(self._together, item)
-            spans.append((began, self._clock(), active_s))
+            spell, _ = self._watched(self._together, item)
+            spans.append((spell.began, spell.ended, spell.ran_s + spell.lacked_s))
 
         threads = [
             threading.Thread(target=work, args=(item,), name="intune-probe", daemon=True) for item in items
@@ -173,7 +188,7 @@ def speed_up_of(spans: Sequence[tuple[float, float, float]], waiting_share: floa
     instead of at the time they take leaves out of it what others do on the processors meanwhile.
 
     Args:
-        spans: when each began and ended, and for how long it was active.
+        spans: when each began and ended, and for how long it ran or only lacked a processor.
         waiting_share: of its time that the code waits anyway.
     """
     overlap = min(end for _, end, _ in spans) - max(began for began, _, _ in spans)
@@ -183,17 +198,17 @@ def speed_up_of(spans: Sequence[tuple[float, float, float]], waiting_share: floa
     return min(2.0, max(1.0, 2.0 - waited / overlap))
 
 
-def active_seconds() -> float:
-    """Seconds in which the calling thread ran or waited for nothing but a processor.
+def thread_seconds() -> tuple[float, float]:
+    """Seconds in which the calling thread ran, and in which it waited for nothing but a processor.
 
-    What a thread waits for a processor is known to Linux alone; elsewhere it counts as waiting.
+    The second are known to Linux alone; elsewhere they count as waiting.
     """
     try:
         with open("/proc/thread-self/schedstat", encoding="ascii") as file:
             _, delayed, _ = file.read().split()  # what it ran is out of date by up to a tick
     except (OSError, ValueError):
-        return time.thread_time()
-    return time.thread_time() + int(delayed) * 1e-9
+        return time.thread_time(), 0.0
+    return time.thread_time(), int(delayed) * 1e-9
 
 
 def random_states() -> tuple[Any, ...]:

@@ -95,7 +95,7 @@ def test_the_probe_makes_few_batches_and_two_at_once_only_where_they_tell_more()
             clock.now += wall_s
             clock.active += active_s
 
-        watched = Probe(make, clock=lambda: clock.now, active_clock=lambda: clock.active)
+        watched = Probe(make, clock=lambda: clock.now, thread_clock=lambda: (clock.active, 0.0))
         return watched.measure(iter(range(count))), len(made)
 
     assert probe(0.09, 0.01, 9) == (Measurement(wall_s=pytest.approx(0.09), active_s=pytest.approx(0.01)), 2)
@@ -115,7 +115,9 @@ def test_a_batch_that_was_delayed_does_not_have_processes_started_for_cheap_code
             made.append(item)
             now[0] += walls_s[item]
 
-        measured = Probe(make, clock=lambda: now[0], active_clock=lambda: now[0]).measure(iter(range(4)))
+        measured = Probe(make, clock=lambda: now[0], thread_clock=lambda: (now[0], 0.0)).measure(
+            iter(range(4))
+        )
         return choose(measured, 0, BUDGET), len(made)
 
     for walls_s in ((0.0002, 0.02, 0.02, 0.02), (0.02, 0.0002, 0.02, 0.02)):
@@ -123,6 +125,26 @@ def test_a_batch_that_was_delayed_does_not_have_processes_started_for_cheap_code
         assert (choice.kind, made) == ("thread", 2)
         assert "a batch takes 0.2 ms, too little" in choice.reason
     assert probe(0.02, 0.03, 0.02, 0.02)[1] == 4
+
+
+def test_what_a_thread_lacked_a_processor_for_is_no_time_of_its_code():
+    """A machine may have many more threads than it can run."""
+
+    def probe(ran_s, waited_s):
+        spent = {"ran": 0.0, "lacked": 0.0, "waited": 0.0}
+
+        def make(item):
+            spent["ran"] += ran_s
+            spent["lacked"] += 0.05
+            spent["waited"] += waited_s
+
+        measured = Probe(
+            make, clock=lambda: sum(spent.values()), thread_clock=lambda: (spent["ran"], spent["lacked"])
+        ).measure(iter(range(2)))
+        return choose(measured, 0, BUDGET).reason
+
+    assert probe(0.0002, 0.0) == "a batch takes 0.2 ms, too little to be sent to a process for"
+    assert probe(0.001, 0.009) == "a batch takes 10 ms, of which it waits 90 %"
 
 
 def test_one_slow_batch_does_not_decide_whose_random_numbers_a_training_sees():
@@ -135,7 +157,10 @@ def test_one_slow_batch_does_not_decide_whose_random_numbers_a_training_sees():
             return True
 
         watched = Probe(
-            make, state=lambda: counts and next(states), clock=lambda: now[0], active_clock=lambda: now[0]
+            make,
+            state=lambda: counts and next(states),
+            clock=lambda: now[0],
+            thread_clock=lambda: (now[0], 0.0),
         )
         return watched.measure(iter(range(len(walls_s)))), len(made)
 
@@ -177,7 +202,10 @@ def test_the_probe_finds_what_changes_with_every_batch_and_not_with_the_first_al
     def probe(states):
         made, kept = [], iter(states)
         watched = Probe(
-            made.append, state=lambda: next(kept), clock=iter(range(99)).__next__, active_clock=float
+            made.append,
+            state=lambda: next(kept),
+            clock=iter(range(99)).__next__,
+            thread_clock=lambda: (0.0, 0.0),
         )
         return watched.measure(iter(range(9))).changes, len(made)
 
