@@ -139,7 +139,7 @@ class JobAlone:
         rows = [each * factor for each in rows]
         through = [each * factor for each in through]
         queue = [max(self._queue[i] + rows[i] - rows[i + 1], 0.0) for i in stages]
-        cpu, waited = self._at_work(now, able, through, storage, memory)
+        cpu, waited = self._at_work(now, able, through, lost / processor, storage, memory)
         if self._switching:
             cpu = [each * lost for each in cpu]
         if isfinite(self._limits[2]):
@@ -260,14 +260,17 @@ class JobAlone:
             memory = ratio(memory_bandwidth, moved)
         return storage, memory, min(storage, memory, ratio(nic, delivered * self._remote)), moved
 
-    def _at_work(self, now: Row, able: Able, through: Row, storage: float, memory: float) -> tuple[Row, Row]:
-        """Processors used, and slots that wait, on average."""
+    def _at_work(
+        self, now: Row, able: Able, through: Row, works: float, storage: float, memory: float
+    ) -> tuple[Row, Row]:
+        """`model._at_work`: processors used, and slots that wait, on average; work takes `works` times as long."""
         sigma, kappa = self._stage["contention"], self._stage["coherence"]
         used, waited = [], []
         for i in range(self.count):
             work, wait = now[i], now[self._width + i]
             if self._scaling:
-                running = min(max(through[i] * able.took[i], 1.0), able.at_once[i])
+                longer = able.took[i] + able.cpu[i] * (works - 1.0)
+                running = min(max(through[i] * longer, 1.0), able.at_once[i])
                 alone, own = work + wait, work
                 work += alone * (kappa[i] * running * (running - 1.0))
                 if self._crowds:

@@ -220,9 +220,7 @@ def advance(
     through *= factor[:, None]
     queue = np.maximum(state.queue + rows[:, :width] - rows[:, 1:], 0.0)
 
-    cpu, busy = _at_work(
-        prepared, now, able, short, through, delivered * factor, processor * able.eased, lost
-    )
+    cpu, busy = _at_work(prepared, now, able, short, through, delivered * factor, processor, lost)
     idle = 1.0 - busy / able.capacity
     blocked = idle * held_up[:, :width]
     held = slots if pooled is None else np.where(pooled, pooled_peak(busy, pool, now.slot_bytes), slots)
@@ -374,7 +372,9 @@ def _at_work(
     """
     jobs, cpu, wait = prepared.jobs, now.cpu, now.wait
     if prepared.parts.scaling:
-        running = np.minimum(np.maximum(through * able.took, 1.0), able.at_once)
+        # Slots that queue for a processor are at work, and contend as those that have one.
+        longer = able.took + able.cpu * (np.reshape(lost / processor, (-1, 1)) - 1.0)
+        running = np.minimum(np.maximum(through * longer, 1.0), able.at_once)
         cpu, wait = service(cpu, wait, running, jobs.contention, jobs.coherence, prepared.crowding)
     used, waited = through * cpu, through * wait
     if not isinstance(lost, float):
@@ -386,7 +386,7 @@ def _at_work(
         used *= ratio(rest, np.add.reduce(used, axis=1))[:, None]
     if short.storage is not None:
         waited /= np.where(prepared.uses_storage, short.storage[:, None], 1.0)
-    return used, np.minimum(used / processor[:, None] + waited, able.capacity)
+    return used, np.minimum(used / (processor * able.eased)[:, None] + waited, able.capacity)
 
 
 def _memory(

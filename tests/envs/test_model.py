@@ -523,3 +523,26 @@ def test_shares_of_time_are_shares(seed: int) -> None:
     assert not (flow.starved * flow.blocked)[present].any()
     assert (flow.busy[present] <= np.broadcast_to(slots, present.shape)[present] + 1e-9).all()
     assert (flow.cpu.sum(axis=1) <= np.floor(jobs.cpus.sum(axis=1)) + 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        {"cpu": 1e-3, "cpus": 4.0, "oversubscription": 0.2, "coherence": 0.01},
+        {"cpu": 1e-3, "cpus": 4.0, "switching": 0.05, "crowding": 0.5},
+    ],
+    ids=["oversubscription", "switching"],
+)
+def test_slots_that_queue_for_a_processor_are_at_work_and_contend(job: dict[str, Any]) -> None:
+    """Who measures must not see one stage idle and cheap that is all that a job waits for."""
+    _, flow = run(Jobs.of(stages=1, step=1e-12, **job), 32)
+    assert flow.busy[0, 0] == pytest.approx(32.0, rel=1e-3)
+    assert flow.starved[0, 0] + flow.blocked[0, 0] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_slots_that_queue_for_a_processor_make_work_as_dear_as_it_is() -> None:
+    """256 slots of 1 ms with coherence 0.001 take 66 ms a row, on 32 CPUs as on a thousand."""
+    for cpus in (32.0, 1024.0):
+        _, flow = run(Jobs.of(stages=1, cpu=1e-3, coherence=1e-3, step=1e-12, cpus=cpus), 256)
+        assert flow.cpu[0, 0] / flow.rate[0, 0] == pytest.approx(1e-3 * (1 + 1e-3 * 256 * 255))
+        assert flow.cpu[0, 0] == pytest.approx(min(cpus, 256.0))
