@@ -194,7 +194,12 @@ def test_what_is_done_with_a_batch_is_no_part_of_its_time():
     def spend(seconds):
         now[0] += seconds
 
-    probe = Probe(lambda item: spend(0.001), after=lambda item: spend(5.0), clock=lambda: now[0])
+    probe = Probe(
+        lambda item: spend(0.001),
+        after=lambda item: spend(5.0),
+        clock=lambda: now[0],
+        thread_clock=lambda: (0.0, 0.0),
+    )
     assert probe.measure(iter(range(9))).wall_s == pytest.approx(0.001)
 
 
