@@ -172,12 +172,8 @@ def _numbers(value: Any, shape: tuple[int, ...], said: str) -> Floats:
     """`value`, perhaps lists, as an array of floats."""
     try:
         array = np.asarray(value)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ):  # ragged lists; a tensor that is elsewhere or has a gradient
-        array = np.array(None)
+    except (TypeError, ValueError, RuntimeError):
+        array = np.array(None)  # ragged lists; a tensor that is elsewhere or has a gradient
     if array.dtype.kind not in "biuf":
         raise ConfigError(
             f"{said}={value!r}; it must be a NumPy array of numbers, here of shape {shape}, jobs first"

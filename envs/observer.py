@@ -138,6 +138,10 @@ class Observer:
         }
         return counts[max(counts)] if counts and min(counts.values()) > 0 else 0
 
+    def elapsed(self) -> float:
+        """Seconds that lay within epochs since the last reading; negative where the pipeline counts anew."""
+        return self.tunable.stats().elapsed_s - self._before.elapsed_s
+
     def begun(self) -> bool:
         """Whether anything was handed over so far."""
         stats = self.tunable.stats()
@@ -163,12 +167,17 @@ class Observer:
 
     def _stats(self) -> PipelineStats:
         stats: Any = self.tunable.stats
-        read: PipelineStats = stats(resident=True) if self._resident else stats()
+        read: Any = stats(resident=True) if self._resident else stats()
+        if not isinstance(read, PipelineStats):
+            raise ConfigError(
+                f"`stats()` of a {type(self.tunable).__name__} gave {type(read).__name__}; it must give "
+                "intune.pipelines.metrics.PipelineStats"
+            )
         told = tuple(stage.name for stage in read.stages)
         if told != self._names:
             raise ConfigError(
-                f"`stats()` of a {type(self.tunable).__name__} tells of the stages {list(told)}, but its `stages` were "
-                f"{list(self._names)} when tuning began; they must stay the same, in the same order"
+                f"`stats()` of a {type(self.tunable).__name__} tells of the stages {list(told)}, but its `stages` are "
+                f"{list(self._names)}; give the same in the same order, as long as it is tuned"
             )
         return read
 

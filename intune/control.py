@@ -311,13 +311,11 @@ class ControlThread:
             return
         seconds = min(self.pace.first, self.pace.shortest)
         put_off = 0
-        opened = self._elapsed()
         while not self._stop.wait(thrift.interval(seconds)):
             if not self._active():
                 observer.skip()
-                opened = self._elapsed()
                 continue
-            if 0 <= self._elapsed() - opened < MEASURED * seconds:
+            if 0 <= observer.elapsed() < MEASURED * seconds:
                 continue
             if put_off < PATIENCE and observer.tasks() < self.pace.tasks:
                 put_off += 1
@@ -330,11 +328,6 @@ class ControlThread:
                 if self._stop.wait(min(observer.passage(), SETTLING * self.pace.shortest)):
                     return
                 observer.skip()
-            opened = self._elapsed()
-
-    def _elapsed(self) -> float:
-        """Seconds of all epochs so far."""
-        return self.controller.observer.tunable.stats().elapsed_s
 
     def _begun(self, thrift: Thrift) -> bool:
         """Wait for the first batch, from which the first interval counts; whether it came before the end."""

@@ -41,7 +41,6 @@ from intune.tuning_arguments import (
     check_options,
     check_pace,
     check_source,
-    check_stages,
     folder_of,
     watchers,
 )
@@ -191,7 +190,6 @@ class Tuned:
                 f"`agent` {agent.name!r} decides for another loader already, of which it remembers what it saw; make "
                 "one for each loader, or close that one first"
             )
-        check_stages(inner)
         known = None if folder is None else recall(folder, self._key, inner.stages)
         if begin:
             self._begin_with(known)

@@ -10,9 +10,7 @@ from typing import Any
 
 from intune.control import Pace
 from intune.decisions import Entry
-from intune.envs.tunable import Tunable
 from intune.pipelines.errors import ConfigError
-from intune.pipelines.metrics import PipelineStats
 
 
 def check_source(source: object) -> None:
@@ -26,23 +24,6 @@ def check_source(source: object) -> None:
         raise ConfigError(
             f"`source` is a {type(source).__name__}: lists, generators and other iterables cannot be tuned, since "
             "nothing says how their batches are made; give a torch DataLoader or an intune Pipeline that makes them"
-        )
-
-
-def check_stages(tunable: Tunable) -> None:
-    """A `ConfigError` where `stats()` tells of other stages than `stages`, or in another order: slots are given by
-    their places."""
-    stats: Any = tunable.stats()
-    what = type(tunable).__name__
-    if not isinstance(stats, PipelineStats):
-        raise ConfigError(
-            f"`stats()` of a {what} gave {type(stats).__name__}; it must give intune.pipelines.metrics.PipelineStats"
-        )
-    counted, named = [stage.name for stage in stats.stages], list(tunable.stages)
-    if counted != named:
-        raise ConfigError(
-            f"`stats()` of a {what} tells of the stages {counted}, but its `stages` are {named}; give the same in the "
-            "same order"
         )
 
 

@@ -88,7 +88,7 @@ def lay_out(parts: Iterable[Block], order: Ints, edges: Array) -> Split:
         for dtype, group in plain.items():
             matrix: Array = np.empty((len(group), len(order)), dtype)
             for row, name in zip(matrix, group, strict=True):
-                # The order holds valid positions only; "clip" spares NumPy a copy made in case it did not.
+                # The order holds valid positions only; "wrap" spares NumPy a copy made in case it did not.
                 np.take(np.asarray(part[name]), order, out=row, mode="wrap")
             stacks.append((tuple(group), matrix))
     return Split(tuple(names), stacks, others, edges)

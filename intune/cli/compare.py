@@ -69,7 +69,6 @@ def compare(
         plot: Write a picture there, as .png, .svg, .pdf or .jpg (needs matplotlib).
         log: Folder for the agents' decisions, for intune report.
     """
-    from intune.cli.remedies import remedies
     from intune.cli.writing import check_file, check_folder, check_picture
     from intune.compare_page import draw, page
     from intune.comparing import compare as run
@@ -86,7 +85,7 @@ def compare(
     )  # fmt: skip
     names = tuple(name for words in agents for name in words.split(",") if name)
     done: dict[str, int] = {}
-    with remedies(), Progress("comparing agents") as progress:
+    with Progress("comparing agents") as progress:
 
         def told(agent: str, rows: int, share: float) -> None:
             done[agent] = rows

@@ -19,6 +19,7 @@ import tyro
 
 from intune.cli.command import Command
 from intune.cli.commands import find_commands
+from intune.cli.remedies import of_commands
 
 __all__ = ["COMMANDS", "GROUPS", "Command", "main"]
 
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         told = isinstance(error, OSError) and (error.filename or error.errno in FULL)
         if not isinstance(error, IntuneError) and not told:
             raise
-        print(f"intune: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"intune: error: {' '.join(of_commands(str(error)).split())}", file=sys.stderr)
         return USAGE_ERROR
     finally:
         for number, handler in before.items():

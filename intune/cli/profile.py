@@ -66,7 +66,6 @@ def profile(
         name: Of the scenario; by default the file's.
         force: Write over a file that is there.
     """
-    from intune.cli.remedies import remedies
     from intune.cli.writing import check_file
     from intune.pipelines.errors import ConfigError
     from intune.profiling import ProfileConfig, run_profile
@@ -92,7 +91,7 @@ def profile(
         seconds=seconds,
     )
     began = time.monotonic()
-    with remedies(), Progress(f"measuring {data}") as progress:
+    with Progress(f"measuring {data}") as progress:
         found = run_profile(config, progress)
     scenario = found.calibration.scenario(
         out.stem if name is None else name,

@@ -1,9 +1,6 @@
-"""Errors of the pipeline, with remedies that a command's user has: those of the library name arguments of Python."""
+"""Errors of the pipeline name arguments of Python as remedies; commands have options instead, or nothing like them."""
 
 from __future__ import annotations
-
-import contextlib
-from collections.abc import Iterator
 
 REMEDIES = {
     "mend the function, or skip such batches with on_error='skip'": "mend the function",
@@ -14,16 +11,8 @@ REMEDIES = {
 """What the library says, and what is said instead where files, a function and memory are all that can be given."""
 
 
-@contextlib.contextmanager
-def remedies() -> Iterator[None]:
-    """Errors raised within tell what the user of a command can do."""
-    from intune.pipelines.errors import ConfigError, SchemaError, StageError
-
-    try:
-        yield
-    except (ConfigError, SchemaError, StageError) as error:
-        text = str(error)
-        for said, instead in REMEDIES.items():
-            text = text.replace(said, instead)
-        error.args = (text,)
-        raise
+def of_commands(text: str) -> str:
+    """An error's text with what the user of a command can do."""
+    for said, instead in REMEDIES.items():
+        text = text.replace(said, instead)
+    return text

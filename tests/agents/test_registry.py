@@ -82,8 +82,8 @@ def test_an_option_of_another_type_is_named(name: str, option: str, value: Any, 
 
 
 def test_numpys_numbers_are_options_too() -> None:
-    registry.make("bottleneck", step=np.int64(2), enough=np.float32(0.5))
-    registry.make("thresholds", most=5)
+    made: Any = registry.make("bottleneck", step=np.int64(2), enough=np.float32(0.5))
+    assert (made._step, made._enough) == (2, 0.5)
 
 
 def test_an_agent_without_options_says_so() -> None:

@@ -354,10 +354,10 @@ def test_few_finished_tasks_put_a_round_off_but_not_for_ever() -> None:
     clock.now += 5.0
     assert one.observer.tasks() == min(stage.tasks for stage in tunable.stats().stages)
     looks: list[int] = []
+    one.observer.elapsed = lambda: 1.0  # type: ignore[method-assign]
     one.observer.tasks = lambda: looks.append(1) or 3  # type: ignore[method-assign,func-returns-value]
     one.step = lambda: looks.append(0) or False  # type: ignore[method-assign,func-returns-value]
     thread = ControlThread(one, pace=Pace(shortest=0.001, longest=0.001, tasks=4))
-    thread._elapsed = Ticking()  # type: ignore[method-assign]
     thread.start()
     wait_until(lambda: len(looks) > 6)
     thread.stop()
