@@ -37,6 +37,8 @@ def _compared(one: Any, other: Any, values: bool) -> tuple[str, tuple[Any, Any] 
     kinds = type(one).__qualname__, type(other).__qualname__
     if kinds[0] != kinds[1]:
         return f"{kinds[0]} and {kinds[1]}", None
+    if isinstance(one, torch.Tensor) and one.is_nested and other.is_nested:
+        return _containers(one.unbind(), other.unbind(), values)  # it has no shape of its own
     if isinstance(one, torch.Tensor | np.ndarray):
         here, there = (f"{value.dtype} {tuple(value.shape)}" for value in (one, other))
         if here != there:

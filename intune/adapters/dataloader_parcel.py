@@ -214,7 +214,8 @@ def _is_apart(tensor: torch.Tensor) -> bool:
         and tensor.layout is torch.strided
         and tensor.nbytes >= APART
         and tensor.is_contiguous()
-        and not (tensor.requires_grad or tensor.is_quantized or tensor.is_neg() or tensor.is_conj())
+        and not (tensor.requires_grad or tensor.is_quantized or tensor.is_nested)
+        and not (tensor.is_neg() or tensor.is_conj())
         and not tensor.is_shared()  # type: ignore[no-untyped-call]
         and not vars(tensor)
     )

@@ -63,6 +63,7 @@ class _Strings:
 class _Tensor:
     place: _Place
     shape: tuple[int, ...]
+    order: tuple[int, ...]
     dtype: str
 
 
@@ -227,9 +228,15 @@ class _Layout:
         return _Strings(array.type, len(array), ahead, nulls, places)
 
     def tensor(self, tensor: Any, torch: Any) -> _Tensor:
-        flat = tensor.resolve_conj().resolve_neg().contiguous().reshape(-1)
+        """Dimensions that only lie in another order, as with `channels_last`, keep it."""
+        numbers = list(range(tensor.dim()))
+        order = sorted(numbers, key=tensor.stride, reverse=True)
+        order = order if tensor.permute(order).is_contiguous() else numbers
+        dense = tensor.resolve_conj().resolve_neg().permute(order).contiguous()
+        flat = dense.reshape(-1)
         place = self.array(flat.view(torch.uint8).numpy() if len(flat) else _NOTHING)
-        return _Tensor(place, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        back = tuple(map(order.index, numbers))
+        return _Tensor(place, tuple(dense.shape), back, str(tensor.dtype).removeprefix("torch."))
 
     def buffer(self, buffer: pickle.PickleBuffer) -> None:
         """What a class of another kind gives out of band."""
@@ -265,8 +272,9 @@ class _Packer(_Pickler):
             kind.__module__ == "torch" and kind.__name__ == "Tensor"
         ):  # importing torch is left to who needs it
             torch = sys.modules["torch"]
-            dense = value.device.type == "cpu" and value.layout is torch.strided and not value.is_quantized
-            return self._layout.tensor(value, torch) if dense and not value.requires_grad else None
+            dense = value.device.type == "cpu" and value.layout is torch.strided
+            others = value.is_quantized or value.is_nested or value.requires_grad
+            return self._layout.tensor(value, torch) if dense and not others else None
         return None
 
 
@@ -358,5 +366,6 @@ class _Unpacker(_Unpickler):
 
         dtype = getattr(torch, column.dtype)
         if not column.place.shape[0]:
-            return torch.empty(column.shape, dtype=dtype)
-        return torch.from_numpy(self._array(column.place)).view(dtype).view(column.shape)
+            return torch.empty(column.shape, dtype=dtype).permute(column.order)
+        flat = torch.from_numpy(self._array(column.place)).view(dtype)
+        return flat.view(column.shape).permute(column.order)

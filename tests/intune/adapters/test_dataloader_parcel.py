@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from intune.adapters.dataloader_copies import difference
 from intune.adapters.dataloader_parcel import File, Parcel
 from intune.adapters.dataloader_settings import read_settings
 from intune.pipelines import Budget
@@ -61,6 +62,12 @@ def test_a_dataset_arrives_as_it_was(value):
     assert same(made.value, value)
     assert made.again[0] is made.value
     assert made.value is not value or isinstance(value, tuple | bytes)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_arrive():
+    nested = torch.nested.nested_tensor([torch.ones(1 << 16), torch.ones(1)])
+    assert not difference(Parcel.of(settings_of(value=nested)).dataset.value, nested)
 
 
 def test_what_arrives_may_be_written_to_and_is_as_it_was_the_next_time():

@@ -479,6 +479,17 @@ def test_differences_are_found_and_told(one, other, found):
     assert difference(one, other) == found
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors_are_compared_part_by_part(layout):
+    one, other, third = (
+        torch.nested.nested_tensor([torch.ones(size) for size in sizes], layout=layout)
+        for sizes in ((2, 3), (2, 3), (2, 4))
+    )
+    assert difference(one, other) == ""
+    assert difference(one, third) == "torch.float32 (3,) and torch.float32 (4,) at [1]"
+
+
 class Node:
     def __init__(self, value):
         self.value, self.others = torch.tensor(value), [self]

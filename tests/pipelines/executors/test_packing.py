@@ -142,6 +142,25 @@ def test_types_that_numpy_lacks_arrive_as_tensors():
     assert not torch.equal(made, tensor)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 0, 4, 5), (1, 1, 4, 5)])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1), (3, 1, 0, 2)])
+def test_tensors_keep_the_order_of_their_dimensions(shape, order):
+    tensor = torch.randn(shape).permute(order)
+    made = travel(tensor)
+    assert torch.equal(made, tensor)
+    for memory in (torch.contiguous_format, torch.channels_last):
+        assert made.is_contiguous(memory_format=memory) or not tensor.is_contiguous(memory_format=memory)
+    # What shares memory with itself, or leaves gaps, has memory of its own.
+    for view in (tensor[..., None].expand(-1, -1, -1, -1, 2), tensor[..., ::2]):
+        assert torch.equal(travel(view), view)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_arrive_the_same():
+    tensor = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    assert [part.tolist() for part in travel(tensor).unbind()] == [[1.0] * 2, [1.0] * 3]
+
+
 def test_what_is_no_column_is_pickled():
     masked = np.ma.masked_array([1, 2, 3], [True, False, True])
     odd = {"objects": np.array([1, "x", None], object), "masked": masked, "n": 3, "f": lambda x: x + 1}
