@@ -26,6 +26,7 @@ from pyarrow import fs
 from intune.pipelines.errors import ConfigError, DataError, NotFoundError
 from intune.pipelines.failures import patiently
 from intune.pipelines.files import is_local
+from intune.pipelines.listing import Handler
 
 LISTING_THREADS = 16
 """Listings wait for storage, as footers do."""
@@ -36,6 +37,9 @@ _MAGIC = re.compile(r"[*?[]")
 
 _LITERAL = re.compile(r"(?:[^*?[]|\[[*?[]\])*")
 """A glob's part that stands for one name, maybe with characters that `glob.escape` wrapped up."""
+
+_KEYS = re.compile(r"//[^/]*@")
+"""What a URI has of keys and passwords, which do not belong in a log."""
 
 _OPTIONS = re.compile(r"\?[A-Za-z_][\w.-]*=[^?*]*\Z")
 """At the end of a URI, what the filesystem is to be told; any other ``?`` stands for a character."""
@@ -51,7 +55,7 @@ def find(
 ) -> tuple[Any, list[fs.FileInfo], list[tuple[str, DataError]]]:
     """The filesystem, the files that `paths` name (sorted within each glob or folder) and what it says of them, and the
     paths that name none, which are an error unless `skip`."""
-    filesystem, paths = _locate(paths, filesystem)
+    filesystem, paths = _locate(paths, filesystem, partial(_connect, retries=retries, sleep=sleep))
     files: list[fs.FileInfo] = []
     missing: list[tuple[str, DataError]] = []
 
@@ -87,11 +91,13 @@ def partition_keys(path: str) -> dict[str, str]:
     }
 
 
-def _locate(paths: Sequence[str], filesystem: Any) -> tuple[Any, list[str]]:
+def _locate(
+    paths: Sequence[str], filesystem: Any, connect: Callable[[str], tuple[Any, str]]
+) -> tuple[Any, list[str]]:
     """The filesystem that paths belong to, and what they are called there."""
     if filesystem is not None and not isinstance(filesystem, fs.FileSystem):
         # It would take URIs as well, but what it lists has the names of paths.
-        return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), [
+        return fs.PyFileSystem(Handler(filesystem)), [
             filesystem._strip_protocol(path) if "://" in path else path for path in paths
         ]
     uri = next((path for path in paths if "://" in path), None)
@@ -105,11 +111,27 @@ def _locate(paths: Sequence[str], filesystem: Any) -> tuple[Any, list[str]]:
     if filesystem is not None:
         return filesystem, list(paths)
     if uri is not None:
-        return _from_uris(paths)
+        return _from_uris(paths, connect)
     return fs.LocalFileSystem(), [os.path.abspath(os.path.expanduser(path)) for path in paths]
 
 
-def _from_uris(uris: Sequence[str]) -> tuple[Any, list[str]]:
+def _connect(uri: str, *, retries: int, sleep: Callable[[float], None]) -> tuple[Any, str]:
+    """The filesystem of a URI, and its path there. (S3 is asked where a bucket lies.)"""
+
+    def connect() -> tuple[Any, str]:
+        try:
+            made: tuple[Any, str] = fs.FileSystem.from_uri(uri)
+            return made
+        except (pa.ArrowInvalid, ValueError, TypeError, ImportError) as error:
+            raise ConfigError(
+                f"`paths` holds {uri!r}, which no filesystem takes: {error}; write it as pyarrow knows it (s3://…, "
+                "gs://…, abfs://…, hdfs://…, file:///…), or give `filesystem=`, such as fsspec.filesystem('https')"
+            ) from error
+
+    return patiently(connect, _KEYS.sub("//", uri), None, retries, sleep)
+
+
+def _from_uris(uris: Sequence[str], connect: Callable[[str], tuple[Any, str]]) -> tuple[Any, list[str]]:
     first: Any = None
     paths: list[str] = []
     for uri in uris:
@@ -119,10 +141,7 @@ def _from_uris(uris: Sequence[str]) -> tuple[Any, list[str]]:
         host = plain.find("://") + 3 if "://" in plain else 0
         magic = _MAGIC.search(plain, max(host, plain.find("/", host)))
         cut = plain.rfind("/", 0, magic.start()) + 1 if magic else len(plain)
-        try:
-            filesystem, path = fs.FileSystem.from_uri(plain[:cut] + options)
-        except (pa.ArrowInvalid, ValueError, TypeError, ImportError) as error:
-            raise ConfigError(f"`paths` holds {uri!r}, which no filesystem takes: {error}") from error
+        filesystem, path = connect(plain[:cut] + options)
         if first is not None and filesystem != first:
             raise ConfigError("`paths` name more than one filesystem; read them as pipelines of their own")
         first = filesystem

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -14,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
+from intune.pipelines import paths as paths_module
 from intune.pipelines.dataset import Source, make_source, open_dataset
-from intune.pipelines.errors import ConfigError, DataError, NotFoundError
+from intune.pipelines.errors import ConfigError, DataError, NotFoundError, StorageError
 from intune.pipelines.paths import partition_keys
 
 
@@ -128,8 +130,36 @@ def test_nonsensical_sources_are_refused(arguments: dict[str, Any], message: str
 
 
 def test_uris_no_filesystem_knows_or_of_several_filesystems_are_refused() -> None:
-    with pytest.raises(ConfigError, match="'gopher://x/y', which no filesystem takes"):
-        open_dataset(make_source("gopher://x/y"))
+    for uri in ("gopher://x/y", "s3a://bucket/x"):
+        with pytest.raises(
+            ConfigError, match=f"'{uri}', which no filesystem takes: .* or give `filesystem=`"
+        ):
+            open_dataset(make_source(uri))
+
+
+def test_storage_that_fails_to_say_where_a_bucket_lies_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.parquet")
+    failures = 2
+
+    def from_uri(uri: str) -> tuple[Any, str]:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise OSError("When resolving region for bucket 'b': could not connect")
+        return fs.LocalFileSystem(), uri.removeprefix("s3://id:secret@b")
+
+    filesystem = SimpleNamespace(from_uri=from_uri)
+    monkeypatch.setattr(paths_module, "fs", SimpleNamespace(**{**vars(fs), "FileSystem": filesystem}))
+    source, waits = make_source(f"s3://id:secret@b{tmp_path}/a.parquet"), list[float]()
+    assert [file.rows for file in open_dataset(source, retries=2, sleep=waits.append).files] == [(3,)]
+    assert len(waits) == 2
+    failures = 9
+    with pytest.raises(
+        StorageError, match=r"s3://b/.*storage failed \(When resolving.*gave up after 1 tries"
+    ):
+        open_dataset(source)
 
 
 def test_a_uri_on_a_filesystem_that_takes_paths_is_refused_with_the_path(tmp_path: Path) -> None:

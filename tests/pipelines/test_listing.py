@@ -1,0 +1,99 @@
+"""Listing an fsspec filesystem: all of what is there, or an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+from pyarrow import fs
+
+from intune.pipelines.dataset import make_source, open_dataset
+from intune.pipelines.errors import NotFoundError, StorageError
+from intune.pipelines.listing import Handler
+
+
+class Failing(LocalFileSystem):  # type: ignore[misc]
+    """Lists one folder after another; `fail` says of which the next listing fails."""
+
+    cachable = False
+    fail: str | None = None
+
+    def ls(self, path: str, detail: bool = False, **options: Any) -> Any:
+        if self.fail is not None and path.rstrip("/").endswith(self.fail):
+            self.fail = None
+            raise TimeoutError("no answer")
+        return super().ls(path, detail=detail, **options)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("a/x.parquet", "a/deep/y.parquet", "b/z.parquet"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"id": [1]}), tmp_path / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("pattern", ["", "/*", "/**/*.parquet", "/*/*.parquet"])
+@pytest.mark.parametrize("folder", ["a", "deep"])
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(tree: Path, pattern: str, folder: str) -> None:
+    """Training would go on with less data, and nobody would know."""
+    storage, waits = Failing(), list[float]()
+    source = make_source(f"{tree}{pattern}", filesystem=storage)
+    whole = [file.path for file in open_dataset(source).files]
+    assert len(whole) == (2 if pattern == "/*/*.parquet" else 3)
+    storage.fail = folder
+    assert [file.path for file in open_dataset(source, retries=1, sleep=waits.append).files] == whole
+    assert len(waits) == 1
+    storage.fail = folder
+    with pytest.raises(StorageError, match=r"storage failed \(no answer\)"):
+        open_dataset(source)
+
+
+def told(found: list[fs.FileInfo]) -> list[tuple[Any, ...]]:
+    return sorted((info.path, str(info.type), info.size, info.mtime_ns) for info in found)
+
+
+def test_a_listing_is_what_pyarrows_is(tree: Path) -> None:
+    for filesystem, root in ((LocalFileSystem(), str(tree)), (MemoryFileSystem(), "/listed")):
+        if isinstance(filesystem, MemoryFileSystem):
+            filesystem.put(f"{tree}/", root, recursive=True)
+        for deep in (False, True):
+            for folder in (root, f"{root}/", f"{root}/a"):
+                selector = fs.FileSelector(folder, recursive=deep)
+                mine = Handler(filesystem).get_file_info_selector(selector)
+                pyarrows = fs.FSSpecHandler(filesystem).get_file_info_selector(selector)
+                assert told(mine) == told(pyarrows)
+    MemoryFileSystem().rm("/listed", recursive=True)
+
+
+def test_an_object_store_is_asked_once_for_all_folders(tree: Path) -> None:
+    asked: list[str] = []
+
+    class Store(LocalFileSystem):  # type: ignore[misc]
+        cachable = False
+
+        def find(self, path: str, **options: Any) -> Any:
+            asked.append(path)
+            return super().find(path, **options)
+
+    assert len(open_dataset(make_source(tree, filesystem=Store())).files) == 3
+    assert asked == [str(tree)]
+
+
+def test_a_folder_that_is_gone_holds_no_files(tree: Path) -> None:
+    class Racing(LocalFileSystem):  # type: ignore[misc]
+        cachable = False
+
+        def ls(self, path: str, detail: bool = False, **options: Any) -> Any:
+            if path.endswith("deep"):
+                raise FileNotFoundError(path)
+            return super().ls(path, detail=detail, **options)
+
+    assert len(open_dataset(make_source(tree, filesystem=Racing())).files) == 2
+    with pytest.raises(NotFoundError, match=r"holds no \.parquet file"):
+        open_dataset(make_source(tree / "a" / "deep", filesystem=Racing()))
