@@ -117,7 +117,7 @@ class Process:
         if self._source not in self._segments:
             self._source = self._add_segment(new)
         target = self._free_target(new)
-        lay(self._segments[self._source].lend(packed.size))
+        lay(self._lend(self._source, packed.size))
         self._channel.send(
             Call(stage=stage, packed=packed, source=self._source, target=target, new=new),
             [self._segments[number].descriptor for number in new],
@@ -182,12 +182,15 @@ class Process:
         try:
             self._segments[number] = Segment.create()
         except OSError as error:
-            raise WorkerLostError(
-                f"no memory can be shared with a worker process ({error}); allow more open files (ulimit -n), or give "
-                "the stage fewer slots"
-            ) from error
+            raise _not_shared(error) from error
         new.append(number)
         return number
+
+    def _lend(self, number: int, size: int) -> Array:
+        try:
+            return self._segments[number].lend(size)
+        except (OSError, MemoryError) as error:  # mapping it takes a descriptor, too
+            raise _not_shared(error) from error
 
     def _free_target(self, new: list[int]) -> int:
         for number in self._targets:
@@ -198,8 +201,15 @@ class Process:
 
     def _take(self, reply: Made, target: int) -> dict[str, Any] | BaseException:
         used = sum(not self._segments[number].free for number in self._targets)
-        memory = self._segments[target].lend(reply.packed.size)
+        memory = self._lend(target, reply.packed.size)
         return _unpacked(reply.packed, memory, apart=used >= HANDED_OVER)
+
+
+def _not_shared(error: Exception) -> WorkerLostError:
+    return WorkerLostError(
+        f"no memory can be shared with a worker process ({error}); allow more open files (ulimit -n), or give the "
+        "stage fewer slots"
+    )
 
 
 def _unpacked(packed: Packed, memory: Array, apart: bool) -> dict[str, Any] | BaseException:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import gc
 import logging
+import mmap
 import os
 import random
 import re
@@ -1150,10 +1151,13 @@ def test_where_there_are_no_descriptors_that_is_said_and_none_is_lost(
         patched.setattr(os, "pipe", refuse)
         with pytest.raises(WorkerLostError, match=r"could not be started: .* Too many open files"):
             pool(stage, {})
-    with monkeypatch.context() as patched:
-        patched.setattr(Segment, "create", refuse)
-        with pytest.raises(WorkerLostError, match=r"Too many open files\); allow more open files \(ulimit"):
-            pool(stage, {})
+    for missing in (Segment, "create"), (mmap, "mmap"):
+        with monkeypatch.context() as patched:
+            patched.setattr(*missing, refuse)
+            with pytest.raises(
+                WorkerLostError, match=r"Too many open files\); allow more open files \(ulimit"
+            ):
+                pool(stage, {})
     assert descriptors() == before
     assert not pool.pids()
     pool.close()
