@@ -35,6 +35,9 @@ take the last of it before anyone can look (see `pressure.MOST_SHARE`)."""
 SHRUNK = 0.95
 """Slots as a share of those before, below which an interval still holds what these left behind."""
 
+TELLING = 0.02
+"""Share of a queue that waits, from which on it tells how much may wait."""
+
 LATELY = 8
 """Intervals for which what a pool took counts for its return: beyond that, working sets may have grown."""
 
@@ -60,6 +63,8 @@ class MemoryRecord:
         self._each: Floats = np.zeros(jobs)
         # Slots of all stages in the interval before.
         self._before: Floats = np.zeros(jobs)
+        # Bytes that may wait for each slot of a stage, as last seen; 0 where nothing ever waited.
+        self._room: Floats = np.zeros((jobs, stages))
         # The largest pool lately, what it took above the base, and how long ago that was.
         self._pool: Floats = np.zeros(jobs)
         self._pool_took: Floats = np.zeros(jobs)
@@ -75,6 +80,7 @@ class MemoryRecord:
         self._watched[rows] = False
         self._each[rows] = 0.0
         self._before[rows] = 0.0
+        self._room[rows] = 0.0
         self._pool[rows] = 0.0
         self._law = None
 
@@ -110,6 +116,8 @@ class MemoryRecord:
         good = np.isfinite(used) & (used >= 0) & np.isfinite(slots).all(axis=1)
         good &= (measured.delivered > 0) & ~measured.killed
         if not recalled:
+            room = room_of_slot(measured)
+            self._room = np.where(good[:, None] & np.isfinite(room), room, self._room)
             self._see_pool(measured, good & pooled)
             at_work = np.maximum(
                 np.where(measured.present, np.nan_to_num(measured.busy), 0.0).sum(axis=1), 1.0
@@ -173,7 +181,7 @@ class MemoryRecord:
             measured: the interval just measured.
         """
         pooled = pool > 0
-        queued = queues_at_worst(measured, slots, pool)
+        queued = queues_at_worst(measured, slots, pool, self._room)
         if not pooled.any():
             return np.asarray(self._of_slots(slots) + queued)
         worst = self._of_slots(np.where(pooled[..., None], 0.0, slots))
@@ -199,29 +207,35 @@ class MemoryRecord:
         return np.asarray(self._base[:, None] + self.law.bound(self._columns(slots)))
 
 
-def queues_at_worst(measured: Measurement, slots: Floats, pool: Floats) -> Floats:
+def queues_at_worst(measured: Measurement, slots: Floats, pool: Floats, room: Floats) -> Floats:
     """``[N, K]`` bytes waiting when every queue is full: room grows with the slots of the stage before it.
 
     Args:
         measured: the interval just measured.
         slots: ``[N, K, S]``; pool: ``[N, K]``.
+        room: ``[N, S]`` bytes that may wait for each slot, as seen before. Where nothing waits now that or a block.
     """
-    ran = np.maximum(np.nan_to_num(measured.busy), 1.0)
-    now = np.where((measured.pool > 0)[:, None], ran, np.maximum(measured.slots, 1.0))
     pooled = pool > 0
     then = slots
     if pooled.any():
-        then = np.where(pooled[..., None], np.minimum(ran[:, None], pool[..., None]), slots)
-    fill = np.nan_to_num(measured.queue_fill)
-    room = np.where(
-        fill > 0.02,
-        np.nan_to_num(measured.queued_bytes) / np.maximum(fill, 0.02),
-        np.nan_to_num(measured.block_bytes) * now,
-    )
-    each = np.where(measured.present, room / now, 0.0)
-    full = (each[:, None] * then).sum(axis=2)
+        then = np.where(pooled[..., None], np.minimum(_at_work(measured)[:, None], pool[..., None]), slots)
+    each = room_of_slot(measured)
+    each = np.where(np.isfinite(each), each, np.maximum(room, np.nan_to_num(measured.block_bytes)))
+    full = (np.where(measured.present, each, 0.0)[:, None] * then).sum(axis=2)
     # What waits already goes on waiting until it is taken, whatever the slots.
     return np.asarray(np.maximum(full, np.nan_to_num(measured.memory_queued)[:, None]))
+
+
+def room_of_slot(measured: Measurement) -> Floats:
+    """``[N, S]`` bytes that may wait behind a stage for each of its slots; NaN where too few wait to tell."""
+    now = np.where((measured.pool > 0)[:, None], _at_work(measured), np.maximum(measured.slots, 1.0))
+    fill = np.nan_to_num(measured.queue_fill)
+    full = np.nan_to_num(measured.queued_bytes) / np.maximum(fill, TELLING)
+    return np.where(fill > TELLING, full / now, np.nan)
+
+
+def _at_work(measured: Measurement) -> Floats:
+    return np.maximum(np.nan_to_num(measured.busy), 1.0)
 
 
 def ran_at_once(measured: Measurement) -> Floats:

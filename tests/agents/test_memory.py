@@ -325,7 +325,23 @@ def test_queues_are_counted_full(measurement: Measured) -> None:
     )
     slots = np.array([[[4.0, 2.0], [2.0, 2.0]]])
     # Of the second nothing is seen waiting: a block for every slot.
-    np.testing.assert_allclose(queues_at_worst(now, slots, np.zeros((1, 2))), [[12e6 + 10e6, 6e6 + 10e6]])
+    worst = queues_at_worst(now, slots, np.zeros((1, 2)), np.zeros((1, 2)))
+    np.testing.assert_allclose(worst, [[12e6 + 10e6, 6e6 + 10e6]])
+
+
+def test_room_of_queues_is_remembered_while_they_are_empty(measurement: Measured) -> None:
+    """A job that starts again has empty queues: they fill up as they did before it ran out of memory."""
+    record = MemoryRecord(1, 2)
+    full = measurement(stages=2, queued_bytes=2e9, queue_fill=0.5, memory_queued=4e9, memory_used=5e9)
+    empty = measurement(stages=2, queued_bytes=0.0, queue_fill=0.0, memory_queued=0.0, memory_used=1e9)
+    record.see(full)
+    assert bound_of(record, [2, 2], full) > 8e9
+    record.see(replace(empty, killed=np.array([True])))
+    record.see(empty)
+    assert bound_of(record, [2, 2], empty) > 8e9
+    record.forget(0)
+    record.see(empty)
+    assert bound_of(record, [2, 2], empty) < 8e9
 
 
 def test_slots_in_use_of_a_pool_are_those_at_work(measurement: Measured) -> None:
