@@ -98,8 +98,20 @@ class Run:
 
     @property
     def measured(self) -> list[Interval]:
-        """Intervals in which rows were delivered."""
-        return [one for one in self.intervals if one.seconds > 0 and one.delivered > 0]
+        """Intervals of which it is known what was delivered, be it nothing."""
+        return [one for one in self.intervals if one.seconds > 0 and one.delivered >= 0]
+
+    @property
+    def bottlenecks(self) -> list[tuple[Interval, str]]:
+        """Measured intervals, each with what held the job up then. Of one in which nothing was delivered (a batch takes
+        longer, storage stalls) the next delivery tells, whose step and wait it was; without one nobody knows."""
+        found: list[tuple[Interval, str]] = []
+        name = ""
+        for one in reversed(self.measured):
+            name = one.bottleneck if one.delivered > 0 else name
+            if name:
+                found.append((one, name))
+        return found[::-1]
 
     @property
     def changes(self) -> list[Interval]:
@@ -114,12 +126,13 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """What tuning brought against the slots that the run began with, whose rate is that until the first change.
+    """What tuning brought against the slots that the run began with, in intervals in which rows were delivered: a
+    pause of the trainer is no loss.
 
     Attributes:
-        first: rows/s at the beginning; last: in the last quarter of the time.
-        seconds: that were measured; saved: that the same rows would have taken longer at the first rate (negative:
-            less).
+        first: rows/s with those slots, whenever they were in force; last: in the last quarter of the time.
+        seconds: that were measured, seconds_first of them with those slots.
+        saved: seconds that the same rows would have taken longer at the first rate (negative: less).
         slots_first, slots_last: that were given out, on average.
         memory_first, memory_last: resident bytes, on average.
     """
@@ -127,6 +140,7 @@ class Gain:
     first: float
     last: float
     seconds: float
+    seconds_first: float
     saved: float
     slots_first: float
     slots_last: float
@@ -135,11 +149,10 @@ class Gain:
 
 
 def gain(run: Run) -> Gain | None:
-    """None where too little was measured to compare: fewer than four intervals, or no change."""
-    measured = run.measured
-    change = next((one.time for one in run.changes), math.inf)
-    first = [one for one in measured if one.time <= change]
-    if len(measured) < 4 or not first or len(first) == len(measured):
+    """None where too little was measured to compare: fewer than four intervals, or none with other slots."""
+    measured = [one for one in run.measured if one.delivered > 0]
+    first = [one for one in measured if one.slots == measured[0].slots]
+    if len(measured) < 4 or len(first) == len(measured):
         return None
     seconds = sum(one.seconds for one in measured)
     last = _last(measured, seconds / 4)
@@ -148,6 +161,7 @@ def gain(run: Run) -> Gain | None:
         first=rate,
         last=_mean(last, "delivered"),
         seconds=seconds,
+        seconds_first=sum(one.seconds for one in first),
         saved=run.rows / rate - seconds,
         slots_first=_mean(first, "total"),
         slots_last=_mean(last, "total"),
@@ -168,8 +182,8 @@ def _last(intervals: list[Interval], seconds: float) -> list[Interval]:
 def held_up(run: Run) -> dict[str, float]:
     """Share of the measured time for which each of them held the job up, the largest first."""
     seconds: dict[str, float] = {}
-    for one in run.measured:
-        seconds[one.bottleneck] = seconds.get(one.bottleneck, 0.0) + one.seconds
+    for one, name in run.bottlenecks:
+        seconds[name] = seconds.get(name, 0.0) + one.seconds
     whole = sum(seconds.values())
     return {name: part / whole for name, part in sorted(seconds.items(), key=lambda pair: -pair[1])}
 

@@ -72,9 +72,10 @@ def _cards(run: Run) -> str:
     cards = [(shortened(mean), "rows/s on average"), (shortened(run.rows), "rows delivered while measured")]
     if found is not None:
         saved = f"{_duration(abs(found.saved))} {'less' if found.saved >= 0 else 'more'}"
+        seen = _duration(max(found.seconds_first, 1.0))
         cards += [
             (f"{found.last / found.first:.2f}×", "rate at the end to that of the slots it began with"),
-            (saved, "than the same rows would have taken with those"),
+            (saved, f"than the same rows would have taken with those, going by {seen} with them"),
             (f"{found.slots_first:.0f} → {found.slots_last:.0f}", "slots, beginning and end"),
             (
                 f"{_bytes(found.memory_first)} → {_bytes(found.memory_last)}",
@@ -99,8 +100,7 @@ def _rates(run: Run, until: float) -> str:
 def _bottlenecks(run: Run, until: float) -> str:
     colours = _colours(run)
     spans = [
-        Span(start=one.opened, end=one.time, name=one.bottleneck, colour=colours[one.bottleneck])
-        for one in run.measured
+        Span(start=one.opened, end=one.time, name=name, colour=colours[name]) for one, name in run.bottlenecks
     ]
     shares = held_up(run)
     legend = key((f"{name} {share:.0%}", colours[name]) for name, share in shares.items())

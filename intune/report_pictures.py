@@ -38,8 +38,7 @@ def draw(run: Run, folder: Path) -> list[Path]:
 def _rate(axes: Any, run: Run, per: float) -> None:
     colours = _colours(run)
     seen: set[str] = set()
-    for one in run.measured:
-        name = one.bottleneck
+    for one, name in run.bottlenecks:
         label = None if name in seen else name
         seen.add(name)
         axes.axvspan(one.opened / per, one.time / per, color=colours[name], alpha=0.15, lw=0, label=label)

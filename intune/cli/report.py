@@ -60,7 +60,10 @@ def report(
     print(f"{intervals}, {changes}; held up by: {shares or 'unknown'}")
     brought = gain(found)
     if brought is not None:
-        print(f"rate at the end: {brought.last / brought.first:.2f}x that of the slots it began with")
+        print(
+            f"rate at the end: {brought.last / brought.first:.2f}x that of the slots it began with, "
+            f"which were seen for {max(brought.seconds_first, 1.0):.0f} s"
+        )
     if others := logs_beside(run):
         named = ", ".join(map(str, others[:MOST_NAMED])) + (", …" if len(others) > MOST_NAMED else "")
         print(f"this is one loader of {len(others) + 1} that logged there; the others are in {named}")

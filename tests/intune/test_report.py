@@ -98,11 +98,48 @@ def test_what_held_the_job_up_is_not_told_of_pauses(tmp_path: Path) -> None:
 
 def test_the_end_is_the_last_quarter_of_the_time_however_long_intervals_are(tmp_path: Path) -> None:
     short = [line(number, 100.0, seconds=1.0) for number in range(1, 13)]
-    short[1]["decided"] = {"load": 2, "map": 3}
-    long = [line(12 + 100 * at, rate, seconds=100.0) for at, rate in ((1, 50.0), (2, 100.0), (3, 400.0))]
+    others = {"load": 2, "map": 3}
+    short[1]["decided"] = others
+    for one in short[2:]:
+        one["allocation"] = others
+    long = [
+        line(12 + 100 * at, rate, slots=others, seconds=100.0)
+        for at, rate in ((1, 50.0), (2, 100.0), (3, 400.0))
+    ]
     brought = gain(read_run(write(tmp_path, *short, *long)))
     assert brought is not None
     assert (brought.first, brought.last) == (100.0, 400.0)
+
+
+def test_the_first_slots_are_judged_by_all_the_time_they_were_in_force(tmp_path: Path) -> None:
+    others = {"load": 1, "map": 1}
+    run = read_run(write(
+        tmp_path,
+        line(0.5, 900.0, decided=others, seconds=0.5),  # had made batches before it was looked at
+        line(10.5, 90.0, slots=others, decided={"load": 2, "map": 2}),
+        line(20.5, 100.0),
+        line(30.5, 100.0),
+    ))  # fmt: skip
+    brought = gain(run)
+    assert brought is not None
+    assert brought.seconds_first == 20.5
+    assert brought.first == pytest.approx((0.5 * 900 + 20 * 100) / 20.5)
+    assert brought.last / brought.first == pytest.approx(0.837, abs=0.001)
+    assert "going by 20 s with them" in page(run)
+
+
+def test_time_in_which_a_batch_is_worked_on_or_waited_for_counts(tmp_path: Path) -> None:
+    run = read_run(write(
+        tmp_path,
+        line(10, 0.0, waiting=None),
+        line(20, 0.0, waiting=None),
+        line(30, 300.0, waiting=0.01),  # a batch takes thirty seconds
+        line(40, 0.0, waiting=None, busy=(2.0, 0.0)),
+        line(50, 100.0, waiting=0.9, busy=(2.0, 0.0)),  # storage did not answer
+        line(60, 0.0, waiting=None),  # what for, nobody will know
+    ))  # fmt: skip
+    assert held_up(run) == {TRAINER: 0.6, "load": 0.4}
+    assert "<b>66.7</b><span>rows/s on average" in page(run)
 
 
 def test_of_a_shared_pool_the_busiest_stage_holds_up(tmp_path: Path) -> None:
