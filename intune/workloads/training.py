@@ -224,10 +224,14 @@ class Trainer:
         self._clock = clock
         self._position: dict[str, Any] | None = None
         self._saved: tuple[int, Path] | None = None
+        self._epochs = 0
+        self._begin_call()
+
+    def _begin_call(self) -> None:
+        """Forget what the call of `fit` before has measured."""
         self._evaluations: list[Evaluation] = []
         self._times = dict.fromkeys(("wait", "step", "first", "evaluate", "checkpoint"), 0.0)
         self._rows = 0
-        self._epochs = 0
         self._unread: list[Tensor] = []
         self._mean_loss = math.nan
 
@@ -298,16 +302,20 @@ class Trainer:
         """Train to the end, or until SIGINT, SIGTERM or SIGHUP: then the step under way is finished and saved.
 
         A second signal raises `KeyboardInterrupt` at once. Signals are only caught when called from the main
-        thread.
+        thread. Called again, it goes on after the last step.
 
         Raises:
-            ConfigError: the loss is not a number any more.
+            ConfigError: the loss or a parameter is not a number any more.
             IntuneError: whatever the loader or a checkpoint raises.
         """
         began = self._clock()
         self.model.train()
+        self._begin_call()
         if self._position is None:
             self._position = self.loader.state_dict()
+        else:
+            # A loader whose loop was broken off would begin the epoch anew.
+            self.loader.load_state_dict(self._position)
         with _catching_signals() as stop:
             try:
                 self._run(stop)
@@ -445,8 +453,19 @@ class Trainer:
             return
         self._report()
         began = self._clock()
+        self._check_parameters()
         self._saved = (self.step, self._store.save(self.step, self.state_dict()))
         self._times["checkpoint"] += self._clock() - began
+
+    def _check_parameters(self) -> None:
+        """Raise a `ConfigError` where a parameter is no number: the last step's loss was computed before its update."""
+        for name, parameter in self.model.named_parameters():
+            # The least and the highest number are NaN where any is, and take no memory.
+            if parameter.numel() and not torch.stack(torch.aminmax(parameter.detach())).isfinite().all():
+                raise ConfigError(
+                    f"parameter `{name}` is not finite after step {self.step}; lower `learning_rate`, and replace "
+                    f"missing and infinite values in the transform; nothing was saved since"
+                )
 
     def _evaluate_now(self) -> None:
         if self.evaluate is None or (self._evaluations and self._evaluations[-1].step == self.step):

@@ -23,16 +23,19 @@ BATCHES = 12
 
 
 class FakeLoader:
-    """Batches out of (epoch, index) alone, with the state and the epochs of the real loader."""
+    """Batches out of (epoch, index) alone, with the state and the epochs of the real loader: a loop that was broken off
+    is begun anew, unless a state is loaded."""
 
     def __init__(self, batches: int = BATCHES, before: Callable[[int, int], None] | None = None) -> None:
         self.epoch = 0
         self.batches = batches
         self.delivered: list[tuple[int, int]] = []
         self._batch = 0
+        self._resume = 0
         self._before = before
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        self._batch, self._resume = self._resume, 0
         while self._batch < self.batches:
             index, self._batch = self._batch, self._batch + 1
             if self._before is not None:
@@ -55,7 +58,7 @@ class FakeLoader:
 
     def set_epoch(self, epoch: int) -> None:
         if epoch != self.epoch:
-            self.epoch, self._batch = epoch, 0
+            self.epoch, self._batch, self._resume = epoch, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "batch": self._batch}
@@ -66,6 +69,7 @@ class FakeLoader:
         self.epoch, self._batch = state["epoch"], state["batch"]
         if self._batch == self.batches:
             self.epoch, self._batch = self.epoch + 1, 0
+        self._resume = self._batch
 
     def stats(self) -> str:
         return f"stats of {len(self.delivered)}"
@@ -222,6 +226,42 @@ def test_a_signal_during_an_evaluation_breaks_it_off_and_saves(tmp_path: Path) -
     assert trainer.model.training
 
 
+def test_called_again_after_a_signal_training_goes_on_after_the_last_step() -> None:
+    loader = FakeLoader()
+    trainer = make_trainer(None, loader, report_every=1, on_step=interrupt_at(5, 17))
+    summaries = [trainer.fit() for _ in range(3)]
+    assert [summary.step for summary in summaries] == [5, 17, 36]
+    assert [summary.rows for summary in summaries] == [100, 240, 380]
+    assert loader.delivered == [(epoch, index) for epoch in range(3) for index in range(BATCHES)]
+    assert_same_bits(parameters(trainer), uninterrupted())
+
+
+def test_called_again_after_the_callback_failed_training_goes_on_after_the_last_step() -> None:
+    loader = FakeLoader()
+
+    def fail(step: int, loss: float, stats: Any) -> None:
+        trainer.on_step = None
+        raise ValueError
+
+    trainer = make_trainer(None, loader, report_every=7, on_step=fail)
+    with pytest.raises(ValueError):
+        trainer.fit()
+    assert trainer.fit().step == 36
+    assert loader.delivered == [(epoch, index) for epoch in range(3) for index in range(BATCHES)]
+
+
+def test_called_again_after_its_end_it_only_evaluates() -> None:
+    trainer = make_trainer(None, evaluate=lambda: {"auc": 0.5})
+    trainer.fit()
+    summary = trainer.fit()
+    assert (summary.step, summary.rows, len(summary.evaluations)) == (36, 0, 1)
+    assert math.isnan(summary.loss)
+
+
+def interrupt_at(*steps: int) -> Callable[[int, float, Any], None]:
+    return lambda step, loss, stats: signal.raise_signal(signal.SIGINT) if step in steps else None
+
+
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     loss = trainer._loss
@@ -327,6 +367,23 @@ def test_a_loss_that_is_not_a_number_ends_training_and_is_not_saved(tmp_path: Pa
     latest = CheckpointStore(directory=tmp_path).latest()
     assert latest is not None
     assert read_checkpoint(latest)["step"] == 5
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_parameters_that_a_finite_loss_has_made_no_numbers_are_not_saved(
+    tmp_path: Path, value: float
+) -> None:
+    def spoil(step: int, loss: float, stats: Any) -> None:
+        if step == 6:
+            with torch.no_grad():
+                trainer.model.top[0].weight[1, 2] = value
+
+    trainer = make_trainer(tmp_path, report_every=1, checkpoint_every=2, on_step=spoil)
+    with pytest.raises(ConfigError, match=r"`top\.0\.weight` is not finite after step 6"):
+        trainer.fit()
+    latest = CheckpointStore(directory=tmp_path).latest()
+    assert latest is not None
+    assert read_checkpoint(latest)["step"] == 4
 
 
 def test_a_checkpoint_of_another_configuration_is_refused_and_what_differs_is_named(tmp_path: Path) -> None:
