@@ -26,7 +26,7 @@ from pyarrow import fs
 from intune.pipelines.errors import ConfigError, DataError, NotFoundError
 from intune.pipelines.failures import patiently
 from intune.pipelines.files import is_local
-from intune.pipelines.listing import Handler
+from intune.pipelines.fsspec_handler import handled
 
 LISTING_THREADS = 16
 """Listings wait for storage, as footers do."""
@@ -56,6 +56,7 @@ def find(
     """The filesystem, the files that `paths` name (sorted within each glob or folder) and what it says of them, and the
     paths that name none, which are an error unless `skip`."""
     filesystem, paths = _locate(paths, filesystem, partial(_connect, retries=retries, sleep=sleep))
+    filesystem = handled(filesystem)
     files: list[fs.FileInfo] = []
     missing: list[tuple[str, DataError]] = []
 
@@ -97,7 +98,7 @@ def _locate(
     """The filesystem that paths belong to, and what they are called there."""
     if filesystem is not None and not isinstance(filesystem, fs.FileSystem):
         # It would take URIs as well, but what it lists has the names of paths.
-        return fs.PyFileSystem(Handler(filesystem)), [
+        return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), [
             filesystem._strip_protocol(path) if "://" in path else path for path in paths
         ]
     uri = next((path for path in paths if "://" in path), None)

@@ -1,4 +1,4 @@
-"""Listing an fsspec filesystem: all of what is there, or an error."""
+"""fsspec's filesystems: what fails is told, and what is read is what was asked for."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.spec import AbstractBufferedFile
 from pyarrow import fs
 
-from intune.pipelines.dataset import make_source, open_dataset
+from intune.pipelines.dataset import Reader, make_source, open_dataset
 from intune.pipelines.errors import NotFoundError, StorageError
-from intune.pipelines.listing import Handler
+from intune.pipelines.fsspec_handler import Handler
+from intune.pipelines.plan import LoadBlock
 
 
 class Failing(LocalFileSystem):  # type: ignore[misc]
@@ -97,3 +100,61 @@ def test_a_folder_that_is_gone_holds_no_files(tree: Path) -> None:
     assert len(open_dataset(make_source(tree, filesystem=Racing())).files) == 2
     with pytest.raises(NotFoundError, match=r"holds no \.parquet file"):
         open_dataset(make_source(tree / "a" / "deep", filesystem=Racing()))
+
+
+class Store(AbstractFileSystem):  # type: ignore[misc]
+    """Local files as an object store's are opened: looked at first, and read ahead of what is wanted."""
+
+    cachable = False
+    root_marker = "/"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ranges: list[tuple[int, int]] = []
+        self.failures = 0
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        if self.failures:
+            self.failures -= 1
+            raise TimeoutError("no answer")
+        told: dict[str, Any] = LocalFileSystem().info(path)
+        return told
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        return _File(self, path, mode, **options)
+
+
+class _File(AbstractBufferedFile):  # type: ignore[misc]
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        self.fs.ranges.append((start, end))
+        with open(self.path, "rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_of_a_file_is_read_what_is_asked_for(tmp_path: Path, wrapped: bool) -> None:
+    path, store = tmp_path / "x.parquet", Store()
+    pq.write_table(pa.table({"id": range(400_000)}), path, row_group_size=40_000, use_dictionary=False)
+    filesystem = fs.PyFileSystem(fs.FSSpecHandler(store)) if wrapped else store
+    reader = Reader(open_dataset(make_source(path, filesystem=filesystem)))
+    store.ranges.clear()
+    for group in range(10):
+        read = reader.read(LoadBlock(file=0, groups=(group,), skip=0, rows=40_000))
+        assert read["id"][0] == group * 40_000
+    size = path.stat().st_size
+    assert 0.9 * size < sum(end - start for start, end in store.ranges) < 1.1 * size
+
+
+def test_a_file_that_cannot_be_looked_at_is_not_gone(tmp_path: Path) -> None:
+    path, store = tmp_path / "x.parquet", Store()
+    pq.write_table(pa.table({"id": [1]}), path)
+    reader = Reader(open_dataset(make_source(path, filesystem=store)))
+    block = LoadBlock(file=0, groups=(0,), skip=0, rows=1)
+    store.failures = 1
+    with pytest.raises(StorageError, match=r"storage failed \(no answer\)"):
+        reader.read(block)
+    assert reader.read(block)["id"] == [1]
+    path.unlink()
+    with pytest.raises(NotFoundError, match="no such file"):
+        reader.read(block)
