@@ -39,7 +39,7 @@ class Handler(fs.FSSpecHandler):  # type: ignore[misc]
         file = self.fs.open(path, mode="rb")
         cache: Any = getattr(file, "cache", None)
         if getattr(cache, "name", None) in _AHEAD:
-            from fsspec.caching import BaseCache
+            from fsspec.caching import BaseCache  # type: ignore[import-untyped]
 
             file.cache = BaseCache(cache.blocksize, cache.fetcher, cache.size)
         return pa.PythonFile(file, mode="r")
