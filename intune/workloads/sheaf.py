@@ -198,10 +198,12 @@ class SheafNetwork(Encoder):
         return (self.depth + 1) * self.dim
 
     def layers(self) -> list[Tensor]:
-        """See `Encoder.layers`: `depth` + 1 of them."""
+        """See `Encoder.layers`: `depth` + 1 of them, under autocast in the parameters' own type, too: torch has no sparse
+        products and Cholesky decompositions of fewer bits."""
         layers: list[Tensor] = [self.weight]
-        for layer in self.diffusion:
-            layers.append(layer(layers[-1]))
+        with torch.autocast(self.weight.device.type, enabled=False):
+            for layer in self.diffusion:
+                layers.append(layer(layers[-1]))
         return layers
 
     def forward(self) -> Tensor:

@@ -160,6 +160,18 @@ def test_gradients_are_those_of_finite_differences(stalk: int) -> None:
 
 
 @pytest.mark.parametrize("stalk", STALKS)
+def test_under_autocast_it_computes_as_without(stalk: int) -> None:
+    made = []
+    for enabled in (False, True):
+        model = SheafNetwork(USER, ITEM, users=USERS, items=ITEMS, dim=DIM, depth=2, stalk=stalk)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            final = model()
+        final.square().sum().backward()
+        made.append((final, *(parameter.grad for parameter in model.parameters())))
+    assert all(torch.equal(under, without) for without, under in zip(*made, strict=True))
+
+
+@pytest.mark.parametrize("stalk", STALKS)
 def test_parameters_are_as_many_as_the_docstring_says(stalk: int) -> None:
     model = SheafNetwork(USER, ITEM, users=USERS, items=ITEMS, dim=DIM, depth=3, stalk=stalk)
     expected = NODES * DIM + 3 * (DIM**2 + DIM + 2 * DIM * stalk**2)
