@@ -66,7 +66,8 @@ class ClickModelConfig:
             features, and their sizes mean nothing.
         embedding_dim: width d of every embedding.
         dense_features: number of dense inputs.
-        sparse_gradients: whether the tables' gradients are sparse.
+        sparse_gradients: whether the tables' gradients are sparse. They must not be for Adam, nor for
+            `DistributedDataParallel`, which knows only those of torch's own embeddings.
         check_ids: whether each batch's ids are compared with the table sizes.
         feature_names: names of the categorical features, in order; ``C1`` … where left out.
         unified: one table for all features, instead of one for each.
@@ -193,5 +194,5 @@ class ClickModel(nn.Module, ABC):
             raise SchemaError(
                 f"`dense` must have shape (rows, {self.shape.dense_features}), but {tuple(dense.shape)} was found"
             )
-        if rows is not None and len(dense) != rows:
-            raise SchemaError(f"`dense` has {len(dense)} rows, but `sparse` has {rows}")
+        if rows is not None and dense.shape[0] != rows:
+            raise SchemaError(f"`dense` has {dense.shape[0]} rows, but `sparse` has {rows}")

@@ -193,7 +193,7 @@ class DCNv2(ClickModel):
     def forward(self, dense: Tensor, sparse: Ids) -> Tensor:
         """See `ClickModel.forward`."""
         embedded = self.embeddings.flat(sparse)
-        self._check_dense(dense, len(embedded))
+        self._check_dense(dense, embedded.shape[0])
         first = torch.cat([self.bottom(dense), embedded], dim=1)
         crossed = first
         for layer in self._cross_layers():

@@ -151,7 +151,7 @@ class DLRM(ClickModel):
         self._check_dense(dense)
         projected: Tensor = self.bottom(dense)
         embedded = self.embeddings(sparse)
-        self._check_dense(dense, len(embedded))
+        self._check_dense(dense, embedded.shape[0])
         vectors = torch.cat([projected.unsqueeze(1), embedded], dim=1)
         dots = PairwiseDots.apply(vectors, self.pairs, self.mirror)  # type: ignore[no-untyped-call]
         logits: Tensor = self.top(torch.cat([projected, dots], dim=1))

@@ -55,7 +55,7 @@ class FeatureEmbedding(nn.Module, ABC):
             DataError: an id is outside its table.
         """
         flat = self.flat(ids)
-        return flat.view(len(flat), self.features, self.widths[0])
+        return flat.view(flat.shape[0], self.features, self.widths[0])
 
     def flat(self, ids: Ids) -> Tensor:
         """Pooled embeddings of all features side by side, shape ``(rows, sum of widths)``; errors as of `forward`."""
@@ -108,7 +108,8 @@ class StackedEmbedding(FeatureEmbedding):
         dim: width of an embedding.
         sparse: whether gradients are sparse: only the rows that a batch touches cost anything.
         names: the features' names, for messages; ``C1`` … by default, as in Criteo's data.
-        check_ids: whether ids are compared with `sizes` once per batch (one pass; one synchronisation on CUDA).
+        check_ids: whether ids are compared with `sizes` once per batch (one pass; one synchronisation on CUDA). What
+            `torch.export` makes of it does not compare them.
         device: where the table lives; ``"meta"`` allocates nothing.
 
     The table is not initialised here; see `initialise`.
@@ -160,7 +161,7 @@ class StackedEmbedding(FeatureEmbedding):
             uniform_(self.table(feature), size**-0.5, child)
 
     def _single(self, ids: Tensor) -> Tensor:
-        if self.check_ids and len(ids):
+        if self.check_ids and not torch.compiler.is_exporting() and len(ids):
             self._check(*torch.aminmax(ids, dim=0), self.sizes)
         return F.embedding(ids + self.starts, self.weight, sparse=self.sparse).flatten(1)
 

@@ -248,3 +248,10 @@ def test_a_shape_that_makes_no_sense_is_refused(changes: dict[str, object], word
 def test_an_unknown_schedule_is_refused() -> None:
     with pytest.raises(ConfigError, match="`schedule`='cosine' is unknown; use constant, linear"):
         Recipe(schedule="cosine")  # type: ignore[arg-type]
+
+
+def test_an_exported_model_takes_any_number_of_rows() -> None:
+    model = DCNv2(small()).eval()
+    rows = torch.export.Dim("rows", min=2)
+    exported = torch.export.export(model, small_batch(9), dynamic_shapes=({0: rows}, {0: rows})).module()
+    torch.testing.assert_close(exported(*small_batch(5)), model(*small_batch(5)))

@@ -12,6 +12,7 @@ from intune.errors import ConfigError, DataError, SchemaError
 from intune.pipelines.schema import Ragged
 from intune.workloads.click_model import Recipe
 from intune.workloads.dlrm import DLRM, DLRMConfig, PairwiseDots, pair_positions
+from intune.workloads.unified_embedding import UnifiedConfig
 
 SIZES = (7, 3, 11, 50)
 
@@ -166,6 +167,14 @@ def test_gradients_under_autocast_are_nearly_those_of_full_precision() -> None:
     for name, value in model.named_parameters():
         assert value.grad is not None
         torch.testing.assert_close(value.grad, expected[name], rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize("unified", [None, UnifiedConfig(rows=30, chunk_dim=2, chunks=2)])
+def test_an_exported_model_takes_any_number_of_rows(unified: UnifiedConfig | None) -> None:
+    model = DLRM(small(unified=unified)).eval()
+    rows = torch.export.Dim("rows", min=2)
+    exported = torch.export.export(model, small_batch(9), dynamic_shapes=({0: rows}, {0: rows})).module()
+    torch.testing.assert_close(exported(*small_batch(5)), model(*small_batch(5)))
 
 
 @pytest.mark.parametrize("lists", [False, True])
