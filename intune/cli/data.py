@@ -32,14 +32,15 @@ Examples:
 CRITEO_HELP = """\
 Convert Criteo's click logs to Parquet: OUT/train, OUT/test (if asked for) and OUT/dataset.json.
 
-Each FILE is one of the logs, the Kaggle challenge's train.txt or the terabyte's day_0 … day_23, plain, gzip or zstd:
-lines of a label, thirteen whole numbers and 26 hexadecimal ids, separated by tabs; an empty field is a missing value,
-null in Parquet. Lines that are not like that are left out, counted, and the first few shown. Memory does not grow
-with the logs.
+Each FILE is one of the logs, the Kaggle challenge's train.txt or the terabyte's day_0 … day_23, plain, gzip or zstd, or
+a pipe that brings one: lines of a label, thirteen whole numbers and 26 hexadecimal ids, separated by tabs; an empty
+field is a missing value, null in Parquet. Lines that are not like that are left out, counted, and the first few shown.
+Memory does not grow with the logs.
 
 Examples:
   intune data criteo train.txt --test-every 7 --out criteo-kaggle
   intune data criteo day_0.gz day_1.gz --test day_23.gz --out criteo-terabyte
+  aws s3 cp s3://bucket/day_0.gz - | intune data criteo /dev/stdin --out criteo-day-0
 """
 
 

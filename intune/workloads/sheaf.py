@@ -198,8 +198,8 @@ class SheafNetwork(Encoder):
         return (self.depth + 1) * self.dim
 
     def layers(self) -> list[Tensor]:
-        """See `Encoder.layers`: `depth` + 1 of them, under autocast in the parameters' own type, too: torch has no sparse
-        products and Cholesky decompositions of fewer bits."""
+        """See `Encoder.layers`: `depth` + 1 of them. They are of the parameters' type under autocast, too: torch has no
+        sparse products and Cholesky decompositions of fewer bits."""
         layers: list[Tensor] = [self.weight]
         with torch.autocast(self.weight.device.type, enabled=False):
             for layer in self.diffusion:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +22,7 @@ from intune.pipelines.errors import ConfigError, CorruptError, NotFoundError, St
 from intune.workloads.data.bad_lines import BadLines
 from intune.workloads.data.columns import LABEL, describe_columns, schema
 from intune.workloads.data.description import write_description
-from intune.workloads.data.tsv import LONGEST_LINE, LineTooLongError, parse_block, read_blocks
+from intune.workloads.data.tsv import LONGEST_LINE, LineTooLongError, Readable, parse_block, read_blocks
 from intune.workloads.data.writer import ROW_GROUP_ROWS, PartWriter, Progress, new_dataset, storage_errors
 
 SPLITS = ("train", "test")
@@ -198,11 +199,12 @@ def _size(path: Path) -> int:
 def _read_file(path: Path, config: CriteoConfig, bad: BadLines) -> Iterator[tuple[pa.RecordBatch, int]]:
     """Batches of a file's good lines, and how many of its bytes (as stored) have been read by then."""
     columns = schema(strings=config.strings)
-    with _reading(path), pa.OSFile(str(path)) as source:
+    with _reading(path), path.open("rb") as source:
         for first_line, block in read_blocks(_decompressed(source)):
             parsed = parse_block(block, first_line, columns)
             bad.add(path, parsed.bad, parsed.describe)
-            yield parsed.batch, source.tell()
+            # A pipe has neither a place nor a size.
+            yield parsed.batch, source.tell() if source.seekable() else 0
 
 
 @contextmanager
@@ -220,11 +222,11 @@ def _reading(path: Path) -> Iterator[None]:
         raise StorageError(f"cannot read {path}: {os.strerror(error.errno)}") from error
 
 
-def _decompressed(source: pa.NativeFile) -> pa.NativeFile:
+def _decompressed(source: BufferedReader) -> Readable:
     """Told by the first bytes, as logs are renamed more often than they are recompressed."""
-    head = source.read(4)
-    source.seek(0)
+    head = source.peek(4)
     for magic, codec in _MAGIC.items():
         if head.startswith(magic):
-            return pa.CompressedInputStream(source, codec)
+            unpacked: Readable = pa.CompressedInputStream(pa.PythonFile(source, "r"), codec)
+            return unpacked
     return source

@@ -3,6 +3,7 @@
 import errno
 import gzip
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,20 @@ def test_compressed_logs_are_told_by_their_content(tmp_path: Path, codec: str) -
         stream.write(plain)
     convert_criteo(CriteoConfig(files=(packed,)), tmp_path / "out")
     assert _numbers(tmp_path / "out") == list(range(100))
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_log_may_come_through_a_pipe(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    content = compress(_log(tmp_path / "log", 0, 50).read_bytes())
+    reader, writer = os.pipe()
+    # A pipe holds 64 KiB, more than this.
+    with os.fdopen(writer, "wb") as file:
+        file.write(content)
+    try:
+        convert_criteo(CriteoConfig(files=(Path(f"/dev/fd/{reader}"),)), tmp_path / "out")
+    finally:
+        os.close(reader)
+    assert _numbers(tmp_path / "out") == list(range(50))
 
 
 def test_gzip_members_one_after_another_are_all_read(tmp_path: Path) -> None:
