@@ -129,12 +129,14 @@ class Reached:
         """Whether segments of that process can be had here."""
         try:
             segment = _open(probe.place)
-        except OSError:
+            try:
+                return os.pread(segment.descriptor, len(probe.token), 0) == probe.token
+            finally:
+                segment.close()
+        except (
+            OSError
+        ):  # no such process or descriptor here, or one of another kind: a pipe has no places to read at
             return False
-        try:
-            return os.pread(segment.descriptor, len(probe.token), 0) == probe.token
-        finally:
-            segment.close()
 
     def lay(self, place: Place, packed: Packed, lay: Callable[[Array], None]) -> None:
         """Lay an output there."""

@@ -121,3 +121,16 @@ def test_a_worker_keeps_few_segments_open(landings, monkeypatch):
     made = [send(landings, reached, {"x": np.full(100, i)})[1] for i in range(5)]
     assert len(reached._open) == 2
     assert [int(block["x"].sum()) for block in made] == [0, 100, 200, 300, 400]
+
+
+def test_another_process_of_the_same_number_has_a_pipe_there(landings):
+    """As on another machine, where the descriptor may be anything."""
+    probe, segment = landings.probe()
+    read, write = os.pipe()
+    try:
+        assert Reached().finds(probe)
+        assert not Reached().finds(Probe(replace(probe.place, descriptor=read), probe.token))
+    finally:
+        segment.close()
+        os.close(read)
+        os.close(write)
