@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import itertools
 import logging
-import pickle
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from intune.pipelines.budget import Budget
@@ -33,9 +33,9 @@ from intune.pipelines.executors.ray_records import (
     let_go,
     recipe_of,
 )
-from intune.pipelines.executors.ray_worker import Export, Made, Outcome
+from intune.pipelines.executors.ray_worker import Export, Made, Outcome, raised
 from intune.pipelines.executors.ray_workers import RayWorkers
-from intune.pipelines.operations import Job, Operations, Result
+from intune.pipelines.operations import Operations, Result
 from intune.pipelines.run import Run, finalize, was_closed
 from intune.pipelines.scheduler import Key, Task
 from intune.pipelines.schema import block_bytes
@@ -113,7 +113,7 @@ class RayFleet:
             if self._closed:
                 raise was_closed()
             self._workers.check_connected()
-            generation = self._workers.take_up(self._ray.put(_pickled(run.job)))
+            generation = self._workers.take_up(_pickled(replace(run.job, maps=())), _pickled(run.job.maps))
             self._run = run
             self._operations = Operations(run.job)
             self._groups.clear()
@@ -124,11 +124,8 @@ class RayFleet:
                 worker.freed.clear()
             workers = [worker for worker in self._workers.alive if not worker.dead]
         run.on_free = self._free
-        for worker in workers:
-            try:
-                self._workers.brief(worker)
-            except self._ray.exceptions.RayActorError:
-                self._died(worker)
+        for worker in self._workers.brief(workers):
+            self._died(worker)
         self._workers.have_one()
         self._dispatcher = threading.Thread(
             target=self._dispatch, args=(run, generation), name="intune-dispatcher", daemon=True
@@ -150,6 +147,7 @@ class RayFleet:
             if self._run is not current:
                 return
             self._run = None
+            generation = self._workers.generation
             operations, self._operations = self._operations, None
             dispatcher, self._dispatcher = self._dispatcher, None
             self._changed.notify_all()
@@ -157,6 +155,7 @@ class RayFleet:
             dispatcher.join(5.0)
         if operations is not None:
             operations.close()
+        self._workers.end_job(generation)
 
     def close(self) -> list[str]:
         """End all workers, and the Ray started here if no other loader uses it."""
@@ -368,9 +367,7 @@ class RayFleet:
             if outcome.error is not None:
                 if isinstance(call.output, Place):
                     self._landings.release(call.output)
-                raised, cause = pickle.loads(outcome.error)
-                raised.__cause__ = cause
-                run.failed(task, raised)
+                run.failed(task, raised(outcome))
             elif call.output == "keep":
                 self._keep(run, task, call.worker, outcome)
             else:
@@ -508,9 +505,9 @@ def _book(run: Run, task: Task, outcome: Outcome) -> float:
     return outcome.cpu_s.get(task.level, 0.0)
 
 
-def _pickled(job: Job) -> bytes:
+def _pickled(what: Any) -> bytes:
     try:
-        return by_value(job)
+        return by_value(what)
     except Exception as error:  # whatever the user's objects do when they are pickled
         raise ConfigError(
             f"a function of the pipeline cannot be sent to Ray's workers ({type(error).__name__}: {error}); "

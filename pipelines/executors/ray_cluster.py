@@ -40,7 +40,6 @@ def connect(budget: Budget) -> Any:
                 num_cpus=max(1, budget.cpus),
                 include_dashboard=False,
                 object_store_memory=_store_bytes(budget),
-                log_to_driver=False,
                 logging_level=logging.ERROR,
                 _node_ip_address="127.0.0.1",
             )
@@ -75,7 +74,7 @@ def attach() -> None:
 def _attach(ray: Any) -> bool:
     if not os.environ.get("RAY_ADDRESS"):
         return False
-    ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(logging_level=logging.ERROR)
     return True
 
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import threading
 import time
+import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import cloudpickle
 
 from intune.pipelines.allocators import keep_freed_memory
 from intune.pipelines.dataset import Reader
-from intune.pipelines.errors import LoaderError, StageError
+from intune.pipelines.errors import IntuneError, LoaderError, StageError
 from intune.pipelines.executors.crew import Crew
 from intune.pipelines.executors.landing import Place, Probe, Reached
-from intune.pipelines.executors.packing import Packed, pack
+from intune.pipelines.executors.packing import Packed, pack, unpickle
 from intune.pipelines.memory import roots
-from intune.pipelines.operations import Job, Operations, cpu_seconds
+from intune.pipelines.operations import Job, Operations, call_here, cpu_seconds
+from intune.pipelines.schema import Block
+from intune.pipelines.stages import Map
 
 MOST_THREADS = 64
 """Tasks a worker can run at once: slots of a stage that waits for storage may far exceed its CPUs."""
@@ -30,6 +33,19 @@ elsewhere and made again here takes the new one along."""
 
 Export = Literal["keep", "send"] | Place
 """What becomes of an output: kept for the next task, sent through the object store, or laid into a segment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Functions:
+    """The user's functions: they may be large, and slow to load, and are mostly those of the epoch before.
+
+    Attributes:
+        digest: of what was pickled; the same as before means the same functions.
+        pickled: where it lies in Ray's object store, in a list, so that only a worker that needs it fetches it.
+    """
+
+    digest: bytes
+    pickled: list[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +66,9 @@ class Outcome:
         cpu_s: processor seconds of every level concerned.
         skipped: what had to be left out.
         packed: its output, if it was laid into a segment.
-        error: what was raised instead, and its cause apart, since pickling an exception leaves it out; pickled here,
-            since Ray's own pickling makes another class of one that the user's script defines.
+        error, cause: what was raised instead, and its cause apart, since pickling an exception leaves it out; pickled
+            here, since Ray's own pickling makes another class of one that the user's script defines.
+        trace: where that was, which pickling leaves out too.
     """
 
     roots: dict[int, int] = field(default_factory=dict)
@@ -59,6 +76,23 @@ class Outcome:
     skipped: list[str] = field(default_factory=list)
     packed: Packed | None = None
     error: bytes | None = None
+    cause: bytes | None = None
+    trace: str = ""
+
+
+class OneAtATime:
+    """Calls functions, of those that want a process one at a time, as in a process of their own: they need not bear
+    threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __call__(self, stage: Map, block: Block) -> dict[str, Any]:
+        """What the stage's function makes of a block."""
+        if stage.workers == "thread":
+            return call_here(stage, block)
+        with self._lock:
+            return call_here(stage, block)
 
 
 class RayWorker:
@@ -71,6 +105,9 @@ class RayWorker:
         self._generation = -1
         self._operations: Operations | None = None
         self._reader: Reader | None = None  # kept from epoch to epoch, and its files open with it
+        self._maps: tuple[Map, ...] = ()  # kept as well: what a function has loaded it need not load again
+        self._digest = b""
+        self._call = OneAtATime()
         self._store: dict[Made, Any] = {}
         self._reached = Reached()
         # Ray spreads calls over all of its threads. Memory allocators keep what a thread frees for that thread,
@@ -84,19 +121,41 @@ class RayWorker:
         near = probe is not None and self._reached.finds(probe)
         return os.getpid(), ray.get_runtime_context().get_node_id(), near
 
-    def begin(self, generation: int, job: bytes) -> None:
-        """Take up another epoch; what was kept of the one before is let go."""
-        made: Job = cloudpickle.loads(job)
+    def begin(self, generation: int, job: bytes, functions: Functions) -> None:
+        """Take up another epoch; what was kept of the one before is let go.
+
+        Args:
+            generation: its number.
+            job: its `Job`, but for the user's functions.
+            functions: those.
+        """
         with self._lock:
-            if self._operations is not None:
-                self._operations.job.over.now = (
-                    True  # a task of an epoch that was left ends between two calls
-                )
+            self._leave()
+            self._generation, digest, maps = generation, self._digest, self._maps
+        made: Job = cloudpickle.loads(job)
+        if functions.digest != digest:
+            import ray
+
+            maps = cloudpickle.loads(ray.get(functions.pickled[0]))
+        with self._lock:
+            if generation != self._generation:
+                return  # an interrupt came while this was loaded, and another epoch has begun since
+            self._digest, self._maps = functions.digest, maps
             if self._reader is None:  # a worker is one loader's, and its files are always the same
                 self._reader = Reader(made.dataset)
-            self._operations = Operations(made, reader=self._reader)
-            self._generation = generation
-            self._store.clear()
+            self._operations = Operations(replace(made, maps=maps), self._call, reader=self._reader)
+
+    def end(self, generation: int) -> None:
+        """Nobody wants what is made for an epoch any more: what was kept of it is let go."""
+        with self._lock:
+            if generation == self._generation:
+                self._leave()
+
+    def _leave(self) -> None:
+        if self._operations is not None:
+            self._operations.job.over.now = True  # a task that is under way ends between two calls
+            self._operations = None
+        self._store.clear()
 
     def run(
         self, generation: int, recipe: Recipe, attempt: int, export: Export, freed: list[Made], *blocks: Any
@@ -142,25 +201,21 @@ class RayWorker:
                 self._reached.lay(export, outcome.packed, lay)
                 outcome.cpu_s[recipe.level] += time.thread_time() - began
         except BaseException as error:
-            cause = error.__cause__
-            both = portable(error), None if cause is None else portable(cause)
-            failed = Outcome(error=cloudpickle.dumps(both))
+            failed = failure(error)
             return (failed, None) if export == "send" else failed
         if export == "send":
             return outcome, payload
         if export == "keep":
             outcome.roots = roots(payload)
             with self._lock:
-                if generation == self._generation:
+                if operations is self._operations:
                     self._store[recipe.level, recipe.index, attempt] = payload
         return outcome
 
     def export(self, generation: int, key: Made) -> Any:
         """An output kept here, for a task elsewhere."""
         with self._lock:
-            if generation != self._generation:
-                return None
-            return self._store[key]
+            return self._store.get(key) if generation == self._generation else None
 
     def free(self, generation: int, keys: list[Made]) -> None:
         """Let go of outputs."""
@@ -183,10 +238,41 @@ def _make(operations: Operations, recipe: Recipe, blocks: Sequence[Any], outcome
     return result.payload
 
 
+def failure(error: BaseException) -> Outcome:
+    """What is told of a task that raised."""
+    cause = error.__cause__
+    # Of errors of ours their sentence says it all.
+    first = cause or (None if isinstance(error, IntuneError) else error)
+    return Outcome(
+        error=cloudpickle.dumps(portable(error)),
+        cause=None if cause is None else cloudpickle.dumps(portable(cause)),
+        trace="" if first is None else "".join(traceback.format_exception(first)).rstrip(),
+    )
+
+
+def raised(outcome: Outcome) -> BaseException:
+    """The error that a `failure` tells of, made again in the trainer's process."""
+    assert outcome.error is not None
+    error = _made_again(outcome.error, outcome.trace)
+    if outcome.cause is not None:
+        error.__cause__ = _made_again(outcome.cause, outcome.trace)
+    if outcome.trace:
+        (error.__cause__ or error).add_note(f"In the Ray worker:\n{outcome.trace}")
+    return error
+
+
+def _made_again(error: bytes, trace: str) -> BaseException:
+    try:
+        made: BaseException = unpickle(error)
+    except Exception:  # its class is not to be had here: the words remain
+        return StageError(trace.rsplit("\n", 1)[-1])
+    return made
+
+
 def portable(error: BaseException) -> BaseException:
     """The error, or what can be said of it where it cannot be sent: exceptions of user code may hold anything."""
     try:
         cloudpickle.loads(cloudpickle.dumps(error))
     except Exception:  # whatever the user's class does when it is pickled
-        return StageError(f"{type(error).__name__}: {error}")
+        return StageError("".join(traceback.format_exception_only(error)).rstrip())
     return error

@@ -5,11 +5,12 @@ Nothing is known here of tasks and what they make; that is `ray.py`.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psutil
@@ -19,7 +20,7 @@ from intune.pipelines.errors import ConfigError, LoaderError, WorkerLostError
 from intune.pipelines.executors.landing import Landings
 from intune.pipelines.executors.ray_cluster import connect, connection, disconnect, started_here
 from intune.pipelines.executors.ray_records import Worker
-from intune.pipelines.executors.ray_worker import MOST_THREADS, RayWorker
+from intune.pipelines.executors.ray_worker import MOST_THREADS, Functions, RayWorker
 
 logger = logging.getLogger("intune")
 
@@ -68,7 +69,9 @@ class RayWorkers:
         self._books = not started_here(self._connection)
         self._numbers = itertools.count()
         self._starting: dict[threading.Thread, Worker | None] = {}  # in the place of those that died
-        self._job: Any = None
+        self._told: tuple[Any, Functions] | None = (
+            None  # the job, and the functions, as they lie in Ray's store
+        )
         self._closed = False
         try:
             self._begin(self._size(budget))
@@ -102,24 +105,45 @@ class RayWorkers:
 
     # ---- what the fleet calls --------------------------------------------------------------------------------
 
-    def take_up(self, job: Any) -> int:
-        """Another job from now on, by its reference in Ray's store; returns its number. Those that are there must be
-        told with `brief`; whoever comes later is told when it comes."""
+    def take_up(self, job: bytes, functions: bytes) -> int:
+        """Another job from now on, its functions apart; returns its number. Those that are there must be told with
+        `brief`; whoever comes later is told when it comes."""
+        digest = hashlib.blake2b(functions, digest_size=16).digest()
         with self.changed:
+            if self._told is None or self._told[1].digest != digest:
+                made = Functions(digest, [self.ray.put(functions)])
+            else:
+                made = self._told[1]
+            self._told = self.ray.put(job), made
             self.generation += 1
-            self._job = job
             return self.generation
 
-    def brief(self, worker: Worker) -> None:
-        """Tell a worker the job; it must know before its first task.
+    def brief(self, workers: Sequence[Worker]) -> list[Worker]:
+        """Tell workers the job, all at the same time; they must know before their first task.
+
+        Returns:
+            Those that are gone.
 
         Raises:
             ConfigError: a function of the pipeline cannot be loaded there.
-            RayActorError: the worker is gone.
         """
         with self.changed:
-            generation, job = self.generation, self._job
-        self._brief(worker, generation, job)
+            generation, told = self.generation, self._told
+        calls = [(worker, worker.actor.begin.remote(generation, *told)) for worker in workers if told]
+        gone = []
+        for worker, call in calls:
+            try:
+                self._await_told(call)
+            except self.ray.exceptions.RayActorError:
+                gone.append(worker)
+        return gone
+
+    def end_job(self, generation: int) -> None:
+        """Nobody wants what is made for a job any more: the workers let go of what they keep for it."""
+        with self.changed:
+            workers = list(self.alive)
+        for worker in workers if self.is_connected() else ():
+            worker.actor.end.remote(generation)
 
     def lives(self, worker: Worker) -> bool:
         """Whether a worker answers."""
@@ -194,6 +218,11 @@ class RayWorkers:
                 raise _no_room()
             for call in came:
                 calls[call].welcome(self.ray.get(call))
+        except self.ray.exceptions.RayActorError as error:
+            raise ConfigError(
+                f"a Ray worker could not be started: {_last_line(error)}; this package and what the pipeline imports "
+                "must be there on every node of the cluster"
+            ) from error
         finally:
             segment.close()
         self.alive = [calls[call] for call in came]
@@ -244,9 +273,9 @@ class RayWorkers:
         finally:
             segment.close()
 
-    def _brief(self, worker: Worker, generation: int, job: Any) -> None:
+    def _await_told(self, call: Any) -> None:
         try:
-            self.ray.get(worker.actor.begin.remote(generation, job))
+            self.ray.get(call)
         except self.ray.exceptions.RayTaskError as error:
             cause = error.cause
             raise ConfigError(
@@ -267,12 +296,13 @@ class RayWorkers:
                 try:
                     self._await_room(fresh)
                     self._admit(fresh)
-                except self.ray.exceptions.RayActorError:
+                except self.ray.exceptions.RayActorError as error:
+                    why = _last_line(error)
                     with self.changed:
                         self._starting[thread] = None
                     continue
                 return
-            raise WorkerLostError(f"{MOST_STARTS} in a row died")
+            raise WorkerLostError(f"{MOST_STARTS} in a row died, the last: {why}")
         except Exception as error:
             self._not_replaced(error)
         finally:
@@ -294,9 +324,9 @@ class RayWorkers:
         """Let a new worker have tasks once it knows the job, also if that changed meanwhile."""
         while True:
             with self.changed:
-                generation, job = self.generation, self._job
-            if job is not None:
-                self._brief(fresh, generation, job)
+                generation, told = self.generation, self._told
+            if told is not None:
+                self._await_told(fresh.actor.begin.remote(generation, *told))
             with self.changed:
                 if self._closed:
                     return  # which killed it
@@ -321,3 +351,8 @@ def _no_room() -> ConfigError:
         f"the Ray cluster did not start a worker within {START_PATIENCE:g} s; free CPUs on it, or use "
         "executor='threads'"
     )
+
+
+def _last_line(error: BaseException) -> str:
+    """What Ray's long account of a death ends with: what it was."""
+    return str(error).rstrip().rsplit("\n", 1)[-1].strip()

@@ -32,7 +32,7 @@ from intune.pipelines.errors import (
 )
 from intune.pipelines.executors import ray_cluster
 from intune.pipelines.executors.ray import RayFleet
-from intune.pipelines.executors.ray_records import Worker
+from intune.pipelines.executors.ray_records import Worker, blocks_of
 from intune.pipelines.executors.ray_worker import RayWorker
 from intune.pipelines.executors.ray_workers import RayWorkers
 
@@ -291,10 +291,10 @@ def test_the_others_go_on_where_there_is_no_room_for_a_new_worker(data, expected
 
 def test_a_worker_that_starts_while_an_epoch_is_left_learns_of_the_next(data, expected, monkeypatch):
     told, go = threading.Event(), threading.Event()
-    brief = RayWorkers._brief
+    wait = RayWorkers._await_told
 
-    def slow(self, worker, *epoch):
-        brief(self, worker, *epoch)
+    def slow(self, call):
+        wait(self, call)
         if threading.current_thread() is not threading.main_thread() and not told.is_set():
             told.set()
             assert go.wait(30)
@@ -304,7 +304,7 @@ def test_a_worker_that_starts_while_an_epoch_is_left_learns_of_the_next(data, ex
         next(iter(loader))
         stream = iter(loader)
         next(stream)
-        monkeypatch.setattr(RayWorkers, "_brief", slow)
+        monkeypatch.setattr(RayWorkers, "_await_told", slow)
         victim = fleet._workers.alive[0]
         os.kill(victim.pid, signal.SIGKILL)
         threading.Thread(target=fleet._died, args=(victim,)).start()
@@ -330,6 +330,84 @@ def test_a_task_that_kills_its_worker_fails_the_job_and_is_named(data):
     assert "took its worker down 4 times" in str(caught.value)
 
 
+def test_workers_let_go_of_what_they_made_for_a_loop_that_was_left(data, tmp_path):
+    go = tmp_path / "go"
+
+    def waits(block):
+        until = time.monotonic() + 30
+        while not go.exists() and time.monotonic() < until:
+            time.sleep(0.01)  # a real process: nothing else keeps it from going on
+        return block
+
+    with ray_loader(Pipeline.from_parquet(data).shuffle(4).batch(250).map(waits)) as loader:
+        fleet, stream = loader._fleet, iter(loader)
+        kept = []
+        until = time.monotonic() + 30
+        while not kept and time.monotonic() < until:
+            with fleet._changed:
+                kept = [block for output in fleet._outputs.values() for block in blocks_of(output)]
+        assert kept
+        del stream
+        until = time.monotonic() + 30
+        left = kept
+        while left and time.monotonic() < until:  # a worker does calls at the same time, in no order
+            calls = [block.worker.actor.export.remote(fleet._workers.generation, block.key) for block in kept]
+            left = [block for block in fleet._ray.get(calls) if block is not None]
+        assert not left
+        go.touch()
+
+
+def test_what_a_function_loaded_is_there_in_the_next_epoch(data):
+    class Lazy:
+        """Reads its table, say, when it is first called."""
+
+        table = None
+
+        def __call__(self, block):
+            fresh = self.table is None
+            self.table = 1
+            return {"fresh": np.full(len(block["id"]), fresh)}
+
+    pipe = Pipeline.from_parquet(data).batch(1000).map(Lazy(), workers="process")
+    with ray_loader(pipe) as loader:
+        loaded = [sum(bool(batch["fresh"][0]) for batch in loader) for _ in range(3)]
+        assert 1 <= sum(loaded) <= len(loader._fleet.pids())
+
+
+def test_what_a_function_prints_is_seen(data, capfd):
+    def talk(block):
+        if block["id"][0] == 0:
+            print("said by a worker", flush=True)
+        return block
+
+    seen = ""
+    with ray_loader(Pipeline.from_parquet(data).batch(1000).map(talk)) as loader:
+        list(loader)
+        until = time.monotonic() + 60
+        while "said by a worker" not in seen and time.monotonic() < until:
+            time.sleep(0.05)  # real processes: Ray looks for what they wrote now and then
+            seen += "".join(capfd.readouterr())
+    assert "said by a worker" in seen
+
+
+def test_workers_that_cannot_start_are_an_error_that_says_why(data, monkeypatch):
+    class Unable:
+        """As where this package is not installed."""
+
+        def __init__(self):
+            raise ImportError("not on this node")
+
+        def hello(self, probe):
+            pass
+
+    def spawn(self):
+        return Worker(number=9, actor=self.ray.remote(Unable).options(num_cpus=0).remote())
+
+    monkeypatch.setattr(RayWorkers, "_spawn", spawn)
+    with pytest.raises(ConfigError, match=r"could not be started: .*not on this node"):
+        ray_loader(pipeline(data))
+
+
 def test_errors_of_user_code_arrive_with_their_cause_and_place(data):
     def broken(block):
         raise KeyError("no such thing")
@@ -339,6 +417,7 @@ def test_errors_of_user_code_arrive_with_their_cause_and_place(data):
         next(iter(loader))
     assert "0.parquet, row group" in str(caught.value)
     assert isinstance(caught.value.__cause__, KeyError)
+    assert any("in broken" in note for note in caught.value.__cause__.__notes__)
 
 
 def test_an_error_of_the_script_s_own_class_arrives_as_that(data):

@@ -102,3 +102,41 @@ def test_a_late_output_of_an_epoch_that_was_left_is_not_taken_for_the_next_ones(
     assert fleet._outputs == {(0, 1): "of the next epoch"}
     assert not worker.held
     assert not finished
+
+
+def test_all_workers_load_the_job_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a function imports may take seconds in every one of them."""
+    workers, said = Cluster(monkeypatch).workers, []
+
+    class Gone(Exception):
+        pass
+
+    def get(call: int) -> None:
+        said.append(f"waited for {call}")
+        if call == 1:
+            raise Gone
+
+    workers.ray.get, workers.ray.put = get, lambda what: what
+    workers.ray.exceptions = SimpleNamespace(RayActorError=Gone, RayTaskError=ZeroDivisionError)
+    workers.generation, workers._told = 0, None
+
+    def actor(number: int) -> Any:
+        def begin(*told: Any) -> int:
+            said.append(f"told {number}")
+            return number
+
+        return SimpleNamespace(begin=SimpleNamespace(remote=begin))
+
+    members = [Worker(number=number, actor=actor(number)) for number in range(3)]
+    workers.take_up(b"job", b"functions")
+    assert workers.brief(members) == [members[1]]
+    assert said == [f"told {n}" for n in range(3)] + [f"waited for {n}" for n in range(3)]
+
+
+def test_functions_go_to_ray_once_while_they_stay_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers, put = Cluster(monkeypatch).workers, []
+    workers.ray.put = put.append
+    workers.generation, workers._told = 0, None
+    for functions in (b"one", b"one", b"other"):
+        workers.take_up(b"job", functions)
+    assert put == [b"one", b"job", b"job", b"other", b"job"]
