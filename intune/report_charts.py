@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
+from typing import TypeVar
 
 from intune.pipelines.shortened import shortened
 from intune.simulation.svg import ticks
@@ -13,6 +14,8 @@ from intune.simulation.svg import ticks
 WIDTH, HEIGHT = 900, 220
 LEFT, RIGHT, TOP, BOTTOM = 58, 10, 10, 34
 STRIP = 34
+
+T = TypeVar("T")
 
 MOST_POINTS = 600
 """Of a line: a phone shows fewer; a run of days stays a page of some 100 kB."""
@@ -62,7 +65,7 @@ def time_chart(series: Sequence[Series], *, up: str, until: float, marks: Sequen
     most = max((v for one in series for v in one.values if math.isfinite(v)), default=1.0) * 1.08 or 1.0
     plane = _Plane(until=max(until, 1e-9), top=most)
     parts = [_frame(plane, up)]
-    parts += [f'<path class="mark" d="M{plane.x(t)} {TOP}V{HEIGHT - BOTTOM}"/>' for t in _thin(list(marks))]
+    parts += [f'<path class="mark" d="M{plane.x(t)} {TOP}V{HEIGHT - BOTTOM}"/>' for t in thin(list(marks))]
     for one in series:
         dashes = ' stroke-dasharray="5 4"' if one.dashed else ""
         lift = f' transform="translate(0 -{_short(one.lift)})"' if one.lift else ""
@@ -137,7 +140,7 @@ class _Plane:
 def _path(plane: _Plane, one: Series) -> str:
     if one.steps:  # means would be slots that were never given
         points = list(zip(one.times, one.values, strict=True))
-        points = points[:: math.ceil(len(points) / MOST_POINTS) or 1]
+        points = thin(points, MOST_POINTS)
     else:
         points = thinned(one.times, one.values)
     parts: list[str] = []
@@ -181,8 +184,9 @@ def time_unit(until: float) -> tuple[str, float]:
     return "seconds", 1.0
 
 
-def _thin(values: list[float]) -> list[float]:
-    return values[:: math.ceil(len(values) / 200) or 1]
+def thin(values: list[T], most: int = 200) -> list[T]:
+    """At most so many of them, from the first on."""
+    return values[:: math.ceil(len(values) / most) or 1]
 
 
 def _picture(height: int, label: str, parts: Sequence[str]) -> str:

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from intune.report import TRAINER, Run
-from intune.report_charts import time_unit
+from intune.report_charts import MOST_POINTS, Span, coarser, joined, thin, thinned, time_unit
 from intune.simulation.page import LIGHT
+
+BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "fontsize": 8, "frameon": False}
+"""Where a legend stands: it covers nothing there, and no place has to be looked for among thousands of points."""
 
 
 def draw(run: Run, folder: Path) -> list[Path]:
@@ -38,43 +41,47 @@ def draw(run: Run, folder: Path) -> list[Path]:
 def _rate(axes: Any, run: Run, per: float) -> None:
     colours = _colours(run)
     seen: set[str] = set()
-    for one, name in run.bottlenecks:
-        label = None if name in seen else name
-        seen.add(name)
-        axes.axvspan(one.opened / per, one.time / per, color=colours[name], alpha=0.15, lw=0, label=label)
-    axes.plot(
-        [one.time / per for one in run.intervals],
-        [one.delivered for one in run.intervals],
-        color="black",
-        lw=1.3,
-    )
-    for change in run.changes:
-        axes.axvline(change.time / per, color="grey", lw=0.4)
+    spans = [
+        Span(start=one.opened, end=one.time, name=name, colour=colours[name]) for one, name in run.bottlenecks
+    ]
+    for span in coarser(joined(spans)):
+        label = None if span.name in seen else span.name
+        seen.add(span.name)
+        axes.axvspan(span.start / per, span.end / per, color=span.colour, alpha=0.15, lw=0, label=label)
+    _line(axes, run, per, [one.delivered for one in run.intervals], color="black", lw=1.3)
+    for time in thin([change.time for change in run.changes]):
+        axes.axvline(time / per, color="grey", lw=0.4)
     axes.set_ylabel("rows/s")
     if seen:
-        axes.legend(title="held up by", fontsize=8, title_fontsize=8, frameon=False)
+        axes.legend(title="held up by", title_fontsize=8, **BESIDE)
 
 
 def _slots(axes: Any, run: Run, per: float) -> None:
     colours = _colours(run)
-    times = [one.began / per for one in run.intervals]
+    kept = thin(list(run.intervals), MOST_POINTS)  # means would be slots that were never given
     for name in [*run.stages, "shared"]:
-        values = [float(one.slots.get(name, math.nan)) for one in run.intervals]
+        values = [float(one.slots.get(name, math.nan)) for one in kept]
         if any(math.isfinite(value) for value in values):
+            times = [one.began / per for one in kept]
             axes.step(times, values, where="post", color=colours[name], label=name, lw=1.3)
     axes.set_ylabel("slots")
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(**BESIDE)
 
 
 def _memory(axes: Any, run: Run, per: float) -> None:
-    times = [one.time / per for one in run.intervals]
     gib = 1024.0**3
-    axes.plot(times, [one.memory / gib for one in run.intervals], color=LIGHT[0], lw=1.3, label="resident")
-    axes.plot(
-        times, [one.memory_limit / gib for one in run.intervals], "--", color=LIGHT[1], lw=1.0, label="limit"
+    _line(
+        axes, run, per, [one.memory / gib for one in run.intervals], color=LIGHT[0], lw=1.3, label="resident"
     )
+    limit = [one.memory_limit / gib for one in run.intervals]
+    _line(axes, run, per, limit, color=LIGHT[1], lw=1.0, linestyle="--", label="limit")
     axes.set_ylabel("GiB")
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(**BESIDE)
+
+
+def _line(axes: Any, run: Run, per: float, values: list[float], **looks: Any) -> None:
+    points = thinned([one.time / per for one in run.intervals], values)
+    axes.plot([at for at, _ in points], [value for _, value in points], **looks)
 
 
 def _colours(run: Run) -> dict[str, str]:

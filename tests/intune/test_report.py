@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from intune import report_pictures
 from intune.cli.main import main
 from intune.errors import ConfigError
 from intune.report import LOG, TRAINER, gain, held_up, read_run
-from intune.report_charts import Series, Span, coarser, joined, thinned, time_chart, time_unit
+from intune.report_charts import MOST_POINTS, Series, Span, coarser, joined, thinned, time_chart, time_unit
 from intune.report_page import MOST_ROWS, page
 from intune.report_pictures import draw
 
@@ -307,6 +308,24 @@ def test_pictures(run: Path, tmp_path: Path) -> None:
     paths = draw(read_run(run), tmp_path / "pictures")
     assert [path.name for path in paths] == ["rate.png", "slots.png", "memory.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_pictures_of_a_run_of_days_are_drawn_of_some_hundred_points(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    lines = [
+        line(10.0 * (i + 1), 100.0 + i % 7, slots={"load": 2 + i % 2, "map": 2}, decided={"load": 3 - i % 2, "map": 2},
+             waiting=0.5 * (i % 2))
+        for i in range(5000)
+    ]  # fmt: skip
+    axes = Figure().subplots()
+    run = read_run(write(tmp_path, *lines))
+    for draws in (report_pictures._rate, report_pictures._slots, report_pictures._memory):
+        draws(axes, run, 1.0)
+    assert len(axes.patches) <= MOST_POINTS
+    assert max(len(drawn.get_xdata()) for drawn in axes.lines) <= MOST_POINTS
+    assert len(axes.lines) < 250
 
 
 def test_pictures_of_a_run_in_which_nothing_was_measured_yet(tmp_path: Path) -> None:
