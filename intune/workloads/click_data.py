@@ -145,6 +145,7 @@ def find_click_data(data: str) -> ClickData:
     files = find_click_files(str(clicks_of(folder)) if (folder / "ratings").is_dir() else data)
     columns = _columns(files.described, files.description)
     found = _open(files.train, files.filesystem, columns, _remedy(files))
+    _check_ids(columns, found.schema, files.train)
     train, test, held_out = found.files, found.files[:0], None
     if files.test is not None:
         held_out = _open(
@@ -342,6 +343,16 @@ def _cardinalities(described: Mapping[str, Any], columns: ClickColumns, file: st
         if type(given[name]) is not int or given[name] < 0:
             raise SchemaError(f"{file} has `cardinalities.{name}` {given[name]!r}; {remedy}")
     return tuple(given[name] for name in columns.sparse)
+
+
+def _check_ids(columns: ClickColumns, schema: pa.Schema, files: str) -> None:
+    """Raise a `SchemaError` where ids are floats, which are neither hashed nor counted."""
+    for name in columns.sparse:
+        if (kind := _kind(schema.field(name).type)) in ("floats", "lists of floats"):
+            raise SchemaError(
+                f"{files}: column `{name}` holds {kind}, but ids are whole numbers or text; write it so (pandas makes "
+                f"floats of whole numbers of which some are missing, unless they are of its type Int64)"
+            )
 
 
 def _check_alike(columns: ClickColumns, train: pa.Schema, test: pa.Schema, files: ClickFiles) -> None:

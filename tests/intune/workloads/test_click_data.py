@@ -437,6 +437,14 @@ def test_held_out_features_of_another_kind_than_training_s_are_refused(
         write_shop(tmp_path / "d", shop(), shop(**{column: held_out}))
 
 
+@pytest.mark.parametrize(
+    ("ids", "kind"), [([7.0, 8.0, None, 7.0], "floats"), ([[7.0], [8.0], [], [7.0]], "lists of floats")]
+)
+def test_ids_that_are_floats_are_refused_at_once(tmp_path: Path, ids: Any, kind: str) -> None:
+    with pytest.raises(SchemaError, match=f"column `item` holds {kind}, but ids are whole numbers or text"):
+        write_shop(tmp_path / "d", shop(item=ids), None)
+
+
 def test_held_out_features_need_not_be_of_the_very_type_that_is_trained_on(tmp_path: Path) -> None:
     text = pa.array(["a", "b", None, "a"])
     held_out = shop(price=[1, 2, 3, 4], shop=text.dictionary_encode(), item=pa.array([7] * 4, pa.int8()))
