@@ -58,7 +58,6 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
     axes[1].set_xlabel("rows/s over the whole run")
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 

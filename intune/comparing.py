@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,8 +69,9 @@ def compare(
     *,
     told: Callable[[str, int, float], None] = lambda agent, rows, share: None,
     log: Path | None = None,
-) -> list[Outcome]:
-    """Run the pipeline for `config.seconds` under each of the agents, from a cold start each.
+) -> Iterator[Outcome]:
+    """Run the pipeline for `config.seconds` under each of the agents, from a cold start each; what came of one is there
+    before the next begins.
 
     Args:
         config: the pipeline and its trainer.
@@ -89,7 +90,6 @@ def compare(
         check_real(name, "agents")
     pipeline = make_pipeline(config)
     _warm(pipeline, config)
-    found = []
     for number, name in enumerate(agents):
 
         def watch(rows: int, share: float, name: str = name, number: int = number) -> None:
@@ -106,8 +106,8 @@ def compare(
             log=None if log is None else log / name,
         )
         with tuned:
-            found.append(_run(tuned, name, config, watch))
-    return found
+            found = _run(tuned, name, config, watch)
+        yield found
 
 
 def _run(tuned: Tuned, name: str, config: ProfileConfig, watch: Callable[[int, float], None]) -> Outcome:

@@ -18,7 +18,8 @@ Run a real pipeline under one agent after another, each from a cold start, and c
 
 --data is a file, folder, glob or URI (s3://…) of Parquet files, whose nulls among numbers are read as 0; the trainer is
 one that takes --step-ms for a batch.
-The agent shared is the untuned default, and what the ratios are to.
+The agent shared is the untuned default, and what the ratios are to. Ctrl-C ends it with the table of the agents that
+were done, as an error does, and writes no files.
 
 Examples:
   intune compare --data data/train
@@ -69,10 +70,9 @@ def compare(
         plot: Write a picture there, as .png, .svg, .pdf or .jpg (needs matplotlib).
         log: Folder for the agents' decisions, for intune report.
     """
-    from intune.cli.writing import check_file, check_folder, check_picture
+    from intune.cli.writing import check_file, check_folder, check_picture, write_all
     from intune.compare_page import draw, page
     from intune.comparing import compare as run
-    from intune.display import JobConsole
     from intune.profiling import ProfileConfig
 
     check_file("json", json)
@@ -85,28 +85,42 @@ def compare(
     )  # fmt: skip
     names = tuple(name for words in agents for name in words.split(",") if name)
     done: dict[str, int] = {}
-    with Progress("comparing agents") as progress:
+    found: list[Outcome] = []
+    try:
+        with Progress("comparing agents") as progress:
 
-        def told(agent: str, rows: int, share: float) -> None:
-            done[agent] = rows
-            progress(sum(done.values()), share)
+            def told(agent: str, rows: int, share: float) -> None:
+                done[agent] = rows
+                progress(sum(done.values()), share)
 
-        found = run(config, names, told=told, log=log)
-    # Files first: whoever reads the table may leave.
-    if json is not None:
-        json.parent.mkdir(parents=True, exist_ok=True)
+            for one in run(config, names, told=told, log=log):
+                found.append(one)  # noqa: PERF402 - what there is by then is shown, whatever comes
+    except BaseException:
+        if found:
+            _show(found)
+        raise
+
+    def save(path: Path) -> None:
         document = {"data": data, "agents": [one.as_dict() for one in found]}
-        json.write_text(json_module.dumps(document, indent=1) + "\n", encoding="utf-8")
-    if html is not None:
-        html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(page(found, data=data, reference=REFERENCE), encoding="utf-8")
-    if plot is not None:
-        draw(found, plot)
+        path.write_text(json_module.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+    def write_page(path: Path) -> None:
+        path.write_text(page(found, data=data, reference=REFERENCE), encoding="utf-8")
+
+    # Files first: whoever reads the table may leave.
+    written, lost = write_all((json, save), (html, write_page), (plot, lambda path: draw(found, path)))
+    _show(found)
+    for path in written:
+        print(f"wrote {path}")
+    if lost is not None:
+        raise lost
+
+
+def _show(found: Sequence[Outcome]) -> None:
+    from intune.display import JobConsole
+
     console = JobConsole()
     (console if console.is_terminal else JobConsole(width=WIDE)).print(table(found))
-    for path in (json, html, plot):
-        if path is not None:
-            print(f"wrote {path}")
 
 
 def table(outcomes: Sequence[Outcome]) -> Any:

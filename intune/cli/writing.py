@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 PICTURES = (".png", ".svg", ".pdf", ".jpg")
@@ -38,6 +39,27 @@ def check_picture(option: str, path: Path | None) -> None:
     check_pictures(option, path)
     if path is not None and path.suffix.lower() not in PICTURES:
         raise ConfigError(f"`{option}`={str(path)!r} must end in one of {', '.join(PICTURES)}")
+
+
+def write_all(*files: tuple[Path | None, Callable[[Path], object]]) -> tuple[list[Path], OSError | None]:
+    """Write what is asked for, each by its function, into folders that are made where there are none.
+
+    Returns:
+        What was written, and the error of the last that could not be, which names it: what took long to compute can
+        be shown before it is raised.
+    """
+    written, lost = [], None
+    for path, write in files:
+        if path is None:
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path)
+        except OSError as error:  # that of a full disk names no file
+            lost = OSError(error.errno, error.strerror, error.filename or str(path))
+        else:
+            written.append(path)
+    return written, lost
 
 
 def _check(option: str, path: Path, *, is_folder: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from intune.cli.compare import table
 from intune.cli.main import main
 from intune.compare_page import best_first, page, words
 from intune.comparing import Outcome, _settled, compare, ratio
+from intune.errors import LoaderError
 from intune.profiling import ProfileConfig
 from tests.intune.test_report import Checked
 
@@ -93,6 +95,59 @@ def test_data_that_are_read_faster_than_one_looks_can_be_compared(
     config = ProfileConfig(data=str(tmp_path), transform="none", cpus=1, seconds=1.0)
     (found,) = compare(config, ["shared"])
     assert found.rows > 0
+
+
+@pytest.fixture
+def comparison(tmp_path: Path) -> list[str]:
+    """A comparison of two agents in no time."""
+    pq.write_table(pa.table({"x": np.arange(1000)}), tmp_path / "a.parquet")
+    words = f"compare --data {tmp_path} --agents shared even --seconds 1 --transform none --batch-size 100 --cpus 1"
+    return words.split()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (LoaderError("files were removed"), 2)]
+)
+def test_of_a_comparison_that_is_ended_the_agents_that_were_done_are_shown(
+    error: BaseException,
+    code: int,
+    comparison: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ended(tuned: Any, name: str, *rest: Any) -> Outcome:
+        if name == stop:
+            raise error
+        return outcome(name, 100)
+
+    monkeypatch.setattr("intune.comparing._run", ended)
+    monkeypatch.setattr("intune.comparing._warm", lambda *_: None)
+    figures = tmp_path / "figures.json"
+    stop = "even"
+    assert main([*comparison, "--json", str(figures)]) == code
+    told = capsys.readouterr()
+    assert "shared" in told.out
+    assert "even" not in told.out
+    assert len(told.err.splitlines()) == 1
+    assert not figures.exists()
+    stop = "shared"
+    assert main(comparison) == code
+    assert capsys.readouterr().out == ""
+
+
+def test_a_comparison_whose_figures_cannot_be_written_is_shown(
+    comparison: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("intune.comparing._run", lambda tuned, name, *_: outcome(name, 100))
+    monkeypatch.setattr("intune.comparing._warm", lambda *_: None)
+    html = tmp_path / "pages" / "page.html"
+    assert main([*comparison, "--json", "/dev/full", "--html", str(html)]) == 2
+    told = capsys.readouterr()
+    assert "even" in told.out
+    assert f"wrote {html}" in told.out
+    assert html.read_text().startswith("<!doctype html>")
+    assert told.err == "intune: error: [Errno 28] No space left on device: '/dev/full'\n"
 
 
 @pytest.mark.parametrize(
