@@ -5,6 +5,7 @@ The planner chooses among them by a rule, the DQN by what it has learnt. Pure fu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,8 @@ class Candidates:
         rate: ``[N, K]`` rows/s that the twin expects.
         doubt: ``[N, K]`` standard deviation of the slowest stage's time per row, as a share.
         memory: ``[N, K]`` bytes taken at worst.
-        target: ``[N]`` rows/s thought possible within memory and slots; wished: without regard to those.
+        target: ``[N]`` rows/s thought possible within memory and slots if every stage has its own; together: also if
+            they share a pool; wished: without regard to memory and slots.
         slowest: ``[N, K]`` stage that the twin expects to hold the others up; S for none of them.
     """
 
@@ -61,6 +63,7 @@ class Candidates:
     doubt: Floats
     memory: Floats
     target: Floats
+    together: Floats
     wished: Floats
     slowest: Any
 
@@ -111,11 +114,41 @@ def fitting_rate(
             & (record.bound(slots, none, measured) <= measured.memory_limit)
         )
 
+    # One slot a stage is where every job begins.
+    low = np.where(present, table[:, :, 0], np.inf).min(axis=1)
+    return _highest(possible, low, high, rounds)
+
+
+def pooled_rate(
+    twin: Twin, record: MemoryRecord, measured: Measurement, low: Floats, high: Floats, *, rounds: int = 9
+) -> Floats:
+    """``[N]`` the highest rate from `low` to `high` for which a pool within the slot limit and memory has slots enough:
+    where slots are few, those that a stage of its own would not use all the time make it higher than `low`."""
+    table = twin.table()
+
+    def possible(rate: Floats) -> Bools:
+        need = np.ceil(_need(twin, table, measured.present, rate))
+        few = np.asarray(need <= measured.slot_limit)
+        if not few.any():
+            return few
+        slots = need[:, None] * measured.present
+        return few & (record.bound(slots, need, measured) <= measured.memory_limit)
+
+    return _highest(possible, low, high, rounds)
+
+
+def _need(twin: Twin, table: Floats, present: Bools, rate: Floats) -> Floats:
+    """``[N]`` slots of a pool that are at work at `rate`, on average."""
+    base = reaching(table, present, rate)
+    need: Floats = np.minimum(rate[:, None] * twin.time(base), base) * present
+    return need.sum(axis=1)
+
+
+def _highest(possible: Callable[[Floats], Bools], low: Floats, high: Floats, rounds: int) -> Floats:
+    """``[N]`` the highest rate up to `high` that is possible; `low` is taken to be."""
     fits = possible(high)
     if fits.all():
         return high
-    # One slot a stage is where every job begins.
-    low = np.where(present, table[:, :, 0], np.inf).min(axis=1)
     low = np.where(fits, high, np.minimum(low, high))
     for _ in range(rounds):
         middle = np.sqrt(low * high)
@@ -148,8 +181,11 @@ def propose(twin: Twin, record: MemoryRecord, measured: Measurement) -> Candidat
             else reaching(table, present, np.minimum(target * margin, np.maximum(fit, target)))
         )
         options.append((wanted, none))
-    need = np.minimum((target[:, None] * twin.time(base)), base) * present
-    options += [(base, np.clip(np.ceil(need.sum(axis=1) * margin), 1.0, limit)) for margin in POOL_MARGINS]
+    together = target
+    if (target < wished).any():
+        together = pooled_rate(twin, record, measured, target, wished)
+    need = _need(twin, table, present, together)
+    options += [(base, np.clip(np.ceil(need * margin), 1.0, limit)) for margin in POOL_MARGINS]
     options.append(
         (np.where(base > slots_now, np.ceil((base + slots_now) / 2), np.floor((base + slots_now) / 2)), none)
     )
@@ -167,7 +203,7 @@ def propose(twin: Twin, record: MemoryRecord, measured: Measurement) -> Candidat
         given = feasible(present, slots_now, slots[:, k], limit)
         shared = pool[:, k] > 0
         slots[:, k] = np.where(shared[:, None], pool[:, k, None] * present, given)
-    return rehearse(twin, record, measured, slots, pool, target, wished)
+    return rehearse(twin, record, measured, slots, pool, target, together, wished)
 
 
 def _anchor(expected: Floats, measured: Measurement) -> Floats:
@@ -185,12 +221,13 @@ def rehearse(
     slots: Floats,
     pool: Floats,
     target: Floats,
+    together: Floats,
     wished: Floats,
 ) -> Candidates:
     """What each allocation would deliver and take, by the twin.
 
     Args:
-        slots: ``[N, K, S]``; pool: ``[N, K]``; target, wished: ``[N]``.
+        slots: ``[N, K, S]``; pool: ``[N, K]``; target, together, wished: ``[N]``.
     """
     present = measured.present
     width = slots.shape[2]
@@ -201,7 +238,7 @@ def rehearse(
     shared = pool > 0
     # Of a pool: every stage takes its part; contention is that of the slots it needs. It delivers no more than every
     # stage would make with the whole pool, which is what `slots` says of one.
-    wanted = target[:, None]
+    wanted = together[:, None]
     busy = np.maximum(wanted * twin.time(np.ones_like(wanted) * present), 1.0)
     part = np.maximum(np.minimum((wanted * twin.time(busy))[:, None], pool[..., None]), 1e-9)
     per_row = (part * present[:, None]).sum(axis=2) / np.maximum(wanted, 1e-300)
@@ -221,6 +258,7 @@ def rehearse(
         doubt=doubt,
         memory=memory,
         target=target,
+        together=together,
         wished=wished,
         slowest=np.where(reach > ceiling, width, at),
     )

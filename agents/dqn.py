@@ -124,7 +124,7 @@ class DQN(Agent):
         slots = options.slots[rows, choice]
         pool = options.pool[rows, choice]
         if self._online is not None:
-            self._online.decided(seen, choice, measured, options.target, slots, pool)
+            self._online.decided(seen, choice, measured, options.together, slots, pool)
 
         def explain(i: int) -> str:
             return _reason(options, measured, i, int(choice[i]), float(gain[i]))

@@ -64,7 +64,7 @@ def rehearsal(
         age: ``[N]`` decisions made for each job so far.
     """
     present = measured.present
-    target = np.maximum(options.target, 1e-12)
+    target = np.maximum(options.together, 1e-12)
     now = np.maximum(options.slots[:, :1, :], 1.0)
     given = np.maximum(options.slots, 1.0)
     ceiling = twin.ceiling(measured)

@@ -129,6 +129,24 @@ def test_memory_holds_the_plan_down_until_more_is_known(measurement: Measured) -
     assert after.target[0] > options.target[0]
 
 
+def test_a_pool_is_planned_for_all_slots_where_there_are_few(measurement: Measured) -> None:
+    """Eight stages of which one waits, and eight slots: of their own all have one, of a pool seven wait."""
+    measured = measurement(
+        stages=8, slots=1.0, rate=500.0, delivered=500.0, busy=[[1.0] + 7 * [0.01]], cpu=0.001, cpus_used=0.01,
+        cpus=1.0, slot_limit=8.0, memory_limit=1e15, step=1e-4,
+    )  # fmt: skip
+    options = propose(*known(measured, 30), measured)
+    pools = [NAMES.index(name) for name in NAMES if name.startswith("pool")]
+    assert options.pool[0, pools].max() == 8
+    assert options.rate[0, pools].max() > 4 * options.target[0]
+    assert options.target[0] < options.together[0] <= options.wished[0]
+    tight = replace(measured, memory_limit=np.array([6e9]))
+    options = propose(*known(tight, 30), tight)
+    fits = options.memory[0, pools] <= 6e9
+    assert fits.any()
+    assert 1 < options.pool[0, pools][fits].max() < 8
+
+
 def test_reaching_gives_the_fewest_slots_or_the_best_number() -> None:
     table = np.array([[GRID * 100.0, np.minimum(GRID, 5.0) * 100.0]])
     present = np.array([[True, True]])
