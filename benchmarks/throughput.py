@@ -19,11 +19,17 @@ from typing import Annotated, Any, cast
 import tyro
 from rich.console import Console
 
-from benchmarks import data, environment, plot, report
+from benchmarks import data, environment, families, plot, report, storage
 from benchmarks.context import Bar, Context, Section
 
 SECTIONS = ("local", "resizing", "overhead", "planning", "storage")
 """Modules of this package, in the order they run."""
+
+CONTENDERS = (
+    *(each.name for each in (*families.OURS, *families.RIVALS, *families.LIMITS)),
+    *(*storage.POOLS, storage.READ, storage.TRANSFORM, storage.LOCAL),
+)
+"""Whom `--only` may choose from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +66,9 @@ class Options:
             )
         if self.repeats < 1 or self.rows < 4:
             raise SystemExit(f"`--repeats` ({self.repeats}) must be at least 1 and `--rows` ({self.rows}) 4")
+        for part in self.only:
+            if not any(part.lower() in name.lower() for name in CONTENDERS):
+                raise SystemExit(f"`--only` {part!r} is in the name of none of {'; '.join(CONTENDERS)}")
         if self.plot is not None and "local" not in self.sections:
             raise SystemExit("`--plot` draws the section local, which `--sections` leaves out")
         report.check_plot(self.plot)

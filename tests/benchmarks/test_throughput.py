@@ -51,5 +51,7 @@ def test_nonsense_is_refused_by_name() -> None:
         throughput.Options(sections=("nowhere",))
     with pytest.raises(SystemExit, match="`--repeats`"):
         throughput.Options(repeats=0)
+    with pytest.raises(SystemExit, match="`--only` 'grian' is in the name of none of ours, threads; "):
+        throughput.Options(only=("Grain", "grian"))
     with pytest.raises(SystemExit, match="`--plot` draws the section local"):
         throughput.Options(sections=("storage",), plot=Path("storage.png"))
