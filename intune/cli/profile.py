@@ -66,7 +66,7 @@ def profile(
         name: Of the scenario; by default the file's.
         force: Write over a file that is there.
     """
-    from intune.cli.writing import check_file
+    from intune.cli.writing import check_file, write_all
     from intune.pipelines.errors import ConfigError
     from intune.profiling import ProfileConfig, run_profile
 
@@ -97,8 +97,10 @@ def profile(
         out.stem if name is None else name,
         f"Fitted to a pipeline over {data} (transform {transform}, {config.executor}) by intune profile.",
     )
-    scenario.save(out)
+    _, lost = write_all((out, scenario.save))
     _show(found, out, time.monotonic() - began)
+    if lost is not None:  # what was measured is shown nevertheless
+        raise lost
 
 
 def _show(found: Profile, out: Path, seconds: float) -> None:

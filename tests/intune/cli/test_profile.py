@@ -1,5 +1,6 @@
 """`intune profile` as a user calls it, in a process of its own, and what it decides to measure."""
 
+import errno
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from intune.cli.main import main
 from intune.envs.calibrate_model import predict
 from intune.envs.jobs import Jobs
 from intune.envs.probe_plan import first_allocations, more_allocations
@@ -64,6 +66,21 @@ def test_a_pipeline_is_measured_and_becomes_a_scenario(folder: Path) -> None:
     again = _intune(*arguments, "--out", "job.toml", folder=folder)
     assert again.returncode == 2
     assert "`out`='job.toml' is there already" in again.stderr
+
+
+def test_a_full_disk_leaves_what_was_measured(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(scenario: Scenario, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Scenario, "save", full)
+    out = folder / "job.toml"
+    words = ["profile", folder / "data", "--transform", "none", "--seconds", 1, "--out", out]
+    assert main([str(word) for word in words]) == 2
+    told = capsys.readouterr()
+    assert "Measured, and fitted" in told.out
+    assert f"error: [Errno 28] No space left on device: '{out}'" in told.err
 
 
 @pytest.mark.parametrize(
