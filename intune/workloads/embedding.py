@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from intune.pipelines.errors import ConfigError, DataError, SchemaError
 from intune.pipelines.schema import Ragged
 
+# Before 2.7, torch does not tell exporting from compiling.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
 Ids: TypeAlias = "Tensor | Sequence[Tensor | Ragged]"
 """Ids of a batch: one tensor ``(rows, features)``, or one column per feature: a tensor ``(rows,)``, lists of one length
 ``(rows, length)`` or a list column (`Ragged`, whose ``offsets`` has ``rows + 1`` entries)."""
@@ -161,7 +164,7 @@ class StackedEmbedding(FeatureEmbedding):
             uniform_(self.table(feature), size**-0.5, child)
 
     def _single(self, ids: Tensor) -> Tensor:
-        if self.check_ids and not torch.compiler.is_exporting() and len(ids):
+        if self.check_ids and not _is_exporting() and len(ids):
             self._check(*torch.aminmax(ids, dim=0), self.sizes)
         return F.embedding(ids + self.starts, self.weight, sparse=self.sparse).flatten(1)
 
