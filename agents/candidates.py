@@ -140,8 +140,8 @@ def pooled_rate(
 def _need(twin: Twin, table: Floats, present: Bools, rate: Floats) -> Floats:
     """``[N]`` slots of a pool that are at work at `rate`, on average."""
     base = reaching(table, present, rate)
-    need: Floats = np.minimum(rate[:, None] * twin.time(base), base) * present
-    return need.sum(axis=1)
+    need = np.minimum(rate[:, None] * twin.time(base), base) * present
+    return np.asarray(need.sum(axis=1))
 
 
 def _highest(possible: Callable[[Floats], Bools], low: Floats, high: Floats, rounds: int) -> Floats:
