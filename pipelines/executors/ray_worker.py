@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 import traceback
@@ -14,7 +15,7 @@ import cloudpickle
 
 from intune.pipelines.allocators import keep_freed_memory
 from intune.pipelines.dataset import Reader
-from intune.pipelines.errors import IntuneError, LoaderError, StageError
+from intune.pipelines.errors import IntuneError, LoaderError, NotFoundError, StageError
 from intune.pipelines.executors.crew import Crew
 from intune.pipelines.executors.landing import Place, Probe, Reached
 from intune.pipelines.executors.packing import Packed, pack, unpickle
@@ -110,6 +111,7 @@ class RayWorker:
         self._call = OneAtATime()
         self._store: dict[Made, Any] = {}
         self._reached = Reached()
+        self._near = True
         # Ray spreads calls over all of its threads. Memory allocators keep what a thread frees for that thread,
         # so tasks run on a crew that has no more threads than tasks ever ran at once.
         self._crew = Crew(MOST_THREADS, "intune-worker")
@@ -118,8 +120,9 @@ class RayWorker:
         """Process and node of this worker, and whether it can lay outputs into the trainer's segments."""
         import ray
 
-        near = probe is not None and self._reached.finds(probe)
-        return os.getpid(), ray.get_runtime_context().get_node_id(), near
+        if probe is not None:
+            self._near = self._reached.finds(probe)
+        return os.getpid(), ray.get_runtime_context().get_node_id(), self._near
 
     def begin(self, generation: int, job: bytes, functions: Functions) -> None:
         """Take up another epoch; what was kept of the one before is let go.
@@ -201,7 +204,7 @@ class RayWorker:
                 self._reached.lay(export, outcome.packed, lay)
                 outcome.cpu_s[recipe.level] += time.thread_time() - began
         except BaseException as error:
-            failed = failure(error)
+            failed = failure(error if self._near else elsewhere(error))
             return (failed, None) if export == "send" else failed
         if export == "send":
             return outcome, payload
@@ -236,6 +239,18 @@ def _make(operations: Operations, recipe: Recipe, blocks: Sequence[Any], outcome
     outcome.cpu_s[recipe.level] = outcome.cpu_s.get(recipe.level, 0.0) + cpu_seconds() - began
     outcome.skipped += result.skipped
     return result.payload
+
+
+def elsewhere(error: BaseException) -> BaseException:
+    """The same error on another machine than the trainer's, which may lack files that the trainer sees."""
+    if not isinstance(error, NotFoundError):
+        return error
+    said = NotFoundError(
+        f"{error}; it was looked for on node {socket.gethostname()!r}: every node of the Ray cluster must find the "
+        "files at the same path, or in a store that all can reach"
+    )
+    said.__cause__ = error.__cause__
+    return said
 
 
 def failure(error: BaseException) -> Outcome:

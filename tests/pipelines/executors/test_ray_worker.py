@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from intune.pipelines import Pipeline
-from intune.pipelines.dataset import open_dataset
-from intune.pipelines.errors import CorruptError, LoaderError, StageError
+from intune.pipelines.dataset import Reader, open_dataset
+from intune.pipelines.errors import CorruptError, LoaderError, NotFoundError, StageError
 from intune.pipelines.executors.ray_worker import (
     Functions,
     OneAtATime,
@@ -101,6 +101,21 @@ def test_an_epoch_that_takes_long_to_load_does_not_end_the_next(worker, job, mon
     late.join(30)
     assert load(worker, 2).error is None
     assert worker._operations.job.maps == ("new",)
+
+
+def test_a_file_that_another_machine_lacks_is_an_error_that_says_so(worker, job, monkeypatch):
+    """The usual trap of a first cluster: the data lies on the trainer's disk."""
+
+    def missing(self, block):
+        raise NotFoundError("x.parquet: no such file")
+
+    monkeypatch.setattr(Reader, "read", missing)
+    worker.begin(1, job, functions(b""))
+    assert str(raised(load(worker, 1))) == "x.parquet: no such file"
+    monkeypatch.setattr(worker, "_near", False)
+    error = raised(load(worker, 1))
+    assert isinstance(error, NotFoundError)
+    assert "every node of the Ray cluster" in str(error)
 
 
 def test_a_function_that_wants_a_process_is_called_by_one_thread_at_a_time():
