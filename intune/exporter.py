@@ -200,8 +200,8 @@ def exporter(where: int | str) -> Endpoint | RayMetrics:
     if where == "ray":
         return RayMetrics()
     if isinstance(where, str):
-        host, colon, port = where.rpartition(":")
-        if not colon or not port.isdecimal():
+        host, _, port = where.rpartition(":")
+        if not port.isdecimal():
             raise ConfigError(f"`prometheus`={where!r} must be a port, 'host:port' or 'ray'")
         return Endpoint(int(port), host=host.strip("[]") or LOOPBACK)
     return Endpoint(where)

@@ -20,10 +20,11 @@ def check_source(source: object) -> None:
             f"`source`={os.fspath(source)!r} is a path; give what reads it, as in "
             "intune.pipelines.Pipeline.from_parquet(path).batch(8192)"
         )
-    if isinstance(source, Iterable) and not hasattr(source, "stages"):
+    if not hasattr(source, "stages"):
         raise ConfigError(
-            f"`source` is a {type(source).__name__}: lists, generators and other iterables cannot be tuned, since "
-            "nothing says how their batches are made; give a torch DataLoader or an intune Pipeline that makes them"
+            f"`source` is a {type(source).__name__}, which cannot be tuned, since nothing says how its batches are "
+            "made; give a torch DataLoader or an intune Pipeline that makes them, or what has `stages`, `budget`, "
+            "`stats` and `resize`"
         )
 
 
@@ -37,9 +38,10 @@ def folder_of(name: str, value: object) -> Path | None:
     """A folder, ``~`` being the home folder as for data, or None. Absolute: a script may change its own meanwhile."""
     if value is None:
         return None
-    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str) or "\0" in text:
         raise ConfigError(f"`{name}`={value!r} must be a folder (text or a Path), or None to write nothing")
-    return Path(os.path.abspath(os.path.expanduser(value)))
+    return Path(os.path.abspath(os.path.expanduser(text)))
 
 
 def check_knowledge(value: object) -> None:

@@ -133,9 +133,11 @@ def test_wrong_places_are_told(wrong: int | str) -> None:
         exporter(wrong)
 
 
-def test_a_host_can_be_given() -> None:
-    endpoint = exporter("localhost:0")
+@pytest.mark.parametrize("where", ["localhost:0", ":0", "0"])
+def test_a_host_can_be_given_and_a_port_as_text(where: str) -> None:
+    endpoint = exporter(where)
     assert isinstance(endpoint, Endpoint)
+    assert endpoint._server.server_address[0] == LOOPBACK
     endpoint.close()
 
 

@@ -239,6 +239,7 @@ def test_off_is_off(how: Any, pipeline: Pipeline, tmp_path: Path, monkeypatch: p
         ({"display": "loud"}, "use 'auto', 'live', 'lines' or 'quiet'"),
         ({"tune": "yes"}, "must be True or False"),
         ({"memory": "lots"}, "no amount of memory"),
+        ({"log": "a\0b"}, r"`log`='a\\x00b' must be a folder"),
         ({"cpus": 0}, "`cpus`=0 must be a whole number"),
         ({"allocation": {"lode": 3}}, "did you mean 'load'"),
     ],
@@ -250,12 +251,11 @@ def test_wrong_arguments_are_told(wrong: dict[str, Any], said: str, pipeline: Pi
 
 
 def test_what_cannot_be_tuned_is_told() -> None:
-    with pytest.raises(ConfigError, match="has no `stages`"):
-        intune.tune(3, agent="even")
     for path in ("data/train", Path("data/train")):
         with pytest.raises(ConfigError, match="is a path; give what reads it"):
             intune.tune(path, agent="even")
-    for source in ([1, 2, 3], (number for number in (1, 2))):
+    data = TensorDataset(torch.arange(3))
+    for source in ([1, 2, 3], (number for number in (1, 2)), 3, None, data, DataLoader):
         with pytest.raises(ConfigError, match="give a torch DataLoader or an intune Pipeline"):
             intune.tune(source, agent="even")
     with pytest.raises(ConfigError, match="has its own budget"):
