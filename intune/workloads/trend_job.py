@@ -6,6 +6,7 @@ a step is used to forecast it, and none of a held-out step to train.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -342,8 +343,13 @@ class TrendForecaster:
     def fit_trends(
         self, fitting: TrendFit, *, on_step: OnStep | None = None, watch: Watch | None = None
     ) -> FitSummary:
-        """Learn acceleration."""
+        """Learn acceleration.
+
+        Raises:
+            IntuneError: whatever `fit` raises; a checkpoint that began with another item embedding is refused.
+        """
         module = self.model.forecaster
+        config = self._config("trends") | {"item_embedding": _digest(self.model.items.weight)}
         self.model.items.weight.requires_grad_(self.options.tune_items)
         with (
             feeding(self.series, fitting.feed) as loader,
@@ -357,7 +363,7 @@ class TrendForecaster:
                 evaluate=lambda: {"loss": self.loss_of_trends(), **self.metrics("valid")},
                 options=self._inside(fitting.trends, "trends"),
                 metrics=self._names,
-                config=self._config("trends"),
+                config=config,
                 on_step=on_step,
             )
 
@@ -411,6 +417,10 @@ class TrendForecaster:
         return TrendResult(
             items=items, trends=trends, valid=valid, test={} if stopped else self.metrics("test")
         )
+
+
+def _digest(values: torch.Tensor) -> str:
+    return hashlib.sha256(values.detach().cpu().numpy().tobytes()).hexdigest()[:16]
 
 
 def in_blocks(numbers: Ints) -> Iterator[slice]:

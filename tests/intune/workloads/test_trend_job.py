@@ -253,6 +253,16 @@ def test_a_resumed_run_ends_as_one_that_was_not_broken_off(data: TrendData, tmp_
     assert again.trends.resumed_from is not None
 
 
+def test_acceleration_does_not_go_on_from_an_item_embedding_that_has_learnt_more_meanwhile(
+    data: TrendData, tmp_path: Path
+) -> None:
+    short, kept = replace(LOSS, checkpoints=tmp_path, epochs=1), replace(LOSS, checkpoints=tmp_path)
+    TrendForecaster(data=data, options=options()).fit(replace(FIT, items=short, trends=kept))
+    resumed = replace(kept, resume=True)
+    with pytest.raises(ConfigError, match="another configuration: item_embedding was"):
+        TrendForecaster(data=data, options=options()).fit(replace(FIT, items=resumed, trends=resumed))
+
+
 def test_a_data_set_of_too_few_steps_is_refused(tmp_path: Path) -> None:
     write_market(MarketOptions(users=30, items=24, audiences=3, steps=4, season=4), tmp_path / "m")
     with pytest.raises(
