@@ -29,6 +29,13 @@ def make_lookup(words: Array) -> Lookup:
     return HashLookup.of(words)
 
 
+def all_differ(words: Array) -> bool:
+    """Whether none of `words` is there twice. Of five million, sorting takes 0.1 s and their own memory again; Arrow's
+    `count_distinct` takes 3 s and 1.6 GB, which it keeps, and NumPy's `unique` 8 s."""
+    ordered = np.sort(words)
+    return not bool(np.any(ordered[1:] == ordered[:-1]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class DirectLookup:
     """A place for every number from the lowest word to the highest; 2 ns a word.

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from intune.pipelines.errors import ConfigError, SchemaError
 from intune.pipelines.schema import Array
 from intune.pipelines.transforms.base import ColumnTransform, Values, freeze, is_text, kind_of, large_type
-from intune.pipelines.transforms.lookup import Lookup, make_lookup
+from intune.pipelines.transforms.lookup import Lookup, all_differ, make_lookup
 from intune.pipelines.transforms.mixing import as_words
 from intune.pipelines.transforms.text import fingerprint
 from intune.pipelines.whole import at_least
@@ -47,7 +47,8 @@ class Entries:
             raise ConfigError(f"`values` has type {self.values.type}; int64 or large_string is wanted")
         if self.values.null_count:
             raise ConfigError("`values` holds a null, which has no id of its own; leave it out")
-        if pc.count_distinct(self.values).as_py() < len(self.values):
+        # Whose fingerprints all differ, and nearly always they do, those differ themselves.
+        if not all_differ(self._words()) and len(pc.unique(self.values)) < len(self.values):
             raise ConfigError("`values` holds a value twice; leave one of them out")
 
     def __len__(self) -> int:
@@ -71,13 +72,18 @@ class Entries:
         return built
 
     def _build(self) -> tuple[Lookup, int]:
-        if not self.is_text:
-            return make_lookup(self.values.to_numpy(zero_copy_only=False)), 0
         for seed in itertools.count():
-            words = fingerprint(self.values, seed).view(np.int64)
-            if len(np.unique(words)) == len(words):
+            words = self._words(seed)
+            if not self.is_text or all_differ(words):
                 break
         return make_lookup(words), seed
+
+    def _words(self, seed: int = 0) -> Array:
+        """The values as int64: of strings, their fingerprints."""
+        if self.is_text:
+            return fingerprint(self.values, seed).view(np.int64)
+        words: Array = self.values.to_numpy(zero_copy_only=False)
+        return words
 
     def find(self, values: Values) -> Array:
         """For each value its position among the entries, or −1: int64, shape ``(n,)``.

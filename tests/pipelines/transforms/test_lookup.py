@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intune.pipelines.transforms.lookup import DirectLookup, HashLookup, make_lookup
+from intune.pipelines.transforms.lookup import DirectLookup, HashLookup, all_differ, make_lookup
 
 WORDS = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-20, 20))
 
@@ -19,6 +19,11 @@ def test_words_are_found_where_they_stand(make: type, listed: list[int], asked: 
     found = table.find(np.array(queries, np.int64))
     assert found.dtype == np.int64
     assert found.tolist() == [position.get(word, -1) for word in queries]
+
+
+@given(words=st.lists(st.one_of(WORDS, st.integers(-3, 3)), max_size=8))
+def test_words_of_which_one_is_there_twice_do_not_all_differ(words: list[int]) -> None:
+    assert all_differ(np.array(words, np.int64)) == (len(set(words)) == len(words))
 
 
 @given(listed=st.lists(st.integers(-50, 50), unique=True, min_size=1), shift=st.integers(-(2**62), 2**62))

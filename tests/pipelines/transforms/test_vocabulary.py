@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from threading import Event, Thread
 from typing import Any
 
@@ -120,6 +122,29 @@ def test_sizes_cover_every_id() -> None:
     assert Vocabulary(entries=listed, first=0, unknown=9).size("x") == 10
 
 
+@pytest.mark.parametrize("text", [False, True])
+def test_millions_of_entries_take_their_own_memory_a_few_times(text: bool) -> None:
+    """Not three hundred bytes for each, to see whether one is there twice."""
+    script = f"""
+import numpy as np, pyarrow as pa
+from intune.pipelines.transforms import Entries
+
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
+
+values = pa.array(np.arange(1_000_000) * 7919 * 10**9)
+values = values.cast(pa.large_string()) if {text} else values
+counts = pa.array(np.ones(len(values), np.int64))
+Entries(values=values[:10], counts=counts[:10])
+before = peak()
+Entries(values=values, counts=counts)
+print((peak() - before) / values.nbytes)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert float(ran.stdout) < 3
+
+
 def test_it_pickles_before_and_after_use() -> None:
     vocabulary = Vocabulary(entries={"x": entries(["a", "b"])})
     for _ in range(2):
@@ -139,6 +164,7 @@ def test_it_pickles_before_and_after_use() -> None:
         (lambda: Vocabulary(entries={"x": entries([1, 2])}, null=1), "`null`=1 is an entry's id"),
         (lambda: Vocabulary(entries={"x": entries([1])}, first=-1), "`first`=-1"),
         (lambda: entries([1, 1]), "`values` holds a value twice"),
+        (lambda: entries(["a", "b", "a"]), "`values` holds a value twice"),
         (lambda: entries([1, None]), "`values` holds a null"),
         (lambda: entries([1.5]), "`values` has type double"),
         (lambda: Entries(values=pa.array([1]), counts=pa.array([], pa.int64())), "`counts` has 0"),
