@@ -85,7 +85,8 @@ def _settings() -> object:
     from pyspark import SparkConf
 
     conf = SparkConf().setMaster(f"local[{MOST}]").setAppName("intune example")
-    return conf.set("spark.ui.enabled", "false").set("spark.driver.bindAddress", "127.0.0.1")
+    conf.set("spark.ui.enabled", "false").set("spark.ui.showConsoleProgress", "false")
+    return conf.set("spark.driver.bindAddress", "127.0.0.1")
 
 
 if __name__ == "__main__":
