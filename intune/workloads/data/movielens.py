@@ -1,4 +1,5 @@
-"""Reads MovieLens as it is distributed: 100k (`u.data` …), 1M (`ratings.dat` …), and RecBole's `ml-100k.inter` ….
+"""Reads MovieLens as it is distributed: 100k (`u.data` …), 1M and 10M (`ratings.dat` …), 20M and later, the small ones
+included (`ratings.csv` …), and RecBole's `ml-100k.inter` ….
 
 Each from a folder, a zip file or a wheel (which is one), or from the ratings file alone: then without titles, and the
 items' ids are their text.
@@ -6,6 +7,7 @@ items' ids are their text.
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 import zipfile
@@ -30,6 +32,9 @@ GENRES_100K = (
 # fmt: on
 """The flags at the end of a line of `u.item`, in order (its README)."""
 
+NO_GENRE = ("unknown", "(no genres listed)")
+"""What stands there in 100k and in 20M and later."""
+
 NO_TITLE = ("", "unknown", "unkonwn")
 """Item 267 of MovieLens 100k has no title: the second is what its authors wrote, the third what RecBole's copy has."""
 
@@ -41,9 +46,10 @@ class Layout:
     """One way in which MovieLens is laid out.
 
     Attributes:
-        ratings, users, items: names of files.
+        ratings, users, items: names of files; an empty one where there is none.
         delimiter: between the fields of a line.
-        header: whether the first line names the columns.
+        header: the first line of `ratings`, which names its columns, as that of the other files does; empty where there
+            is none.
         encoding: of files that are not UTF-8.
         user_fields: what the fields of a line of `users` are.
     """
@@ -52,7 +58,7 @@ class Layout:
     users: str
     items: str
     delimiter: str
-    header: bool
+    header: str
     encoding: str
     user_fields: tuple[str, ...]
 
@@ -63,7 +69,7 @@ LAYOUTS = (
         users="ml-100k.user",
         items="ml-100k.item",
         delimiter="\t",
-        header=True,
+        header="user_id:token\titem_id:token\trating:float\ttimestamp:float",
         encoding="utf-8",
         user_fields=("user_id", "age", "gender", "occupation", "zip_code"),
     ),
@@ -72,7 +78,7 @@ LAYOUTS = (
         users="u.user",
         items="u.item",
         delimiter="\t",
-        header=False,
+        header="",
         encoding="latin-1",
         user_fields=("user_id", "age", "gender", "occupation", "zip_code"),
     ),
@@ -81,9 +87,18 @@ LAYOUTS = (
         users="users.dat",
         items="movies.dat",
         delimiter="::",
-        header=False,
+        header="",
         encoding="latin-1",
         user_fields=("user_id", "gender", "age", "occupation", "zip_code"),
+    ),
+    Layout(
+        ratings="ratings.csv",
+        users="",
+        items="movies.csv",
+        delimiter=",",
+        header="userId,movieId,rating,timestamp",
+        encoding="utf-8",
+        user_fields=(),
     ),
 )
 
@@ -210,7 +225,7 @@ class _Reader:
                 kinds = tuple(fields[2].split("|"))
             titles.append(title)
             years.append(year)
-            genres.append(tuple(kind for kind in kinds if kind and kind.lower() != "unknown"))
+            genres.append(tuple(kind for kind in kinds if kind and kind.lower() not in NO_GENRE))
         return item_table(ids, titles, years, genres)
 
     def _lines(self, name: str, least: int, delimiter: str | None = None) -> Iterator[tuple[int, list[str]]]:
@@ -226,9 +241,14 @@ class _Reader:
         text = io.TextIOWrapper(io.BytesIO(data), encoding, errors="replace", newline="\n")
         for number, line in enumerate(text, start=1):
             line = line.rstrip("\r\n")
-            if not line or (number == 1 and self._layout.header):
+            if number == 1 and self._layout.header:
+                if name == self._layout.ratings and line != self._layout.header:
+                    raise self._wrong(name, number, f"the columns are {line!r}, not {self._layout.header!r}")
                 continue
-            fields = line.split(delimiter)
+            if not line:
+                continue
+            # Titles with a comma stand between quotation marks.
+            fields = next(csv.reader([line])) if delimiter == "," and '"' in line else line.split(delimiter)
             if len(fields) < least:
                 raise self._wrong(name, number, f"{len(fields)} fields were found instead of {least} or more")
             yield number, fields

@@ -79,6 +79,41 @@ def test_files_in_utf_8_are_read_whatever_the_layout(tmp_path: Path) -> None:
     ]
 
 
+def write_csv(folder: Path, columns: str = "userId,movieId,rating,timestamp") -> Path:
+    folder.mkdir()
+    (folder / "ratings.csv").write_text(
+        f"{columns}\r\n" + "2,11,3.5,97\r\n1,11,4.0,96\r\n1,146309,0.5,95\r\n"
+    )
+    (folder / "movies.csv").write_text(
+        'movieId,title,genres\r\n11,"American President, The (1995)",Comedy|Drama\r\n'
+        '146309,"The ""Boy"" and the Beast",(no genres listed)\r\n',
+        "utf-8",
+    )
+    return folder
+
+
+def test_the_files_of_20m_and_later_are_read(tmp_path: Path) -> None:
+    found = read_movielens(write_csv(tmp_path / "ml-latest-small"))
+    assert found.users.column("user_id").to_pylist() == ["1", "2"]
+    assert found.items.column("title").to_pylist() == ["American President, The", 'The "Boy" and the Beast']
+    assert found.items.column("text").to_pylist() == [
+        "American President, The (1995). Comedy, Drama",
+        'The "Boy" and the Beast',
+    ]
+    np.testing.assert_array_equal(found.user, [1, 0, 0])
+    np.testing.assert_array_equal(found.item, [0, 0, 1])
+    np.testing.assert_array_equal(found.rating, [3.5, 4, 0.5])
+    np.testing.assert_array_equal(found.timestamp, [97, 96, 95])
+
+
+def test_columns_in_another_order_are_refused(tmp_path: Path) -> None:
+    folder = write_csv(tmp_path / "mine", "movieId,userId,rating,timestamp")
+    with pytest.raises(
+        CorruptError, match=r"ratings\.csv, line 1: the columns are 'movieId,.* not 'userId,movieId"
+    ):
+        read_movielens(folder)
+
+
 @pytest.mark.parametrize("suffix", [".zip", ".whl"])
 def test_a_zip_file_or_wheel_gives_the_same_as_its_folder(tmp_path: Path, suffix: str) -> None:
     folder = write_recbole(tmp_path / "files", drawn())
