@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import threading
 from collections import deque
 from typing import Literal, TextIO
 
@@ -27,6 +28,13 @@ KEPT_EVERY = 6
 """Decisions of which one has a line though it changed nothing: the log shows that tuning goes on."""
 
 BLOCKS = "▁▂▃▄▅▆▇█"
+
+DRAWN: list[JobConsole] = []
+"""The console that a panel is drawn on now, if any. A second one would be drawn into it."""
+
+DRAWING = threading.RLock()
+"""Held while that is looked up or changed: every loader has a tuner's thread of its own, and one that is forgotten may
+be closed in the middle of anything."""
 
 
 def line(entry: Entry) -> str:
@@ -111,6 +119,7 @@ class TuningDisplay:
 
     Args:
         mode: ``"auto"`` draws on a terminal and prints lines elsewhere; a notebook draws with ``ipywidgets`` only.
+            While another loader has a panel on the same terminal, this one's lines go above it.
         stream: where to; standard error by default.
     """
 
@@ -138,21 +147,30 @@ class TuningDisplay:
             self.close()
 
     def _show(self, entry: Entry) -> None:
-        if self._mode == "lines":
-            # What is kept is only worth a line now and then.
-            if entry.decided is not None or self._shown % KEPT_EVERY == 1:
-                self._console.print(line(entry), markup=False, highlight=False, soft_wrap=True)
-        elif self._mode == "live":
-            if self._live is None:
-                self._live = live_on(self._console)
-                self._live.start()
+        if self._mode == "live" and self._live is None:
+            self._begin()
+        if self._live is not None:
             self._live.update(panel(entry, self._past), refresh=True)
+        # What is kept is only worth a line now and then.
+        elif self._mode == "lines" and (entry.decided is not None or self._shown % KEPT_EVERY == 1):
+            self._console.print(line(entry), markup=False, highlight=False, soft_wrap=True)
+
+    def _begin(self) -> None:
+        """Draw a panel from now on, or where another one has the terminal, lines above that."""
+        with DRAWING:
+            if DRAWN and DRAWN[0].file is self._console.file:
+                self._console, self._mode = DRAWN[0], "lines"
+                return
+            DRAWN.append(self._console)
+            self._live = live_on(self._console)
+            self._live.start()
 
     def close(self) -> None:
         """Leave the last frame; twice does no harm."""
         live, self._live = self._live, None
         if live is not None:
-            with contextlib.suppress(OSError, ValueError):  # a closed terminal
+            with DRAWING, contextlib.suppress(OSError, ValueError):  # a closed terminal
+                DRAWN.remove(self._console)
                 live.stop()
 
 

@@ -95,6 +95,26 @@ def test_a_terminal_shows_the_panel_and_keeps_the_last_frame() -> None:
     assert (sys.stdout, sys.stderr) == streams
 
 
+def test_of_two_loaders_on_a_terminal_one_has_the_panel_and_the_other_lines_above_it() -> None:
+    stream = Terminal()
+    streams = sys.stdout, sys.stderr
+    first, second = TuningDisplay(stream=stream), TuningDisplay(stream=stream)
+    first(an_entry(reason="of the first"))
+    second(an_entry(reason="of the second"))
+    shown = stream.getvalue()
+    assert line(an_entry(reason="of the second")) + "\n" in shown
+    assert "of the first" in shown.rpartition("of the second")[2]  # the panel, drawn again below
+    first.close()  # before the other one
+    second(an_entry(reason="still there"))
+    second.close()
+    assert stream.getvalue().endswith(line(an_entry(reason="still there")) + "\n")
+    assert (sys.stdout, sys.stderr) == streams
+    third = TuningDisplay(stream=stream)
+    third(an_entry(reason="of the third"))
+    third.close()
+    assert "╭" in stream.getvalue().rpartition("still there")[2]
+
+
 def test_a_terminal_that_cannot_go_back_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     stream = Terminal()
