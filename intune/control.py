@@ -163,6 +163,10 @@ class Controller:
         self._note(measured, allocation, decision)
         return decision.allocation is not None
 
+    def tell(self, listener: Callable[[Entry], None]) -> None:
+        """Tell it, too, of every entry from now on."""
+        self._watch.append(listener)
+
     def end(self) -> None:
         """A round that is still under way gives no slots any more, and nobody is told of it."""
         self._over = True

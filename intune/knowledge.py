@@ -103,8 +103,9 @@ def recall(folder: Path, key: str, stages: Sequence[str]) -> Knowledge | None:
         return None
 
 
-def keep(folder: Path, key: str, known: Knowledge) -> None:
-    """Write what was learnt, whole or not at all. A full disk or a read-only home is worth a line in the log."""
+def keep(folder: Path, key: str, known: Knowledge) -> bool:
+    """Write what was learnt, whole or not at all; whether all of it is written. A full disk or a read-only home is
+    worth a line in the log."""
     stored = {
         "version": VERSION,
         "key": key,
@@ -114,7 +115,7 @@ def keep(folder: Path, key: str, known: Knowledge) -> None:
         "memory": known.memory,
     }
     try:
-        text = _text(stored, known.learnt)
+        text, whole = _text(stored, known.learnt)
         folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
         try:
@@ -126,6 +127,8 @@ def keep(folder: Path, key: str, known: Knowledge) -> None:
             raise
     except (OSError, ValueError, TypeError) as error:
         logger.warning("what this run learnt cannot be kept in %s: %s", folder, error)
+        return False
+    return whole
 
 
 def _read(path: Path) -> Any:
@@ -136,12 +139,13 @@ def _read(path: Path) -> Any:
     return json.loads(text.decode("utf-8"))
 
 
-def _text(stored: Mapping[str, Any], learnt: Mapping[str, Any]) -> str:
-    """As JSON, without what was learnt where that is too large or no JSON: an infinite number, for one."""
+def _text(stored: Mapping[str, Any], learnt: Mapping[str, Any]) -> tuple[str, bool]:
+    """As JSON, and whether what was learnt is in it, which it is not where that is too large or no JSON: an infinite
+    number, for one."""
     try:
         text = json.dumps({**stored, "learnt": dict(learnt)}, allow_nan=False)
         if len(text) <= MOST_BYTES:
-            return text
+            return text, True
         problem = f"it has more than {MOST_BYTES} bytes"
     except (ValueError, TypeError, RecursionError) as error:
         problem = str(error)
@@ -150,4 +154,4 @@ def _text(stored: Mapping[str, Any], learnt: Mapping[str, Any]) -> str:
         "what the agent's `knowledge()` gave cannot be kept (%s); return plain JSON. The allocation is kept",
         problem,
     )
-    return text
+    return text, False

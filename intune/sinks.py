@@ -36,7 +36,7 @@ class Sinks:
     """
 
     listeners: list[Callable[[Entry], None]] = field(default_factory=list)
-    closers: list[Callable[[], None]] = field(default_factory=list)
+    closers: list[Callable[[], object]] = field(default_factory=list)
 
     def close(self) -> None:
         """Close all of them, whatever becomes of one."""

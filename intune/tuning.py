@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import sys
@@ -56,6 +57,9 @@ for no second one meanwhile. Never iterated over: other threads tune loaders of 
 
 MOST_TOLD = 2_000
 """Characters of what a pipeline is that its log tells: a function may carry a dictionary of millions of ids."""
+
+KEPT_EVERY_S = 60.0
+"""Seconds between two times that what is learnt is kept: a killed job loses no more, and it takes some milliseconds."""
 
 OFF = ("off", "0", "false", "no")
 """Values of the environment's ``INTUNE`` that turn tuning off."""
@@ -213,6 +217,9 @@ class Tuned:
             _teach(agent, known)
         self._thread = ControlThread(self.controller, pace=pace)
         if folder is not None:
+            self.controller.tell(
+                _now_and_then(partial(_remember, weakref.proxy(self.controller), folder, self._key))
+            )
             sinks.closers.append(partial(_remember, self.controller, folder, self._key))
         # The thread must not keep a forgotten loader alive, nor outlive it.
         self._finalizer = weakref.finalize(self, _end, self._thread, sinks, os.getpid())
@@ -346,16 +353,33 @@ def _end(thread: ControlThread, sinks: Sinks, pid: int) -> None:
             DECIDING.pop(id(_decides(thread.controller.agent)), None)
 
 
-def _remember(controller: Controller, folder: Path, key: str) -> None:
-    if controller.best is not None:
-        allocation, rate, memory = controller.best
-        learnt: Mapping[str, Any] = {}
-        try:
-            learnt = controller.agent.knowledge()
-        except Exception as error:  # whatever an agent does, the allocation is kept
-            logger.warning("what the agent learnt is not kept (%s: %s)", type(error).__name__, error)
-        best = replace(allocation, memory=None)
-        keep(folder, key, Knowledge(allocation=best, rate=rate, memory=memory, learnt=learnt))
+def _now_and_then(remember: Callable[[], bool]) -> Callable[[Entry], None]:
+    """Told of decisions, it calls `remember` every `KEPT_EVERY_S` for as long as that goes well: many a job is killed
+    and starts again without having been asked."""
+    due = KEPT_EVERY_S
+
+    def listener(entry: Entry) -> None:
+        nonlocal due
+        if entry.time >= due:
+            due = entry.time + KEPT_EVERY_S if remember() else math.inf
+
+    return listener
+
+
+def _remember(controller: Controller, folder: Path, key: str) -> bool:
+    """Keep what was learnt, if anything was; whether all of it was kept."""
+    if controller.best is None:
+        return True
+    allocation, rate, memory = controller.best
+    learnt: Mapping[str, Any] = {}
+    whole = True
+    try:
+        learnt = controller.agent.knowledge()
+    except Exception as error:  # whatever an agent does, the allocation is kept
+        logger.warning("what the agent learnt is not kept (%s: %s)", type(error).__name__, error)
+        whole = False
+    best = replace(allocation, memory=None)
+    return keep(folder, key, Knowledge(allocation=best, rate=rate, memory=memory, learnt=learnt)) and whole
 
 
 def _teach(agent: Agent, known: Knowledge) -> None:

@@ -88,7 +88,7 @@ def test_what_was_learnt_is_bounded_and_the_allocation_is_kept_anyway(tmp_path: 
 def test_what_json_cannot_say_is_one_line_and_the_allocation_is_kept(
     learnt: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    keep(tmp_path, "key", replace(KNOWN, learnt=learnt))
+    assert not keep(tmp_path, "key", replace(KNOWN, learnt=learnt))  # not all of it
     assert caplog.text.count("cannot be kept") == len(caplog.records) == 1
     assert recall(tmp_path, "key", ["load", "batch"]) == replace(KNOWN, learnt={})
 
@@ -100,7 +100,7 @@ def test_a_rate_that_json_cannot_say_is_one_line(tmp_path: Path, caplog: pytest.
 
 
 def test_nothing_is_executed_on_reading(tmp_path: Path) -> None:
-    keep(tmp_path, "key", KNOWN)
+    assert keep(tmp_path, "key", KNOWN)
     assert json.loads((tmp_path / "key.json").read_text())["slots"] == {"load": 4, "batch": 2}
 
 
@@ -108,7 +108,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    keep(tmp_path / "file", "key", KNOWN)
+    assert not keep(tmp_path / "file", "key", KNOWN)
     assert caplog.text.count("cannot be kept") == 1
 
 
