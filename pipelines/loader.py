@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -594,6 +595,17 @@ def _weakly(loader: Loader) -> Callable[[str], None]:
 
 
 def _close_fleet(fleet: Fleet, pid: int) -> None:
-    if os.getpid() == pid:
-        for name in fleet.close():
-            logger.warning("%s did not end: user code hangs in it; it ends with this process", name)
+    if os.getpid() != pid:
+        return
+    if threading.current_thread().name.startswith("intune-"):
+        # By the garbage collector or a user's function, in the middle of a task: other workers may wait for a lock
+        # that this one holds, and so could not end.
+        with contextlib.suppress(RuntimeError):  # the interpreter is at its end
+            threading.Thread(target=_end, args=(fleet,), name="intune-close").start()
+    else:
+        _end(fleet)
+
+
+def _end(fleet: Fleet) -> None:
+    for name in fleet.close():
+        logger.warning("%s did not end: user code hangs in it; it ends with this process", name)

@@ -590,6 +590,45 @@ def test_the_garbage_collector_may_end_a_loop_in_a_worker_that_holds_its_lock(da
     assert rows == list(range(71))
 
 
+def test_the_garbage_collector_may_end_a_loader_in_a_worker_that_holds_its_lock(
+    data_sets: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others, which need that lock to end, must not be waited for there, nor be said to hang."""
+    collect, collected = threading.Event(), threading.Event()
+
+    def clock() -> float:
+        if collect.is_set() and threading.current_thread() is not threading.main_thread():
+            collect.clear()
+            gc.collect()
+            collected.set()
+        return time.monotonic()
+
+    class Trainer:
+        """Refers to itself, so that only the collector finds it."""
+
+        def __init__(self) -> None:
+            pipe = Pipeline.from_parquet(str(data_sets.folder(SHAPES[1]))).batch(9)
+            self.me, self.loader = self, load(pipe, clock=clock)
+            self.batches = iter(self.loader)
+
+    before = set(threading.enumerate())
+    gc.disable()
+    try:
+        trainer = Trainer()
+        next(trainer.batches)
+        run = trainer.batches._run  # type: ignore[attr-defined]
+        del trainer
+        collect.set()
+        with run.lock:
+            run.work.notify_all()
+        assert collected.wait(30)
+    finally:
+        gc.enable()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize("held", ["lock", "place"])
 def test_a_signal_handler_may_close_the_loader_in_the_middle_of_anything(
     data_sets: Any, caplog: pytest.LogCaptureFixture, held: str
