@@ -34,11 +34,18 @@ class Crew:
             if len(self._calls) <= self._free:
                 self._work.notify()
             elif self._threads < self._most:
-                self._threads += 1
-                threading.Thread(
-                    target=self._serve, name=f"{self._name}-{self._threads}", daemon=True
-                ).start()
+                self._begin()
         return future.result()
+
+    def _begin(self) -> None:
+        self._threads += 1
+        try:
+            threading.Thread(target=self._serve, name=f"{self._name}-{self._threads}", daemon=True).start()
+        except RuntimeError:  # the system allows no more: one of those there are will do it
+            self._threads -= 1
+            if not self._threads:
+                self._calls.pop()
+                raise
 
     def _serve(self) -> None:
         rest = Rest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -150,6 +151,41 @@ def test_a_crew_has_no_more_threads_than_calls_at_once_and_raises_what_they_rais
     helper.start()
     crew.call(meeting.wait, 5)  # only if both run at once
     helper.join(5)
+
+
+def test_where_the_system_allows_a_crew_no_more_threads_those_there_are_do_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start, allowed = threading.Thread.start, {"test-crew-1"}
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("test-crew") and thread.name not in allowed:
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    crew = Crew(2, "test-crew")
+    begun, refused, go = threading.Event(), threading.Event(), threading.Event()
+
+    def long() -> None:
+        begun.set()
+        go.wait(30)
+
+    busy = threading.Thread(target=crew.call, args=(long,))
+    busy.start()
+    assert begun.wait(30)
+    other: Future[int] = Future()
+    waiting = threading.Thread(target=lambda: other.set_result(crew.call(int, "7")))
+    waiting.start()
+    assert refused.wait(30)
+    go.set()
+    assert other.result(30) == 7
+    busy.join(30)
+    waiting.join(30)
+    allowed.clear()
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        Crew(2, "test-crew").call(int)
 
 
 def test_threads_that_are_left_without_work_give_their_memory_back(tmp_path: Path) -> None:
