@@ -91,16 +91,28 @@ def usable_by(executor: str | None, *, here: int = 1, world: int = 1) -> Usable:
 
     Args:
         executor: with threads CPUs are this machine's alone, wherever else a Ray that is connected has some; on Ray
-            they are the cluster's. None for something else, which may well run there too.
+            they are the cluster's, but for those that the trainers hold. None for something else, which may well run
+            there too.
         here: trainers on this machine, each of which gets the same part of its CPUs.
         world: trainers altogether, each of which gets the same part of a cluster's.
     """
     usable = Usable.detect(modules={}) if executor == "threads" else Usable.detect()
-    parts = world if executor == "ray" and _connected() else here
-    return replace(usable, cpus=max(1, usable.cpus // parts))
+    of_cluster = executor == "ray" and _connected()
+    parts, held = (world, world * _held()) if of_cluster else (here, 0.0)
+    return replace(usable, cpus=max(1, int(usable.cpus - held) // parts))
 
 
 def _connected() -> bool:
     """Whether this process is connected to a Ray cluster."""
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())
+
+
+def _held() -> float:
+    """CPUs of the cluster that this process has to itself, as a worker of Ray Train does; the other ranks have as many.
+    Without them the last rank would find none free."""
+    ray = sys.modules["ray"]
+    context = ray.get_runtime_context()
+    if context.worker.mode != ray.WORKER_MODE:
+        return 0.0  # the cluster's driver, which holds none, or a client
+    return float(context.get_assigned_resources().get("CPU", 0.0))

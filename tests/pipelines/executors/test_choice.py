@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +23,18 @@ def of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Usable, "detect", detect)
     monkeypatch.setattr(choice, "_connected", lambda: True)
+    monkeypatch.setitem(sys.modules, "ray", ray(mode=0))
+
+
+def ray(mode: int, **held: float) -> Any:
+    """One whose worker or driver this process is."""
+
+    def assigned() -> dict[str, float]:
+        assert mode == 1
+        return held
+
+    context = SimpleNamespace(worker=SimpleNamespace(mode=mode), get_assigned_resources=assigned)
+    return SimpleNamespace(WORKER_MODE=1, get_runtime_context=lambda: context)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +54,19 @@ def test_threads_share_this_machine_and_rays_workers_the_cluster(
 ) -> None:
     usable = choice.usable_by(executor, here=here, world=world)
     assert usable == Usable(cpus=cpus, memory=1 << 34, memory_left=1 << 34)
+
+
+@pytest.mark.parametrize(
+    ("world", "held", "cpus"),
+    [(4, 1.0, 15), (4, 2.0, 14), (32, 0.5, 1), (64, 1.0, 1), (3, 0.5, 20), (1, 0, 64)],
+)
+def test_what_the_trainers_hold_is_not_shared_out(
+    monkeypatch: pytest.MonkeyPatch, world: int, held: float, cpus: int
+) -> None:
+    """Workers of Ray Train have CPUs of the cluster themselves: the last of them found none for its pipeline."""
+    monkeypatch.setitem(sys.modules, "ray", ray(mode=1, CPU=held) if held else ray(mode=1))
+    assert choice.usable_by("ray", here=2, world=world).cpus == cpus
+    assert choice.usable_by("threads", here=2, world=world).cpus == HERE // 2
 
 
 def test_without_a_cluster_ray_is_started_here_and_shared_here(monkeypatch: pytest.MonkeyPatch) -> None:
