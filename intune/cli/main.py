@@ -10,6 +10,7 @@ import errno
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from types import FrameType
@@ -70,12 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE
     except Exception as error:
         # Imported here since its package brings NumPy and Arrow along, which `--help` can do without.
-        from intune.pipelines.errors import IntuneError
+        from intune.pipelines.errors import IntuneError, StageError
 
         # A path that the system refuses is told in its own words, which name it; a full disk names none.
         told = isinstance(error, OSError) and (error.filename or error.errno in FULL)
         if not isinstance(error, IntuneError) and not told:
             raise
+        if isinstance(error, StageError) and error.__cause__ is not None:
+            _tell_where(error.__cause__)
         print(f"intune: error: {' '.join(of_commands(str(error)).split())}", file=sys.stderr)
         return USAGE_ERROR
     finally:
@@ -142,6 +145,16 @@ def _stub(summary: str) -> Callable[[], None]:
 
     nothing.__doc__ = summary
     return nothing
+
+
+def _tell_where(error: BaseException) -> None:
+    """Print the traceback of what a user's function raised, from the function on; nothing of one of ours."""
+    ours = os.path.dirname(os.path.dirname(__file__)) + os.sep
+    at = error.__traceback__
+    while at is not None and at.tb_frame.f_code.co_filename.startswith(ours):
+        at = at.tb_next
+    if at is not None or hasattr(error, "__notes__"):  # a worker process says in a note where it was
+        traceback.print_exception(type(error), error, at)
 
 
 def _version() -> str:

@@ -11,7 +11,8 @@ import pytest
 
 from intune.cli import main as cli
 from intune.cli.main import COMMANDS, GROUPS, Command, _at_home, main
-from intune.errors import ConfigError
+from intune.errors import ConfigError, StageError
+from intune.pipelines.budget import parse_bytes
 
 
 def _stub_command(
@@ -77,6 +78,32 @@ def test_an_error_of_ours_is_one_line(
     _stub_command(monkeypatch, stub)
     assert main(["data", "stub"]) == 2
     assert capsys.readouterr().err == "intune: error: `x` must be at least 1\n"
+
+
+def test_where_a_users_function_failed_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def users(text: str) -> None:
+        parse_bytes(text)
+
+    def fail(function: Callable[[str], object]) -> str:
+        def command() -> None:
+            try:
+                function("lots")
+            except ConfigError as error:
+                error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+                raise StageError("stage 'transform': it failed; mend the function") from error
+
+        _stub_command(monkeypatch, command)
+        assert main(["data", "stub"]) == 2
+        return capsys.readouterr().err
+
+    only = "intune: error: stage 'transform': it failed; mend the function\n"
+    told = fail(users)
+    assert told.startswith("Traceback (most recent call last):\n")
+    assert "in users" in told.splitlines()[1]
+    assert told.endswith(only)
+    assert fail(parse_bytes) == only
 
 
 def test_a_path_that_the_system_refuses_is_one_line(
