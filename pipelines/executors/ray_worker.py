@@ -19,6 +19,7 @@ from intune.pipelines.errors import IntuneError, LoaderError, NotFoundError, Sta
 from intune.pipelines.executors.crew import Crew
 from intune.pipelines.executors.landing import Place, Probe, Reached
 from intune.pipelines.executors.packing import Packed, pack, unpickle
+from intune.pipelines.joining import Joining
 from intune.pipelines.memory import roots
 from intune.pipelines.operations import Job, Operations, call_here, cpu_seconds
 from intune.pipelines.schema import Block
@@ -107,6 +108,7 @@ class RayWorker:
         self._operations: Operations | None = None
         self._reader: Reader | None = None  # kept from epoch to epoch, and its files open with it
         self._maps: tuple[Map, ...] = ()  # kept as well: what a function has loaded it need not load again
+        self._joining: Joining | None = None  # and what was measured of the last of them
         self._digest = b""
         self._call = OneAtATime()
         self._store: dict[Made, Any] = {}
@@ -143,7 +145,7 @@ class RayWorker:
         with self._lock:
             if generation != self._generation:
                 return  # an interrupt came while this was loaded, and another epoch has begun since
-            self._digest, self._maps = functions.digest, maps
+            self._digest, self._maps, self._joining = functions.digest, maps, made.joining
             if self._reader is None:  # a worker is one loader's, and its files are always the same
                 self._reader = Reader(made.dataset)
             self._operations = Operations(replace(made, maps=maps), self._call, reader=self._reader)

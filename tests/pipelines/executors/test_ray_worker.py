@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -67,6 +68,15 @@ def test_functions_are_loaded_once_while_they_stay_the_same(worker, job):
     assert worker._operations.job.maps[0] is first
     worker.begin(3, job, functions(b"b", (["another"],)))
     assert worker._operations.job.maps == (["another"],)
+
+
+def test_what_was_measured_of_a_function_is_known_in_the_next_epoch(worker, job):
+    worker.begin(1, job, functions(b""))
+    measured = id(worker._operations.job.joining)
+    worker.end(1)
+    gc.collect()
+    worker.begin(2, job, functions(b""))
+    assert id(worker._operations.job.joining) == measured
 
 
 def test_blocks_of_an_epoch_that_was_left_are_let_go(worker, job):
