@@ -9,7 +9,10 @@ The batches and their order are the DataLoader's. What differs:
   seeded from the epoch's base seed and the batch's number as torch seeds a worker from the base seed and the
   worker's: the same whatever the slots, and the same as with a worker for every batch. (Workers that persist have
   one base seed for good; it is mixed with the number of epochs before. Torch's are seeded once and draw on.)
-  (Iterators of an iterable-style dataset are seeded exactly as torch's workers.)
+  (Iterators of an iterable-style dataset are seeded exactly as torch's workers.) A generator that the dataset keeps
+  for itself draws on in every process's copy, as in torch's workers; there, which batches a copy makes depends on how
+  fast the others are. With ``num_workers=0`` its numbers are the DataLoader's; so they are, however batches are made,
+  where the dataset makes one from the sample's index.
 - *The sampler* is read in the trainer's thread, further ahead than the DataLoader would, but not where it draws from
   a generator given to it, or draws others' random numbers or counts as it goes: others may draw in between.
 - *What goes on where it was* when a loop is left early (a stream, a sampler that counts what it gave, samples read

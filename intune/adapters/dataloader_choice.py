@@ -4,7 +4,8 @@ Threads share the dataset and hand batches over for nothing, but only one of the
 processes each hold a copy of the dataset and hand batches over through shared memory. So: threads where the code
 waits or computes outside Python's lock, processes where it holds it, and one thread at a time where the dataset
 cannot be copied nor be trusted to two threads. Where only the trainer's own thread gives the DataLoader's batches (as
-of code that counts, or works in one buffer) they are made there, as the DataLoader without workers does.
+of code that counts, or works in one buffer) they are made there, as the DataLoader without workers does; so are batches
+that are made sooner than handed over (see `dataloader_cheap.py`).
 """
 
 from __future__ import annotations

@@ -106,11 +106,10 @@ class Epoch(Iterator[Any]):
             feed.read_ahead()
             if self._workshop.choice is None:
                 feed.decide()
-            feed.offer()
-            if not feed.out:
+            made = self._made()
+            if made is None:
                 feed.raise_failure()
                 return None
-            made = self._take()
             if feed.reconsider(made):
                 continue
             feed.look(made)
@@ -118,6 +117,14 @@ class Epoch(Iterator[Any]):
                 return made
             assert isinstance(feed.reading, Sources)
             feed.reading.ended(made.item.source)
+
+    def _made(self) -> Made | None:
+        """What comes next; None where there is nothing more."""
+        feed = self.feed
+        if self._workshop.here and not feed.out:
+            return feed.make()
+        feed.offer()
+        return self._take() if feed.out else None
 
     def _take(self) -> Made:
         timeout = self._settings.timeout if self._settings.num_workers else None

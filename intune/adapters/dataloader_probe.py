@@ -82,7 +82,7 @@ class Probe:
         make: makes the batch of an item, without an exception; says whether it drew random numbers, where what
             it drew from is as before again.
         together: the same in other threads than the trainer's.
-        after: what is to be done with an item that was made alone; it takes none of the time that counts.
+        before, after: what is to be done with an item that is made alone; that takes none of the time that counts.
         state: something that is equal as long as what the code keeps is as it was.
         clock: seconds.
         thread_clock: seconds in which the calling thread ran, and in which it lacked a processor.
@@ -96,6 +96,7 @@ class Probe:
         make: Callable[[Any], bool | None],
         *,
         together: Callable[[Any], None] | None = None,
+        before: Callable[[Any], None] = lambda item: None,
         after: Callable[[Any], None] = lambda item: None,
         state: Callable[[], Any] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
@@ -103,6 +104,7 @@ class Probe:
     ) -> None:
         self._make = make
         self._together = make if together is None else together
+        self._before = before
         self._after = after
         self._state = state
         self._clock = clock
@@ -114,6 +116,7 @@ class Probe:
         measured = Measurement(wall_s=0.0, active_s=0.0)
         kept = self._state()
         for number, item in enumerate(islice(items, self.ALONE)):
+            self._before(item)
             spell, drew = self._watched(self._make, item)
             drew = drew or random_states() != before
             found = Measurement(wall_s=spell.alone_s, active_s=spell.ran_s, random=drew)
@@ -140,6 +143,7 @@ class Probe:
         """Of the first batch and one more, the one that took less: the first warms up, and any may be delayed, while
         what is decided from it is whose random numbers the training sees."""
         for item in islice(items, 1):
+            self._before(item)
             spell, _ = self._watched(self._make, item)
             self._after(item)
             if spell.alone_s < first.wall_s:

@@ -182,6 +182,14 @@ def pinned(batch: Any, device: int | None) -> Any:
     return pin_memory(batch)  # type: ignore[no-untyped-call]
 
 
+def pinned_here(made: Made, settings: LoaderSettings) -> Made:
+    """A batch in pinned memory, copied in the calling thread; what that raises in its place."""
+    try:
+        return Made(made.item, made.rows, pinned(made.data, None), collated=True)
+    except Exception as error:
+        return failed(made.item, error, where("transfer", made.item, settings))
+
+
 def make_here(item: Item, settings: LoaderSettings) -> None:
     """Make an item's batch in the calling thread, ahead of its tasks; what the user's code raises too."""
     try:

@@ -56,6 +56,7 @@ class Trial:
         self._cases: list[_Case] = []
         self._together: list[Item] = []
         self._last: tuple[Item, Any, Any] | None = None
+        self._before: dict[str, Any] | None = None
         self._after: dict[str, Any] | None = None
         self.reuses = False
 
@@ -68,7 +69,9 @@ class Trial:
         """Make some and watch them. The trainer's random generators are as the DataLoader leaves them: as they were
         where it has workers, and with the draws of the first batch where it has none."""
         self._after = global_states()
-        probe = Probe(self._make, together=self._make_together, after=self._own, state=self._state)
+        probe = Probe(
+            self._make, together=self._make_together, before=self._note, after=self._own, state=self._state
+        )
         measured = probe.measure(self._watchable(items))
         if measured.random:
             return measured
@@ -96,9 +99,13 @@ class Trial:
         kept = fingerprint((self._settings.dataset, self._settings.collate_fn), tolerant=True)
         return object() if kept is None else kept
 
+    def _note(self, item: Item) -> None:
+        """A batch is about to be made."""
+        self._before = None if self._settings.num_workers else global_states()
+
     def _make(self, item: Item) -> bool:
         """Make a batch; says whether that drew random numbers which are back where they were."""
-        settings, before = self._settings, None if self._settings.num_workers else global_states()
+        settings, before = self._settings, self._before
         with like_a_worker(settings, self._seed, item.ordinal):
             states = random_states()
             make_here(item, settings)
@@ -109,12 +116,12 @@ class Trial:
             item.made = None
             return True
         self._cases.append(_Case(item, before))
-        self._after = global_states()
         return drew
 
     def _own(self, item: Item) -> None:
         """Give the batch before this one memory of its own, if this one was written over it: of collating as torch
         does it is certain that it was not."""
+        self._after = global_states()
         if item.made is None or item.made.error is not None:
             return
         if self._settings.batched and self._settings.collate_fn is default_collate:

@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from intune.adapters.dataloader_caution import Verdict
+from intune.adapters.dataloader_cheap import Cheap
 from intune.adapters.dataloader_choice import (
     DRAWS,
     MOST_COPIED,
@@ -101,6 +102,7 @@ class Workshop:
         self.watch = Watch()
         self.auto = workers == "auto"
         self.verdict = Verdict()
+        self._cheap: Cheap | None = None
         self._serial = threading.Lock()
         self._fleets: list[ThreadFleet] = []
         self._idle: list[ThreadFleet] = []
@@ -122,6 +124,8 @@ class Workshop:
         """Batches that can be fetched at once; None where nothing limits it."""
         if self.settings.iterable:
             return self.settings.sources
+        if self._cheap is not None:
+            return None
         return 1 if self.choice is not None and self.choice.kind in ("serial", "here") else None
 
     @property
@@ -378,7 +382,9 @@ class Workshop:
             choice = Choice(kind="here", reason=f"{DRAWS}; {choice.reason}")
         if choice.kind in ("thread", "serial") and trial.reuses:
             choice = Choice(kind="here", reason="the dataset or `collate_fn` gives out the same memory again")
-        self._settle(choice, warn=warn)
+        cheap = None if settings.num_workers else Cheap.of(choice, measured)
+        self._settle(choice if cheap is None else cheap.choice, warn=warn)
+        self._cheap = cheap
 
     def _prepare(self) -> tuple[Choice | None, Parcel | None]:
         """Before any of the code runs: where it has to if it cannot be sent, and what is to be sent."""
@@ -398,6 +404,14 @@ class Workshop:
     def go_here(self, reason: str, *, warn: bool = True) -> None:
         """From now on batches are made in the trainer's own thread."""
         self._settle(Choice(kind="here", reason=reason), warn=warn)
+
+    def took(self, wall_s: float, cpu_s: float) -> bool:
+        """A batch was made in the trainer's thread; says whether batches are not made there any more, since they have
+        turned out not to be as cheap as the first ones."""
+        if self._cheap is None or (choice := self._cheap.took(wall_s, cpu_s)) is None:
+            return False
+        self._settle(choice)
+        return True
 
     def make(self, item: Item, fetcher: Fetcher, seed: EpochSeed | None) -> bool:
         """Make an item's batch in the trainer's thread, as the DataLoader would: in its own or in a worker's.
@@ -477,6 +491,7 @@ class Workshop:
         if choice.kind == "process" and self._worker is None and not self._survey.sendable:
             Parcel.of(self.settings)  # raises, and says what is wrong
         self.choice = choice
+        self._cheap = None
         self.watch.looks = self.auto and choice.kind in ("thread", "serial") and not self.settings.iterable
         kinds: dict[Kind, str] = {
             "thread": "threads",
