@@ -87,7 +87,7 @@ def best_slots(there: World) -> tuple[Floats, Floats, Bools]:
     found = there.present.astype(np.float64)
     rate = rate_of_stages(there, found)
     fits: Bools = memory_of_stages(there, found) <= there.room
-    ceiling = np.minimum(1.0 / there.step, (there.limits / np.maximum(there.use, 1e-30)).min(axis=1))
+    ceiling = np.minimum(np.minimum(there.step_rate, there.storage_rate.min(axis=1)), there.memory_rate)
     rows = np.flatnonzero(fits)
     part = there.rows(rows)
     slots = found[rows]

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from intune.envs.jobs import Bools, Floats, Jobs, slot_limit
-from intune.envs.model import knee, service
+from intune.envs.model import ALL, knee, service
 from intune.envs.pools import pooled_peak
+from intune.envs.prepared import TINY, prepare
 
-TINY = 1e-30
 SETTLING = 200
 """Intervals after which the slots at work of a shared pool are taken to have settled: near the size at which
 contention runs away they grow slowly."""
@@ -28,10 +28,9 @@ class World:
     Attributes:
         present: ``[N, S]``; cpu, wait: seconds per row; contention, coherence, crowding, most_slots: see `Jobs`.
         slot_bytes: ``[N, S]`` working set to reckon with, margin included; queue_bytes: of a slot's full queue.
-        use: ``[N, 4]`` of storage bytes, requests, memory traffic and network, per row of all stages.
-        limits: ``[N, 4]`` what there is of them per second.
-        uses_storage, uses_traffic: ``[N, S]``; memory_limited: ``[N]`` whether its bandwidth is.
-        step: ``[N]`` trainer's seconds per row; step_cpu: processor seconds.
+        storage_rate: ``[N, S]`` rows/s that storage has for each stage; memory_rate: ``[N]`` that memory has for all.
+        uses_traffic: ``[N, S]``; memory_limited: ``[N]`` whether its bandwidth is.
+        step_rate: ``[N]`` rows/s that the trainer takes at most, and that reach it; step_cpu: processor seconds of one.
         cpus: ``[N]``; oversubscription, switching, knee: see `Jobs`.
         slots: ``[N]`` that may be given out.
         room: ``[N]`` bytes that working sets and queues may take: of the tightest node, as if it were all of them.
@@ -47,12 +46,11 @@ class World:
     most_slots: Floats
     slot_bytes: Floats
     queue_bytes: Floats
-    use: Floats
-    limits: Floats
-    uses_storage: Bools
+    storage_rate: Floats
+    memory_rate: Floats
     uses_traffic: Bools
     memory_limited: Bools
-    step: Floats
+    step_rate: Floats
     step_cpu: Floats
     cpus: Floats
     oversubscription: Floats
@@ -80,12 +78,9 @@ def world(jobs: Jobs, *, cpus: Any = 1.0, memory: Any = 1.0, slower: Any = 1.0, 
         margin: standard deviations of the working sets' noise to reckon with on top of their mean.
     """
     count = len(jobs)
-    total = jobs.cpus.sum(axis=1, keepdims=True)
-    share = jobs.cpus / total
-    last = np.take_along_axis(jobs.row_bytes, jobs.present.sum(axis=1, keepdims=True) - 1, axis=1)[:, 0]
-    used = [jobs.storage_bytes, jobs.storage_requests, jobs.traffic]
-    limits = [jobs.storage_bandwidth, jobs.storage_rate, jobs.memory_bandwidth, jobs.nic[:, 0]]
-    there = np.maximum(np.floor(total[:, 0] * cpus + 1e-9), 1.0)
+    prepared = prepare(jobs)
+    share = prepared.share
+    there = np.maximum(np.floor(jobs.cpus.sum(axis=1) * cpus + 1e-9), 1.0)
     skew = np.exp(margin * jobs.memory_noise)[:, None]
     free = jobs.memory * np.broadcast_to(np.asarray(memory, dtype=np.float64), (count,))[:, None]
     free[:, 0] -= jobs.base_bytes
@@ -100,12 +95,11 @@ def world(jobs: Jobs, *, cpus: Any = 1.0, memory: Any = 1.0, slower: Any = 1.0, 
         most_slots=jobs.most_slots,
         slot_bytes=jobs.slot_bytes * skew,
         queue_bytes=jobs.queue_blocks * jobs.block_rows * jobs.row_bytes,
-        use=np.stack([*(each.sum(axis=1) for each in used), (1.0 - share[:, 0]) * last], axis=1),
-        limits=np.clip(np.stack(limits, axis=1), TINY, 1e30),
-        uses_storage=(jobs.storage_bytes > 0) | (jobs.storage_requests > 0),
-        uses_traffic=jobs.traffic > 0,
+        storage_rate=prepared.storage_rate,
+        memory_rate=jobs.memory_bandwidth / np.maximum(jobs.traffic.sum(axis=1), TINY),
+        uses_traffic=prepared.uses_traffic,
         memory_limited=np.isfinite(jobs.memory_bandwidth),
-        step=jobs.step,
+        step_rate=prepared.step_rate,
         step_cpu=jobs.step_cpu,
         cpus=there,
         oversubscription=jobs.oversubscription,
@@ -128,16 +122,16 @@ def capacity(world: World, slots: Floats) -> Floats:
 def rate_of_stages(world: World, slots: Floats) -> Floats:
     """``[N]`` rows/s delivered in the steady state with slots of their own for all stages.
 
-    All flows are equal then: the least of the stages' and the trainer's, slowed down where storage, memory
-    bandwidth, network or processors are short.
+    All flows are equal then: the least of the stages', the storage's, the network's and the trainer's, slowed down
+    where memory bandwidth or processors are short.
     """
     used = np.maximum(np.minimum(slots, world.most_slots), 1.0)
-    cpu, _ = service(world.cpu, world.wait, used, world.contention, world.coherence, world.crowding)
-    work = np.where(world.present, cpu, 0.0).sum(axis=1) + world.step_cpu
+    cpu, wait = service(world.cpu, world.wait, used, world.contention, world.coherence, world.crowding)
     able = capacity(world, slots).min(axis=1)
-    eased, there = _knee(world, able * work / world.cpus)
-    wished = np.minimum(able * eased, 1.0 / world.step)
-    flow = np.minimum(wished, (world.limits / np.maximum(world.use, TINY)).min(axis=1))
+    eased, there = _knee(world, able * _work(world, cpu) / world.cpus)
+    wished = np.minimum(np.minimum(able * eased, world.storage_rate.min(axis=1)), world.step_rate)
+    flow = np.minimum(wished, world.memory_rate)
+    work = _work(world, _served(world, used, cpu + wait)[0])
     return np.asarray(flow * _of_cpus(world, flow * work / there) / _switched(world, wished * work))
 
 
@@ -156,7 +150,6 @@ def pooled(world: World, pool: Floats, *, settling: int = SETTLING) -> tuple[Flo
     instead, the rate is the mean of two intervals, the memory the larger.
     """
     most = np.minimum(pool[:, None], world.most_slots)
-    short = world.limits / np.maximum(world.use, TINY)
     running = np.ones(world.present.shape)
     rate = np.zeros(len(world))
     rate_before, at_work = rate, np.zeros_like(running)
@@ -167,29 +160,28 @@ def pooled(world: World, pool: Floats, *, settling: int = SETTLING) -> tuple[Flo
         cpu, wait = service(world.cpu, world.wait, at_once, world.contention, world.coherence, world.crowding)
         took = np.where(world.present, cpu + wait, 0.0)
         alone = np.where(world.present, most / np.maximum(took, TINY), np.inf).min(axis=1)
-        work = np.where(world.present, cpu, 0.0).sum(axis=1) + world.step_cpu
         able = np.minimum(alone, pool / np.maximum(took.sum(axis=1), TINY))
-        eased, there = _knee(world, np.where(pool <= world.cpus, 0.0, able * work / world.cpus))
-        wished = np.minimum(able * eased, 1.0 / world.step)
-        took = took / eased[:, None]
-        flow = np.minimum(wished, short.min(axis=1))
+        eased, there = _knee(world, np.where(pool <= world.cpus, 0.0, able * _work(world, cpu) / world.cpus))
+        cpu, wait = _served(world, at_once, cpu + wait)
+        took = np.where(world.present, cpu + wait, 0.0) / eased[:, None]
+        able = np.minimum(alone * eased, pool / np.maximum(took.sum(axis=1), TINY))
+        wished = np.minimum(np.minimum(able, world.storage_rate.min(axis=1)), world.step_rate)
+        work = _work(world, cpu)
+        flow = np.minimum(wished, world.memory_rate)
         of_cpus = _of_cpus(world, flow * work / there)
         lost = _switched(world, wished * work)
         rate = flow * of_cpus / lost
-        longer = took + cpu * (lost / of_cpus - 1.0)[:, None]
+        stalled = np.where(world.uses_traffic, (flow / wished)[:, None], 1.0)
+        longer = took + cpu * ((lost / of_cpus)[:, None] / stalled - 1.0)
         now = np.minimum(np.maximum(rate[:, None] * longer, 1.0), at_once)
         cpu, wait = service(world.cpu, world.wait, now, world.contention, world.coherence, world.crowding)
-        stretch = np.minimum(short / wished[:, None], 1.0)
-        used = (
-            (rate * lost)[:, None] * cpu / np.where(world.uses_traffic, stretch[:, 2:3], 1.0) * world.present
-        )
-        # Stages that stall on memory take no more processors than there are.
-        left = np.maximum(world.cpus - rate * world.step_cpu, 0.0)
-        part = np.minimum(left / np.maximum(used.sum(axis=1), TINY), 1.0)
-        used *= np.where(world.memory_limited, part, 1.0)[:, None]
-        storage = np.where(world.uses_storage, stretch[:, :2].min(axis=1, keepdims=True), 1.0)
-        busy = used / (of_cpus * eased)[:, None] + rate[:, None] * wait / storage
-        at_work = np.where(world.present, np.minimum(busy, most), 0.0)
+        used = (rate * lost)[:, None] * cpu / stalled * world.present
+        busy = used / (of_cpus * eased)[:, None] + rate[:, None] * wait
+        busy = np.where(world.present, np.minimum(busy, most), 0.0)
+        # Slots that nothing but storage keeps from more queue for it.
+        full = wished[:, None] >= world.storage_rate * ALL
+        left = np.maximum(pool - busy.sum(axis=1), 0.0) * (rate / wished) / np.maximum(full.sum(axis=1), 1)
+        at_work = np.minimum(busy + full * left[:, None], most)
         running = np.maximum(at_work, 1.0)
     at_work = np.maximum(at_work, at_work_before)
     held = pooled_peak(at_work, pool, world.slot_bytes)
@@ -214,6 +206,17 @@ def steady_rate(jobs: Jobs, slots: Any, pool: Any = None, cpus: Any = 1.0) -> Fl
         return alone
     shared = np.broadcast_to(np.asarray(pool, dtype=np.float64), (len(jobs),))
     return np.where(shared > 0, pooled(there, np.maximum(shared, 1.0))[0], alone)
+
+
+def _work(world: World, cpu: Floats) -> Floats:
+    """``[N]`` processor seconds per row of all stages and the trainer."""
+    return np.asarray(np.where(world.present, cpu, 0.0).sum(axis=1) + world.step_cpu)
+
+
+def _served(world: World, at_once: Floats, took: Floats) -> tuple[Floats, Floats]:
+    """`service` of slots of which `took` seconds per row are known, without those that queue for storage."""
+    served = np.minimum(np.maximum(world.storage_rate * took, 1.0), at_once)
+    return service(world.cpu, world.wait, served, world.contention, world.coherence, world.crowding)
 
 
 def _of_cpus(world: World, load: Floats) -> Floats:

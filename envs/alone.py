@@ -13,6 +13,7 @@ from math import exp, floor, inf, isfinite, nan, sqrt
 from intune.envs.conditions import Tape
 from intune.envs.jobs import STAGE_FIELDS, Jobs
 from intune.envs.measurement import UNLIMITED, Measurement
+from intune.envs.model import ALL
 from intune.envs.prepared import LEAST_KNEE, TINY, prepare
 from intune.envs.reading import Reading, Row, measurement_of
 
@@ -25,6 +26,7 @@ class Able:
     at_once: Row
     cpu: Row
     took: Row
+    rate: Row
     room: Row
     eased: float = 1.0
     processors: float = 1.0
@@ -45,10 +47,10 @@ class JobAlone:
         self._width = jobs.stages
         self._tape: list[Row] = tape.data[0].tolist()
         prepared = prepare(jobs)
-        self._remote, self._share = float(prepared.remote[0]), prepared.share[0].tolist()
+        self._share = prepared.share[0].tolist()
         self._stage = {name: getattr(jobs, name)[0, : self.count].tolist() for name in STAGE_FIELDS}
         self._queue_rows = prepared.queue_rows[0, : self.count].tolist()
-        self._uses_storage = prepared.uses_storage[0, : self.count].tolist()
+        self._storage_rate: Row = prepared.storage_rate[0, : self.count].tolist()
         self._uses_traffic = prepared.uses_traffic[0, : self.count].tolist()
         self._knee = float(jobs.knee[0])
         self._crowds, self._switching = prepared.parts.crowding, float(jobs.switching[0])
@@ -56,10 +58,7 @@ class JobAlone:
         self.interval, self.step_seconds = float(jobs.interval[0]), float(jobs.step[0])
         self._step_rate, self._step_cpu = float(prepared.step_rate[0]), float(jobs.step_cpu[0])
         self._queue_bytes = float(jobs.queue_bytes[0])
-        self._limits = [
-            float(each[0])
-            for each in (jobs.storage_bandwidth, jobs.storage_rate, jobs.memory_bandwidth, jobs.nic[:, 0])
-        ]
+        self._memory_bandwidth = float(jobs.memory_bandwidth[0])
         self._oversubscription = float(jobs.oversubscription[0])
         self._misjudges = bool(jobs.measurement_noise[0] > 0)
         self._base = float(jobs.base_bytes[0])
@@ -127,9 +126,13 @@ class JobAlone:
         stages, width = range(self.count), self._width
         able = self._able(now, seconds)
         rows, held_up = _passed(able, self._queue, self._step_rate, seconds)
+        full = [rows[i] >= self._storage_rate[i] * (seconds * ALL) for i in stages]
         through = [rows[i] / seconds for i in stages]
         delivered = rows[-1] / seconds
-        storage, memory, slower, moved = self._shortage(through, delivered)
+        moved, slower = 0.0, 1.0
+        if isfinite(self._memory_bandwidth):
+            moved = sum([through[i] * self._stage["traffic"][i] for i in stages])
+            slower = ratio(self._memory_bandwidth, moved)
         cpus = now[4 * width + 1]
         demand = sum([through[i] * able.cpu[i] for i in stages]) + delivered * self._step_cpu
         lost = 1.0 + self._switching * max(demand - cpus, 0.0) if self._switching else 1.0
@@ -139,14 +142,15 @@ class JobAlone:
         rows = [each * factor for each in rows]
         through = [each * factor for each in through]
         queue = [max(self._queue[i] + rows[i] - rows[i + 1], 0.0) for i in stages]
-        cpu, waited = self._at_work(now, able, through, lost / processor, storage, memory)
+        cpu, waited = self._at_work(now, able, through, lost / processor, slower)
         if self._switching:
             cpu = [each * lost for each in cpu]
-        if isfinite(self._limits[2]):
-            rest = ratio(max(cpus - delivered * factor * self._step_cpu, 0.0), sum(cpu))
-            cpu = [each * rest for each in cpu]
         share_of_one = processor * able.eased
         busy = [min(cpu[i] / share_of_one + waited[i], able.capacity[i]) for i in stages]
+        busy = [busy[i] + (able.capacity[i] - busy[i]) * factor if full[i] else busy[i] for i in stages]
+        if isfinite(self._memory_bandwidth):
+            rest = ratio(max(cpus - delivered * factor * self._step_cpu, 0.0), sum(cpu))
+            cpu = [each * rest for each in cpu]
         idle = [1.0 - busy[i] / able.capacity[i] for i in stages]
 
         row_bytes = self._stage["row_bytes"]
@@ -181,45 +185,42 @@ class JobAlone:
             memory_queued=queued,
             memory_limit=min(allowed, UNLIMITED),
             slot_limit=ahead[4 * width + 3],
-            bandwidth=moved * factor / self._limits[2] if isfinite(self._limits[2]) else nan,
+            bandwidth=moved * factor / self._memory_bandwidth if isfinite(self._memory_bandwidth) else nan,
             since_change=self._since_change,
             killed=killed,
         )
 
     def _able(self, now: Row, seconds: float) -> Able:
         stage, width = self._stage, self._width
-        sigma, kappa, most_slots, row_bytes = (
-            stage["contention"],
-            stage["coherence"],
-            stage["most_slots"],
-            stage["row_bytes"],
-        )
+        most_slots, row_bytes = stage["most_slots"], stage["row_bytes"]
         works = 1.0 - now[4 * width]
-        able = Able([], [], [], [], [])
+        able = Able([], [], [], [], [], [])
         for i, slots in enumerate(self._joined(seconds) if self._delay else self.slots):
             slots *= works
             capacity = max(min(slots, most_slots[i]), TINY)
             once = max(capacity, 1.0)
-            work, wait = now[i], now[width + i]
-            if self._scaling:
-                alone, own = work + wait, work
-                work += alone * (kappa[i] * once * (once - 1.0))
-                if self._crowds:
-                    work += own * (stage["crowding"][i] * (once - 1.0))
-                wait += alone * (sigma[i] * (once - 1.0))
+            work, wait = self._service(now, i, once)
             able.capacity.append(capacity)
             able.at_once.append(once)
             able.cpu.append(work)
             able.took.append(work + wait)
+            able.rate.append(capacity / (work + wait))
             able.room.append(self._queue_rows[i] * once)
         if self._knee:
-            slots = min([n / took for n, took in zip(able.capacity, able.took, strict=True)])
-            load = slots * (sum(able.cpu) + self._step_cpu) / now[4 * width + 1]
+            load = min(able.rate) * (sum(able.cpu) + self._step_cpu) / now[4 * width + 1]
             if load <= 1.0:
                 able.eased = _knee(load, self._knee)
-                able.took = [took / able.eased for took in able.took]
+                able.rate = [rate * able.eased for rate in able.rate]
             else:
                 able.processors = _knee(load, self._knee)
+        for i, most in enumerate(self._storage_rate):
+            served = most * able.took[i]
+            if served < able.at_once[i]:
+                work, wait = self._service(now, i, max(served, 1.0))
+                able.cpu[i], able.took[i] = work, work + wait
+            able.rate[i] = min(able.rate[i], most)
+        if able.eased < 1.0:
+            able.took = [took / able.eased for took in able.took]
         if isfinite(self._queue_bytes):
             asked = sum([room * each for room, each in zip(able.room, row_bytes, strict=True)])
             part = min(1.0, self._queue_bytes / max(asked, TINY))
@@ -244,40 +245,26 @@ class JobAlone:
             self._coming[i] = coming if self._due[i] > 0 else 0.0
         return working
 
-    def _shortage(self, through: Row, delivered: float) -> tuple[float, float, float, float]:
-        """`prepared.shortage`: of storage, of memory, the shortest of all; and bytes/s of memory traffic."""
-        stage, stages = self._stage, range(self.count)
-        bandwidth, requests, memory_bandwidth, nic = self._limits
-        storage = memory = 1.0
-        moved = 0.0
-        if isfinite(bandwidth):
-            storage = ratio(bandwidth, sum([through[i] * stage["storage_bytes"][i] for i in stages]))
-        if isfinite(requests):
-            asked = sum([through[i] * stage["storage_requests"][i] for i in stages])
-            storage = min(storage, ratio(requests, asked))
-        if isfinite(memory_bandwidth):
-            moved = sum([through[i] * stage["traffic"][i] for i in stages])
-            memory = ratio(memory_bandwidth, moved)
-        return storage, memory, min(storage, memory, ratio(nic, delivered * self._remote)), moved
+    def _service(self, now: Row, stage: int, slots: float) -> tuple[float, float]:
+        """`model.service`: processor and waiting seconds per row of a stage with `slots` at work at once."""
+        work, wait = now[stage], now[self._width + stage]
+        if not self._scaling:
+            return work, wait
+        law, others, alone = self._stage, slots - 1.0, work + wait
+        more = alone * (law["coherence"][stage] * slots * others)
+        if self._crowds:
+            more += work * (law["crowding"][stage] * others)
+        return work + more, wait + alone * (law["contention"][stage] * others)
 
-    def _at_work(
-        self, now: Row, able: Able, through: Row, works: float, storage: float, memory: float
-    ) -> tuple[Row, Row]:
+    def _at_work(self, now: Row, able: Able, through: Row, works: float, slower: float) -> tuple[Row, Row]:
         """`model._at_work`: processors used, and slots that wait, on average; work takes `works` times as long."""
-        sigma, kappa = self._stage["contention"], self._stage["coherence"]
         used, waited = [], []
         for i in range(self.count):
-            work, wait = now[i], now[self._width + i]
-            if self._scaling:
-                longer = able.took[i] + able.cpu[i] * (works - 1.0)
-                running = min(max(through[i] * longer, 1.0), able.at_once[i])
-                alone, own = work + wait, work
-                work += alone * (kappa[i] * running * (running - 1.0))
-                if self._crowds:
-                    work += own * (self._stage["crowding"][i] * (running - 1.0))
-                wait += alone * (sigma[i] * (running - 1.0))
-            used.append(through[i] * work / (memory if self._uses_traffic[i] else 1.0))
-            waited.append(through[i] * wait / (storage if self._uses_storage[i] else 1.0))
+            stalled = slower if self._uses_traffic[i] else 1.0
+            longer = able.took[i] + able.cpu[i] * (works / stalled - 1.0)
+            work, wait = self._service(now, i, min(max(through[i] * longer, 1.0), able.at_once[i]))
+            used.append(through[i] * work / stalled)
+            waited.append(through[i] * wait)
         return used, waited
 
     def _misjudged(self, now: Row, rows: Row, busy: Row, cpu: Row, share: float) -> tuple[Row, Row]:
@@ -310,7 +297,7 @@ class JobAlone:
 def _passed(able: Able, queue: Row, step_rate: float, seconds: float) -> tuple[Row, list[bool]]:
     """`model.passed`."""
     room = able.room
-    rows = [capacity / took * seconds for capacity, took in zip(able.capacity, able.took, strict=True)]
+    rows = [rate * seconds for rate in able.rate]
     rows.append(step_rate * seconds)
     allowed = list(rows)
     count = len(queue)

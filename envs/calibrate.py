@@ -109,7 +109,9 @@ def calibrate(
         slots_per_cpu=np.array([max(given, 1.0)]),
         interval=np.array([float(interval)]),
     )
-    jobs = _without_limits(jobs, found.values, layout)
+    if found.values[-2] >= -0.02:
+        # A limit that nothing measured came near is left out, instead of being guessed.
+        jobs = jobs.with_(memory_bandwidth=np.array([np.inf]), traffic=np.zeros_like(jobs.traffic))
     return Calibration(
         jobs=jobs,
         stages=tuple(stages),
@@ -171,21 +173,6 @@ def _mean(same: Measurement) -> Measurement:
 
 
 # ---- what comes out ------------------------------------------------------------------------------------------
-
-
-def _without_limits(jobs: Jobs, values: Floats, layout: Layout) -> Jobs:
-    """Limits that nothing measured came near are left out, instead of being guessed."""
-    changes: dict[str, Floats] = {}
-    if values[-2] >= -0.02:
-        changes |= {"memory_bandwidth": np.array([np.inf]), "traffic": np.zeros_like(jobs.traffic)}
-    most = np.exp(values[-1])
-    waits = jobs.wait[0, 0] > 0.2 * (jobs.cpu + jobs.wait)[0, 0]
-    if not waits or most > 2.5 * layout.cpus / max(float(jobs.cpu.sum()), 1e-300):
-        changes |= {
-            "storage_rate": np.array([np.inf]),
-            "storage_requests": np.zeros_like(jobs.storage_requests),
-        }
-    return jobs.with_(**changes)
 
 
 def _noise(measured: Measurement) -> float:

@@ -26,6 +26,10 @@ LONG = 1e4
 SETTLED, POOL_SETTLED, POOL_WARM = 2, 12, 3
 """Intervals until all is at rest; a shared pool's slots find their stages bit by bit, sooner from where they are."""
 
+LEAST_WAIT, FAR = 0.2, 2.5
+"""Share of its time that a stage waits which is short of storage; multiple of the rate that processors allow from which
+on a limit of storage is far away."""
+
 PER_STAGE = ("cpu", "wait", "contention", "crowding")
 """Coherence is not among them: on real pipelines processor seconds grew in proportion to the slots at work, not with
 their square (memory zeroed under the kernel's lock: 1, 1.9, 2.8, 3.4 times with one to four slots), and where nothing
@@ -65,8 +69,12 @@ class Layout:
         parts = {name: values[:, at * stages : (at + 1) * stages] for at, name in enumerate(PER_STAGE)}
         step, knee, switching, power, storage = np.exp(values[:, len(PER_STAGE) * stages :]).T
         cpu, wait = np.exp(parts["cpu"]), np.exp(parts["wait"])
+        # A limit that processors never let a job come near is none, nor is that of a stage that hardly waits.
+        limits = (wait[:, 0] > LEAST_WAIT * (cpu + wait)[:, 0]) & (
+            storage < FAR * self.cpus / cpu.sum(axis=1)
+        )
         reads = np.zeros((count, stages))
-        reads[:, 0] = 1.0 / self.block_rows[0]
+        reads[limits, 0] = 1.0 / self.block_rows[0]
         slowest = (cpu + wait).max(axis=1) * self.block_rows.max()
         return Jobs.of(
             stages=stages,
@@ -78,7 +86,7 @@ class Layout:
             row_bytes=np.broadcast_to(self.row_bytes, (count, stages)),
             block_rows=np.broadcast_to(self.block_rows, (count, stages)),
             storage_requests=reads,
-            storage_rate=storage / self.block_rows[0],
+            storage_rate=np.where(limits, storage / self.block_rows[0], np.inf),
             traffic=cpu * TRAFFIC,
             memory_bandwidth=np.where(power < 1.0, power * self.cpus * TRAFFIC, np.inf),
             step=step,

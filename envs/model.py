@@ -14,8 +14,9 @@ known in closed form. Symbols: N jobs, S stages, M nodes; the trainer is column 
    a min-plus linear system (Le Boudec and Thiran 2001, "Network Calculus", ch. 3 and 4.4). Exact for constant
    rates; which j attains the minimum says who starves or blocks i.
 3. *Shared limits.* What all stages together take of processors, storage (bytes and requests), memory
-   bandwidth and network is bounded by what there is (utilisation law; Denning and Buzen 1978). Where a bound is
-   exceeded all flows of the interval slow down by the same factor, as under processor sharing. Demand beyond the
+   bandwidth and network is bounded by what there is (utilisation law; Denning and Buzen 1978). Storage bounds the
+   rate of the stages that read it, the network that of the trainer. Where there are too few processors, or memory is
+   too slow, all flows of the interval slow down by the same factor, as under processor sharing. Demand beyond the
    processors costs ``oversubscription`` on top, and each slot that would be at work beyond them ``switching``. A
    shared pool of slots serves what is nearest to delivery first. Tasks come in bursts: near the point where
    processors begin to be the limit, ``knee`` makes the lesser of both limits a smooth minimum.
@@ -31,7 +32,10 @@ import numpy as np
 
 from intune.envs.jobs import Bools, Floats, Jobs
 from intune.envs.pools import pooled_flows, pooled_peak, shared_anew
-from intune.envs.prepared import LEAST_KNEE, TINY, Prepared, Shortage, ratio, shortage
+from intune.envs.prepared import LEAST_KNEE, TINY, Prepared, ratio
+
+ALL = 1.0 - 1e-9
+"""Of the rows that storage has for a stage, so many are all of them, rounding aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,25 +206,34 @@ def advance(
     rows, held_up = passed(able.rate, state.queue, able.room, seconds)
     if pooled is not None:
         rows = np.where(pooled, pooled_flows(rows, state.queue, able.took, shared * seconds), rows)
+    full = None
+    if prepared.parts.storage:
+        full = rows[:, :width] >= prepared.storage_rate * (seconds * ALL)[:, None]
 
     # Shared limits: one factor for all flows.
     through, delivered = rows[:, :width] / seconds[:, None], rows[:, width] / seconds
-    short = shortage(prepared, through, delivered)
+    traffic = None
+    slower: Floats | float = 1.0
+    if prepared.parts.memory_bandwidth:
+        traffic = np.add.reduce(through * jobs.traffic, axis=1)
+        slower = ratio(jobs.memory_bandwidth, traffic)
     demand = np.add.reduce(through * able.cpu, axis=1)
     if prepared.parts.trainer_cpu:
         demand += delivered * jobs.step_cpu
     lost: Floats | float = 1.0
     if prepared.parts.switching:
         lost = 1.0 + jobs.switching * np.maximum(demand - now.cpus, 0.0)
-    load = short.flows * demand / able.cpus
+    load = slower * demand / able.cpus
     # Of the time that a slot would work, it has a processor for this share.
     processor = 1.0 / (np.maximum(load, 1.0) * (1.0 + jobs.oversubscription * np.maximum(load - 1.0, 0.0)))
-    factor = short.flows * processor / lost
+    factor = slower * processor / lost
     rows *= factor[:, None]
     through *= factor[:, None]
     queue = np.maximum(state.queue + rows[:, :width] - rows[:, 1:], 0.0)
 
-    cpu, busy = _at_work(prepared, now, able, short, through, delivered * factor, processor, lost)
+    cpu, busy = _at_work(prepared, now, able, slower, through, delivered * factor, processor, lost)
+    if full is not None and full.any():
+        busy = _with_those_that_queue(busy, full, able.capacity, shared if pooling else None, factor)
     idle = 1.0 - busy / able.capacity
     blocked = idle * held_up[:, :width]
     held = slots if pooled is None else np.where(pooled, pooled_peak(busy, pool, now.slot_bytes), slots)
@@ -241,7 +254,7 @@ def advance(
         memory=memory,
         memory_limit=limit,
         killed=killed,
-        traffic=None if short.traffic is None else short.traffic * factor / jobs.memory_bandwidth,
+        traffic=None if traffic is None else traffic * factor / jobs.memory_bandwidth,
     )
     running = np.maximum(busy, 1.0)
     return State(queue=queue, slots=slots, pool=pool, running=running, coming=coming, due=due), flow
@@ -324,7 +337,15 @@ def _able(
         left = knee(load, jobs.knee)
         eased, cpus = np.where(load <= 1.0, left, 1.0), np.where(load > 1.0, left, 1.0) * cpus
         rate[:, :-1] *= eased[:, None]
-        took = took / eased[:, None]
+    if parts.storage:
+        np.minimum(rate[:, :-1], prepared.storage_rate, out=rate[:, :-1])
+        if parts.scaling:
+            # Slots that queue for storage contend with nobody.
+            served = np.minimum(np.maximum(prepared.storage_rate * took, 1.0), at_once)
+            cpu, wait = service(now.cpu, now.wait, served, jobs.contention, jobs.coherence, prepared.crowding)
+            took = cpu + wait
+    if parts.knee:
+        took = took / np.reshape(eased, (-1, 1))
     rate[:, -1] = prepared.step_rate
     room = prepared.queue_rows * at_once
     if parts.queue_limit:
@@ -359,7 +380,7 @@ def _at_work(
     prepared: Prepared,
     now: Conditions,
     able: _Able,
-    short: Shortage,
+    slower: Floats | float,
     through: Floats,
     delivered: Floats,
     processor: Floats,
@@ -367,26 +388,43 @@ def _at_work(
 ) -> tuple[Floats, Floats]:
     """Processors used and slots at work on average, ``[N, S]``: what a slot's time looks like to one who measures.
 
-    Work is stretched where processors or memory are short, waiting where storage is. Time `lost` to switching is spent
-    on processors.
+    Work is stretched where processors are short, or memory, for which all flows are `slower`. Time `lost` to switching
+    is spent on processors.
     """
     jobs, cpu, wait = prepared.jobs, now.cpu, now.wait
+    stalled = None if isinstance(slower, float) else np.where(prepared.uses_traffic, slower[:, None], 1.0)
     if prepared.parts.scaling:
-        # Slots that queue for a processor are at work, and contend as those that have one.
-        longer = able.took + able.cpu * (np.reshape(lost / processor, (-1, 1)) - 1.0)
+        # Slots that queue for a processor, or stall on one for memory, contend as those that get on.
+        works = np.reshape(lost / processor, (-1, 1))
+        longer = able.took + able.cpu * ((works if stalled is None else works / stalled) - 1.0)
         running = np.minimum(np.maximum(through * longer, 1.0), able.at_once)
         cpu, wait = service(cpu, wait, running, jobs.contention, jobs.coherence, prepared.crowding)
     used, waited = through * cpu, through * wait
     if not isinstance(lost, float):
         used *= lost[:, None]
-    if short.memory is not None:
-        used /= np.where(prepared.uses_traffic, short.memory[:, None], 1.0)
-        # Stages stall on processors, of which there are no more than there are.
+    if stalled is not None:
+        used /= stalled
+    busy = np.minimum(used / (processor * able.eased)[:, None] + waited, able.capacity)
+    if stalled is not None:
+        # There are no more processors to stall on than there are.
         rest = np.maximum(now.cpus - delivered * jobs.step_cpu, 0.0)
         used *= ratio(rest, np.add.reduce(used, axis=1))[:, None]
-    if short.storage is not None:
-        waited /= np.where(prepared.uses_storage, short.storage[:, None], 1.0)
-    return used, np.minimum(used / (processor * able.eased)[:, None] + waited, able.capacity)
+    return used, busy
+
+
+def _with_those_that_queue(
+    busy: Floats, full: Bools, capacity: Floats, pool: Floats | None, factor: Floats
+) -> Floats:
+    """Slots at work, ``[N, S]``, those that queue for storage among them.
+
+    Where nothing but storage keeps a stage from passing more rows, whichever of its slots is free asks for the next
+    (interactive response time law; Denning and Buzen 1978): none is idle. In a pool those of all stages do.
+    """
+    free = capacity - busy
+    if pool is not None:
+        left = np.maximum(pool - np.add.reduce(busy, axis=1), 0.0) / np.maximum(full.sum(axis=1), 1)
+        free = np.where(pool[:, None] > 0, left[:, None], free)
+    return np.minimum(busy + free * full * factor[:, None], capacity)
 
 
 def _memory(

@@ -366,17 +366,67 @@ def test_each_shared_limit_holds_alone(values: dict[str, Any], expected: float) 
     assert flow.rows[0, -1] / 5.0 == pytest.approx(expected, rel=1e-6)
 
 
-def test_where_storage_is_short_slots_wait_and_where_memory_is_they_work() -> None:
+def test_where_storage_is_short_slots_queue_for_it_and_where_memory_is_they_work() -> None:
     waits = Jobs.of(
         stages=1, cpu=5e-4, wait=5e-4, storage_bytes=100.0, storage_bandwidth=2e5, step=1e-12, cpus=64
     )
     _, flow = run(waits, 4)
-    # Half of the 4,000 rows/s: work as it is for so many rows, waits twice as long.
-    assert (flow.cpu[0, 0], flow.busy[0, 0]) == pytest.approx((1.0, 1.0 + 2 * 1.0))
+    # Half of the 4,000 rows/s: work as it is for so many rows, and no slot is idle.
+    assert (flow.cpu[0, 0], flow.busy[0, 0]) == pytest.approx((1.0, 4.0))
     works = Jobs.of(stages=1, cpu=1e-3, traffic=100.0, memory_bandwidth=2e5, step=1e-12, cpus=64)
     _, flow = run(works, 4)
     assert (flow.cpu[0, 0], flow.busy[0, 0]) == pytest.approx((4.0, 4.0))
     assert flow.traffic == pytest.approx(1.0)
+    # 8 slots on 2 processors, which 2 of them take up: the others queue, and none is idle.
+    _, flow = run(works.with_(cpus=np.array([[2.0]]), memory_bandwidth=np.array([1e5])), 8)
+    assert (flow.cpu[0, 0], flow.busy[0, 0]) == pytest.approx((2.0, 8.0))
+
+
+@few
+@given(seeds)
+def test_what_storage_is_too_slow_for_is_what_all_slots_queue_for(seed: int) -> None:
+    """As on a real link that is full: load is at work all the time, the queue behind it empty, others starved."""
+    rng = np.random.default_rng(seed)
+    jobs = plain_jobs(rng, step=1e-12, cpus=4096, contention=0.05, coherence=1e-4, crowding=0.1)
+    reads = np.zeros(jobs.present.shape)
+    reads[:, 0] = 100.0
+    slots = np.where(jobs.present, rng.integers(1, 40, reads.shape), 0.0)
+    pool = np.where(rng.random(len(jobs)) < 0.5, slots[:, 0], 0.0)
+    slots = np.where(pool[:, None] > 0, pool[:, None] * jobs.present, slots)
+    _, free = run(jobs, slots, pool=pool, intervals=200)
+    bandwidth = 100.0 * free.rate[:, 0] * rng.uniform(0.1, 0.9, len(jobs))
+    short = jobs.with_(storage_bytes=reads, storage_bandwidth=bandwidth)
+    state, flow = run(short, slots, pool=pool, intervals=400)
+    np.testing.assert_allclose(flow.rate[:, 0], bandwidth / 100.0, rtol=1e-6)
+    at_work = np.where(pool > 0, flow.busy.sum(axis=1, where=jobs.present), flow.busy[:, 0])
+    np.testing.assert_allclose(at_work, slots[:, 0], rtol=1e-9)
+    own = pool == 0
+    assert not flow.starved[own, 0].any()
+    assert not flow.blocked[own].any()
+    assert not state.queue[own].any()
+    # Those that queue for it contend with nobody: a row is no dearer than where all are served.
+    assert (flow.cpu[own] / flow.rate[own] <= free.cpu[own] / free.rate[own] * (1 + 1e-9))[
+        jobs.present[own]
+    ].all()
+
+
+def test_slots_that_queue_for_storage_take_no_processor_from_others() -> None:
+    """64 slots of 1 ms and coherence 0.001 at once would take 5 ms of 4 processors for each of 1,000 rows/s."""
+    jobs = Jobs.of(
+        stages=2, cpu=1e-3, coherence=[[1e-3, 0.0]], storage_bytes=[[1.0, 0.0]], storage_bandwidth=1e3, cpus=4
+    )
+    _, flow = run(jobs, [64, 2], intervals=2)
+    assert flow.rows[0, -1] == pytest.approx(5000.0)
+    assert flow.cpu[0] == pytest.approx([1.0, 1.0], rel=0.01)
+    assert flow.busy[0] == pytest.approx([64.0, 1.0])
+
+
+def test_a_full_network_blocks_what_is_before_it() -> None:
+    jobs = Jobs.of(stages=2, cpu=1e-3, cpus=[[4.0, 4.0]], nic=[[4e4, 1.0]], row_bytes=100.0, block_rows=10.0)
+    state, flow = run(jobs, 2, intervals=20)
+    assert flow.rows[0, -1] == pytest.approx(800 * 5.0)
+    assert flow.blocked[0] == pytest.approx([0.6, 0.6])
+    assert state.queue[0] == pytest.approx([20.0, 20.0])
 
 
 def test_a_shared_pool_is_the_sum_over_its_stages() -> None:
