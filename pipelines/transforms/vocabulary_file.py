@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from intune.pipelines.errors import ConfigError, CorruptError, NotFoundError, SchemaError
@@ -75,7 +74,7 @@ def load_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
         ) from error
     header = _header(table, path)
     try:
-        entries = {name: _entries(table, name, field) for name, field in header["columns"].items()}
+        entries = _entries(table, header["columns"])
         return Vocabulary(
             entries=entries, first=header["first"], unknown=header["unknown"], null=header["null"]
         )
@@ -118,6 +117,20 @@ def _header(table: pa.Table, path: str | os.PathLike[str]) -> dict[str, Any]:
     return header
 
 
-def _entries(table: pa.Table, name: str, field: str) -> Entries:
-    mine = table.filter(pc.equal(table["column"], name)).sort_by("id")
-    return Entries(values=mine[field].combine_chunks(), counts=mine["count"].combine_chunks())
+def _entries(table: pa.Table, fields: dict[str, str]) -> dict[str, Entries]:
+    """The entries of each column, whose values are in the field named."""
+    names = table["column"].cast(pa.string()).combine_chunks().dictionary_encode()
+    codes = names.indices.to_numpy()
+    order = np.lexsort((table["id"].to_numpy(), codes))
+    known = names.dictionary.to_pylist()
+    edges = np.searchsorted(codes[order], np.arange(len(known) + 1))
+    rows = {name: pa.array(order[edges[code] : edges[code + 1]]) for code, name in enumerate(known)}
+    none = pa.array([], pa.int64())
+    columns = {field: table[field].combine_chunks() for field in ("count", *set(fields.values()))}
+    return {
+        name: Entries(
+            values=columns[field].take(rows.get(name, none)),
+            counts=columns["count"].take(rows.get(name, none)),
+        )
+        for name, field in fields.items()
+    }

@@ -58,6 +58,23 @@ def test_the_file_is_a_table_anyone_can_read(vocabulary: Vocabulary, tmp_path: P
     assert [row["text"] for row in rows if row["column"] == "s"] == ["b", "é"]
 
 
+def test_rows_in_any_order_and_names_as_plain_strings_are_the_same_vocabulary(
+    vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    """As a program writes them that sorted or filtered the table on its way."""
+    path = tmp_path / "v.parquet"
+    save_vocabulary(vocabulary, path)
+    table = pq.read_table(path)
+    plain = table.schema.set(0, pa.field("column", pa.large_string()))
+    rows = np.random.default_rng(0).permutation(len(table))
+    pq.write_table(table.cast(plain).take(rows), path, row_group_size=2)
+    loaded = load_vocabulary(path)
+    assert list(loaded.entries) == list(vocabulary.entries)
+    for name, entries in vocabulary.entries.items():
+        assert loaded.entries[name].values.equals(entries.values)
+        assert loaded.entries[name].counts.equals(entries.counts)
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(
     vocabulary: Vocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
