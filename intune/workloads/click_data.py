@@ -266,7 +266,7 @@ def _open(files: str, filesystem: Any, columns: ClickColumns, remedy: str) -> Da
     if missing:
         raise SchemaError(f"{files} lacks the columns {', '.join(missing)}{remedy}")
     found = open_dataset(make_source(files, columns=columns.all, filesystem=filesystem))
-    for name in columns.sparse:
+    for name in (columns.label, *columns.sparse):
         if pa.types.is_boolean(found.schema.field(name).type):
             for file in found.files:
                 _check_no_nulls(file, name)
@@ -287,7 +287,8 @@ def _check_no_nulls(file: FileEntry, name: str) -> None:
     if nulls:
         raise SchemaError(
             f"{file.path}: column `{name}` holds null in {nulls:,} of {sum(file.rows):,} rows, for which booleans have "
-            f"no id; write it as whole numbers or text, or write false or true where it is null"
+            f"no value; leave those rows out, write false or true there or, if it is an id, write it as whole numbers "
+            f"or text"
         )
 
 

@@ -437,6 +437,13 @@ def test_held_out_features_of_another_kind_than_training_s_are_refused(
         write_shop(tmp_path / "d", shop(), shop(**{column: held_out}))
 
 
+def test_labels_that_are_true_false_or_null_are_refused_with_what_helps(tmp_path: Path) -> None:
+    with pytest.raises(
+        SchemaError, match=r"`y` holds null in 1 of 4 rows, .* no value; leave those rows out"
+    ):
+        write_shop(tmp_path / "d", shop([True, None, False, True]), None)
+
+
 @pytest.mark.parametrize(
     ("ids", "kind"), [([7.0, 8.0, None, 7.0], "floats"), ([[7.0], [8.0], [], [7.0]], "lists of floats")]
 )
