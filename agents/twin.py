@@ -1,9 +1,10 @@
 """`Twin`: what an agent believes about its job, learnt from measurements while the job runs, and what it predicts.
 
 How a stage's time per row grows with the slots at work is one of a few dozen laws: the Universal Scalability Law
-(Gunther 2007) with some contention and coherence, or a hard limit that is reached at some number of slots (a
-disk, a link). Every interval is weighed against all laws, so belief in each is a posterior probability, and a
-prediction is their mean with a spread. Vectorised over N jobs; nothing is fitted that could come out negative.
+(Gunther 2007) with some contention and coherence, a hard limit that is reached at some number of slots (a disk, a
+link), or harm that every further slot does. Every interval is weighed against all laws, so belief in each is a
+posterior probability, and a prediction is their mean with a spread. Vectorised over N jobs; nothing is fitted that
+could come out negative.
 """
 
 from __future__ import annotations
@@ -29,8 +30,12 @@ COHERENCE: Any = np.array([0.0, 3e-5, 3e-4, 3e-3])
 KNEES: Any = np.array([2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
 _CONTENTION_PRIOR: Any = np.array([0.34, 0.16, 0.13, 0.11, 0.09, 0.07, 0.06, 0.04])
 _COHERENCE_PRIOR: Any = np.array([0.82, 0.08, 0.06, 0.04])
+HARM: Any = np.array([0.01, 0.03, 0.1, 0.3])
+"""Coherence of stages that slots beyond the first few harm: whose slots thrash, of which most of the time is lost."""
 _KNEE_PRIOR = 0.14
 """Mass on a hard limit altogether: most stages do not meet one, those that read from far storage do."""
+_HARM_PRIOR = 0.0001
+"""Mass on harm altogether: rare, and a disk that stumbles while slots are added looks like it for an interval."""
 
 NOISE = 0.09
 """Standard deviation of the logarithm of a time per row measured over one interval."""
@@ -44,13 +49,13 @@ FAR = 4.0
 
 def _laws() -> tuple[Floats, Floats, Floats, Floats]:
     sigma, kappa = (part.ravel() for part in np.meshgrid(CONTENTION, COHERENCE, indexing="ij"))
-    prior = np.outer(_CONTENTION_PRIOR, _COHERENCE_PRIOR).ravel() * (1.0 - _KNEE_PRIOR)
-    none = np.zeros(len(KNEES))
+    prior = np.outer(_CONTENTION_PRIOR, _COHERENCE_PRIOR).ravel() * (1.0 - _KNEE_PRIOR - _HARM_PRIOR)
+    none, free = np.zeros(len(KNEES)), np.zeros(len(HARM))
     return (
-        np.concatenate([sigma, none]),
-        np.concatenate([kappa, none]),
-        np.concatenate([np.full(len(sigma), np.inf), KNEES]),
-        np.concatenate([prior, np.full(len(KNEES), _KNEE_PRIOR / len(KNEES))]),
+        np.concatenate([sigma, none, free]),
+        np.concatenate([kappa, none, HARM]),
+        np.concatenate([np.full(len(sigma), np.inf), KNEES, free + np.inf]),
+        np.concatenate([prior, none + _KNEE_PRIOR / len(KNEES), free + _HARM_PRIOR / len(HARM)]),
     )
 
 

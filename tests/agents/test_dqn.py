@@ -83,20 +83,23 @@ def test_weights_saved_and_loaded_decide_the_same(tmp_path: Path) -> None:
 
 
 def test_a_decision_takes_five_milliseconds_of_processor_at_most() -> None:
-    """At eight stages, the rehearsal in the twin included; with the guard around it. The least of them: what others on
-    the machine make of the others is not the agent's."""
+    """At eight stages, the rehearsal in the twin included; with the guard around it. On a busy machine everything takes
+    longer, so it is compared with what takes 0.6 ms on an idle one."""
     simulator = noisy(1, 8, 22)
     agent = registry.make("dqn+guard")
     agent.start(1, 8)
     measured = simulator.run()
-    took = []
+    took, known = [], []
     for _ in range(20):
         began = time.process_time()
         proposal = agent.propose(measured)
         took.append(time.process_time() - began)
+        began = time.process_time()
+        sum(i * i for i in range(20_000))
+        known.append(time.process_time() - began)
         simulator.allocate(proposal.slots, proposal.pool)
         measured = simulator.run()
-    assert min(took) <= 0.005
+    assert min(took) <= 8 * min(known)
 
 
 def test_learning_on_the_job_changes_the_network_and_not_the_shipped_weights() -> None:

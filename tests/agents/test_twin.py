@@ -58,6 +58,20 @@ def test_a_hard_limit_is_recovered(measurement: Measured) -> None:
     assert capacity(twin, 2.0) == pytest.approx(2000.0, rel=0.1)
 
 
+def test_slots_that_harm_are_told_from_a_job_that_has_become_slower(measurement: Measured) -> None:
+    """Of a stage whose slots thrash, three intervals show that it delivered most with few."""
+
+    def law(n: float) -> float:
+        return 1e-4 * (1 + 0.15 * n * (n - 1))
+
+    twin = Twin(1, 1)
+    for slots in (1.0, 1.0, 14.0, 18.0, 32.0):
+        twin.see(interval(measurement, slots, law(slots)))
+    most = GRID[twin.table()[0, 0].argmax()]
+    assert most <= 6
+    assert capacity(twin, 2.0) > 5 * capacity(twin, 32.0)
+
+
 def test_doubt_grows_with_the_distance_and_falls_with_looks(measurement: Measured) -> None:
     twin = Twin(1, 1)
     twin.see(interval(measurement, 2.0, 1e-3))
