@@ -131,6 +131,11 @@ class Process:
             return _raised(reply), reply.cpu_s
         return self._take(reply, target), reply.cpu_s
 
+    def give_back_memory(self) -> None:
+        """Between two calls: give back the memory shared with it that nobody uses."""
+        for segment in self._segments.values():
+            segment.give_back_memory()
+
     def hang_up(self) -> None:
         """Let it end by itself."""
         self._channel.close()

@@ -20,6 +20,7 @@ from intune.pipelines.budget import affine_cpus
 from intune.pipelines.errors import ConfigError, LoaderError, StageError, StageTimeout, WorkerLostError
 from intune.pipelines.executors.packing import by_value
 from intune.pipelines.executors.process import Process
+from intune.pipelines.idle import PATIENCE
 from intune.pipelines.operations import call_here
 from intune.pipelines.schema import Block
 from intune.pipelines.stages import Map
@@ -32,6 +33,9 @@ RETRIES = 3
 SPARE_S = 5.0
 """Seconds without work after which a process is ended that is one too many: starting another one takes a second or two
 of a processor, and agents that try fewer slots often take that back within seconds."""
+
+REST_S = PATIENCE[0]
+"""Seconds without work after which a process's memory may be given back, as a thread's."""
 
 
 class ProcessPool:
@@ -142,6 +146,17 @@ class ProcessPool:
         with self._changed:
             idle, self._idle = self._idle, []
         _end(idle)
+
+    def give_back_memory(self) -> None:
+        """Of processes that have had no work for a while, give back the memory that is shared with them for their next
+        calls: up to six blocks each. Of their own they give back what they keep by themselves."""
+        with self._changed:
+            since = self._clock() - REST_S
+            resting = [process for process in self._idle if process.idle_since <= since]
+        for process in resting:
+            with self._changed:  # for each, lest calls wait for all
+                if process in self._idle:
+                    process.give_back_memory()
 
     def close(self, patience: float = 2.0) -> None:
         """End all processes: those idle or still starting at once, the others after `patience` seconds at most."""

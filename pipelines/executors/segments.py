@@ -6,6 +6,7 @@ whoever dies.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -74,6 +75,12 @@ class Segment:
         array: Array = np.frombuffer(self._mapping, np.uint8, size)
         self._lent = weakref.ref(array)
         return array
+
+    def give_back_memory(self) -> None:
+        """Give its pages back to the system, if nothing lent out is in use on either side: what they hold is gone."""
+        if self._mapping is not None and self.free and hasattr(mmap, "MADV_REMOVE"):
+            with contextlib.suppress(OSError):  # not every system can
+                self._mapping.madvise(mmap.MADV_REMOVE)
 
     def close(self) -> None:
         """Let go of it; arrays lent out stay good."""

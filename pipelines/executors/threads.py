@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from intune.pipelines.allocators import keep_between_tasks
+from intune.pipelines.allocators import give_back, keep_between_tasks
 from intune.pipelines.budget import Budget
 from intune.pipelines.dataset import Reader
 from intune.pipelines.files import OpenFiles
@@ -57,6 +57,7 @@ class ThreadFleet:
         processes: where functions of stages with ``workers="process"`` run; None if there are none.
         files: of the data set, those open already; closed with the fleet.
         budget: of the pipeline; decides how much freed memory its threads keep for their next task.
+        release: gives back memory beside the allocators', when a thread has nothing to do.
     """
 
     chunk_rows = 32_768
@@ -69,11 +70,13 @@ class ThreadFleet:
         processes: Elsewhere | None = None,
         files: OpenFiles | None = None,
         budget: Budget | None = None,
+        release: Callable[[], None] | None = None,
     ) -> None:
         if budget is not None:
             keep_between_tasks(budget.memory, budget.cpus)
         self._call = call
         self._processes = processes
+        self._release = release
         self._files = OpenFiles() if files is None else files  # they stay open from epoch to epoch
         self._threads: list[threading.Thread] = []
         self._wanted = 0
@@ -179,6 +182,12 @@ class ThreadFleet:
         thread.start()
         self._threads.append(thread)
 
+    def give_back_memory(self) -> None:
+        """What is kept for the next task, of the calling thread above all."""
+        give_back()
+        if self._release is not None:
+            self._release()
+
     def next_run(self, rest: Rest) -> tuple[Run, Runner] | None:
         """The run to work on, waiting for one; None once the fleet is closed."""
         while True:
@@ -220,7 +229,7 @@ class ThreadFleet:
 
 
 def _work(fleet: ThreadFleet) -> None:
-    rest = Rest()
+    rest = Rest(fleet.give_back_memory)
     while (found := fleet.next_run(rest)) is not None:
         try:
             fleet.work_on(*found, rest)

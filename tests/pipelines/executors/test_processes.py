@@ -36,7 +36,7 @@ from intune.pipelines.errors import (
     WorkerLostError,
 )
 from intune.pipelines.executors.process import HANDED_OVER, Process
-from intune.pipelines.executors.processes import RETRIES, SPARE_S, ProcessPool, process_pool
+from intune.pipelines.executors.processes import REST_S, RETRIES, SPARE_S, ProcessPool, process_pool
 from intune.pipelines.executors.segments import Segment
 from intune.pipelines.memory import roots
 from intune.pipelines.stages import Map
@@ -1140,6 +1140,32 @@ def test_calls_go_on_with_fewer_processes_where_the_system_allows_no_more(
     pool.close(10.0)
     assert not pool.pids()
     assert caplog.messages[0].startswith("a further worker process did not start (")
+
+
+def test_processes_without_work_keep_no_memory_for_their_next_calls() -> None:
+    now = [0.0]
+    stage = Map(function=lambda block: {"y": block["x"] + 1}, workers="process")
+    pool = ProcessPool([stage], clock=lambda: now[0])
+    x = np.arange(200_000)
+
+    def kept() -> int:
+        (process,) = pool._idle
+        found = [os.fstat(segment.descriptor).st_blocks * 512 for segment in process._segments.values()]
+        return sum(found)
+
+    made = pool(stage, {"x": x})
+    assert kept() >= 2 * x.nbytes
+    pool.give_back_memory()
+    assert kept() >= 2 * x.nbytes  # the next call may come at once
+    now[0] = REST_S
+    pool.give_back_memory()
+    assert x.nbytes <= kept() < 2 * x.nbytes
+    np.testing.assert_array_equal(made["y"], x + 1)
+    del made
+    pool.give_back_memory()
+    assert kept() == 0
+    np.testing.assert_array_equal(pool(stage, {"x": x})["y"], x + 1)
+    pool.close()
 
 
 def test_where_there_are_no_descriptors_that_is_said_and_none_is_lost(

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from intune.pipelines import Budget, Pipeline
+from intune.pipelines import Budget, Pipeline, idle
+from intune.pipelines.executors.processes import ProcessPool
 from intune.pipelines.executors.threads import ThreadFleet
 from intune.pipelines.run import Run
 
@@ -147,3 +148,16 @@ def test_an_interrupt_while_a_loop_begins_or_is_left_keeps_no_thread_from_the_ne
         assert found == list(range(0, 1000, 10))
         assert loader.stats().memory_held == 0
         del kept, batches
+
+
+def test_threads_without_work_have_memory_given_back_that_is_kept_for_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"x": np.arange(10)}), tmp_path / "x.parquet")
+    given = threading.Event()
+    monkeypatch.setattr(idle, "PATIENCE", (0.001,) * 3)
+    monkeypatch.setattr(ProcessPool, "give_back_memory", lambda pool: given.set())
+    pipeline = Pipeline.from_parquet(str(tmp_path)).batch(5).map(dict, workers="process")
+    with pipeline.loader(executor="threads", budget=Budget(cpus=1, memory=64 << 20)) as loader:
+        assert sum(1 for _ in loader) == 2
+        assert given.wait(60)
