@@ -121,7 +121,7 @@ def convert_criteo(config: CriteoConfig, out: Path, *, progress: Progress | None
         What has been written to `dataset.json` (see `read_description`).
 
     Raises:
-        ConfigError: `out` is a file or is not empty.
+        ConfigError: `out` is a file or is not empty, or `test_every` holds nothing out of so few rows.
         NotFoundError: there is no such log file.
         CorruptError: a file is not text, is cut short (gzip) or has no usable line.
         SkipLimitError: there are more bad lines than `max_bad_lines`.
@@ -147,6 +147,12 @@ def convert_criteo(config: CriteoConfig, out: Path, *, progress: Progress | None
                 raise CorruptError(f"{path} has no usable line{found}; check that it is one of Criteo's logs")
         train.finish()
         test.finish()
+        if config.test_every is not None and not test.rows:
+            raise ConfigError(
+                f"`test_every`={config.test_every} holds nothing out: {train.rows:,} rows are fewer than so many row "
+                f"groups of {config.row_group_rows:,}; lower it, or `row_group_rows` to "
+                f"{max(1, train.rows // config.test_every):,}"
+            )
         description = {
             "kind": "criteo",
             "rows": {"train": train.rows, "test": test.rows},
@@ -178,7 +184,7 @@ class _Router:
         while start < batch.num_rows:
             group, inside = divmod(self._rows, self._group_rows)
             piece = batch.slice(start, self._group_rows - inside)
-            # The last of each run of `every`, so that a short log is all training.
+            # The last of each run of `every`.
             held_out = group % self._every == self._every - 1
             (self._test if held_out else self._train).write(piece)
             start += piece.num_rows

@@ -153,6 +153,17 @@ def test_every_nth_row_group_is_held_out(tmp_path: Path) -> None:
     assert description["rows"] == {"train": 70, "test": 30}
 
 
+def test_rows_too_few_for_any_to_be_held_out_are_refused_with_what_helps(tmp_path: Path) -> None:
+    log = _log(tmp_path / "a", 0, 100)
+    with pytest.raises(
+        ConfigError, match=r"`test_every`=3 holds nothing out: 100 rows .* `row_group_rows` to 33"
+    ):
+        convert_criteo(CriteoConfig(files=(log,), test_every=3), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    fewer = CriteoConfig(files=(log,), test_every=3, row_group_rows=33)
+    assert convert_criteo(fewer, tmp_path / "out")["rows"] == {"train": 67, "test": 33}
+
+
 def test_test_files_are_held_out(tmp_path: Path) -> None:
     train, test = _log(tmp_path / "a", 0, 50), _log(tmp_path / "b", 50, 80)
     convert_criteo(CriteoConfig(files=(train,), test_files=(test,)), tmp_path / "out")
