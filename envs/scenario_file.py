@@ -28,7 +28,7 @@ def read(path: Path) -> Spec:
         ConfigError: not TOML or JSON, or content that makes no sense.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors may put a byte order mark first
     except FileNotFoundError:
         raise NotFoundError(
             f"{path}: no such scenario file; give the path of a .toml or .json file"

@@ -355,6 +355,15 @@ def test_a_path_that_is_no_scenario(tmp_path: Path) -> None:
         made().save(tmp_path / "x.yaml")
 
 
+@pytest.mark.parametrize("kind", ["toml", "json"])
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path, kind: str) -> None:
+    """As Windows' editors write UTF-8: nobody can see what is wrong in line 1, column 1."""
+    text = made().to_toml()
+    path = tmp_path / f"marked.{kind}"
+    path.write_text(json.dumps(tomllib.loads(text)) if kind == "json" else text, encoding="utf-8-sig")
+    assert Scenario.load(path) == made()
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
