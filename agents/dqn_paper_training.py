@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ import torch
 from intune.agents.dqn_paper import DQNPaper, Tuner
 from intune.agents.oracle_plan import plan
 from intune.agents.outcomes import mean
-from intune.agents.pretrain import Recipe
+from intune.agents.pretrain import Interrupted, Recipe
 from intune.agents.qlearner import QLearning
 from intune.agents.qweights import Weights
 from intune.envs.conditions import record
@@ -41,6 +42,7 @@ def pretrain_paper(
 
     Raises:
         ConfigError: there were so few transitions that nothing was learnt.
+        Interrupted: by Ctrl-C, where something was learnt by then.
     """
     began = time.monotonic()
     torch.manual_seed(recipe.seed)
@@ -51,40 +53,51 @@ def pretrain_paper(
     sources = [JobSource(Scenario.load(name), split="train", seed=recipe.seed) for name in recipe.families]
     agent = DQNPaper(weights=Weights(arrays=tuner.arrays(), gamma=recipe.learning.gamma), seed=recipe.seed)
     scores: list[float] = []
-    for episode in range(recipe.episodes):
-        part = min(1.0, episode / max(1.0, 0.5 * recipe.episodes))
-        source = sources[episode % len(sources)]
-        ids = np.arange(episode * recipe.jobs, (episode + 1) * recipe.jobs)
-        jobs, normals = source.take(ids, recipe.steps + 1)
-        best = plan(jobs, recipe.steps + 1)
-        simulator = Simulator(jobs, record(jobs, normals))
-        agent.start(len(jobs), jobs.stages)
-        agent.epsilon = recipe.exploration + part * (recipe.final_exploration - recipe.exploration)
-        agent.tuned_by(tuner, np.random.default_rng([recipe.seed, episode]))
-        measured = simulator.run()
-        shares, kills = [], 0
-        for step in range(recipe.steps):
-            proposal = agent.propose(measured)
-            simulator.allocate(proposal.slots, proposal.pool)
+    arrays, learnt = tuner.arrays(), False
+    try:
+        for episode in range(recipe.episodes):
+            part = min(1.0, episode / max(1.0, 0.5 * recipe.episodes))
+            source = sources[episode % len(sources)]
+            ids = np.arange(episode * recipe.jobs, (episode + 1) * recipe.jobs)
+            jobs, normals = source.take(ids, recipe.steps + 1)
+            best = plan(jobs, recipe.steps + 1)
+            simulator = Simulator(jobs, record(jobs, normals))
+            agent.start(len(jobs), jobs.stages)
+            agent.epsilon = recipe.exploration + part * (recipe.final_exploration - recipe.exploration)
+            agent.tuned_by(tuner, np.random.default_rng([recipe.seed, episode]))
             measured = simulator.run()
-            shares.append(float(np.nan_to_num(mean(best.share(measured.delivered, step + 1)))))
-            kills += int(measured.killed.sum())
-        scores.append(float(np.mean(shares)))
-        if watch is not None:
-            watch(episode, {"rate": scores[-1], "killed": float(kills), "explored": agent.epsilon})
+            shares, kills = [], 0
+            for step in range(recipe.steps):
+                proposal = agent.propose(measured)
+                simulator.allocate(proposal.slots, proposal.pool)
+                measured = simulator.run()
+                shares.append(float(np.nan_to_num(mean(best.share(measured.delivered, step + 1)))))
+                kills += int(measured.killed.sum())
+            scores.append(float(np.mean(shares)))
+            arrays, learnt = tuner.arrays(), tuner.learner.updates > 0
+            if watch is not None:
+                watch(episode, {"rate": scores[-1], "killed": float(kills), "explored": agent.epsilon})
+    except KeyboardInterrupt:
+        if not learnt:
+            raise
+        raise Interrupted(_weights(recipe, arrays, scores, time.monotonic() - began)) from None
     if not tuner.learner.updates:
         raise ConfigError(
             f"nothing was learnt: there were fewer transitions than `batch_size`={recipe.batch_size}; give more "
             "`episodes`, `jobs` or `steps`, or a smaller one"
         )
+    return _weights(recipe, arrays, scores, time.monotonic() - began)
+
+
+def _weights(recipe: Recipe, arrays: Any, scores: list[float], seconds: float) -> Weights:
     last = scores[-max(1, len(scores) // 10) :]
     return Weights(
-        arrays=tuner.arrays(),
+        arrays=arrays,
         gamma=recipe.learning.gamma,
         recipe={
-            "agent": "dqn-paper", "families": recipe.families, "episodes": recipe.episodes, "jobs": recipe.jobs,
+            "agent": "dqn-paper", "families": recipe.families, "episodes": len(scores), "jobs": recipe.jobs,
             "steps": recipe.steps, "seed": recipe.seed, "batch_size": recipe.batch_size,
             "gradient_steps": recipe.gradient_steps, "learning_rate": recipe.learning.learning_rate,
-            "score": float(np.mean(last)), "seconds": round(time.monotonic() - began, 1),
+            "score": float(np.mean(last)), "seconds": round(seconds, 1),
         },
     )  # fmt: skip

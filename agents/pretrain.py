@@ -88,6 +88,14 @@ Watch = Callable[[int, dict[str, float]], None]
 """Told of each episode: its number, and loss, share of the best rate, kills."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C after some of the episodes, which `weights` come of and their recipe counts."""
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__()
+        self.weights = weights
+
+
 def pretrain(recipe: Recipe, *, watch: Watch | None = None) -> Weights:
     """Train a Q-network from nothing.
 
@@ -97,6 +105,7 @@ def pretrain(recipe: Recipe, *, watch: Watch | None = None) -> Weights:
 
     Raises:
         ConfigError: so few decisions would be remembered that nothing would be learnt.
+        Interrupted: by Ctrl-C, where something was learnt by then.
     """
     _check_learns(recipe)
     began = time.monotonic()
@@ -109,24 +118,36 @@ def pretrain(recipe: Recipe, *, watch: Watch | None = None) -> Weights:
         decisions=recipe.buffer, jobs=recipe.jobs, gamma=recipe.learning.gamma, n_step=recipe.n_step
     )
     scores: list[dict[str, float]] = []
-    for episode in range(recipe.episodes):
-        part = min(1.0, episode / max(1.0, 0.5 * recipe.episodes))
-        explore = recipe.exploration + part * (recipe.final_exploration - recipe.exploration)
-        with one_thread():
-            score = _episode(recipe, episode, learner, replay, sources, rng, explore)
-        scores.append(score)
-        if watch is not None:
-            watch(episode, score)
+    arrays, learnt = network.arrays(), False
+    try:
+        for episode in range(recipe.episodes):
+            part = min(1.0, episode / max(1.0, 0.5 * recipe.episodes))
+            explore = recipe.exploration + part * (recipe.final_exploration - recipe.exploration)
+            with one_thread():
+                score = _episode(recipe, episode, learner, replay, sources, rng, explore)
+            scores.append(score)
+            arrays, learnt = network.arrays(), learner.updates > 0
+            if watch is not None:
+                watch(episode, score)
+    except KeyboardInterrupt:
+        if not learnt:
+            raise
+        raise Interrupted(_weights(recipe, arrays, scores, time.monotonic() - began)) from None
+    return _weights(recipe, arrays, scores, time.monotonic() - began)
+
+
+def _weights(recipe: Recipe, arrays: Any, scores: list[dict[str, float]], seconds: float) -> Weights:
     last = scores[-max(1, len(scores) // 10) :]
     told = {key: value for key, value in asdict(recipe).items() if key != "learning"}
     return Weights(
-        arrays=network.arrays(),
+        arrays=arrays,
         gamma=recipe.learning.gamma,
         recipe={
             **told,
+            "episodes": len(scores),
             "learning": asdict(recipe.learning),
             "score": float(np.mean([score["rate"] for score in last])),
-            "seconds": round(time.monotonic() - began, 1),
+            "seconds": round(seconds, 1),
         },
     )
 

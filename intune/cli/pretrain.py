@@ -5,13 +5,17 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from intune.agents.qweights import Weights
 
 PRETRAIN_HELP = """\
 Pre-train a learning agent in the simulator and write its weights, with recipe, seed and score.
 
 Without options, the weights shipped with the package are made again: 80 episodes of 200 jobs drawn from all families
-of training scenarios. Of dqn-paper, the agent built after the paper, 300 episodes of 16 jobs.
+of training scenarios. Of dqn-paper, the agent built after the paper, 300 episodes of 16 jobs. Ctrl-C
+ends it with the weights of the episodes that were done.
 
 Examples:
   intune pretrain --out dqn.npz
@@ -48,7 +52,7 @@ def pretrain(
         quiet: Show no progress.
     """
     from intune.agents.dqn_paper_training import PAPER_RECIPE, pretrain_paper
-    from intune.agents.pretrain import Recipe
+    from intune.agents.pretrain import Interrupted, Recipe
     from intune.agents.pretrain import pretrain as pretrain_dqn
     from intune.cli.writing import check_file
     from intune.pipelines.errors import ConfigError
@@ -65,14 +69,20 @@ def pretrain(
     paper = agent == "dqn-paper"
     recipe = replace(PAPER_RECIPE if paper else Recipe(), **changes)
     check_file("out", out)
-    with _Progress(recipe.episodes, quiet=quiet) as told:
-        weights = (pretrain_paper if paper else pretrain_dqn)(recipe, watch=told)
+    try:
+        with _Progress(recipe.episodes, quiet=quiet) as told:
+            weights = (pretrain_paper if paper else pretrain_dqn)(recipe, watch=told)
+    except Interrupted as stop:
+        _write(stop.weights, out, f" of {stop.weights.recipe['episodes']} of {recipe.episodes} episodes")
+        raise
+    _write(weights, out)
+
+
+def _write(weights: Weights, out: Path, part: str = "") -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     weights.save(out)
-    print(
-        f"wrote {out}: score {weights.recipe['score']:.3f} in {weights.recipe['seconds']:.0f} s",
-        file=sys.stderr,
-    )
+    score, seconds = weights.recipe["score"], weights.recipe["seconds"]
+    print(f"wrote {out}{part}: score {score:.3f} in {seconds:.0f} s", file=sys.stderr)
 
 
 class _Progress:
