@@ -428,7 +428,7 @@ class Reader:
         handle = open_file(self.dataset.filesystem, entry.path)
         try:
             self._check_version(file, handle, where)
-            return self._files.keep(entry.path, handle, self._footer(file, handle, where))
+            return self._files.keep(entry.path, handle, self._footer(file, handle, where), local=self._local)
         except BaseException:
             handle.close()
             raise

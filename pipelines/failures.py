@@ -57,7 +57,10 @@ def explain(error: BaseException, where: str, *, decoding: bool = False) -> Intu
         )
     if decoding and not (isinstance(error, OSError) and error.errno is not None):
         return CorruptError(f"{where}: cannot be decoded ({text}); write it again, or leave it out")
-    return StorageError(f"{where}: storage failed ({text}); check that it can be reached")
+    remedy = "check that it can be reached"
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        remedy = "allow the process more open files (`ulimit -n`)"
+    return StorageError(f"{where}: storage failed ({text}); {remedy}")
 
 
 def out_of_memory(error: BaseException | None) -> bool:

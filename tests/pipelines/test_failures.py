@@ -5,7 +5,8 @@ import errno
 import pytest
 import torch
 
-from intune.pipelines.failures import out_of_memory
+from intune.pipelines.errors import StorageError
+from intune.pipelines.failures import explain, out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,10 @@ from intune.pipelines.failures import out_of_memory
 )
 def test_what_says_that_there_was_no_memory(error: BaseException | None, short: bool) -> None:
     assert out_of_memory(error) is short
+
+
+def test_too_many_open_files_are_not_storage_that_cannot_be_reached() -> None:
+    error = explain(OSError(errno.EMFILE, "Too many open files"), "x.parquet", decoding=True)
+    assert isinstance(error, StorageError)
+    assert "allow the process more open files (`ulimit -n`)" in str(error)
+    assert "check that it can be reached" in str(explain(OSError(errno.EIO, "I/O error"), "x.parquet"))

@@ -1,6 +1,7 @@
 """Files of a data set stay open from their footers on, and close with their owner."""
 
 import gc
+import resource
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from pyarrow import fs
 
 from intune.pipelines import Pipeline, footers
+from intune.pipelines import files as files_module
 from intune.pipelines.dataset import Reader, make_source, open_dataset
 from intune.pipelines.errors import NotFoundError
 from intune.pipelines.files import OpenFiles, Version, version_of
@@ -73,6 +75,23 @@ def test_files_close_with_a_loader_that_was_never_read(folder: Path) -> None:
     loader.close()
     gc.collect()
     assert open_here(folder) == before
+
+
+def test_local_files_leave_descriptors_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four loaders of 256 files each would take all that a process usually has."""
+    for part in range(20):
+        pq.write_table(pa.table({"id": [part]}), tmp_path / f"{part:02}.parquet")
+
+    def opened(allowed: int) -> int:
+        monkeypatch.setattr(files_module.resource, "getrlimit", lambda _: (allowed, allowed))
+        with Pipeline.from_parquet(tmp_path).batch(5).loader(executor="threads") as loader:
+            for _ in range(2):
+                assert [row for batch in loader for row in batch["id"].tolist()] == list(range(20))
+            return open_here(tmp_path)
+
+    assert opened(160) == 10
+    assert opened(8) == 1
+    assert opened(resource.RLIM_INFINITY) == opened(1024) == 20
 
 
 def test_local_files_and_those_left_out_do_not_stay_open(folder: Path) -> None:
