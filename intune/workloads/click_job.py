@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 from torch.optim import Optimizer
 
 from intune.pipelines import Budget, Loader
+from intune.pipelines.budget import Usable, format_bytes
 from intune.pipelines.errors import ConfigError
 from intune.workloads.batch_sizes import filled
 from intune.workloads.checkpoint import read_checkpoint
@@ -167,6 +168,7 @@ def ready(job: ClickJob) -> Iterator[ReadyJob]:
     budget, evaluation_budget = _split(whole, bool(data.test))
     # No loader holds anything yet.
     config, ids = configure(job, data, whole)
+    _check_tables(config)
     if data.test:
         check_held_out(data, ids, whole)
     model = make_model(config, seed=job.seed, device=job.device)
@@ -235,6 +237,16 @@ def configure(job: ClickJob, data: ClickData, budget: Budget | None = None) -> t
     if isinstance(config, DCNv2Config) and job.rank is None and rank is not None and rank < config.width:
         config = replace(config, rank=rank)
     return config, ids
+
+
+def _check_tables(config: AnyConfig) -> None:
+    """Raise a `ConfigError` where the tables, which are drawn in this machine's memory, are more than all of it."""
+    tables, memory = 4 * config.embedding_parameters, Usable.detect().memory
+    if tables > memory:
+        raise ConfigError(
+            f"the embedding tables take {format_bytes(tables)}, but this job may hold {format_bytes(memory)}; choose "
+            f"another `preset` or fewer `table_rows`, or let features share tables with `embedding`='unified'"
+        )
 
 
 def make_model(config: AnyConfig, *, seed: int, device: str = "cpu") -> ClickModel:

@@ -416,3 +416,14 @@ def test_a_run_writes_its_loss_and_its_evaluations_to_event_files(data: str, tmp
     found = {point.step: point.value for point in events.Scalars("test/auc")}
     assert found == pytest.approx({each.step: each.metrics["auc"] for each in summary.evaluations})
     assert found.keys() == {15, 20}
+
+
+def test_tables_larger_than_all_memory_are_refused(data: str) -> None:
+    huge = TableChoice(kind="unified", rows=10**12)
+    with (
+        pytest.raises(
+            ConfigError, match=r"tables take 29\.1 TiB, but this job may hold .*; choose another `preset`"
+        ),
+        ready(job(data, embedding=huge)),
+    ):
+        pass
