@@ -93,10 +93,14 @@ def read_amazon(
         What was read, and how many bad lines were left out.
 
     Raises:
+        ConfigError: a file is a pipe or a folder.
         NotFoundError: a file does not exist, or none of them holds reviews.
         CorruptError: a file is cut short, or is neither of reviews nor of items.
         SkipLimitError: there are more bad lines than `max_bad_lines`.
     """
+    for path in options.files:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"`files`: {path} is no file, and a pipe cannot be read twice; write it to one")
     bad = BadLines(options.max_bad_lines, SOURCE)
     kinds = {path: _kind(path, options.max_bad_lines) for path in options.files}
     reviews = _Reviews()

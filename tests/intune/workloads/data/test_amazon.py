@@ -3,6 +3,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,18 @@ def test_files_that_are_cut_short_missing_or_something_else_are_refused(tmp_path
         read_amazon(AmazonOptions(files=(write(tmp_path / "other.json", [{"a": 1}]),)))
     with pytest.raises(NotFoundError, match="no review was found"):
         read_amazon(AmazonOptions(files=(write(tmp_path / "m.json", [{"asin": "B1", "title": "x"}]),)))
+
+
+def test_a_pipe_is_refused_as_its_first_lines_would_be_gone_when_it_is_read_again() -> None:
+    reader, writer = os.pipe()
+    try:
+        with pytest.raises(
+            ConfigError, match=f"/dev/fd/{reader} is no file, and a pipe cannot be read twice"
+        ):
+            read_amazon(AmazonOptions(files=(Path(f"/dev/fd/{reader}"),)))
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 def test_files_of_which_no_line_can_be_read_are_told_of_by_their_lines(tmp_path: Path) -> None:
