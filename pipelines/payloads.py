@@ -5,7 +5,7 @@ a list of `Piece`: batches that lie together stay together until someone needs t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,3 +60,21 @@ class Piece:
         """Its batches, as pieces of their own."""
         for batch in self.batches():
             yield Piece(batch, [0, block_rows(batch) if batch is not None else 0])
+
+
+def only(pieces: Sequence[Piece], first: int, last: int) -> list[Piece]:
+    """As many batches, but those outside ``[first, last)`` left out: for who takes no others."""
+    kept, at = [], 0
+    for piece in pieces:
+        low, high = (min(max(place - at, 0), len(piece)) for place in (first, last))
+        at += len(piece)
+        edges = piece.edges
+        if piece.block is None or high - low == len(piece):
+            kept.append(piece)
+            continue
+        parts = [Piece(None, edges[: low + 1])]
+        if high > low:
+            block = slice_block(piece.block, edges[low], edges[high])
+            parts.append(Piece(block, [edge - edges[low] for edge in edges[low : high + 1]]))
+        kept += [part for part in [*parts, Piece(None, edges[max(low, high) :])] if len(part)]
+    return kept

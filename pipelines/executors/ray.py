@@ -32,10 +32,12 @@ from intune.pipelines.executors.ray_records import (
     blocks_of,
     let_go,
     recipe_of,
+    takes_of,
 )
 from intune.pipelines.executors.ray_worker import Export, Made, Outcome, raised
 from intune.pipelines.executors.ray_workers import RayWorkers
 from intune.pipelines.operations import Operations, Result
+from intune.pipelines.plan import Plan
 from intune.pipelines.run import Run, finalize, was_closed
 from intune.pipelines.scheduler import Key, Task
 from intune.pipelines.schema import block_bytes
@@ -268,11 +270,12 @@ class RayFleet:
                 held.users += 1  # also if what it was postponed with is lost meanwhile
             freed, worker.freed = worker.freed, []
         given: list[Any] = []
-        for held in blocks:
+        for held, taker in takes_of(task.key, inputs):
             if held.worker is worker:
                 given.append(held.key)
             else:
-                given.append(held.worker.actor.export.remote(generation, held.key))
+                part = _part(run.job.plan, held.key, taker)
+                given.append(held.worker.actor.export.remote(generation, held.key, *part))
         if freed and any(held.worker is not worker for held in blocks):
             worker.actor.free.remote(generation, freed)  # the call may never come if a block is lost
             freed = []
@@ -503,6 +506,14 @@ def _book(run: Run, task: Task, outcome: Outcome) -> float:
             for level, seconds in others:
                 run.scheduler.meters[run.job.plan.levels[level].stage].cpu_s += seconds
     return outcome.cpu_s.get(task.level, 0.0)
+
+
+def _part(plan: Plan, made: Made, taker: Key) -> tuple[int, int]:
+    """Which of an output's batches a task takes, counted from its first (means nothing where it is rows)."""
+    level, index = taker
+    first = int(plan.levels[made[0]].start[made[1]])
+    taking = plan.levels[level]
+    return int(taking.start[index]) - first, int(taking.stop[index]) - first
 
 
 def _pickled(what: Any) -> bytes:

@@ -52,6 +52,16 @@ class Call:
     output: Any
 
 
+def takes_of(task: Key, inputs: Sequence[Output]) -> Iterator[tuple[Held, Key]]:
+    """The blocks that lie behind a task's inputs, in the order of `blocks_of`, each with the task that takes it itself:
+    this one, or one that was left to it."""
+    for output in inputs:
+        if isinstance(output, Held):
+            yield output, task
+        else:
+            yield from takes_of((output.level, output.index), output.inputs)
+
+
 def blocks_of(output: Output) -> Iterator[Held]:
     """The blocks that lie behind an output, in the order in which its tasks take them."""
     if isinstance(output, Held):

@@ -22,6 +22,7 @@ from intune.pipelines.executors.packing import Packed, pack, unpickle
 from intune.pipelines.joining import Joining
 from intune.pipelines.memory import roots
 from intune.pipelines.operations import Job, Operations, call_here, cpu_seconds
+from intune.pipelines.payloads import only
 from intune.pipelines.schema import Block
 from intune.pipelines.stages import Map
 
@@ -217,10 +218,11 @@ class RayWorker:
                     self._store[recipe.level, recipe.index, attempt] = payload
         return outcome
 
-    def export(self, generation: int, key: Made) -> Any:
-        """An output kept here, for a task elsewhere."""
+    def export(self, generation: int, key: Made, first: int, last: int) -> Any:
+        """An output kept here, for a task elsewhere; of one that is batches, no others than ``[first, last)``."""
         with self._lock:
-            return self._store.get(key) if generation == self._generation else None
+            made = self._store.get(key) if generation == self._generation else None
+        return only(made, first, last) if isinstance(made, list) else made
 
     def free(self, generation: int, keys: list[Made]) -> None:
         """Let go of outputs."""

@@ -183,6 +183,7 @@ class RayWorkers:
             if self._closed:
                 return
             self._closed = True
+            self._told = None  # else the functions stay in Ray's store as long as anyone has the loader
             workers, self.alive = self.alive, []
             starting = list(self._starting)
             workers += [worker for worker in self._starting.values() if worker is not None]

@@ -35,6 +35,7 @@ from intune.pipelines.executors.ray import RayFleet
 from intune.pipelines.executors.ray_records import Worker, blocks_of
 from intune.pipelines.executors.ray_worker import RayWorker
 from intune.pipelines.executors.ray_workers import RayWorkers
+from intune.pipelines.loader import Loader
 
 ROWS, GROUP = 24_000, 1_000
 BUDGET = Budget(cpus=2, memory=512 << 20)
@@ -172,6 +173,35 @@ def test_batches_of_two_row_groups_survive_the_death_of_the_worker_of_one(data, 
     with ray_loader(pipe) as loader:
         far(loader)
         assert digest(loader) == expected
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        lambda pipe: pipe.batch(300).shuffle(5, seed=2).map(double),
+        lambda pipe: pipe.batch(300).map(double).shuffle(5, seed=2).map(double),
+        lambda pipe: pipe.map(double).shuffle(3, seed=1).batch(700, drop_last=True).map(double).map(double),
+        lambda pipe: pipe.batch(100).map(double).map(double).to("cpu"),
+    ],
+)
+def test_a_worker_elsewhere_gets_of_a_block_what_its_task_takes(data, monkeypatch, steps):
+    """Of a window in which batches were mixed, say, every task got all."""
+    pipe, rng = steps(Pipeline.from_parquet(data)), random.Random(3)
+
+    def anywhere(self, run, task, blocks):
+        alive = [worker for worker in self._workers.alive if not worker.dead]
+        return rng.choice(alive) if alive else None
+
+    monkeypatch.setattr(Loader, "_chunk_rows", lambda self: 500)
+    shares = [{"rank": rank, "world_size": 2} for rank in range(2)]
+    expected = []
+    for share in shares:
+        with pipe.loader(executor="threads", **share) as loader:
+            expected.append(digest(loader))
+    monkeypatch.setattr(RayFleet, "_choose", anywhere)
+    for share, all_of_it in zip(shares, expected, strict=True):
+        with ray_loader(pipe, **share) as loader:
+            assert digest(loader) == all_of_it
 
 
 def test_epochs_differ_and_repeat(data):
@@ -351,7 +381,9 @@ def test_workers_let_go_of_what_they_made_for_a_loop_that_was_left(data, tmp_pat
         until = time.monotonic() + 30
         left = kept
         while left and time.monotonic() < until:  # a worker does calls at the same time, in no order
-            calls = [block.worker.actor.export.remote(fleet._workers.generation, block.key) for block in kept]
+            calls = [
+                block.worker.actor.export.remote(fleet._workers.generation, block.key, 0, 1) for block in kept
+            ]
             left = [block for block in fleet._ray.get(calls) if block is not None]
         assert not left
         go.touch()

@@ -82,14 +82,14 @@ def test_what_was_measured_of_a_function_is_known_in_the_next_epoch(worker, job)
 def test_blocks_of_an_epoch_that_was_left_are_let_go(worker, job):
     worker.begin(1, job, functions(b""))
     assert load(worker, 1).error is None
-    assert worker.export(1, (0, 0, 1)) is not None
+    assert worker.export(1, (0, 0, 1), 0, 1) is not None
     worker.end(1)
-    assert worker.export(1, (0, 0, 1)) is None
+    assert worker.export(1, (0, 0, 1), 0, 1) is None
     assert isinstance(raised(load(worker, 1)), LoaderError)
     worker.begin(2, job, functions(b""))
     load(worker, 2)
     worker.end(1)  # late
-    assert worker.export(2, (0, 0, 1)) is not None
+    assert worker.export(2, (0, 0, 1), 0, 1) is not None
 
 
 def test_an_epoch_that_takes_long_to_load_does_not_end_the_next(worker, job, monkeypatch):
