@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from intune.absence import Absence
 from intune.agents.base import Agent, Decision
 from intune.decisions import Entry
 from intune.envs.measurement import Measurement
@@ -78,11 +79,14 @@ BEGINNING_S = 0.1
 """Seconds between two looks whether the first batch is out: what happens before it says nothing of any allocation."""
 
 PATIENCE = 2
-"""Times that a round is put off because a stage has finished too few tasks to be judged."""
+"""Times that a round is put off because a stage has finished too few tasks to be judged, or the trainer was away."""
 
 MEASURED = 0.5
 """Part of an interval that has to lie within epochs: in what was seen of an epoch's last or first moments alone, a good
 change is a bad one. What is less becomes a part of the next interval, so a validation is no quiet interval either."""
+
+LOOKS = 8
+"""Looks in an interval whether the trainer is away: what it lost by then, an eighth at most, remains part of it."""
 
 SETTLING = 2.0
 """Times the shortest interval that is waited at most, after a change, for what was under way."""
@@ -315,7 +319,8 @@ class ControlThread:
             return
         seconds = min(self.pace.first, self.pace.shortest)
         put_off = 0
-        while not self._stop.wait(thrift.interval(seconds)):
+        absence = Absence(lambda: observer.tunable.stats())
+        while self._passed(thrift.interval(seconds), absence):
             if not self._active():
                 observer.skip()
                 continue
@@ -332,6 +337,22 @@ class ControlThread:
                 if self._stop.wait(min(observer.passage(), SETTLING * self.pace.shortest)):
                     return
                 observer.skip()
+
+    def _passed(self, seconds: float, absence: Absence) -> bool:
+        """Wait for an interval; False where the end comes first. It begins anew when the trainer comes back from an
+        absence. Of one that comes and goes all the time, absence is a part."""
+        looks, returns, away = 0, 0, False
+        while looks < LOOKS:
+            if self._stop.wait(seconds / LOOKS):
+                return False
+            before, away = away, absence.look()
+            looks += 1
+            returns += before and not away
+            if (away or before) and returns <= PATIENCE:
+                looks = 0
+                if not away:
+                    self.controller.observer.skip()
+        return True
 
     def _begun(self, thrift: Thrift) -> bool:
         """Wait for the first batch, from which the first interval counts; whether it came before the end."""

@@ -14,10 +14,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from intune.absence import Absence
 from intune.agents.base import Decision, Proposal
 from intune.agents.guard import Guard
 from intune.agents.registry import make
-from intune.control import COST, CREDIT_S, KEPT, Controller, ControlThread, Pace, Thrift, describe
+from intune.control import (
+    COST,
+    CREDIT_S,
+    KEPT,
+    LOOKS,
+    PATIENCE,
+    Controller,
+    ControlThread,
+    Pace,
+    Thrift,
+    describe,
+)
 from intune.decisions import DecisionLog, Entry
 from intune.envs.measurement import Measurement
 from intune.pipelines.errors import ConfigError, LoaderError
@@ -315,6 +327,29 @@ def test_the_first_moments_after_a_pause_are_judged_with_what_follows(
     assert over.wait(60)
     thread.stop()
     assert [entry.measured.interval[0] for entry in one.entries] == pytest.approx([1.0, 1.0, 1.1, 1.0])
+
+
+def test_an_interval_begins_anew_when_the_trainer_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Told(Absence):
+        def look(self) -> bool:
+            looks.append("look")
+            return away.pop(0) if away else False
+
+    looks: list[str] = []
+    away = [False, False, True, True, False]
+    one, tunable = controller(Scripted(), Clock())
+    monkeypatch.setattr(one.observer, "skip", lambda: looks.append("skip"))
+    thread = ControlThread(one)
+    assert thread._passed(0.0, Told(tunable.stats))
+    assert looks == ["look"] * 5 + ["skip"] + ["look"] * LOOKS
+    looks.clear()
+    away = [True, False] * 100  # it takes some batches now and then
+    assert thread._passed(0.0, Told(tunable.stats))
+    assert looks == ["look", "look", "skip"] * PATIENCE + ["look"] * (1 + LOOKS)
+    thread.stop()
+    assert not thread._passed(0.0, Told(tunable.stats))
 
 
 def test_the_thread_ends_at_once_and_only_once() -> None:
