@@ -13,23 +13,26 @@ CHEAP_S = 0.0005
 training wants too (with threads a batch of a `TensorDataset` costs 0.3 ms of it, without 0.1)."""
 
 DEAR_S, BATCHES = 0.002, 32
-"""Mean seconds of a batch from which on that is over, and of how many; well apart, lest chance decides."""
+"""Mean seconds of a batch from which on those are dear that were cheap, and of how many; well apart, lest chance
+decides."""
 
 
 @dataclass(slots=True)
 class Cheap:
-    """Of a loader whose first batches were.
+    """Of a loader whose first batches were, or of whose nothing is known yet.
 
     Attributes:
         choice: where they are made.
-        otherwise: where they are to be made once they are not any more.
+        otherwise: where they are to be made once they are too dear for that.
+        most_s: mean seconds of a batch up to which they are not.
         lacked: seconds in which this thread has lacked a processor so far.
     """
 
     choice: Choice
     otherwise: Choice
+    most_s: float
     lacked: Callable[[], float] = lambda: thread_seconds()[1]
-    _count: int = 0
+    _count: int | None = None
     _wall_s: float = 0.0
     _cpu_s: float = 0.0
     _lacked_s: float = 0.0
@@ -42,21 +45,32 @@ class Cheap:
         reason = (
             f"a batch takes {1e3 * measured.wall_s:.3g} ms, too little to be handed over by another thread"
         )
-        return cls(replace(choice, kind="here", reason=reason), choice)
+        return cls(replace(choice, kind="here", reason=reason), choice, DEAR_S)
+
+    @classmethod
+    def until_known(cls, choice: Choice) -> Cheap | None:
+        """Of code that may run in threads, of which no batch was made yet; None of other."""
+        if choice.kind != "thread":
+            return None
+        reason = f"{choice.reason}; if its batches are dear, a thread will make them ahead"
+        return cls(replace(choice, kind="here", reason=reason), choice, CHEAP_S)
 
     def took(self, wall_s: float, cpu_s: float) -> Choice | None:
         """A batch took so long; the other choice once they are too dear."""
-        if not self._count:
-            self._wall_s = self._cpu_s = 0.0
-            self._lacked_s = self.lacked()
+        if self._count is None:  # what was lacked in this one is in there already
+            self._count, self._wall_s, self._cpu_s, self._lacked_s = 0, 0.0, 0.0, self.lacked()
+            return None
         self._count += 1
         self._wall_s += wall_s
         self._cpu_s += cpu_s
-        if self._count < BATCHES:
+        most_s = BATCHES * self.most_s
+        if self._count < BATCHES and self._wall_s <= most_s:
             return None
         # On a busy machine they may take many times as long.
-        mean_s = max(self._cpu_s, self._wall_s - (self.lacked() - self._lacked_s)) / self._count
-        self._count = 0
-        if mean_s < DEAR_S:
-            return None
-        return replace(self.otherwise, reason=f"a batch takes {1e3 * mean_s:.3g} ms by now")
+        spent_s = max(self._cpu_s, self._wall_s - (self.lacked() - self._lacked_s))
+        if spent_s > most_s:
+            reason = f"{self.otherwise.reason}; a batch takes {1e3 * spent_s / self._count:.3g} ms by now"
+            return replace(self.otherwise, reason=reason)
+        if self._count == BATCHES:
+            self._count = None
+        return None

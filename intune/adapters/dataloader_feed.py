@@ -148,7 +148,9 @@ class Feed:
         """Choose where batches are made; not yet while it is not known whether more may be read for that."""
         if self._failure is not None and not self._items:
             return
-        self._workshop.decide(self._first_items(), self.seed or EpochSeed(0), held=self._holds)
+        with self._workshop.deciding:
+            if self._workshop.choice is None:  # else a loop in another thread has chosen meanwhile
+                self._workshop.decide(self._first_items(), self.seed or EpochSeed(0), held=self._holds)
         self._heed()
         self._loader.recap()
 
@@ -181,7 +183,7 @@ class Feed:
             return None
         workshop, item = self._workshop, self._items.popleft()
         began, ran_s = self._clock(), time.thread_time()
-        if item.made is None:
+        if now := item.made is None:
             workshop.make(item, self._the_fetcher(), self.seed)
         made: Made = item.made
         item.made = None  # the two would keep each other until the garbage collector comes by
@@ -190,7 +192,8 @@ class Feed:
         seconds, cpu_s = self._clock() - began, time.thread_time() - ran_s
         if not made.ended:
             self._book(made, seconds, cpu_s)
-            if workshop.took(seconds, cpu_s):
+            # A loop's first batch warms up.
+            if now and item.ordinal and workshop.took(seconds, cpu_s):
                 self._loader.recap()
         return made
 

@@ -34,19 +34,20 @@ class ThreadLink:
         lock: held while the dataset's code runs, which otherwise another iterator over it may meet: that of a
             loop around this one, or of one that was left while a batch was being made.
         skip: batches at its start that were handed over before.
-        ahead: whether more is read while a batch is in use. Where the dataset makes the batches, they may lie in
+        ahead: says whether more is read while a batch is in use. Where the dataset makes the batches, they may lie in
             memory that it uses again for the next, and are copied then.
     """
 
     def __init__(
-        self, settings: LoaderSettings, lock: threading.Lock, *, skip: int = 0, ahead: bool = True
+        self, settings: LoaderSettings, lock: threading.Lock, *, skip: int = 0, ahead: Callable[[], bool]
     ) -> None:
         size = settings.batch_size if settings.batched else None
         self._lock = lock
         with lock:
             self._reader = SampleReader(iter(settings.dataset), size, settings.drop_last)
         self._skip = skip
-        self._copies = ahead and not settings.batched
+        self._batched = settings.batched
+        self._ahead = ahead
         # The same for all batches: an iterator may set a context variable and set it back batches later.
         self._surroundings = Surroundings()
 
@@ -54,7 +55,7 @@ class ThreadLink:
         """As `Link.take`; the samples, not yet a batch."""
         with self._lock:
             taken = self._surroundings.run(self._next)
-            if taken is not None and self._copies:
+            if taken is not None and not self._batched and self._ahead():
                 taken = taken[0], copied(taken[1])
         if taken is None:
             return Made(item, 0, None, collated=True, ended=True)

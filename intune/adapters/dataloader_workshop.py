@@ -87,6 +87,7 @@ class Workshop:
         seed: of the next epoch, where workers persist and have been given one.
         auto: whether all that was left to it.
         verdict: whether batches may be read ahead, as the loops find out.
+        deciding: held while the choice is made.
     """
 
     def __init__(self, settings: LoaderSettings, budget: Budget, workers: str) -> None:
@@ -102,6 +103,7 @@ class Workshop:
         self.watch = Watch()
         self.auto = workers == "auto"
         self.verdict = Verdict()
+        self.deciding = threading.RLock()
         self._cheap: Cheap | None = None
         self._serial = threading.Lock()
         self._fleets: list[ThreadFleet] = []
@@ -117,7 +119,7 @@ class Workshop:
         self._told = False  # whether something may be missing in processes
         self._open: weakref.WeakSet[Sources] = weakref.WeakSet()
         if self.choice is not None:
-            self._settle(self.choice)
+            self._settle(self.choice, cheap=Cheap.until_known(self.choice) if self.auto else None)
 
     @property
     def most_fetches(self) -> int | None:
@@ -204,7 +206,7 @@ class Workshop:
         return sources
 
     def _link(self, skip: int) -> Link:
-        return ThreadLink(self.settings, self._serial, skip=skip, ahead=not self.here)
+        return ThreadLink(self.settings, self._serial, skip=skip, ahead=lambda: not self.here)
 
     def _keep(self, seed: EpochSeed) -> None:
         self.seed = replace(seed, repeat=seed.repeat + 1) if self.settings.persistent else None
@@ -382,9 +384,7 @@ class Workshop:
             choice = Choice(kind="here", reason=f"{DRAWS}; {choice.reason}")
         if choice.kind in ("thread", "serial") and trial.reuses:
             choice = Choice(kind="here", reason="the dataset or `collate_fn` gives out the same memory again")
-        cheap = None if settings.num_workers else Cheap.of(choice, measured)
-        self._settle(choice if cheap is None else cheap.choice, warn=warn)
-        self._cheap = cheap
+        self._settle(choice, warn=warn, cheap=None if settings.num_workers else Cheap.of(choice, measured))
 
     def _prepare(self) -> tuple[Choice | None, Parcel | None]:
         """Before any of the code runs: where it has to if it cannot be sent, and what is to be sent."""
@@ -487,11 +487,11 @@ class Workshop:
                 )
         return ""
 
-    def _settle(self, choice: Choice, *, warn: bool = False) -> None:
+    def _settle(self, choice: Choice, *, warn: bool = False, cheap: Cheap | None = None) -> None:
         if choice.kind == "process" and self._worker is None and not self._survey.sendable:
             Parcel.of(self.settings)  # raises, and says what is wrong
-        self.choice = choice
-        self._cheap = None
+        choice = choice if cheap is None else cheap.choice
+        self.choice, self._cheap = choice, cheap
         self.watch.looks = self.auto and choice.kind in ("thread", "serial") and not self.settings.iterable
         kinds: dict[Kind, str] = {
             "thread": "threads",

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from intune.adapters import dataloader_cheap, dataloader_settings, dataloader_tasks
 from intune.adapters.dataloader_cheap import BATCHES, DEAR_S, Cheap
@@ -45,21 +45,25 @@ def test_only_what_threads_may_make_and_is_cheap_is_made_by_the_trainer(limits):
 def test_once_batches_are_dear_the_other_choice_is_made(limits):
     limits(0.0, DEAR_S)
 
-    def turns(wall_s, cpu_s=0.0, lacked_s=0.0, batches=BATCHES):
-        lacked = iter((5.0, 5.0 + lacked_s))
+    def turns(wall_s, cpu_s=0.0, lacked_s=0.0, batches=BATCHES + 1):
         cheap = Cheap.of(THREAD, measured(0.0))
-        cheap.lacked = lacked.__next__
-        choices = [cheap.took(wall_s, cpu_s) for _ in range(batches)]
-        assert not any(choices[:-1])
-        return choices[-1]
+        took = [0]
+        cheap.lacked = lambda: 5.0 + lacked_s * took[0]
+        for took[0] in range(batches):
+            if (choice := cheap.took(wall_s, cpu_s)) is not None:
+                return choice
+        return None
 
-    assert turns(DEAR_S / 2) is None
-    assert turns(2 * DEAR_S, batches=BATCHES - 1) is None
-    assert turns(2 * DEAR_S).kind == "thread"
-    assert "4 ms" in turns(2 * DEAR_S).reason
+    assert turns(DEAR_S * 0.9, batches=5 * BATCHES) is None
+    assert turns(DEAR_S * 1.01, batches=BATCHES) is None
+    assert turns(DEAR_S * 1.01).kind == "thread"
+    assert turns(DEAR_S * 1.1).kind == "thread"
+    assert "it may; a batch takes 2.2 ms by now" in turns(DEAR_S * 1.1).reason
+    assert turns(1.0, batches=1) is None
+    assert turns(1.0, batches=2).kind == "thread"  # one alone may take longer than many cheap ones
     # What they lacked a processor for is no time of theirs.
-    assert turns(2 * DEAR_S, lacked_s=1.5 * DEAR_S * BATCHES) is None
-    assert turns(2 * DEAR_S, cpu_s=2 * DEAR_S, lacked_s=1.5 * DEAR_S * BATCHES).kind == "thread"
+    assert turns(DEAR_S * 2, lacked_s=DEAR_S * 1.5, batches=5 * BATCHES) is None
+    assert turns(DEAR_S * 2, cpu_s=DEAR_S * 2, lacked_s=DEAR_S * 1.5).kind == "thread"
 
 
 class Where(Samples):
@@ -104,33 +108,68 @@ def test_cheap_batches_come_without_threads(limits):
 
 def test_batches_that_turn_out_dear_are_made_by_threads_from_then_on(limits):
     limits(float("inf"), 0.0)
-    dataset = Where(3 * BATCHES)
+    dataset = Where(2 * BATCHES)
     plain = DataLoader(dataset, 1)
     with wrap(plain) as loader:
         batches = list(loader)
         assert loader.allocation == Allocation.shared(2)
         assert loader.workshop.choice.kind == "thread"
     own = [thread == threading.get_ident() for thread in dataset.threads]
-    assert own == [True] * BATCHES + [False] * 2 * BATCHES
+    assert own == sorted(own, reverse=True)
+    assert 2 < sum(own) < BATCHES
     assert_same(batches, plain)
 
 
 def test_an_error_of_the_last_batch_before_that_is_the_users(limits):
     class Fails(Samples):
         def __getitem__(self, i):
-            if i == BATCHES - 1:
+            if i == 3:
                 raise ValueError("of a thread of ours")
             return super().__getitem__(i)
 
     limits(float("inf"), 0.0)
-    with wrap(DataLoader(Fails(BATCHES + 1), 1)) as loader:
+    with wrap(DataLoader(Fails(6), 1)) as loader:
         loop = iter(loader)
-        for _ in range(BATCHES - 1):
+        for _ in range(3):
             next(loop)
+        assert loader.workshop.here
         with pytest.raises(ValueError, match="of a thread of ours"):
             next(loop)
-        assert_same([next(loop)], [torch.stack([Samples(BATCHES + 1)[BATCHES]])])
         assert loader.workshop.choice.kind == "thread"
+        assert_same(loop, [torch.stack([Samples(6)[i]]) for i in (4, 5)])
+
+
+class Stream(IterableDataset):
+    """Batches in one buffer; notes which thread made each."""
+
+    def __init__(self, size):
+        self.size, self.buffer, self.threads = size, torch.zeros(2), []
+
+    def __iter__(self):
+        for i in range(self.size):
+            self.threads.append(threading.get_ident())
+            yield self.buffer.fill_(i)
+
+    def __getstate__(self):
+        return {"size": self.size}
+
+
+@pytest.mark.parametrize("dear", [False, True])
+def test_batches_of_one_iterator_are_made_by_the_trainer_until_they_are_dear(limits, dear):
+    limits(0.0 if dear else float("inf"), 0.0)
+    dataset = Stream(40)
+    with wrap(DataLoader(dataset, batch_size=None)) as loader:
+        assert loader.workshop.here
+        for _ in range(2):
+            dataset.threads.clear()
+            loop = iter(loader)
+            batches = [next(loop) for _ in range(2)]
+            assert (batches[0] is batches[1]) != (dear and not loader.workshop.here)
+            assert [batch[0].item() for batch in loop] == list(range(2, 40))
+            assert (set(dataset.threads) == {threading.get_ident()}) != dear
+            assert loader.workshop.here != dear
+    stats = loader.stats()
+    assert (stats.batches, stats.rows) == (80, 80)
 
 
 def test_the_trainer_pins_what_it_makes(limits, monkeypatch):
@@ -146,7 +185,7 @@ def test_the_trainer_pins_what_it_makes(limits, monkeypatch):
     with wrap(DataLoader(Samples(8), 2, pin_memory=True)) as loader:
         loop = iter(loader)
         assert next(loop)[:, 0].tolist() == [1000, 1001]
-        with pytest.raises(MemoryError, match="transfer.*nothing left to pin"):
+        with pytest.raises(MemoryError, match=r"transfer.*nothing left to pin"):
             next(loop)
         assert [batch[0, 0].item() for batch in loop] == [1004, 1006]
         assert loader.stats().stage("transfer").tasks == 4

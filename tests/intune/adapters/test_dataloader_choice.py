@@ -20,7 +20,7 @@ from intune.adapters.dataloader_settings import read_settings
 from intune.adapters.pickled_size import structure_bytes
 from intune.pipelines import Budget
 from intune.pipelines.errors import ConfigError
-from tests.intune.adapters.common import BUDGET, wrap
+from tests.intune.adapters.common import BUDGET, assert_same, wrap
 from tests.intune.adapters.datasets import (
     Counted,
     FailingStream,
@@ -416,3 +416,43 @@ def test_code_that_draws_random_numbers_goes_to_processes_and_so_does_one_that_o
             assert torch.cat(list(loader)).tolist() == list(range(50))
     finally:
         dataset.file.close()
+
+
+def test_loops_that_begin_at_once_in_two_threads_choose_once(caplog):
+    begun, waits, alone = threading.Event(), threading.Event(), []
+
+    class Blocks(Samples):
+        def __getitem__(self, i):
+            alone.append(threading.get_ident())
+            begun.set()
+            assert waits.wait(60)
+            return super().__getitem__(i)
+
+    class Noted:
+        """The lock of it, which notes that a second thread waits."""
+
+        def __init__(self, lock):
+            self.lock = lock
+
+        def __enter__(self):
+            if begun.is_set():
+                waits.set()
+            self.lock.acquire()
+
+        def __exit__(self, *_):
+            self.lock.release()
+
+    plain, found = DataLoader(Blocks(12), 3), []
+    with caplog.at_level(logging.INFO, "intune"), wrap(plain) as loader:
+        loader.workshop.deciding = Noted(loader.workshop.deciding)
+        threads = [threading.Thread(target=lambda: found.append(list(loader))) for _ in range(2)]
+        threads[0].start()
+        assert begun.wait(60)
+        threads[1].start()
+        for thread in threads:
+            thread.join(60)
+    assert len(found) == 2
+    for batches in found:
+        assert_same(batches, plain)
+    assert len([record for record in caplog.records if "batches are made in" in record.message]) == 1
+    assert set(alone[:3]) == {threads[0].ident}
