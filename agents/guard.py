@@ -7,6 +7,7 @@ limit fell, use rose), memory is given back before the limit is reached. Says wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from intune.agents.base import Agent, Proposal, ask
 from intune.agents.memory import RISK, MemoryRecord, in_use
 from intune.agents.recall import MemoryLog
+from intune.envs.actions import feasible
 from intune.envs.jobs import Bools, Floats
 from intune.envs.measurement import Measurement
 
@@ -96,12 +98,14 @@ class Guard(Agent):
         self.vetoed: Any = np.zeros(0, dtype=np.int64)
         self._record = MemoryRecord(0, 1)
         self._log = MemoryLog(1)
+        self._given: tuple[Floats, Floats] = np.zeros((0, 1)), np.zeros(0)
 
     def start(self, jobs: int, stages: int) -> None:
         """Forget everything."""
         self.agent.start(jobs, stages)
         self._record = MemoryRecord(jobs, stages, risk=self.risk)
         self._log = MemoryLog(stages)
+        self._given = np.zeros((jobs, stages)), np.zeros(jobs)  # no slots: nothing was given yet
         self.vetoed = np.zeros(jobs, dtype=np.int64)
 
     def name_stages(self, stages: Sequence[str]) -> None:
@@ -113,6 +117,7 @@ class Guard(Agent):
         self.agent.forget(rows)
         self._record.forget(rows)
         self._log.clear()
+        self._given[0][rows], self._given[1][rows] = 0.0, 0.0
         self.vetoed[rows] = 0
 
     def knowledge(self) -> dict[str, Any]:
@@ -126,12 +131,14 @@ class Guard(Agent):
 
     def propose(self, measured: Measurement) -> Proposal:
         """What the agent proposes, as far as it fits."""
-        told = self._record.see(measured)
+        told = self._record.see(_with_what_killed(measured, *self._given))
         if told.all():
             self._log.look(self._record, measured)
         asked = ask(self.agent, measured)
         slots, pool, cut = fit(self._record, measured, asked.slots, asked.pool)
         self.vetoed += cut
+        limit = np.nan_to_num(measured.slot_limit)
+        self._given = feasible(measured.present, measured.slots, slots, limit), np.minimum(pool, limit)
         bound = self._record
 
         def total(each: Floats, shared: Floats) -> Floats:
@@ -150,6 +157,21 @@ class Guard(Agent):
             )
 
         return Proposal(slots=slots, pool=pool, explain=explain)
+
+
+def _with_what_killed(measured: Measurement, slots: Floats, pool: Floats) -> Measurement:
+    """The same with the slots that a job was given before it ran out of memory in place of those it starts again with:
+    what they took is known, and they should not be given again."""
+    died = measured.killed & (slots.sum(axis=1) > 0) & (measured.memory_used > 0)
+    if not died.any():
+        return measured
+    return replace(
+        measured,
+        slots=np.where(died[:, None], slots, measured.slots),
+        pool=np.where(died, pool, measured.pool),
+        delivered=np.where(died, 1.0, measured.delivered),
+        killed=measured.killed & ~died,
+    )
 
 
 def _share(measured: Measurement, i: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -234,3 +235,25 @@ def test_what_cannot_be_cut_is_no_veto(measurement: Measured) -> None:
     np.testing.assert_array_equal(proposal.slots, 1.0)
     assert proposal.explain(0) == "it asks for more"
     assert guard.vetoed[0] == 0
+
+
+def test_what_killed_a_job_is_not_given_again(measurement: Measured) -> None:
+    """Rows wait behind two slots of which none waited behind one: nothing before told how many there may be."""
+    guard = Guard(Asks(2.0))
+    guard.start(2, 1)
+    fine = measurement(
+        jobs=2, stages=1, slots=1.0, memory_used=3e9, memory_base=2e9, memory_queued=0.0, queued_bytes=0.0,
+        queue_fill=0.0, block_bytes=1e7,
+    )  # fmt: skip
+    np.testing.assert_array_equal(guard.propose(fine).slots, [[2.0], [2.0]])
+    # What is in force after it is what a job starts again with.
+    died = replace(
+        fine, killed=np.array([True, False]), delivered=np.array([0.0, 1000.0]), memory_used=np.array([9e9, 4e9]),
+        memory_queued=np.array([5e9, 0.0]), queued_bytes=np.array([[5e9], [0.0]]),
+        queue_fill=np.array([[1.0], [0.0]]), slots=np.array([[1.0], [2.0]]),
+    )  # fmt: skip
+    np.testing.assert_array_equal(guard.propose(died).slots, [[1.0], [2.0]])
+    for _ in range(5):
+        np.testing.assert_array_equal(guard.propose(fine).slots, [[1.0], [2.0]])
+    guard.forget(0)
+    np.testing.assert_array_equal(guard.propose(fine).slots, [[2.0], [2.0]])
