@@ -19,7 +19,7 @@ from typing import Any
 from intune.pipelines.budget import affine_cpus
 from intune.pipelines.errors import ConfigError, LoaderError, StageError, StageTimeout, WorkerLostError
 from intune.pipelines.executors.packing import by_value
-from intune.pipelines.executors.process import Process
+from intune.pipelines.executors.process import Process, handed_over
 from intune.pipelines.idle import PATIENCE
 from intune.pipelines.operations import call_here
 from intune.pipelines.schema import Block
@@ -211,6 +211,7 @@ class ProcessPool:
                         continue
                     if process.alive:
                         self._busy.add(process)
+                        process.handed_over = handed_over(self._count())
                         return process
                     # It died idle: nothing is lost but the process, so this is nobody's try.
                     self.workers_lost += 1
@@ -272,6 +273,9 @@ class ProcessPool:
         taken = {process.number for process in (*self._idle, *self._busy, *self._starting)}
         return next(number for number in itertools.count() if number not in taken)
 
+    def _count(self) -> int:
+        return len(self._idle) + len(self._busy) + len(self._starting)
+
     def _rest(self, process: Process) -> None:
         process.idle_since = self._clock()
         self._idle.append(process)
@@ -280,7 +284,7 @@ class ProcessPool:
         """Idle processes that are to be ended, and idle no more."""
         if self._most is None:
             return []
-        beyond = len(self._idle) + len(self._busy) + len(self._starting) - self._most
+        beyond = self._count() - self._most
         since = self._clock() - SPARE_S
         spare = [process for process in self._idle[: max(0, beyond)] if process.idle_since <= since]
         del self._idle[: len(spare)]

@@ -35,7 +35,7 @@ from intune.pipelines.errors import (
     StageTimeout,
     WorkerLostError,
 )
-from intune.pipelines.executors.process import HANDED_OVER, Process
+from intune.pipelines.executors.process import HANDED_OVER, LEAST_DESCRIPTORS, Process, handed_over
 from intune.pipelines.executors.processes import REST_S, RETRIES, SPARE_S, ProcessPool, process_pool
 from intune.pipelines.executors.segments import Segment
 from intune.pipelines.memory import roots
@@ -1165,6 +1165,35 @@ def test_processes_without_work_keep_no_memory_for_their_next_calls() -> None:
     pool.give_back_memory()
     assert kept() == 0
     np.testing.assert_array_equal(pool(stage, {"x": x})["y"], x + 1)
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "processes", "each"),
+    [
+        (1024, 1, 4),
+        (1024, 36, 4),
+        (1024, 64, 1),
+        (1024, 128, 0),
+        (64, 1000, 0),
+        (resource.RLIM_INFINITY, 500, 4),
+    ],
+)
+def test_the_more_processes_the_fewer_descriptors_each_takes(
+    monkeypatch: pytest.MonkeyPatch, allowed: int, processes: int, each: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (allowed, allowed))
+    assert handed_over(processes) == each
+
+
+def test_results_that_wait_take_no_descriptors_where_there_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (16, 16))
+    pool, stage = pool_of(lambda block: {"y": block["x"] + 1})
+    before = descriptors()
+    kept = [pool(stage, {"x": np.arange(number, number + 100)}) for number in range(6)]
+    assert descriptors() - before == LEAST_DESCRIPTORS + 2
+    for number, made in enumerate(kept):
+        np.testing.assert_array_equal(made["y"], np.arange(number, number + 100) + 1)
     pool.close()
 
 
