@@ -33,8 +33,12 @@ ROOM_PATIENCE = 8.0
 END_PATIENCE = 5.0
 """Seconds to wait for killed workers of this machine to be gone."""
 
-START_PATIENCE = 60.0
-"""Seconds to wait for the cluster to start a worker before saying that it has no room."""
+START_PATIENCE = 600.0
+"""Seconds to wait for the cluster to start a worker where there is none yet: a node may have to boot, or to install the
+environment that the user's `runtime_env` wants, for which Ray itself allows as long."""
+
+NOTICE_S = 60.0
+"""Seconds of waiting for a worker after which it is said what for; and for an answer of one that has started."""
 
 
 class RayWorkers:
@@ -150,7 +154,7 @@ class RayWorkers:
         if worker.dead:
             return False
         try:
-            self.ray.get(worker.actor.hello.remote(), timeout=START_PATIENCE)
+            self.ray.get(worker.actor.hello.remote(), timeout=NOTICE_S)
         except self.ray.exceptions.RayError:
             return False
         return True
@@ -212,7 +216,7 @@ class RayWorkers:
         try:
             self.alive = [self._spawn() for _ in range(count)]
             calls = {worker.actor.hello.remote(probe): worker for worker in self.alive}
-            came, late = self.ray.wait(list(calls), timeout=START_PATIENCE)
+            came, late = self._await_first(list(calls))
             if late and came:
                 came, late = self.ray.wait(list(calls), num_returns=count, timeout=ROOM_PATIENCE)
             if not came:
@@ -235,6 +239,21 @@ class RayWorkers:
             )
         for call in late:
             self.replace(calls[call])
+
+    def _await_first(self, calls: list[Any]) -> tuple[list[Any], list[Any]]:
+        """Those of the calls to the first workers that came, one at least if there is any in time, and the others."""
+        waited = 0.0
+        while True:
+            came, late = self.ray.wait(calls, timeout=NOTICE_S)
+            waited += NOTICE_S
+            if came or waited >= START_PATIENCE:
+                return came, late
+            logger.warning(
+                "no Ray worker has started in %.0f s: the cluster may have no free CPU any more, or a node have yet to "
+                "install what the job wants; going on to wait, up to %.0f s",
+                waited,
+                START_PATIENCE,
+            )
 
     def _size(self, budget: Budget) -> int:
         """How many workers the cluster has room for; waits a little, since CPUs just let go are booked late."""
@@ -268,7 +287,7 @@ class RayWorkers:
     def _introduce(self, worker: Worker) -> None:
         probe, segment = self._landings.probe()
         try:
-            worker.welcome(self.ray.get(worker.actor.hello.remote(probe), timeout=START_PATIENCE))
+            worker.welcome(self.ray.get(worker.actor.hello.remote(probe), timeout=NOTICE_S))
         except self.ray.exceptions.GetTimeoutError:
             raise _no_room() from None
         finally:
@@ -311,12 +330,14 @@ class RayWorkers:
                 del self._starting[thread]
 
     def _await_room(self, fresh: Worker) -> None:
+        alone = 0.0
         for time_out in itertools.count(1):
-            alone = not self.alive  # else another that died just now may soon be replaced
+            others = bool(self.alive)  # one that died just now may soon be replaced
             try:
                 return self._introduce(fresh)
             except ConfigError as error:
-                if alone and not self.alive:
+                alone = 0.0 if others or self.alive else alone + NOTICE_S
+                if alone >= START_PATIENCE:
                     raise
                 if time_out == 1:
                     logger.warning("going on with %d Ray worker(s): %s", len(self.alive), error)
@@ -349,8 +370,8 @@ class RayWorkers:
 
 def _no_room() -> ConfigError:
     return ConfigError(
-        f"the Ray cluster did not start a worker within {START_PATIENCE:g} s; free CPUs on it, or use "
-        "executor='threads'"
+        "the Ray cluster has not started a worker in time; free CPUs on it, see to the runtime_env, if there is one, "
+        "or use executor='threads'"
     )
 
 

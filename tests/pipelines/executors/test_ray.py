@@ -307,6 +307,7 @@ def test_the_others_go_on_where_there_is_no_room_for_a_new_worker(data, expected
         if index == 5:
             monkeypatch.setattr(RayWorkers, "_spawn", nowhere)
             monkeypatch.setattr(RayWorkers, "_introduce", impatient)
+            monkeypatch.setattr("intune.pipelines.executors.ray_workers.START_PATIENCE", 0.0)
             for pid in loader._fleet.pids()[left:]:
                 os.kill(pid, signal.SIGKILL)
 

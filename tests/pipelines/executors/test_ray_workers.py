@@ -140,3 +140,21 @@ def test_functions_go_to_ray_once_while_they_stay_the_same(monkeypatch: pytest.M
     for functions in (b"one", b"one", b"other"):
         workers.take_up(b"job", functions)
     assert put == [b"one", b"job", b"job", b"other", b"job"]
+
+
+@pytest.mark.parametrize(("comes", "looks"), [(1, 1), (3, 3), (99, 10)])
+def test_a_node_may_take_minutes_to_start_the_first_worker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, comes: int, looks: int
+) -> None:
+    """It boots, or installs what `runtime_env` names: the job ended after a minute, and the next try found it done."""
+    workers, looked = Cluster(monkeypatch).workers, []
+
+    def wait(calls: list[str], timeout: float) -> tuple[list[str], list[str]]:
+        looked.append(timeout)
+        return (calls[:1], calls[1:]) if len(looked) == comes else ([], calls)
+
+    workers.ray.wait = wait
+    came, late = workers._await_first(["a", "b"])
+    assert (came, late) == ((["a"], ["b"]) if comes < 99 else ([], ["a", "b"]))
+    assert sum(looked) == looks * ray_workers.NOTICE_S <= ray_workers.START_PATIENCE
+    assert len(caplog.records) == looks - 1
