@@ -339,19 +339,16 @@ class ControlThread:
                 observer.skip()
 
     def _passed(self, seconds: float, absence: Absence) -> bool:
-        """Wait for an interval; False where the end comes first. It begins anew when the trainer comes back from an
-        absence. Of one that comes and goes all the time, absence is a part."""
-        looks, returns, away = 0, 0, False
+        """Wait for an interval; False where the end comes first. It begins anew when the trainer leaves and when it is
+        back, so that it has no part in its absence, unless it comes and goes all the time."""
+        looks = begun = 0
         while looks < LOOKS:
             if self._stop.wait(seconds / LOOKS):
                 return False
-            before, away = away, absence.look()
             looks += 1
-            returns += before and not away
-            if (away or before) and returns <= PATIENCE:
-                looks = 0
-                if not away:
-                    self.controller.observer.skip()
+            if absence.look() and begun < 2 * PATIENCE:
+                self.controller.observer.skip()
+                looks, begun = 0, begun + 1
         return True
 
     def _begun(self, thrift: Thrift) -> bool:

@@ -8,7 +8,7 @@ from intune.pipelines.metrics import PipelineStats, StageStats
 
 
 def looks(*readings: tuple[float, int, int, int]) -> list[bool]:
-    """What is seen at readings of seconds, batches taken, batches ready and tasks at work."""
+    """Whether it is away at readings of seconds, batches taken, batches ready and tasks at work."""
     left = iter(readings)
 
     def stats() -> PipelineStats:
@@ -20,7 +20,12 @@ def looks(*readings: tuple[float, int, int, int]) -> list[bool]:
         )  # fmt: skip
 
     absence = Absence(stats)
-    return [absence.look() for _ in readings]
+    found = []
+    for _ in readings:
+        before = absence.away
+        assert absence.look() == (absence.away != before)
+        found.append(absence.away)
+    return found
 
 
 def test_it_is_away_while_batches_are_ready_for_long_and_it_takes_none() -> None:
@@ -30,6 +35,10 @@ def test_it_is_away_while_batches_are_ready_for_long_and_it_takes_none() -> None
 
 def test_a_step_that_takes_long_every_time_is_no_absence() -> None:
     assert looks((30, 3, 4, 0), (30 + 10 * LONG, 3, 4, 0), (31 + 10 * LONG, 3, 4, 0)) == [False, False, True]
+
+
+def test_a_moment_is_no_absence() -> None:
+    assert looks((10, 10_000, 4, 0), (10.4, 10_000, 4, 0), (10.6, 10_000, 4, 0)) == [False, False, True]
 
 
 def test_while_something_is_at_work_it_may_be_waiting() -> None:

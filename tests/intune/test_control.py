@@ -329,25 +329,23 @@ def test_the_first_moments_after_a_pause_are_judged_with_what_follows(
     assert [entry.measured.interval[0] for entry in one.entries] == pytest.approx([1.0, 1.0, 1.1, 1.0])
 
 
-def test_an_interval_begins_anew_when_the_trainer_is_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_interval_begins_anew_when_the_trainer_leaves_and_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
     class Told(Absence):
         def look(self) -> bool:
             looks.append("look")
-            return away.pop(0) if away else False
+            return changes.pop(0) if changes else False
 
     looks: list[str] = []
-    away = [False, False, True, True, False]
+    changes = [False, True, False, True]
     one, tunable = controller(Scripted(), Clock())
     monkeypatch.setattr(one.observer, "skip", lambda: looks.append("skip"))
     thread = ControlThread(one)
     assert thread._passed(0.0, Told(tunable.stats))
-    assert looks == ["look"] * 5 + ["skip"] + ["look"] * LOOKS
+    assert looks == ["look", "look", "skip", "look", "look", "skip"] + ["look"] * LOOKS
     looks.clear()
-    away = [True, False] * 100  # it takes some batches now and then
+    changes = [True] * 100  # it takes some batches now and then
     assert thread._passed(0.0, Told(tunable.stats))
-    assert looks == ["look", "look", "skip"] * PATIENCE + ["look"] * (1 + LOOKS)
+    assert looks == ["look", "skip"] * (2 * PATIENCE) + ["look"] * LOOKS
     thread.stop()
     assert not thread._passed(0.0, Told(tunable.stats))
 
