@@ -25,6 +25,7 @@ from intune.envs.actions import MOVES, feasible
 from intune.envs.jobs import Bools, Floats
 from intune.envs.measurement import Measurement
 from intune.envs.observation import PAPER_FIELDS, paper_features
+from intune.pipelines.errors import ConfigError
 
 HIDDEN = 64
 BRANCHES = 8
@@ -110,6 +111,9 @@ class DQNPaper(Agent):
         learning: whether to be tuned on line.
         epsilon: share of increments drawn by chance, stage by stage.
         seed: of those and of what is drawn from memory.
+
+    Raises:
+        ConfigError: `epsilon` out of range.
     """
 
     name = "dqn-paper"
@@ -122,6 +126,8 @@ class DQNPaper(Agent):
         epsilon: float = 0.0,
         seed: int = 0,
     ) -> None:
+        if not 0 <= epsilon <= 1:
+            raise ConfigError(f"`epsilon`={epsilon!r} must be from 0 to 1")
         known = isinstance(weights, Weights)
         self.weights: Weights = weights if known else load(weights or SHIPPED, shapes=shapes())  # type: ignore[assignment, arg-type]
         self._learning = learning

@@ -131,6 +131,8 @@ def _check_options(name: str, made: type[Agent], options: dict[str, Any]) -> Non
         if option in hints and not _is_of(value, hints[option]):
             wanted = inspect.formatannotation(taken[option].annotation).strip("'")
             raise ConfigError(f"option `{option}`={value!r} of agent {name!r} must be of type {wanted}")
+        if option == "seed" and value < 0:
+            raise ConfigError(f"option `seed`={value!r} of agent {name!r} must be 0 or more")
 
 
 def _is_of(value: object, hint: Any) -> bool:

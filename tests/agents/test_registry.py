@@ -81,6 +81,19 @@ def test_an_option_of_another_type_is_named(name: str, option: str, value: Any, 
         registry.make(name, **{option: value})
 
 
+@pytest.mark.parametrize("name", ["dqn", "qlearning", "dqn-paper"])
+def test_a_seed_that_is_none_is_named(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"`seed`=-1 of agent '{name}' must be 0 or more"):
+        registry.make(name, seed=-1)
+
+
+@pytest.mark.parametrize("epsilon", [-0.1, 2.0, float("nan")])
+def test_a_share_of_chance_is_a_share(epsilon: float) -> None:
+    for name in ("qlearning", "dqn-paper"):
+        with pytest.raises(ConfigError, match=f"`epsilon`={epsilon!r} must be from 0 to 1"):
+            registry.make(name, epsilon=epsilon)
+
+
 def test_numpys_numbers_are_options_too() -> None:
     made: Any = registry.make("bottleneck", step=np.int64(2), enough=np.float32(0.5))
     assert (made._step, made._enough) == (2, 0.5)
