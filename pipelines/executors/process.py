@@ -40,13 +40,13 @@ given and one with what it makes."""
 
 
 def handed_over(processes: int) -> int:
-    """Results of each of so many processes that may be in use as they are, if all are to take half of the descriptors
-    that this process may have, or little more. (By default it may have 1,024. A trainer that does something else for
-    a while lets results wait, and would then find none for its checkpoint.)"""
+    """Results of each of so many processes that may be in use as they are, if all are to take a quarter of the
+    descriptors that this process may have, or as few as they can. (By default it may have 1,024, for several loaders
+    perhaps. A trainer that does something else for a while lets results wait, and needs one for its checkpoint.)"""
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if allowed == resource.RLIM_INFINITY:
         return HANDED_OVER
-    each = allowed // 2 // processes
+    each = allowed // 4 // processes
     return max(0, min(HANDED_OVER, (each - LEAST_DESCRIPTORS) // 2))
 
 

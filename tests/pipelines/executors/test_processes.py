@@ -1172,9 +1172,9 @@ def test_processes_without_work_keep_no_memory_for_their_next_calls() -> None:
     ("allowed", "processes", "each"),
     [
         (1024, 1, 4),
-        (1024, 36, 4),
-        (1024, 64, 1),
-        (1024, 128, 0),
+        (1024, 18, 4),
+        (1024, 32, 1),
+        (1024, 64, 0),
         (64, 1000, 0),
         (resource.RLIM_INFINITY, 500, 4),
     ],
@@ -1187,7 +1187,7 @@ def test_the_more_processes_the_fewer_descriptors_each_takes(
 
 
 def test_results_that_wait_take_no_descriptors_where_there_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (16, 16))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (32, 32))
     pool, stage = pool_of(lambda block: {"y": block["x"] + 1})
     before = descriptors()
     kept = [pool(stage, {"x": np.arange(number, number + 100)}) for number in range(6)]
