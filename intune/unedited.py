@@ -157,7 +157,7 @@ class _Patch:
 
     def iterate(self, loader: Any) -> Iterator[Any]:
         """Begin an epoch of `loader`, tuned if that can be."""
-        if os.getpid() != self._pid:  # a fork, as DataLoaders' workers are
+        if os.getpid() != self._pid or _is_worker():  # a fork, as DataLoaders' workers mostly are
             begun: Iterator[Any] = self._original(loader)
             return begun
         kept = loader.__dict__.get(ATTRIBUTE)
@@ -245,6 +245,15 @@ class _Patch:
                     tuned.close()
                 say(f"{name}: {summary}")
         self._tuned.clear()
+
+
+def _is_worker() -> bool:
+    """Whether this is a DataLoader's worker process, torch's or one of ours."""
+    from torch.utils.data import get_worker_info
+
+    from intune.pipelines.executors.worker_number import worker_number
+
+    return get_worker_info() is not None or worker_number() is not None
 
 
 def _arguments(loader: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from intune.cli.main import main
 from intune.cli.run import environment
+from intune.pipelines.executors import worker_number
 from intune.unedited import ATTRIBUTE, Unedited, _over, _Patch, patch
 from tests.intune.tuned import tuner_threads, wait_until
 
@@ -64,6 +65,23 @@ def test_loaders_are_tuned_and_stay_what_they_are(capsys: pytest.CaptureFixture[
     for one in (loader, doubled, numbers):
         getattr(one, ATTRIBUTE).tuned.close()
     wait_until(lambda: not tuner_threads())
+
+
+@pytest.mark.usefixtures("patched")
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [("torch.utils.data._utils.worker._worker_info", object()), (f"{worker_number.__name__}._number", 0)],
+    ids=["torch's", "ours"],
+)
+def test_loaders_in_worker_processes_are_left_alone(
+    place: str, value: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In each of them there would be a tuner, and workers for all processors."""
+    loader = DataLoader(TensorDataset(torch.arange(4)), batch_size=2)
+    monkeypatch.setattr(place, value)
+    assert [batch[0].tolist() for batch in loader] == [[0, 1], [2, 3]]
+    assert not hasattr(loader, ATTRIBUTE)
+    assert capsys.readouterr().err == ""
 
 
 def test_what_cannot_be_tuned_is_read_as_ever(

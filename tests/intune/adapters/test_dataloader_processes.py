@@ -167,7 +167,7 @@ SPAWNED = """
 def test_a_dataset_of_a_script_travels_from_a_process_that_the_script_spawned(tmp_path):
     (tmp_path / "script.py").write_text(textwrap.dedent(SPAWNED))
     done = subprocess.run(
-        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=150
     )
     assert (done.stdout, done.stderr) == ("[[0, 1, 4], [9, 16, 25]]\n", "")
 
