@@ -149,52 +149,55 @@ def open_dataset(
     filesystem, infos, skipped = find(
         source.paths, source.filesystem, skip=skip, retries=retries, sleep=sleep
     )
+    entries: list[FileEntry] = []
+    sampled: list[Footer] = []
+    kept = 0
+    types: dict[str, pa.DataType] = {}
     with ThreadPoolExecutor(
         max(1, min(FOOTER_THREADS, len(infos))), thread_name_prefix="intune-footer"
     ) as pool:
-        read = list(pool.map(lambda info: read_footer(filesystem, info, retries, sleep, files), infos))
-    good: list[tuple[str, Footer]] = []
-    types: dict[str, pa.DataType] = {}
-    for path, footer in zip([info.path for info in infos], read, strict=True):
-        try:
-            if isinstance(footer, DataError):
-                raise footer
-            if not good:
-                types = _select(path, footer.schema, source.columns)
-            elif not footer.schema.equals(good[0][1].schema):
-                types = _agreed(path, footer.schema, types, good[0][0])
-        except DataError as error:
-            if not skip:
-                raise
-            skipped.append((path, error))
-            if files is not None:
-                files.forget(path)
-            continue
-        good.append((path, footer))
-    if not good:
+        read = pool.map(lambda info: read_footer(filesystem, info, retries, sleep, files), infos)
+        for path, footer in zip([info.path for info in infos], read, strict=True):
+            try:
+                if isinstance(footer, DataError):
+                    raise footer
+                if not entries:
+                    types = _select(path, footer.schema, source.columns)
+                elif not footer.schema.equals(sampled[0].schema):
+                    types = _agreed(path, footer.schema, types, entries[0].path)
+            except DataError as error:
+                if not skip:
+                    raise
+                skipped.append((path, error))
+                if files is not None:
+                    files.forget(path)
+                continue
+            # Which are kept follows from the order of the files, not from which was read first: from what they tell
+            # of sizes follows the plan, which must be the same on every rank.
+            kept += footer.bytes
+            keep = kept <= footers.KEPT_FOOTER_BYTES
+            if keep or not entries:
+                sampled.append(footer)
+            entries.append(
+                FileEntry(
+                    path=path,
+                    rows=footer.rows,
+                    digest=footer.digest,
+                    version=footer.version,
+                    footer=footer.metadata if keep else None,
+                )
+            )
+    if not entries:
         raise DataError(f"none of the {len(skipped)} file(s) can be used; the first: {skipped[0][1]}")
     for name, type_ in types.items():
-        _describe(good[0][0], name, type_)
-    keep = sum(footer.bytes for _, footer in good) <= footers.KEPT_FOOTER_BYTES
-    if files is not None and not keep:
-        files.close()  # each keeps its footer
-    entries = tuple(
-        FileEntry(
-            path=path,
-            rows=footer.rows,
-            digest=footer.digest,
-            version=footer.version,
-            footer=footer.metadata if keep else None,
-        )
-        for path, footer in good
-    )
+        _describe(entries[0].path, name, type_)
     if not any(sum(file.rows) for file in entries):
         raise DataError(f"{entries[0].path}: the data set has no rows ({len(entries)} file(s) looked at)")
     schema = pa.schema(list(types.items()))
-    row_bytes, guessed = sizes.row_bytes(schema, [footer for _, footer in good])
+    row_bytes, guessed = sizes.row_bytes(schema, sampled)
     return Dataset(
         filesystem=filesystem,
-        files=entries,
+        files=tuple(entries),
         columns=tuple(types),
         fills=tuple(_fill_for(name, type_, source.fill) for name, type_ in types.items()),
         schema=schema,
@@ -410,7 +413,10 @@ class Reader:
             # A file written in Python has one position, which threads cannot share, and must be closed.
             with dataset.filesystem.open_input_file(entry.path) as handle:
                 self._check_version(block.file, handle, where)
-                footer = self._footer(block.file, handle, where)
+                found = self._files.find(entry.path)
+                if found is None:
+                    found = self._files.keep(entry.path, None, self._footer(block.file, handle, where))
+                footer = found[1]
                 source = fetch(handle, footer, block.groups, dataset.columns)
                 self._check_version(block.file, handle, where)  # it may have changed while it was fetched
                 return handle, source, footer

@@ -16,6 +16,10 @@ from pyarrow import fs
 MOST_OPEN = 256
 """Of files that are reached over a network: to open one again costs a request."""
 
+FOOTER_BYTES = 64 << 20
+"""Encoded bytes of the footers of files that stay open, which decoded take seven times as much: of data sets of
+billions of rows, a file's may be megabytes."""
+
 DESCRIPTORS = 16
 """Of a process's file descriptors, usually 1,024, the local files of one loader take a part in so many: several loaders
 may be there, for training and for what is held out, beside a trainer's connections. To open one again costs 0.1 ms."""
@@ -107,6 +111,7 @@ class OpenFiles:
         self._most = most
         self._lock = threading.RLock()  # the garbage collector may close a loader from under it
         self._open: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
+        self._bytes = 0  # of their footers
 
     def find(self, path: str) -> tuple[Any, Any] | None:
         """File and footer, if it is open."""
@@ -120,31 +125,43 @@ class OpenFiles:
         """Have a file stay open; the one that is, if another thread was first.
 
         Args:
+            path: names it.
+            handle: the file; None where only the footer is to be had again.
+            footer: its `FileMetaData`.
             local: whether it takes a file descriptor.
         """
         most = min(self._most, _most_local()) if local else self._most
         with self._lock:
-            kept = self._open.setdefault(path, (handle, footer))
-            while len(self._open) > most:
-                self._open.popitem(last=False)
+            kept = self._add(path, handle, footer)
+            while len(self._open) > most or (self._bytes > FOOTER_BYTES and len(self._open) > 1):
+                self.forget(next(iter(self._open)))
             return kept
 
     def keep_early(self, path: str, handle: Any, footer: Any) -> bool:
         """Have a file stay open that is not read yet, if there is room; whether there was."""
         with self._lock:
-            if len(self._open) >= self._most:
+            if len(self._open) >= self._most or self._bytes + footer.serialized_size > FOOTER_BYTES:
                 return False
-            return self._open.setdefault(path, (handle, footer))[0] is handle
+            return self._add(path, handle, footer)[0] is handle
 
     def forget(self, path: str) -> None:
         """Close a file; who reads it now keeps it till then."""
         with self._lock:
-            self._open.pop(path, None)
+            found = self._open.pop(path, None)
+            self._bytes -= 0 if found is None else found[1].serialized_size
 
     def close(self) -> None:
         """Close all."""
         with self._lock:
             self._open.clear()
+            self._bytes = 0
+
+    def _add(self, path: str, handle: Any, footer: Any) -> tuple[Any, Any]:
+        found = self._open.get(path)
+        if found is None:
+            found = self._open[path] = handle, footer
+            self._bytes += footer.serialized_size
+        return found
 
 
 def _most_local() -> int:

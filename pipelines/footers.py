@@ -123,7 +123,8 @@ def _read_footer(filesystem: Any, info: fs.FileInfo, files: OpenFiles | None) ->
         if not stays_open:
             handle.close()
     try:
-        schema = metadata.schema.to_arrow_schema()
+        # Not by `metadata.schema`: the two hold each other, and a footer would stay until the garbage collector runs.
+        schema = pq.ParquetFile(pa.BufferReader(b""), metadata=metadata).schema_arrow
         counts = Counter(schema.names)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise explain(error, path, decoding=True) from error

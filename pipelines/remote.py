@@ -50,7 +50,7 @@ def _read(handle: Any, start: int, stop: int) -> pa.Buffer:
 
 def column_ranges(footer: Any, groups: Sequence[int], columns: Sequence[str]) -> Iterator[tuple[int, int]]:
     """First byte and end of every column chunk concerned."""
-    leaves = leaves_of(footer.schema, set(columns))
+    leaves = leaves_of(footer.row_group(groups[0]), set(columns))
     for group in groups:
         row_group = footer.row_group(group)
         for index in leaves:
@@ -62,9 +62,11 @@ def column_ranges(footer: Any, groups: Sequence[int], columns: Sequence[str]) ->
             yield start, start + chunk.total_compressed_size
 
 
-def leaves_of(schema: Any, wanted: set[str]) -> list[int]:
-    """Indices of the column chunks that top-level columns of a file are made of."""
-    return [index for index in range(len(schema)) if _belongs(schema.column(index).path, wanted)]
+def leaves_of(group: Any, wanted: set[str]) -> list[int]:
+    """Indices of the column chunks that top-level columns of a file are made of, told by any of its row groups."""
+    return [
+        index for index in range(group.num_columns) if _belongs(group.column(index).path_in_schema, wanted)
+    ]
 
 
 def _belongs(path: str, wanted: set[str]) -> bool:

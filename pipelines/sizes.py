@@ -49,10 +49,10 @@ def _varying_bytes(fields: Sequence[pa.Field], footers: Sequence[Footer]) -> flo
     found = rows = 0.0
     schema: Any = None
     for footer, number in groups[:: max(1, len(groups) // SAMPLED_GROUPS)]:
-        if schema is None or not footer.metadata.schema.equals(schema):
-            schema = footer.metadata.schema
-            leaves = [leaves_of(schema, {field.name}) for field in fields]
         group = footer.metadata.row_group(number)
+        if schema is None or not footer.schema.equals(schema):
+            schema = footer.schema
+            leaves = [leaves_of(group, {field.name}) for field in fields]
         for field, indices in zip(fields, leaves, strict=True):
             found += sum(_chunk_bytes(field.type, group.column(index), group.num_rows) for index in indices)
         rows += group.num_rows

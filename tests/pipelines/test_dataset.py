@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import gc
 import itertools
 import os
 import threading
@@ -163,6 +164,55 @@ def test_footers_too_large_to_keep_are_read_again_and_are_the_same(
     reader.forget(0)
     with pytest.raises(CorruptError, match=r"x\.parquet, row group 0: rewritten since it was planned"):
         reader.read(block)
+    reader.close()
+
+
+def test_of_large_footers_the_first_are_kept_and_no_others_stay_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoded, those of billions of rows take gigabytes, which no budget counts."""
+    for part in range(20):
+        write(tmp_path / f"{part:02}.parquet", pa.table({"id": [part], "s": ["x" * (part + 1)]}))
+    size = open_dataset(make_source(tmp_path / "00.parquet")).files[0].footer.serialized_size
+    footers.cache.clear()
+    monkeypatch.setattr(footers, "KEPT_FOOTER_BYTES", 3 * size + size // 2)
+
+    def alive() -> int:
+        return sum(isinstance(found, pq.FileMetaData) for found in gc.get_objects())
+
+    gc.collect()
+    gc.disable()  # nothing may wait for it
+    try:
+        before = alive()
+        data = open_dataset(make_source(tmp_path))
+        footers.cache.clear()
+        left = alive() - before
+    finally:
+        gc.enable()
+    assert [file.footer is not None for file in data.files] == [True] * 3 + [False] * 17
+    assert left == 3
+    rows = [open_dataset(make_source(tmp_path / f"{part:02}.parquet")).row_bytes for part in range(3)]
+    assert data.row_bytes == pytest.approx(sum(rows) / 3)
+
+
+@pytest.mark.parametrize("kind", STORED)
+def test_a_footer_too_large_to_keep_is_decoded_once_for_all_row_groups(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(footers, "KEPT_FOOTER_BYTES", 1)
+    path = write(tmp_path / "x.parquet", pa.table({"id": range(40)}), row_group_size=10)
+    reader = Reader(open_dataset(make_source(path, filesystem=stored(kind))))
+    decoded: list[str] = []
+    original = dataset_module.parse_footer
+    monkeypatch.setattr(
+        dataset_module,
+        "parse_footer",
+        lambda handle, path: decoded.append(path) or original(handle, path),
+    )
+    for group in range(4):
+        block = LoadBlock(file=0, groups=(group,), skip=0, rows=10)
+        assert reader.read(block)["id"][0] == 10 * group
+    assert len(decoded) == 1
     reader.close()
 
 

@@ -4,6 +4,7 @@ import gc
 import resource
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -107,19 +108,40 @@ def test_local_files_and_those_left_out_do_not_stay_open(folder: Path) -> None:
     assert open_here(folder) == 0
 
 
+def told(size: int) -> Any:
+    """A footer."""
+    return SimpleNamespace(serialized_size=size)
+
+
 def test_of_too_many_files_those_used_last_stay_open_and_footers_push_none_out() -> None:
     files = OpenFiles(2)
-    assert files.keep("a", "A", 1) == ("A", 1)
-    assert files.keep("b", "B", 2) == ("B", 2)
-    assert files.find("a") == ("A", 1)
-    assert not files.keep_early("c", "C", 3)
-    assert files.keep("c", "C", 3) == ("C", 3)
-    assert [files.find(path) for path in "abc"] == [("A", 1), None, ("C", 3)]
-    assert files.keep("c", "another", 4) == ("C", 3)  # who was first
+    a, b, c, d = (told(1) for _ in range(4))
+    assert files.keep("a", "A", a) == ("A", a)
+    assert files.keep("b", "B", b) == ("B", b)
+    assert files.find("a") == ("A", a)
+    assert not files.keep_early("c", "C", c)
+    assert files.keep("c", "C", c) == ("C", c)
+    assert [files.find(path) for path in "abc"] == [("A", a), None, ("C", c)]
+    assert files.keep("c", "another", d) == ("C", c)  # who was first
     files.forget("c")
     files.forget("nosuch")
     assert files.find("c") is None
-    assert files.keep_early("d", "D", 4)
+    assert files.keep_early("d", "D", d)
+
+
+def test_footers_of_megabytes_push_each_other_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files_module, "FOOTER_BYTES", 10)
+    files = OpenFiles()
+    for path in "abc":
+        files.keep(path, path, told(4))
+    assert [files.find(path) is not None for path in "abc"] == [False, True, True]
+    assert not files.keep_early("d", "d", told(4))
+    files.forget("b")
+    assert files.keep_early("d", "d", told(4))
+    files.keep("e", "e", told(40))  # it is read now, however large
+    assert [files.find(path) is not None for path in "cde"] == [False, False, True]
+    files.close()
+    assert files.keep_early("f", "f", told(10))
 
 
 def test_versions_differ_where_both_are_known() -> None:

@@ -23,16 +23,9 @@ def footer(*, has_dictionary_page: bool, dictionary_page_offset: int | None) -> 
         total_compressed_size=40,
         has_dictionary_page=has_dictionary_page,
         dictionary_page_offset=dictionary_page_offset,
+        path_in_schema="a",
     )
-
-    class Schema(list[Any]):
-        def column(self, index: int) -> Any:
-            return self[index]
-
-    return SimpleNamespace(
-        schema=Schema([SimpleNamespace(path="a")]),
-        row_group=lambda group: SimpleNamespace(column=lambda index: chunk),
-    )
+    return SimpleNamespace(row_group=lambda group: SimpleNamespace(num_columns=1, column=lambda index: chunk))
 
 
 @pytest.mark.parametrize(
