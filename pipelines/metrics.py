@@ -17,7 +17,7 @@ class StageStats:
         slots: tasks that may run at once now (of a shared pool: the pool).
         running: tasks that run now.
         tasks: tasks finished.
-        rows: rows in the outputs of finished tasks.
+        rows: rows that finished tasks went through, those left out under ``on_error="skip"`` among them.
         bytes_out: bytes newly made by finished tasks; a view of its input adds nothing.
         busy_s: seconds in which tasks ran, summed over slots.
         done_s: seconds that the finished tasks had run; where tasks take long, it comes in bursts, as `rows` does.
