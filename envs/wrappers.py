@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
 from intune.envs.actions import KEEP, MOVES
@@ -16,7 +17,7 @@ CHANGES = tuple(at for at in range(len(MOVES)) if at != KEEP)
 """Moves that change something."""
 
 
-class DiscreteMoves(gym.ActionWrapper[Any, Any, Any]):
+class DiscreteMoves(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
     """One choice of ``4 S + 1`` instead of one for each stage: 0 keeps all, ``1 + 4 s + m`` makes change m of stage s.
 
     The changes are -5, -1, +1 and +5 slots.
@@ -29,7 +30,8 @@ class DiscreteMoves(gym.ActionWrapper[Any, Any, Any]):
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self)  # so that `env.spec.make()` makes it again
+        gym.ActionWrapper.__init__(self, env)
         space = env.action_space
         if not isinstance(space, spaces.MultiDiscrete) or set(space.nvec.tolist()) != {len(MOVES)}:
             raise ConfigError(f'`env` has actions {space}; `DiscreteMoves` needs one with `action`="moves"')

@@ -304,3 +304,12 @@ def test_importing_the_environments_is_enough_to_make_them_by_name() -> None:
     spec = gym.spec(ID)
     assert spec.vector_entry_point is not None
     assert not spec.nondeterministic
+
+
+def test_what_is_wrapped_can_be_made_again_from_its_spec() -> None:
+    env = DiscreteMoves(gym.make(ID, scenario="wide", observation="flat"))
+    assert env.spec is not None
+    again = env.spec.make()
+    assert again.action_space == env.action_space
+    first, other = (each.reset(seed=1)[0] for each in (env, again))
+    np.testing.assert_array_equal(first, other)
