@@ -47,6 +47,12 @@ FED = 0.02
 """Share of its time that the trainer waits for data up to which its own pace is what is measured: fewer slots lose
 nothing then, whatever rate is compared with (the first interval's has what was made before the trainer began)."""
 
+JOINING_S = 10.0
+"""Seconds within which slots that were added may yet begin to work: a process imports its libraries first."""
+
+JOINED = 0.1
+"""Share of the slots added by which slots at work have to be more, if those are among them."""
+
 WARM = 1
 """Decisions at the beginning that are not judged: there is nothing to compare the first with."""
 
@@ -88,6 +94,8 @@ class Referee(Agent):
         self._hold: Floats = np.zeros(jobs)
         self._failures: Floats = np.zeros(jobs)
         self._age: Floats = np.zeros(jobs)
+        # Slots at work then.
+        self._work: Floats = np.zeros(jobs)
         # Whether the rate to compare with was seen for a moment only.
         self._brief: Bools = np.zeros(jobs, dtype=bool)
         # Whether the last decision was to return to what was before.
@@ -121,7 +129,7 @@ class Referee(Agent):
         """New jobs at `rows`."""
         self.agent.forget(rows)
         for array in (
-            self._slots, self._pool, self._rate, self._tried, self._trial, self._hold, self._failures,
+            self._slots, self._pool, self._rate, self._work, self._tried, self._trial, self._hold, self._failures,
             self._age, self._cpus, self._limit,
         ):  # fmt: skip
             array[rows] = 0.0
@@ -168,6 +176,12 @@ class Referee(Agent):
         interrupted &= rate <= (1.0 + _needed(total, before)) * self._rate
         fresh = sound & ~interrupted & (new | (self._rate == 0) | (self._age <= WARM) | refused)
         on_trial = sound & ~fresh & ~same & ~interrupted
+        # What was added and does not work yet has not been tried.
+        joining = on_trial & (total > before)
+        joining &= _at_work(measured) < self._work + JOINED * (total - before)
+        joining &= (np.abs(rate / np.maximum(self._rate, 1e-12) - 1.0) <= CLEAR) & (self._tried == 0)
+        joining &= np.nan_to_num(measured.since_change, nan=np.inf) < JOINING_S
+        on_trial &= ~joining
         count = np.where(on_trial, self._tried + 1.0, 0.0)
         mean = np.where(self._tried > 0, (self._trial * self._tried + rate) / np.maximum(count, 1.0), rate)
         gain = np.where(on_trial, mean / np.maximum(self._rate, 1e-12) - 1.0, 0.0)
@@ -178,7 +192,8 @@ class Referee(Agent):
         better = on_trial & clear & (((gain > _needed(total, before)) & ~doubtful) | enough)
         return _Trial(
             sound=sound, resized=resized, stale=stale, interrupted=interrupted, same=same & sound, fresh=fresh,
-            on_trial=on_trial, better=better, worse=on_trial & clear & ~better, undecided=on_trial & ~clear,
+            joining=joining, on_trial=on_trial, better=better, worse=on_trial & clear & ~better,
+            undecided=on_trial & ~clear,
             twice=(count >= 2) & ~doubtful, count=count, mean=mean, gain=gain,
         )  # fmt: skip
 
@@ -194,6 +209,7 @@ class Referee(Agent):
         self._brief = np.where(fresh, measured.interval < BRIEF_S, self._brief & ~trial.same & ~better)
         kept = np.where(trial.same & ~fresh, 0.5 * self._rate + 0.5 * measured.delivered, self._rate)
         self._rate = np.where(fresh, measured.delivered, np.where(better, trial.mean, kept))
+        self._work = np.where(taken | trial.same, _at_work(measured), self._work)
         self._failures = np.where(taken, 0.0, self._failures + worse)
         hold = np.where(worse, 2.0 ** np.minimum(self._failures, LONGEST), np.maximum(self._hold - 1.0, 0.0))
         self._hold = np.where(taken, 0.0, hold)
@@ -205,15 +221,15 @@ class Referee(Agent):
         waits = ((self._hold > 0) & sound & ~worse) | (trial.stale & ~back)
         self._remember_failures(measured, worse, trial.twice)
         known = sound & ~back & ~undecided & ~waits & self._has_failed(asked, measured)
-        stays = undecided | waits | known
+        stays = undecided | trial.joining | waits | known
         slots = np.where(back[:, None], self._slots, np.where(stays[:, None], measured.slots, asked.slots))
         pool = np.where(back, self._pool, np.where(stays, measured.pool, asked.pool))
         part = self._shrunk
-        shrink = self._shrink(measured, sound & ~trial.resized & ~trial.on_trial)
+        shrink = self._shrink(measured, sound & ~trial.resized & ~trial.on_trial & ~trial.joining)
         pool = np.where(shrink, np.ceil(measured.pool * part), pool)
         verdict = _Verdict(
-            shrink=shrink, worse=worse, undecided=undecided, interrupted=trial.interrupted, stale=trial.stale,
-            waits=waits, known=known, gain=trial.gain, hold=self._hold,
+            shrink=shrink, worse=worse, joining=trial.joining, undecided=undecided, interrupted=trial.interrupted,
+            stale=trial.stale, waits=waits, known=known, gain=trial.gain, hold=self._hold,
         )  # fmt: skip
         return Proposal(slots=slots, pool=pool, explain=lambda i: verdict.said(i) or asked.explain(i))
 
@@ -233,7 +249,7 @@ class Referee(Agent):
 
     def _shrink(self, measured: Measurement, settled: Bools) -> Bools:
         """``[N]`` whether to try a pool of as many slots for each processor as before the machine shrank."""
-        at_work = np.where(measured.present, np.nan_to_num(measured.busy), 0.0).sum(axis=1)
+        at_work = _at_work(measured)
         each = at_work / np.maximum(np.nan_to_num(measured.cpus_used), 1e-9)
         known = self._shrunk == 1.0
         shrink = settled & ~known & (measured.pool > 0)
@@ -298,6 +314,10 @@ def _in_steps(asked: Proposal, measured: Measurement) -> Proposal:
     return replace(asked, slots=slots, pool=pool, explain=explain)
 
 
+def _at_work(measured: Measurement) -> Floats:
+    return np.asarray(np.where(measured.present, np.nan_to_num(measured.busy), 0.0).sum(axis=1))
+
+
 def _needed(total: Floats, before: Floats) -> Floats:
     """``[N]`` gain that a change from `before` slots to `total` has to bring; fewer may bring a little less."""
     more = SAME + DOUBLED * _doublings(total, before)
@@ -323,6 +343,7 @@ class _Trial:
         interrupted: of one that came while a change was on trial.
         same: what is in force is what others are compared with.
         fresh: it is from now on, whatever was before.
+        joining: slots that were added are not at work yet.
         on_trial: it is something else; then it is `better`, `worse` or `undecided`.
         twice: seen for two intervals, and compared with what was seen for long enough.
         count: intervals of the trial; mean: rows/s in them; gain: over what they are compared with.
@@ -334,6 +355,7 @@ class _Trial:
     interrupted: Bools
     same: Bools
     fresh: Bools
+    joining: Bools
     on_trial: Bools
     better: Bools
     worse: Bools
@@ -350,6 +372,7 @@ class _Verdict:
 
     shrink: Bools
     worse: Bools
+    joining: Bools
     undecided: Bools
     interrupted: Bools
     stale: Bools
@@ -366,6 +389,8 @@ class _Verdict:
             return "as many slots for each processor as before: there are fewer now, and slots queue for them"
         if self.worse[i]:
             return f"back to what was before: {gain}; {hold}"
+        if self.joining[i]:
+            return "keep: the slots that were added are not at work yet"
         if self.undecided[i]:
             return f"keep: {gain} so far, which one more interval has to confirm"
         if self.interrupted[i]:

@@ -75,6 +75,35 @@ def test_what_brings_nothing_is_looked_at_twice_and_then_taken_back(measurement:
     assert said[2].startswith("back to what was before: the change brought +0.0%")
 
 
+@pytest.mark.parametrize("comes", [True, False])
+def test_slots_that_are_not_at_work_yet_are_not_judged(measurement: Measured, comes: bool) -> None:
+    """Processes that import their libraries for seven seconds: of five intervals the first three show none of them."""
+    referee = Referee(Restless(4.0))
+    referee.start(1, 2)
+    slots, since, said = np.array([[4.0, 2.0]]), 50.0, []
+    for _ in range(7):
+        joined = slots[0, 0] if comes and since > 7.0 else 4.0
+        measured = measurement(
+            stages=2,
+            slots=slots,
+            busy=[[joined, 1.0]],
+            delivered=100.0 * joined,
+            interval=2.0,
+            since_change=since,
+        )
+        proposal = referee.propose(measured)
+        since = 2.0 if (proposal.slots != slots).any() else since + 2.0
+        slots = proposal.slots
+        said.append(proposal.explain(0))
+    assert said[:4] == ["one more", *3 * ["keep: the slots that were added are not at work yet"]]
+    if comes:
+        assert said[4] == "one more"
+    else:
+        assert said[4] == "keep: the slots that were added are not at work yet"
+        assert said[5].startswith("keep: the change brought +0.0% so far")
+        assert said[6].startswith("back to what was before")
+
+
 @pytest.mark.parametrize(("gain", "kept"), [(1.02, False), (1.04, False), (1.1, True)])
 def test_many_more_slots_have_to_bring_more_than_noise(
     measurement: Measured, gain: float, kept: bool
