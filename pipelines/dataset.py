@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from intune.pipelines import arrow, footers, sizes
+from intune.pipelines.allocators import give_back
 from intune.pipelines.budget import Usable
 from intune.pipelines.errors import ConfigError, CorruptError, DataError, SchemaError
 from intune.pipelines.failures import explain, is_failure
@@ -187,6 +188,8 @@ def open_dataset(
                     footer=footer.metadata if keep else None,
                 )
             )
+    if kept > footers.KEPT_FOOTER_BYTES:
+        give_back()  # what the others took lies scattered over the heaps of the threads that read them
     if not entries:
         raise DataError(f"none of the {len(skipped)} file(s) can be used; the first: {skipped[0][1]}")
     for name, type_ in types.items():
