@@ -145,8 +145,8 @@ def make_pipeline(config: ProfileConfig) -> Pipeline:
     missing = [name for name in ("label", *DENSE, *SPARSE) if name not in dataset.columns]
     if config.transform == "criteo" and missing:
         raise ConfigError(
-            f"`transform`='criteo' is for Criteo's columns, and `data` has no `{missing[0]}`; give none, or "
-            "module:function, where your function is imported from"
+            f"`transform`='criteo' is for Criteo's columns, and `data` has no `{missing[0]}`; give 'none' "
+            "to have none, or module:function, where your function is imported from"
         )
     # Without `fill`, nulls among integers are an error.
     pipeline = Pipeline.from_parquet([config.data] * _times(dataset), fill=0)

@@ -129,7 +129,9 @@ def test_data_with_nulls_among_integers_can_be_measured(folder: Path) -> None:
 
 
 def test_the_preset_of_criteos_columns_is_for_these_only(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="`data` has no `label`; give none, or module:function"):
+    with pytest.raises(
+        ConfigError, match="`data` has no `label`; give 'none' to have none, or module:function"
+    ):
         make_pipeline(ProfileConfig(data=str(folder / "data")))
 
 
