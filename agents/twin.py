@@ -43,6 +43,9 @@ NOISE = 0.09
 MEMORY = 0.95
 """Weight that an interval keeps from one to the next: about twenty count, older ones fade as the data drifts."""
 
+QUEUEING = 2.0
+"""Slots at work for each processor from which on these lose time to switching between them."""
+
 FAR = 4.0
 """Standard deviations beyond which an interval is not noise."""
 
@@ -117,7 +120,10 @@ class Twin:
         cpu = np.where(good, np.minimum(measured.cpu, busy), 0.0) / rate
         # Short of processors, part of the time per row is queueing for one, which slots do not cause.
         crowded = np.maximum(measured.cpus_used / np.maximum(measured.cpus, 1e-9), 0.0) > 0.97
-        weight = np.where(self.cpu == 0, 1.0, 0.4)
+        # With many more at work than processors, a row takes more of these than it would with fewer.
+        at_work = np.where(good, measured.busy, 0.0).sum(axis=1)
+        queueing = crowded & (at_work > QUEUEING * np.maximum(measured.cpus, 1.0))
+        weight = np.where(self.cpu == 0, 1.0, np.where(queueing, 0.04, 0.4)[:, None])
         self.cpu = np.where(good, self.cpu + weight * (cpu - self.cpu), self.cpu)
         given = np.where(good, np.maximum(measured.slots, 1.0), 1.0)
         slots = np.where((measured.pool > 0)[:, None], busy, np.minimum(busy, given))
@@ -219,6 +225,8 @@ class Twin:
         there = np.maximum(measured.cpus, np.nan_to_num(measured.cpus_used))
         of_cpus = there / np.maximum(self.cpu_per_row(measured.present), 1e-300)
         step = np.where(np.isfinite(measured.step) & (measured.step > 0), measured.step, 1e-300)
+        # What is delivered is possible, whatever the processors are thought to allow.
+        of_cpus = np.maximum(of_cpus, np.nan_to_num(measured.delivered))
         return np.asarray(np.minimum(of_cpus, 1.0 / step))
 
 

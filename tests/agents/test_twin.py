@@ -125,6 +125,20 @@ def test_processors_and_trainer_are_a_ceiling(measurement: Measured) -> None:
     assert twin.ceiling(slow)[0] == pytest.approx(1000.0)
 
 
+def test_processors_that_are_lost_to_switching_are_no_lower_ceiling(measurement: Measured) -> None:
+    """A millisecond of a processor a row; sixty slots on eight processors take ten times that."""
+    twin = Twin(1, 1)
+    given = {"stages": 1, "step": 1e-9, "cpus": 8.0}
+    few = measurement(slots=4.0, busy=4.0, cpu=4.0, rate=4e3, delivered=4e3, cpus_used=4.0, **given)
+    many = measurement(slots=60.0, busy=60.0, cpu=8.0, rate=800.0, delivered=800.0, cpus_used=8.0, **given)
+    for measured in (few, few, *4 * [many]):
+        twin.see(measured)
+    assert twin.ceiling(many)[0] > 2 * 800.0
+    # What is delivered is possible, in any case.
+    better = measurement(slots=60.0, busy=60.0, cpu=8.0, rate=9e3, delivered=9e3, cpus_used=8.0, **given)
+    assert twin.ceiling(better)[0] >= 9e3
+
+
 def test_what_was_never_seen_is_fast(measurement: Measured) -> None:
     twin = Twin(1, 1)
     assert capacity(twin, 1.0) > 1e100
