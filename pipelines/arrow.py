@@ -173,7 +173,11 @@ def _convert(array: pa.Array, fill: Any, type_: pa.DataType) -> Column:
     if isinstance(array, pa.ExtensionArray):
         return _convert(array.storage, fill, type_)
     if pa.types.is_dictionary(array.type):
-        return _convert(array.dictionary_decode(), fill, type_)
+        try:
+            decoded = array.dictionary_decode()
+        except pa.ArrowInvalid as error:
+            raise _too_long(type_, error) from error
+        return _convert(decoded, fill, type_)
     if pa.types.is_null(array.type):
         array = pa.nulls(len(array), type_)
     kind = describe(type_)

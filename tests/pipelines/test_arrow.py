@@ -282,6 +282,26 @@ def test_numbers_are_taken_over_writable_and_without_a_copy(type_: pa.DataType) 
     assert column.__array_interface__["data"][0] == address + width
 
 
+class TooLong:
+    """Strings coded by a dictionary that decoded take more than 2 GiB, which a test had better not have."""
+
+    type = pa.dictionary(pa.int32(), pa.string())
+    num_chunks = 1
+
+    def chunk(self, number: int) -> TooLong:
+        return self
+
+    def dictionary_decode(self) -> pa.Array:
+        raise pa.ArrowInvalid("Take operation overflowed binary array capacity")
+
+
+def test_coded_strings_that_decoded_are_too_long_are_told_by_their_type() -> None:
+    with pytest.raises(
+        SchemaError, match=r"holds more than string can in one piece.*write smaller row groups"
+    ):
+        to_column(TooLong())
+
+
 def test_a_column_stays_alive_after_the_table_it_came_from_is_gone() -> None:
     columns = [to_column(pa.chunked_array([pa.array(np.arange(50_000) + i)])) for i in range(20)]
     for i, column in enumerate(columns):
