@@ -86,8 +86,9 @@ class Pipeline:
 
         Args:
             function: gets and returns ``dict[str, column]`` (NumPy arrays, `Ragged`, Arrow strings; tensors may
-                be returned), with as many rows as it got. It may change the arrays it gets. Before `batch` it is
-                given blocks of rows of no fixed size and must treat every row by itself.
+                be returned), with as many rows as it got. It may change the arrays it gets. Several threads call it
+                at once. Before `batch` it is given blocks of rows of no fixed size and must treat every row by
+                itself.
             workers: ``"process"`` for a function that holds Python's lock. (On Ray, workers are processes anyway.)
             timeout: seconds one call may take.
             rowwise: whether a row of the output depends on the same row of the input alone; the function may then

@@ -7,6 +7,7 @@ REMEDIES = {
     "write it everywhere, or name in `columns=` those to read": "write it everywhere, or leave the file out",
     "read fewer columns or write smaller row groups": "write fewer columns or smaller row groups",
     "`budget` allows": "`memory` allows",
+    "use .to('cpu')": "use `--device cpu`",
 }
 """What the library says, and what is said instead where files, a function and memory are all that can be given."""
 

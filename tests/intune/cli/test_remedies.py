@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from intune.cli.main import main
 from intune.cli.remedies import REMEDIES
@@ -71,3 +72,12 @@ def test_a_remedy_is_one_that_the_command_has(
     error = capsys.readouterr().err
     assert said in error
     assert not any(remedy in error for remedy in REMEDIES)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
+def test_without_a_cuda_device_the_option_that_helps_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "synthetic", "--rows", "1000", "--out", "clicks"]) == 0
+    assert main(["train", "dlrm", "--data", "clicks", "--device", "cuda", "--executor", "threads"]) == 2
+    assert "no CUDA device is available; use `--device cpu`" in capsys.readouterr().err
