@@ -23,7 +23,7 @@ from intune.pipelines.errors import ConfigError
 
 logger = logging.getLogger("intune")
 
-VERSION = 2
+VERSION = 3
 
 MOST_BYTES = 1 << 20
 """Of a file: some fifty times what a pipeline of five stages takes; a larger one is none of ours."""
