@@ -43,17 +43,17 @@ def test_nothing_known_is_no_news(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 @pytest.mark.parametrize(
     "text",
     [
-        "", "{", "[]", "3", "null", '"text"', "{}", '{"version": 2}', "\udcff", "[" * 100_000,
-        '{"version": 2, "key": "key", "learnt": {}, "pool": -1, "slots": {}, "rate": 1, "memory": 1}',
-        '{"version": 2, "key": "key", "learnt": {}, "pool": "x", "slots": {}, "rate": 1, "memory": 1}',
-        '{"version": 2, "key": "key", "learnt": {}, "pool": 0, "slots": {"load": 0, "batch": 1}, "rate": 1, '
+        "", "{", "[]", "3", "null", '"text"', "{}", '{"version": 3}', "\udcff", "[" * 100_000,
+        '{"version": 3, "key": "key", "learnt": {}, "pool": -1, "slots": {}, "rate": 1, "memory": 1}',
+        '{"version": 3, "key": "key", "learnt": {}, "pool": "x", "slots": {}, "rate": 1, "memory": 1}',
+        '{"version": 3, "key": "key", "learnt": {}, "pool": 0, "slots": {"load": 0, "batch": 1}, "rate": 1, '
         '"memory": 1}',
-        '{"version": 2, "key": "key", "learnt": {}, "pool": 0, "slots": {"load": 1000000, "batch": 1}, "rate": 1, '
+        '{"version": 3, "key": "key", "learnt": {}, "pool": 0, "slots": {"load": 1000000, "batch": 1}, "rate": 1, '
         '"memory": 1}',
-        '{"version": 2, "key": "key", "learnt": {}, "pool": 2, "slots": {}, "rate": NaN, "memory": 1}',
-        '{"version": 2, "key": "key", "learnt": {}, "pool": 2, "slots": {}, "rate": 1, "memory": Infinity}',
-        '{"version": 2, "key": "key", "learnt": [1], "pool": 2, "slots": {}, "rate": 1, "memory": 1}',
-        '{"version": 2, "key": "key", "learnt": {}, "pool": 2, "slots": {}, "rate": 1, "memory": 1}' + " " * MOST_BYTES,
+        '{"version": 3, "key": "key", "learnt": {}, "pool": 2, "slots": {}, "rate": NaN, "memory": 1}',
+        '{"version": 3, "key": "key", "learnt": {}, "pool": 2, "slots": {}, "rate": 1, "memory": Infinity}',
+        '{"version": 3, "key": "key", "learnt": [1], "pool": 2, "slots": {}, "rate": 1, "memory": 1}',
+        '{"version": 3, "key": "key", "learnt": {}, "pool": 2, "slots": {}, "rate": 1, "memory": 1}' + " " * MOST_BYTES,
     ],
 )  # fmt: skip
 def test_a_corrupt_file_is_passed_over(text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
