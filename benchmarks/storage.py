@@ -43,6 +43,7 @@ OPENING, ONE_REQUEST = "pool, opens each time", "pool, one request"
 READ, TRANSFORM = "ours, read only", "ours, transform"
 LOCAL = "ours, transform, local files"
 POOLS = (OPENING, ONE_REQUEST)
+CONTENDERS: tuple[str, ...] = (*POOLS, READ, TRANSFORM, LOCAL)
 
 Epoch = Callable[[int], int]
 """Reads all rows with so many threads or load slots; how many rows came."""
@@ -71,7 +72,7 @@ def measure(context: Context) -> dict[str, Any]:
         return {"missing": "moto is not installed; pip install 'intune[s3]'"}
     spec = data.scaled(context.rows // 2)
     context.progress("storage: starting the S3 server, uploading")
-    with _far(spec, [name for name in (*POOLS, READ, TRANSFORM, LOCAL) if context.wants(name)]) as far:
+    with _far(spec, [name for name in CONTENDERS if context.wants(name)]) as far:
         contenders = {
             key(delay, width, name): _run(far, name, delay, width)
             for delay in DELAYS_MS

@@ -27,7 +27,7 @@ SECTIONS = ("local", "resizing", "overhead", "planning", "storage")
 
 CONTENDERS = (
     *(each.name for each in (*families.OURS, *families.RIVALS, *families.LIMITS)),
-    *(*storage.POOLS, storage.READ, storage.TRANSFORM, storage.LOCAL),
+    *storage.CONTENDERS,
 )
 """Whom `--only` may choose from."""
 
