@@ -178,7 +178,7 @@ def test_of_large_footers_the_first_are_kept_and_no_others_stay_in_memory(
     monkeypatch.setattr(footers, "KEPT_FOOTER_BYTES", 3 * size + size // 2)
 
     def alive() -> int:
-        return sum(isinstance(found, pq.FileMetaData) for found in gc.get_objects())
+        return sum(type(found) is pq.FileMetaData for found in gc.get_objects())
 
     gc.collect()
     gc.disable()  # nothing may wait for it
