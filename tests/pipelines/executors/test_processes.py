@@ -540,6 +540,7 @@ def test_a_death_is_seen_though_a_program_that_the_function_started_goes_on(tmp_
     monkeypatch.setattr("intune.pipelines.executors.processes.RETRIES", 0)
 
     def function(block):
+        (tmp_path / "said").touch()  # the shell in the background may open it only after this process's end
         os.system(f"(echo begun; sleep 20; echo ended) > {tmp_path}/said & echo $! > {tmp_path}/pid")
         os._exit(3)
 
