@@ -119,17 +119,19 @@ def _locate(
 def _connect(uri: str, *, retries: int, sleep: Callable[[float], None]) -> tuple[Any, str]:
     """The filesystem of a URI, and its path there. (S3 is asked where a bucket lies.)"""
 
+    shown = _KEYS.sub("//", uri)
+
     def connect() -> tuple[Any, str]:
         try:
             made: tuple[Any, str] = fs.FileSystem.from_uri(uri)
             return made
         except (pa.ArrowInvalid, ValueError, TypeError, ImportError) as error:
             raise ConfigError(
-                f"`paths` holds {uri!r}, which no filesystem takes: {error}; write it as pyarrow knows it (s3://…, "
+                f"`paths` holds {shown!r}, which no filesystem takes: {error}; write it as pyarrow knows it (s3://…, "
                 "gs://…, abfs://…, hdfs://…, file:///…), or give `filesystem=`, such as fsspec.filesystem('https')"
             ) from error
 
-    return patiently(connect, _KEYS.sub("//", uri), None, retries, sleep)
+    return patiently(connect, shown, None, retries, sleep)
 
 
 def _from_uris(uris: Sequence[str], connect: Callable[[str], tuple[Any, str]]) -> tuple[Any, list[str]]:

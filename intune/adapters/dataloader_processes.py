@@ -42,6 +42,10 @@ class Processes:
         """Have no more than so many make batches of a map-style dataset; those of iterators hold their places."""
         self.pool.resize(count)
 
+    def give_back_memory(self) -> None:
+        """As `ProcessPool.give_back_memory`; iterators' processes are at work as long as there are any."""
+        self.pool.give_back_memory()
+
     def borrow_sources(self, count: int) -> list[SourceProcess]:
         """Processes for the iterators of one loop, one each."""
         with contextlib.suppress(IndexError):  # a loop may end, or begin, in another thread

@@ -59,9 +59,7 @@ def make_fleet(executor: str, maps: Sequence[Map], budget: Budget, files: OpenFi
     from intune.pipelines.executors.processes import process_pool
     from intune.pipelines.executors.threads import ThreadFleet
 
-    processes = process_pool(maps)
-    release = None if processes is None else processes.give_back_memory
-    return ThreadFleet(processes=processes, files=files, budget=budget, release=release)
+    return ThreadFleet(processes=process_pool(maps), files=files, budget=budget)
 
 
 def choose(executor: str) -> str:

@@ -133,9 +133,8 @@ class Reached:
                 return os.pread(segment.descriptor, len(probe.token), 0) == probe.token
             finally:
                 segment.close()
-        except (
-            OSError
-        ):  # no such process or descriptor here, or one of another kind: a pipe has no places to read at
+        except OSError:
+            # No such process or descriptor here, or one of another kind: a pipe has no places to read at.
             return False
 
     def lay(self, place: Place, packed: Packed, lay: Callable[[Array], None]) -> None:

@@ -73,9 +73,8 @@ class RayWorkers:
         self._books = not started_here(self._connection)
         self._numbers = itertools.count()
         self._starting: dict[threading.Thread, Worker | None] = {}  # in the place of those that died
-        self._told: tuple[Any, Functions] | None = (
-            None  # the job, and the functions, as they lie in Ray's store
-        )
+        # The job, and the functions, as they lie in Ray's store.
+        self._told: tuple[Any, Functions] | None = None
         self._closed = False
         try:
             self._begin(self._size(budget))

@@ -45,6 +45,9 @@ class Elsewhere(Protocol):
     def resize(self, most: int) -> None:
         """End those beyond `most` that have no work."""
 
+    def give_back_memory(self) -> None:
+        """Give back memory that is kept for calls to come, of those that have had none for a while."""
+
     def close(self) -> None:
         """End them."""
 
@@ -57,7 +60,6 @@ class ThreadFleet:
         processes: where functions of stages with ``workers="process"`` run; None if there are none.
         files: of the data set, those open already; closed with the fleet.
         budget: of the pipeline; decides how much freed memory its threads keep for their next task.
-        release: gives back memory beside the allocators', when a thread has nothing to do.
     """
 
     chunk_rows = 32_768
@@ -70,13 +72,11 @@ class ThreadFleet:
         processes: Elsewhere | None = None,
         files: OpenFiles | None = None,
         budget: Budget | None = None,
-        release: Callable[[], None] | None = None,
     ) -> None:
         if budget is not None:
             keep_between_tasks(budget.memory, budget.cpus)
         self._call = call
         self._processes = processes
-        self._release = release
         self._files = OpenFiles() if files is None else files  # they stay open from epoch to epoch
         self._threads: list[threading.Thread] = []
         self._wanted = 0
@@ -185,8 +185,8 @@ class ThreadFleet:
     def give_back_memory(self) -> None:
         """What is kept for the next task, of the calling thread above all."""
         give_back()
-        if self._release is not None:
-            self._release()
+        if self._processes is not None:
+            self._processes.give_back_memory()
 
     def next_run(self, rest: Rest) -> tuple[Run, Runner] | None:
         """The run to work on, waiting for one; None once the fleet is closed."""

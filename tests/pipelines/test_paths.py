@@ -135,6 +135,8 @@ def test_uris_no_filesystem_knows_or_of_several_filesystems_are_refused() -> Non
             ConfigError, match=f"'{uri}', which no filesystem takes: .* or give `filesystem=`"
         ):
             open_dataset(make_source(uri))
+    with pytest.raises(ConfigError, match="'gopher://x/y'"):  # an error's text may end in a log
+        open_dataset(make_source("gopher://name:secret@x/y"))
 
 
 def test_storage_that_fails_to_say_where_a_bucket_lies_is_asked_again(

@@ -13,9 +13,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from intune.adapters.dataloader_processes import Processes
 from intune.pipelines import Allocation
 from intune.pipelines.errors import ConfigError, StageError, StageTimeout, WorkerLostError
 from intune.pipelines.executors import processes
+from intune.pipelines.executors.processes import ProcessPool
+from intune.pipelines.executors.threads import ThreadFleet
 from tests.intune.adapters.common import assert_same, same, wrap
 from tests.intune.adapters.datasets import (
     Failing,
@@ -314,3 +317,13 @@ def test_a_process_that_does_not_answer_in_time_is_an_error(tmp_path):
             next(loop)
         (pid,) = loader.workshop.processes.pids()
         os.kill(pid, signal.SIGKILL)  # lest closing waits for it
+
+
+def test_what_is_shared_with_processes_is_given_back_where_threads_rest(monkeypatch):
+    asked = []
+    monkeypatch.setattr(ProcessPool, "give_back_memory", lambda pool: asked.append(pool))
+    ours = Processes()
+    fleet = ThreadFleet(processes=ours)
+    fleet.give_back_memory()
+    assert asked == [ours.pool]
+    fleet.close()
