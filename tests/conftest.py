@@ -6,9 +6,10 @@ import signal
 
 from hypothesis import settings
 
-# Every run tries the same cases, as slow as the machine may be; `pytest --hypothesis-profile=explore` tries others.
-settings.register_profile("same", derandomize=True, deadline=None)
-settings.register_profile("explore", deadline=None, print_blob=True)
+# Every run tries the same cases, as slow as the machine may be: the more of them, the longer it takes, and a second
+# run finds nothing that the first did not. `pytest --hypothesis-profile=explore` tries others, and more.
+settings.register_profile("same", derandomize=True, deadline=None, max_examples=40)
+settings.register_profile("explore", deadline=None, max_examples=200, print_blob=True)
 settings.load_profile("same")
 
 
