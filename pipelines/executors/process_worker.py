@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
@@ -30,7 +30,9 @@ from intune.pipelines.executors.packing import pack, unpack
 from intune.pipelines.executors.segments import Segment
 from intune.pipelines.idle import Rest
 from intune.pipelines.schema import Array
-from intune.pipelines.stages import MapFunction
+
+if TYPE_CHECKING:  # it brings much along that a worker has no use for
+    from intune.pipelines.stages import MapFunction
 
 
 class Server:

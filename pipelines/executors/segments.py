@@ -10,7 +10,6 @@ import contextlib
 import errno
 import mmap
 import os
-import tempfile
 import weakref
 
 import numpy as np
@@ -44,6 +43,8 @@ class Segment:
         """A new one, empty."""
         if hasattr(os, "memfd_create"):
             return cls(os.memfd_create("intune"))
+        import tempfile
+
         with tempfile.TemporaryFile(buffering=0) as file:
             return cls(os.dup(file.fileno()))
 

@@ -244,10 +244,12 @@ def test_processes_keep_to_one_processor_unless_told_otherwise(monkeypatch):
         pool.close()
 
 
-def test_torch_is_not_imported_for_a_function_without_it():
-    pool, stage = pool_of(lambda block: {"torch": "torch" in sys.modules, **block})
-    assert pool(stage, {"x": np.zeros(3)})["torch"] is False
+def test_what_a_function_does_not_need_is_not_imported():
+    """Torch's import takes seconds, and that of all that makes a pipeline as long as all else."""
+    pool, stage = pool_of(lambda block: {"modules": set(sys.modules), **block})
+    modules = pool(stage, {"x": np.zeros(3)})["modules"]
     pool.close()
+    assert not modules & {"torch", "pyarrow.parquet", "pyarrow.compute", "intune.pipelines.loader"}
 
 
 def test_modules_are_found_where_this_process_finds_them(tmp_path, monkeypatch):
@@ -758,27 +760,22 @@ def test_an_exception_in_the_training_loop_leaves_nothing(data):
     assert descriptors() == before
 
 
+# Where a pool is all there is to see, a script makes one: a loader's batches are torch's, whose import takes longer
+# than all else.
 HANG = """
-    import os, re, sys
-    from intune.pipelines import Pipeline
+    import os, re, sys, threading
+    from intune.pipelines.executors.processes import ProcessPool
+    from intune.pipelines.stages import Map
 
     def hang(block):
-        if block["id"][0] >= 1000:
-            os.write(1, b"hangs\\n")  # one write, since two processes share the pipe
-            re.match(r"(a+)+$", "a" * 60 + "b")  # holds Python's lock for ages
-        return block
+        print("hangs")
+        re.match(r"(a+)+$", "a" * 60 + "b")  # holds Python's lock for ages
 
-    loader = Pipeline.from_parquet(sys.argv[1]).batch(50).map(hang, workers="process").loader(executor="threads")
-    batches = iter(loader)
-    next(batches)
-    FORK
-    for batch in batches:
-        pass
-"""
-
-FORK = """
+    stage = Map(function=hang, workers="process")
+    pool = ProcessPool([stage])
+    pool._give_back(pool._borrow(stage))  # it is there before the fork
+    threading.Thread(target=pool, args=(stage, {})).start()
     if os.fork() == 0:
-        print("fork", flush=True)
         sys.stdin.read()
         os._exit(0)
 """
@@ -851,13 +848,10 @@ def assert_ended(workers: list[int]) -> None:
     assert not left, f"{left} worker process(es) outlived the parent"
 
 
-@pytest.mark.parametrize("fork", ["", FORK], ids=["alone", "forked"])
-def test_no_process_outlives_a_parent_that_is_killed(data, tmp_path, fork):
-    """Also one that is in the middle of a function that holds the lock, and where a fork of the parent lives on."""
-    with start(tmp_path, textwrap.dedent(HANG).replace("FORK", textwrap.dedent(fork)), data) as parent:
-        waited = {"hangs", "fork"} if fork else {"hangs"}
-        while waited:
-            waited.discard(parent.stdout.readline().strip())
+def test_no_process_outlives_a_parent_that_is_killed(data, tmp_path):
+    """Though it is in the middle of a function that holds the lock, and a fork of the parent lives on."""
+    with start(tmp_path, HANG, data) as parent:
+        assert parent.stdout.readline() == "hangs\n"
         workers = workers_of(parent.pid)
         parent.kill()
         assert_ended(workers)
@@ -877,6 +871,11 @@ def test_ctrl_c_ends_the_trainer_and_with_it_the_processes(data, tmp_path):
 
 
 def test_a_script_needs_no_main_guard(data, tmp_path):
+    """And a file beside it may be called as a module that Python begins with: in the script itself it is in nobody's
+    way, for the interpreter has the module by then."""
+    begun = [sys.executable, "-c", "import sys; print('types' in sys.modules)"]
+    if subprocess.run(begun, capture_output=True, text=True, check=True).stdout == "True\n":
+        (tmp_path / "types.py").write_text("raise RuntimeError('not this one')")
     (tmp_path / "beside.py").write_text("def offset(ids):\n    return 1\n")
     with start(tmp_path, PLAIN, data) as script:
         output, complaint = script.communicate(timeout=60)
@@ -898,17 +897,20 @@ CLOSED = """
 TALKS = """
     import os
     import sys
-    from intune.pipelines import Pipeline
+    from intune.pipelines.executors.processes import ProcessPool
+    from intune.pipelines.stages import Map
 
     def function(block):
         print("a word")
         os.system("echo a word; echo a word >&2")
         return block
 
-    pipe = Pipeline.from_parquet(sys.argv[1]).batch(500).map(function, workers="process")
-    with pipe.loader(executor="threads") as loader, open(sys.argv[1] + "-rows", "w") as file:
+    stage = Map(function=function, workers="process")
+    pool = ProcessPool([stage])
+    with open(sys.argv[1] + "-rows", "w") as file:
         print("a word")
-        file.write(str(sum(len(batch["id"]) for batch in loader)))
+        file.write(str(sum(pool(stage, {"rows": rows})["rows"] for rows in (500, 1500))))
+    pool.close()
 """
 
 
@@ -921,9 +923,9 @@ def test_functions_may_print_where_the_standard_streams_are_closed(data, tmp_pat
 
 
 STOPPED = """
-    import sys
     import time
-    from intune.pipelines import Pipeline
+    from intune.pipelines.executors.processes import ProcessPool
+    from intune.pipelines.stages import Map
 
     def function(block):
         time.sleep(0.2)
@@ -932,8 +934,10 @@ STOPPED = """
             time.sleep(0.05)
         return block
 
-    pipe = Pipeline.from_parquet(sys.argv[1]).batch(2000).map(function, workers="process", timeout=0.8)
-    print(len(list(pipe.loader(executor="threads"))))
+    stage = Map(function=function, workers="process", timeout=0.8)
+    pool = ProcessPool([stage])
+    print(pool(stage, {"n": 1})["n"])
+    pool.close()
 """
 
 
@@ -947,30 +951,10 @@ def test_time_for_which_the_whole_job_is_stopped_is_not_the_functions(data, tmp_
     assert (output, complaint) == ("1\n", "")
 
 
-SHADOWED = """
-    import sys
-    from intune.pipelines import Pipeline
-
-    pipe = Pipeline.from_parquet(sys.argv[1]).batch(2000).map(lambda block: block, workers="process")
-    print(len(list(pipe.loader(executor="threads"))))
-"""
-
-
-def test_a_file_beside_the_script_may_be_called_as_a_module_that_python_begins_with(data, tmp_path):
-    """In the script itself it is in nobody's way, for the interpreter has the module by then."""
-    begun = [sys.executable, "-c", "import sys; print('types' in sys.modules)"]
-    if subprocess.run(begun, capture_output=True, text=True, check=True).stdout != "True\n":
-        pytest.skip("this Python begins without it")
-    (tmp_path / "types.py").write_text("raise RuntimeError('not this one')")
-    with start(tmp_path, SHADOWED, data) as job:
-        output, complaint = job.communicate(timeout=60)
-    assert (output, complaint) == ("1\n", "")
-
-
 SPAWNED = """
     import multiprocessing
-    import sys
-    from intune.pipelines import Pipeline
+    from intune.pipelines.executors.processes import ProcessPool
+    from intune.pipelines.stages import Map
 
     class Odd(Exception):
         pass
@@ -981,19 +965,17 @@ SPAWNED = """
     def broken(block):
         raise Odd("no")
 
-    def batches(path, function):
-        pipe = Pipeline.from_parquet(path).batch(500).map(function, workers="process")
-        return pipe.loader(executor="threads")
-
-    def train(path):
-        print(sum(len(batch["id"]) for batch in batches(path, function)))
+    def train():
+        stages = [Map(function=function, workers="process"), Map(function=broken, workers="process", name="broken")]
+        pool = ProcessPool(stages)
+        print(pool(stages[0], {"n": 2000})["n"])
         try:
-            next(iter(batches(path, broken)))
-        except Exception as error:
-            print(isinstance(error.__cause__, Odd), flush=True)
+            pool(stages[1], {})
+        except Odd:
+            print("it is the same class", flush=True)
 
     if __name__ == "__main__":
-        process = multiprocessing.get_context("spawn").Process(target=train, args=(sys.argv[1],))
+        process = multiprocessing.get_context("spawn").Process(target=train)
         process.start()
         process.join()
 """
@@ -1003,7 +985,7 @@ def test_functions_of_a_script_travel_from_a_process_that_the_script_spawned(dat
     with start(tmp_path, SPAWNED, data) as script:
         output, complaint = script.communicate(timeout=60)
     assert complaint == ""
-    assert output.splitlines() == ["2000", "True"]
+    assert output.splitlines() == ["2000", "it is the same class"]
 
 
 # ---- for others than pipelines -------------------------------------------------------------------------------
