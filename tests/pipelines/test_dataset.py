@@ -171,7 +171,7 @@ def test_of_large_footers_the_first_are_kept_and_no_others_stay_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Decoded, those of billions of rows take gigabytes, which no budget counts."""
-    for part in range(20):
+    for part in range(8):
         write(tmp_path / f"{part:02}.parquet", pa.table({"id": [part], "s": ["x" * (part + 1)]}))
     size = open_dataset(make_source(tmp_path / "00.parquet")).files[0].footer.serialized_size
     footers.cache.clear()
@@ -189,7 +189,7 @@ def test_of_large_footers_the_first_are_kept_and_no_others_stay_in_memory(
         left = alive() - before
     finally:
         gc.enable()
-    assert [file.footer is not None for file in data.files] == [True] * 3 + [False] * 17
+    assert [file.footer is not None for file in data.files] == [True] * 3 + [False] * 5
     assert left == 3
     rows = [open_dataset(make_source(tmp_path / f"{part:02}.parquet")).row_bytes for part in range(3)]
     assert data.row_bytes == pytest.approx(sum(rows) / 3)
@@ -360,7 +360,7 @@ def test_files_without_rows_among_others_are_fine(tmp_path: Path) -> None:
     assert open_dataset(make_source(tmp_path)).row_groups().rows.sum() == 3
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_no_flipped_byte_is_taken_for_storage_that_fails_or_escapes_the_tree_of_errors(
     damaged_files: list[tuple[Path, bytes, int]], data: st.DataObject

@@ -155,7 +155,7 @@ KINDS: list[tuple[str, ...]] = [
 ]
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(
         st.lists(st.one_of(st.integers(0, 14), st.just(90)), min_size=1, max_size=4), min_size=1, max_size=4

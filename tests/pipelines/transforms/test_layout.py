@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intune.pipelines.schema import Array
@@ -22,7 +22,6 @@ def doubling(arrays: list[Array], dtypes: list[str], seen: list[tuple[int, ...]]
     return Work(arrays=arrays, dtypes=[np.dtype(dtype) for dtype in dtypes], run=run)
 
 
-@settings(max_examples=60)
 @given(
     shapes=st.lists(
         st.tuples(st.integers(0, 40), st.sampled_from(["int64", "float32"])), min_size=1, max_size=8
@@ -42,7 +41,6 @@ def test_every_element_is_worked_on_once_in_pieces(shapes: list[tuple[int, str]]
     assert all(rows * elements <= tile for rows, elements in seen)
 
 
-@settings(max_examples=60)
 @given(
     dtypes=st.lists(st.sampled_from(["int32", "float32"]), min_size=1, max_size=8),
     length=st.integers(0, 40),

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intune.pipelines.errors import ConfigError, SchemaError
@@ -13,7 +13,6 @@ from intune.pipelines.schema import Ragged
 from intune.pipelines.transforms import Stack
 
 
-@settings(max_examples=40)
 @given(
     kinds=st.lists(st.sampled_from(["int8", "int64", "float32", "bool"]), min_size=1, max_size=30),
     rows=st.sampled_from([0, 1, 7, 3000]),

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intune.pipelines.transforms import text
@@ -14,7 +14,6 @@ from intune.pipelines.transforms.text import fingerprint, fingerprints, null_mas
 TYPES = [pa.string(), pa.large_string(), pa.binary(), pa.large_binary()]
 
 
-@settings(max_examples=200)
 @given(
     values=st.lists(st.one_of(st.text(max_size=40), st.text("ab\0", max_size=20)), max_size=12),
     kind=st.sampled_from(TYPES),
