@@ -65,8 +65,8 @@ def same(left: Any, right: Any) -> None:
             same(one, other)
     elif left is None:
         assert right is None
-    else:
-        np.testing.assert_allclose(left, right, rtol=1e-6, atol=1e-6)
+    elif not (np.abs(np.subtract(left, right, dtype=float)) <= 1e-6 + 1e-6 * np.abs(right)).all():
+        np.testing.assert_allclose(left, right, rtol=1e-6, atol=1e-6)  # which says where; slower by far
 
 
 @pytest.mark.parametrize("autoreset", ["next_step", "same_step"])
@@ -88,12 +88,12 @@ def test_vectorised_and_single_environments_give_the_same_trajectories(
 
 @pytest.mark.parametrize("family", Scenario.names())
 def test_they_do_in_every_family(family: str) -> None:
-    follow(family, "same_step", {"on_kill": "restart"})
+    follow(family, "same_step", {"on_kill": "restart"}, steps=4)
 
 
-def follow(family: Any, autoreset: str, settings: dict[str, Any]) -> None:
+def follow(family: Any, autoreset: str, settings: dict[str, Any], steps: int = 7) -> None:
     """Step through three episodes; run every job on its own as well, by its number, with the same actions."""
-    count, steps = 7, 7
+    count = 7
     made = SimulatedPipelineVectorEnv(
         count, family, autoreset=autoreset, chunk=3, episode_steps=steps, **settings
     )
