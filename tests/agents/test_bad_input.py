@@ -133,12 +133,12 @@ def simulated(count: int, stages: int, *, wide: int = 0) -> tuple[Jobs, Simulato
 def test_masked_stages_never_matter(name: str) -> None:
     """Trajectories are the same in wider arrays, whatever stands in the columns of absent stages."""
     chosen = []
-    for wide, rubbish in ((0, None), (7, 0.0), (7, 1e9), (7, np.nan)):
-        jobs, simulator = simulated(6, 4, wide=wide)
-        agent = made(name, 6, jobs.stages)
+    for wide, rubbish in ((0, None), (7, 1e9), (7, np.nan)):
+        jobs, simulator = simulated(3, 4, wide=wide)
+        agent = made(name, 3, jobs.stages)
         measured = simulator.run()
         seen = []
-        for _ in range(8):
+        for _ in range(6):
             if rubbish is not None:
                 measured = replace(
                     measured,

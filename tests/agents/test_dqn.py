@@ -53,13 +53,13 @@ def slots_of(agent: Agent, simulator: Simulator, steps: int) -> np.ndarray:
 
 @pytest.mark.parametrize("learning", [False, True])
 def test_seeded_runs_are_equal(learning: bool) -> None:
-    first, second = (slots_of(DQN(learning=learning, seed=3), noisy(3, 4, 30), 25) for _ in range(2))
+    first, second = (slots_of(DQN(learning=learning, seed=3), noisy(3, 4, 17), 12) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
 def test_one_agent_started_anew_remembers_nothing() -> None:
     agent = DQN(learning=True)
-    first, second = (slots_of(agent, noisy(2, 4, 25), 20) for _ in range(2))
+    first, second = (slots_of(agent, noisy(2, 4, 17), 12) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 

@@ -85,7 +85,7 @@ def test_values_of_a_problem_of_one_step_are_its_rewards(measurement: Measured) 
     state = np.full((2, 6), 0.5, dtype=np.float32)
     killed = measurement(jobs=2, stages=3, killed=True)
     choice = np.array([[0, 1, 2], [3, 4, 0]])
-    for _ in range(1500):
+    for _ in range(800):
         tuner.saw(state, choice, np.full(2, -1.0), state, killed, np.array([True, True]))
     found = values_of(tuner.arrays(), state)
     for job in range(2):

@@ -64,10 +64,10 @@ def linear() -> nn.Linear:
 def test_known_values_are_found(double: bool) -> None:
     chain = Chain()
     learner = QLearner(
-        linear(), QLearning(learning_rate=0.02, gamma=GAMMA, target_update_interval=20, double=double)
+        linear(), QLearning(learning_rate=0.05, gamma=GAMMA, target_update_interval=10, double=double)
     )
     batch = chain.transitions()
-    for _ in range(2500):
+    for _ in range(600):
         learner.learn(batch)
     found = learner.network(torch.eye(4)).detach().numpy()
     np.testing.assert_allclose(found[:, :2], chain.values(), atol=2e-3)
