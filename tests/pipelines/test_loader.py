@@ -120,7 +120,6 @@ def allocations(stages: tuple[str, ...]) -> st.SearchStrategy[Any]:
     )
 
 
-@settings(max_examples=100)
 @given(data=st.data())
 def test_batches_are_the_same_bit_for_bit_whatever_is_resized_and_wherever_the_loop_is_resumed(
     data_sets: Any, numbered: Callable[..., Any], reference: Callable[..., Any], data: st.DataObject
@@ -167,7 +166,7 @@ def test_batches_are_the_same_bit_for_bit_whatever_is_resized_and_wherever_the_l
     assert made == [bits for _, bits in single]
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     shape=st.sampled_from(SHAPES),
     shuffle=st.sampled_from([None, "rows", "batches"]),
@@ -196,7 +195,7 @@ def test_every_row_comes_once_over_all_ranks_and_ranks_have_as_many_batches(
     assert len(counts) == 1 or batch == 1
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     shape=st.sampled_from(SHAPES[1:]),
     batch=st.integers(2, 12),

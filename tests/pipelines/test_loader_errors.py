@@ -523,7 +523,7 @@ def test_delays_between_tries_double_up_to_a_limit(monkeypatch: pytest.MonkeyPat
 # ---- all at once -----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     groups=st.sets(st.integers(0, 8), max_size=4),
     batches=st.sets(st.integers(0, 89), max_size=4),

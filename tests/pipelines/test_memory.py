@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intune.pipelines.arrow import to_column
@@ -294,7 +294,6 @@ def cut(world: World, known: Known, start: int, stop: int) -> Known:
 KINDS = ["owned", "exposed", "tensor", "matrix", "strings", "ragged"]
 
 
-@settings(max_examples=150)
 @given(data=st.data())
 def test_held_is_the_sum_of_distinct_live_buffers(data: st.DataObject) -> None:
     """Any sequence of loading, cutting into views, transforming and releasing."""

@@ -160,7 +160,6 @@ def allocations(draw: st.DrawFn, stages: tuple[str, ...], memory: bool = True) -
     return Allocation.per_stage({name: draw(st.integers(1, 4)) for name in stages}, memory=limit)
 
 
-@settings(max_examples=200)
 @given(data=st.data())
 def test_every_output_comes_once_whatever_is_resized_dies_or_fails(data: st.DataObject) -> None:
     kinds = data.draw(st.sampled_from(KINDS), "stages")
@@ -216,7 +215,6 @@ def largest_output(plan: Plan) -> int:
     return max(int(level.rows.max() * plan.row_bytes) for level in plan.levels)
 
 
-@settings(max_examples=100)
 @given(data=st.data())
 def test_held_bytes_exceed_the_limit_by_less_than_the_task_in_hand(data: st.DataObject) -> None:
     plan = plan_of(
@@ -572,7 +570,7 @@ def test_states_of_tasks_before_the_next_delivery_are_forgotten_as_the_epoch_goe
     )
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(
     seed=st.integers(0, 1000),
     kinds=st.sampled_from([("shuffle", "batch"), ("batch", "shuffle"), ("batch",)]),
