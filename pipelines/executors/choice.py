@@ -91,13 +91,16 @@ def usable_by(executor: str | None, *, here: int = 1, world: int = 1) -> Usable:
 
     Args:
         executor: with threads CPUs are this machine's alone, wherever else a Ray that is connected has some; on Ray
-            they are the cluster's, but for those that the trainers hold. None for something else, which may well run
+            they are those free in the placement group that this process starts things in, else the cluster's, but for
+            those that the trainers hold. None for something else, which may well run
             there too.
         here: trainers on this machine, each of which gets the same part of its CPUs.
         world: trainers altogether, each of which gets the same part of a cluster's.
     """
     usable = Usable.detect(modules={}) if executor == "threads" else Usable.detect()
     of_cluster = executor == "ray" and _connected()
+    if of_cluster and (reserved := _reserved()):
+        return replace(usable, cpus=max(1, reserved // world))
     parts, held = (world, world * _held()) if of_cluster else (here, 0.0)
     return replace(usable, cpus=max(1, int(usable.cpus - held) // parts))
 
@@ -106,6 +109,15 @@ def _connected() -> bool:
     """Whether this process is connected to a Ray cluster."""
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())
+
+
+def _reserved() -> int:
+    """CPUs free in the placement group where this process, a trial of Ray Tune say, has what it starts run."""
+    from intune.pipelines.executors.ray_cluster import capturing_group, free_cpus
+
+    ray = sys.modules["ray"]
+    group = capturing_group(ray)
+    return 0 if group is None else free_cpus(ray, group)
 
 
 def _held() -> float:

@@ -61,6 +61,20 @@ def started_here(used: str) -> bool:
     return used == _started != ""
 
 
+def capturing_group(ray: Any) -> Any:
+    """The placement group that this task or actor runs in, if what it starts is to run there as well, as in a trial of
+    Ray Tune; else None."""
+    if not ray.get_runtime_context().should_capture_child_tasks_in_placement_group:
+        return None
+    return ray.util.get_current_placement_group()  # None in a driver, which captures always
+
+
+def free_cpus(ray: Any, group: Any = None) -> int:
+    """Processors that nobody holds: of a placement group, or of the cluster outside of all groups."""
+    name = "CPU" if group is None else f"CPU_group_{group.id.hex()}"
+    return int(ray.available_resources().get(name, 0))
+
+
 def attach() -> None:
     """Connect to the cluster that ``RAY_ADDRESS`` names, if there is one; start none."""
     if os.environ.get("RAY_ADDRESS"):

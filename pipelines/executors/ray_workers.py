@@ -18,7 +18,14 @@ import psutil
 from intune.pipelines.budget import Budget
 from intune.pipelines.errors import ConfigError, LoaderError, WorkerLostError
 from intune.pipelines.executors.landing import Landings
-from intune.pipelines.executors.ray_cluster import connect, connection, disconnect, started_here
+from intune.pipelines.executors.ray_cluster import (
+    capturing_group,
+    connect,
+    connection,
+    disconnect,
+    free_cpus,
+    started_here,
+)
 from intune.pipelines.executors.ray_records import Worker
 from intune.pipelines.executors.ray_worker import MOST_THREADS, Functions, RayWorker
 
@@ -71,6 +78,7 @@ class RayWorkers:
         self._connection = connection(self.ray)
         # There each loader has what its budget says, as on threads: else the first would leave a second no processor.
         self._books = not started_here(self._connection)
+        self._group: Any = None  # the placement group they run in
         self._numbers = itertools.count()
         self._starting: dict[threading.Thread, Worker | None] = {}  # in the place of those that died
         # The job, and the functions, as they lie in Ray's store.
@@ -192,19 +200,22 @@ class RayWorkers:
             workers += [worker for worker in self._starting.values() if worker is not None]
             self.changed.notify_all()
         try:
-            here = self._node()
-            pids = [worker.pid for worker in workers if worker.pid and worker.node == here]
-            if self.is_connected():
-                for worker in workers:
-                    self.ray.kill(worker.actor, no_restart=True)
-            deadline = time.monotonic() + END_PATIENCE
-            for thread in starting:
-                if thread is not threading.current_thread():
-                    thread.join(max(0.0, deadline - time.monotonic()))
-            while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
-                time.sleep(0.01)
+            self._end(workers, starting)
         finally:
             disconnect(self.ray, self._connection)  # also if a second Ctrl-C ends the waiting
+
+    def _end(self, workers: Sequence[Worker], starting: Sequence[threading.Thread]) -> None:
+        here = self._node()
+        pids = [worker.pid for worker in workers if worker.pid and worker.node == here]
+        if self.is_connected():
+            for worker in workers:
+                self.ray.kill(worker.actor, no_restart=True)
+        deadline = time.monotonic() + END_PATIENCE
+        for thread in starting:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+        while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     # ---- starting them ---------------------------------------------------------------------------------------
 
@@ -255,13 +266,18 @@ class RayWorkers:
             )
 
     def _size(self, budget: Budget) -> int:
-        """How many workers the cluster has room for; waits a little, since CPUs just let go are booked late."""
+        """How many workers there is room for: in the placement group of whoever makes the loader, else, where all of
+        that is taken, in the cluster. Waits a little, since CPUs just let go are booked late."""
         if not self._books:
             return budget.cpus
+        group = capturing_group(self.ray)
         wanted = min(budget.cpus, int(self.ray.cluster_resources().get("CPU", 0)))
         began = time.monotonic()
         while True:
-            have = int(self.ray.available_resources().get("CPU", 0))
+            if group is not None and (have := free_cpus(self.ray, group)):
+                self._group = group
+                return min(budget.cpus, have)
+            have = free_cpus(self.ray)
             waited = time.monotonic() - began
             if have >= max(1, wanted) or (have >= 1 and waited > ROOM_PATIENCE / 4):
                 return max(1, min(wanted, have))
@@ -273,12 +289,20 @@ class RayWorkers:
             time.sleep(0.02)
 
     def _spawn(self) -> Worker:
-        options = {
+        options: dict[str, Any] = {
             "num_cpus": 1 if self._books else 0,
             "max_concurrency": MOST_THREADS,
             "max_restarts": 0,
             "scheduling_strategy": "SPREAD",
         }
+        if (
+            self._group is not None
+        ):  # said here, since a thread that starts another worker is not known to run in it
+            options["scheduling_strategy"] = (
+                self.ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
+                    self._group, placement_group_capture_child_tasks=True
+                )
+            )
         number = next(self._numbers)
         actor = self.ray.remote(RayWorker).options(**options).remote(number)
         return Worker(number=number, actor=actor)

@@ -33,7 +33,11 @@ def ray(mode: int, **held: float) -> Any:
         assert mode == 1
         return held
 
-    context = SimpleNamespace(worker=SimpleNamespace(mode=mode), get_assigned_resources=assigned)
+    context = SimpleNamespace(
+        worker=SimpleNamespace(mode=mode),
+        get_assigned_resources=assigned,
+        should_capture_child_tasks_in_placement_group=False,
+    )
     return SimpleNamespace(WORKER_MODE=1, get_runtime_context=lambda: context)
 
 
@@ -67,6 +71,20 @@ def test_what_the_trainers_hold_is_not_shared_out(
     monkeypatch.setitem(sys.modules, "ray", ray(mode=1, CPU=held) if held else ray(mode=1))
     assert choice.usable_by("ray", here=2, world=world).cpus == cpus
     assert choice.usable_by("threads", here=2, world=world).cpus == HERE // 2
+
+
+@pytest.mark.parametrize(("free", "world", "cpus"), [(3.0, 1, 3), (6.5, 2, 3), (1.0, 2, 1), (0.0, 2, 31)])
+def test_what_is_reserved_for_a_trial_comes_before_the_rest_of_the_cluster(
+    monkeypatch: pytest.MonkeyPatch, free: float, world: int, cpus: int
+) -> None:
+    """A group that the trainers hold all of, as that of Ray Train, has nothing for their pipelines."""
+    module = ray(mode=1, CPU=1.0)
+    module.get_runtime_context().should_capture_child_tasks_in_placement_group = True
+    group = SimpleNamespace(id=b"\x01\x0a")
+    module.util = SimpleNamespace(get_current_placement_group=lambda: group)
+    module.available_resources = lambda: {"CPU": 9.0, "CPU_group_0_010a": 7.0, "CPU_group_010a": free}
+    monkeypatch.setitem(sys.modules, "ray", module)
+    assert choice.usable_by("ray", world=world).cpus == cpus
 
 
 def test_without_a_cluster_ray_is_started_here_and_shared_here(monkeypatch: pytest.MonkeyPatch) -> None:
