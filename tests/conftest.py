@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 from hypothesis import settings
+
+# BLAS's threads wait for each other by spinning: beside other processes a product of two vectors takes ten times as
+# much of the processor with two of them. Said before NumPy is there.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # Every run tries the same cases, as slow as the machine may be: the more of them, the longer it takes, and a second
 # run finds nothing that the first did not. `pytest --hypothesis-profile=explore` tries others, and more.

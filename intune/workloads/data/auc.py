@@ -42,7 +42,9 @@ class StreamingAUC:
         if pairs == 0:
             return float("nan")
         below = np.cumsum(self.negatives) - self.negatives
-        return float(self.positives @ (below + 0.5 * self.negatives) / pairs)
+        # No product of vectors: BLAS would share it out to threads, which spin and add up in another order on every
+        # machine.
+        return float((self.positives * (below + 0.5 * self.negatives)).sum() / pairs)
 
     @property
     def positive_share(self) -> float:
