@@ -21,7 +21,6 @@ from intune.agents.registry import make
 from intune.control import (
     COST,
     CREDIT_S,
-    KEPT,
     LOOKS,
     PATIENCE,
     Controller,
@@ -441,21 +440,22 @@ def test_cheap_rounds_come_as_often_as_wished() -> None:
         spent.now += 0.005
 
 
-def test_hours_leave_nothing_behind(tmp_path: Path) -> None:
-    """1,800 intervals of ten seconds: memory, threads, files and the log are bounded."""
+def test_hours_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once what is kept is full, more intervals add nothing: memory, threads, files and the log are bounded."""
+    monkeypatch.setattr("intune.control.KEPT", 64)
     clock = Clock()
-    most = 256 << 10
+    most = 32 << 10
     log = DecisionLog(tmp_path / "decisions.jsonl", header={"agent": "ds2"}, most_bytes=most)
     one, _ = controller(Guard(make("ds2")), clock, watch=[log.add], interval=10.0)
     process = psutil.Process()
-    rounds(one, clock, 600, seconds=10.0)  # until what is kept is full
+    rounds(one, clock, 100, seconds=10.0)
     before = process.num_fds(), threading.active_count(), _objects()
-    rounds(one, clock, 1200, seconds=10.0)
+    rounds(one, clock, 150, seconds=10.0)
     after = process.num_fds(), threading.active_count(), _objects()
     assert after[:2] == before[:2]
-    assert after[2] < before[2] + 300  # one object a round would be 1,200
-    assert one.rounds == 1800
-    assert len(one.entries) == KEPT
+    assert after[2] < before[2] + 100  # one object a round would be 150
+    assert one.rounds == 250
+    assert len(one.entries) == 64
     files = sorted(tmp_path.iterdir())
     assert [file.name for file in files] == ["decisions.jsonl", "decisions.jsonl.1"]
     assert all(file.stat().st_size < most + 4096 for file in files)

@@ -33,62 +33,64 @@ import intune
 from intune.control import Pace
 from torch.utils.data import DataLoader, TensorDataset
 
-if __name__ == "__main__":
+def tuned(display):
     data = DataLoader(TensorDataset(torch.arange(4000)), batch_size=4)
     pace = Pace(first=0.001, shortest=0.001, longest=0.002, tasks=0)
-    with intune.tune(data, agent="dqn", cpus=1, memory="64MiB", knowledge=sys.argv[1], log=sys.argv[1], pace=pace,
-                     workers="thread", display=sys.argv[2]) as loader:
+    return intune.tune(data, agent="even", cpus=1, memory="64MiB", knowledge=sys.argv[1], pace=pace,
+                       log=f"{sys.argv[1]}/{display}", workers="thread", display=display)
+
+if __name__ == "__main__":
+    with tuned("auto") as panel, tuned("lines") as lines:
         total = 0
-        for number, (batch,) in enumerate(loader):
-            total += int(batch.sum())
+        for number, ((batch,), (other,)) in enumerate(zip(panel, lines)):
+            total += int(batch.sum()) + int(other.sum())
             if number in (100, 300):
-                seen = loader.controller.rounds
-                while loader.tuning and loader.controller.rounds < seen + 3:
-                    threading.Event().wait(0.001)
+                for loader in (panel, lines):
+                    seen = loader.controller.rounds
+                    while loader.tuning and loader.controller.rounds < seen + 3:
+                        threading.Event().wait(0.001)
                 if number == 100:
                     print("going", flush=True)
                     sys.stdin.readline()  # until the terminal is gone
-        assert loader.tuning, loader.failure
+        assert panel.tuning and lines.tuning, (panel.failure, lines.failure)
         process = psutil.Process()
         for one in [process, *process.children(recursive=True)]:
             assert not [c for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-    assert total == sum(range(4000))
+    assert total == 2 * sum(range(4000))
     print("fine")
 """
 
 
-@pytest.mark.parametrize("display", ["auto", "lines"])
-def test_a_terminal_that_is_closed_ends_nothing_and_nothing_listens(display: str, tmp_path: Path) -> None:
+def test_a_terminal_that_is_closed_ends_nothing_and_nothing_listens(tmp_path: Path) -> None:
+    """Neither a loader with a panel nor one with lines."""
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
+    closed = threading.Event()
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path / "run"), display],
+        [sys.executable, str(script), str(tmp_path / "run")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=theirs, text=True,
         env={**os.environ, "PYTHONPATH": os.getcwd(), "INTUNE": "", "OMP_NUM_THREADS": "1", "TERM": "xterm"},
     ) as process:  # fmt: skip
         os.close(theirs)
-        drain = threading.Thread(target=_drain, args=(ours,), daemon=True)
+        drain = threading.Thread(target=_drain, args=(ours, closed), daemon=True)
         drain.start()
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "going\n"
         finally:
-            CLOSED.set()
+            closed.set()
             drain.join(20)
             os.close(ours)
         out, _ = process.communicate("on\n", timeout=60)
     assert (process.returncode, out) == (0, "fine\n")
-    assert len((tmp_path / "run" / "decisions.jsonl").read_text().splitlines()) > 4
-    CLOSED.clear()
+    for display in ("auto", "lines"):
+        assert len((tmp_path / "run" / display / "decisions.jsonl").read_text().splitlines()) > 4
 
 
-CLOSED = threading.Event()
-
-
-def _drain(terminal: int) -> None:
+def _drain(terminal: int, closed: threading.Event) -> None:
     os.set_blocking(terminal, False)
-    while not CLOSED.wait(0.005):
+    while not closed.wait(0.005):
         try:
             os.read(terminal, 65536)
         except OSError:
@@ -118,10 +120,14 @@ def test_a_control_thread_that_is_killed_takes_nothing_with_it(caplog: pytest.Lo
     assert caplog.text.count("tuning stopped (SystemExit") == len(caplog.records) == 1
 
 
-def test_hours_of_an_agent_that_learns_leave_nothing_behind(tmp_path: Path) -> None:
-    """Intervals of ten seconds: once what is remembered is full, half an hour more adds nothing."""
+def test_hours_of_an_agent_that_learns_leave_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once what is remembered is full, more intervals add nothing."""
+    monkeypatch.setattr("intune.control.KEPT", 64)
+    monkeypatch.setattr("intune.agents.online.CAPACITY", 64)
     clock = Clock()
-    most = 128 << 10
+    most = 32 << 10
     log = DecisionLog(tmp_path / "decisions.jsonl", header={"agent": "dqn"}, most_bytes=most)
     agent = Guard(Referee(make("dqn", learning=True)))
     one, _ = controller(agent, clock, watch=[log.add], interval=10.0)
@@ -131,13 +137,13 @@ def test_hours_of_an_agent_that_learns_leave_nothing_behind(tmp_path: Path) -> N
         gc.collect()
         return process.num_fds(), threading.active_count(), len(gc.get_objects()), process.memory_info().rss
 
-    rounds(one, clock, 530, seconds=10.0)
+    rounds(one, clock, 80, seconds=10.0)
     before, known = state(), len(str(agent.knowledge()))
-    rounds(one, clock, 200, seconds=10.0)
+    rounds(one, clock, 60, seconds=10.0)
     after = state()
     log.close()
     assert after[:2] == before[:2]
-    assert after[2] < before[2] + 150  # one object a round would be 200
+    assert after[2] < before[2] + 45  # one object a round would be 60
     assert after[3] < before[3] + (16 << 20)
     assert len(str(agent.knowledge())) < known + 500
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 2 * (most + 8192)

@@ -54,8 +54,9 @@ def test_elsewhere_than_on_a_terminal_changes_are_lines() -> None:
 def test_lines_go_on_however_long_the_job_takes() -> None:
     stream = io.StringIO()
     display = TuningDisplay(stream=stream)
+    entry = an_entry(decided=None, reason="keep: all is well")
     for _ in range(600):
-        display(an_entry(decided=None, reason="keep: all is well"))
+        display(entry)
     display.close()
     assert len(stream.getvalue().splitlines()) == 100
 

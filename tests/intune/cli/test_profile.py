@@ -50,7 +50,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_pipeline_is_measured_and_becomes_a_scenario(folder: Path) -> None:
+def test_a_pipeline_is_measured_and_becomes_a_scenario(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["profile", "data", "--transform", "mine:slow", "--batch-size", 1_000, "--seconds", 1.5]
     done = _intune(*arguments, "--out", "job.toml", folder=folder)
     assert done.returncode == 0, done.stderr
@@ -63,9 +65,8 @@ def test_a_pipeline_is_measured_and_becomes_a_scenario(folder: Path) -> None:
     assert (job.cpu > 0).all()
     assert job.base_bytes[0] > 5e7
     assert scenario.spec.uncertainty["transform.wait"] > 0
-    again = _intune(*arguments, "--out", "job.toml", folder=folder)
-    assert again.returncode == 2
-    assert "`out`='job.toml' is there already" in again.stderr
+    assert main([*map(str, arguments), "--out", str(folder / "job.toml")]) == 2
+    assert "job.toml' is there already" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_what_was_measured(
@@ -94,12 +95,19 @@ def test_a_full_disk_leaves_what_was_measured(
         (["data", "--out", "job.toml", "--seconds", "0"], "`seconds`=0.0"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], message: str, folder: Path) -> None:
-    done = _intune("profile", *arguments, folder=folder)
-    assert done.returncode == 2
-    assert done.stderr.startswith("intune: error: ")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_mistakes_are_one_line_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(folder)
+    assert main(["profile", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("intune: error: ")
+    assert message in told
+    assert told.count("\n") == 1
     assert not (folder / "job.toml").exists()
 
 
