@@ -31,6 +31,9 @@ BROKEN_PIPE = 141
 ENDED_BY = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 """Signals that ask the command to end; the second, where its terminal is gone, unless it is to live on (`nohup`)."""
 
+RUN_FLAGS = ("--forget", "--help", "-h")
+"""Options of `intune run` that no value follows."""
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says of a disk, or a share of one, that is full."""
 
@@ -61,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words == ["--version"]:
             print(f"intune {_version()}")
         else:
-            _run(_at_home(words))
+            _run(_at_home(_separated(words)))
     except KeyboardInterrupt:
         print("intune: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -85,6 +88,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     return 0
+
+
+def _separated(words: list[str]) -> list[str]:
+    """The words of `intune run` with ``--`` where the user's command begins, also where they left it out: what follows
+    is the command's, an ``--agent`` or ``--log`` of its own too."""
+    at = 1
+    while words[:1] == ["run"] and at < len(words) and words[at] != "--":
+        if not words[at].startswith("-"):
+            return [*words[:at], "--", *words[at:]]
+        at += 1 if "=" in words[at] or words[at] in RUN_FLAGS else 2
+    return words
 
 
 def _at_home(words: Sequence[str]) -> list[str]:

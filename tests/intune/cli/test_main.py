@@ -1,5 +1,6 @@
 """The command line as a whole: finding subcommands, errors, exit codes, time to help."""
 
+import inspect
 import os
 import signal
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from intune.cli import main as cli
-from intune.cli.main import COMMANDS, GROUPS, Command, _at_home, main
+from intune.cli.main import COMMANDS, GROUPS, RUN_FLAGS, Command, _at_home, _separated, main
+from intune.cli.run import run
 from intune.errors import ConfigError, StageError
 from intune.pipelines.budget import parse_bytes
 
@@ -201,6 +203,34 @@ def test_home_is_known_in_options_and_left_to_commands_of_others(
     words = ["--out=~/data", "~/data", "--name", "~", "a~/b", "--", "--out=~/data"]
     home = f"{tmp_path}/data"
     assert _at_home(words) == [f"--out={home}", home, "--name", "~", "a~/b", "--", "--out=~/data"]
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ("run python x.py --log a -- b", "python x.py --log a -- b"),
+        ("run --agent even --forget --memory=1GiB python x.py --agent z", "python x.py --agent z"),
+        ("run --forget -- python x.py", "python x.py"),
+        ("run -- python x.py -- b", "python x.py -- b"),
+        ("run --help", None),
+        ("run --agent", None),
+        ("report run python", None),
+        ("", None),
+    ],
+)
+def test_options_of_a_command_that_is_run_are_its_own(words: str, command: str | None) -> None:
+    given = words.split()
+    separated = _separated(given)
+    if command is None:
+        assert separated == given
+    else:
+        assert separated[separated.index("--") + 1 :] == command.split()
+
+
+def test_every_option_of_run_but_the_flags_takes_a_value() -> None:
+    options = [one for one in inspect.signature(run).parameters.values() if one.kind is one.KEYWORD_ONLY]
+    flags = {f"--{one.name}" for one in options if isinstance(one.default, bool)}
+    assert {*flags, "--help", "-h"} == set(RUN_FLAGS)
 
 
 def test_a_hang_up_is_passed_over_where_it_was_before(monkeypatch: pytest.MonkeyPatch) -> None:
