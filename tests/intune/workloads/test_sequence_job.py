@@ -41,7 +41,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "heads": 2,
         "context": 64,
         "batch_size": 8,
-        "completions": 10,
+        "completions": 3,
     },
 }
 FIT = FitOptions(metric="ndcg@10", epochs=2, evaluate_epochs=1, patience=5)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import math
 import os
 import signal
@@ -101,6 +102,7 @@ def parameters(trainer: Trainer) -> list[torch.Tensor]:
     return [value.detach().clone() for value in trainer.model.parameters()]
 
 
+@functools.cache
 def uninterrupted() -> list[torch.Tensor]:
     trainer = make_trainer(None)
     trainer.fit()
@@ -138,7 +140,7 @@ def test_training_lowers_the_loss() -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-@pytest.mark.parametrize("stop_after", [1, 5, 11, 12, 13, 24, 35, 36])
+@pytest.mark.parametrize("stop_after", [1, 5, 11, 12, 13, 35, 36])
 def test_stopped_and_resumed_training_ends_with_the_same_bits(tmp_path: Path, stop_after: int) -> None:
     make_trainer(tmp_path, max_steps=stop_after).fit()
     loader = FakeLoader()

@@ -61,7 +61,7 @@ def test_logs_become_parquet_in_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("strings", [False, True])
 def test_a_synthetic_data_set_survives_the_way_over_text(tmp_path: Path, strings: bool) -> None:
-    rows = 5000
+    rows = 1000
     source = SyntheticRows.of(SyntheticConfig(rows=rows, scale=0.01, strings=True))
     table = pa.Table.from_batches([batch for batch, _, _ in source.batches("train", 0, rows)])
     text = [
@@ -238,14 +238,14 @@ def test_progress_ends_with_all_rows(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(criteo, "read_blocks", lambda stream: tsv.read_blocks(stream, 1 << 18))
-    text = _log(tmp_path / "x", 0, 4000).read_bytes()
+    monkeypatch.setattr(criteo, "read_blocks", lambda stream: tsv.read_blocks(stream, 1 << 17))
+    text = _log(tmp_path / "x", 0, 2000).read_bytes()
 
     def peak(repeats: int) -> int:
         (tmp_path / "log").write_bytes(text * repeats)
         seen = [0]
         before = pa.total_allocated_bytes()
-        config = CriteoConfig(files=(tmp_path / "log",), row_group_rows=4000, rows_per_file=4000)
+        config = CriteoConfig(files=(tmp_path / "log",), row_group_rows=2000, rows_per_file=2000)
         convert_criteo(
             config,
             tmp_path / f"out-{repeats}",

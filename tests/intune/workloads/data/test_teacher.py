@@ -1,5 +1,6 @@
 """The planted teacher against a row-by-row computation, its calibration, and whether it can be learnt."""
 
+import functools
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ from intune.workloads.data.teacher import DENSE_SPREAD, INTERACTING, Teacher, pl
 
 SINGLE = FeatureSpec(cardinalities=scaled_cardinalities(0.01))
 MULTI = FeatureSpec(cardinalities=scaled_cardinalities(0.01), multi_hot=True)
+planted = functools.cache(plant_teacher)
 
 
 def _slots(features: Features, table_size: int, index: int, row: int) -> tuple[list[int], float]:
@@ -50,7 +52,7 @@ def _logit_of_row(teacher: Teacher, features: Features, row: int) -> float:
 
 @pytest.mark.parametrize("spec", [SINGLE, MULTI], ids=["single", "multi_hot"])
 def test_logits_equal_a_row_by_row_computation(spec: FeatureSpec) -> None:
-    teacher = plant_teacher(3, spec)
+    teacher = planted(3, spec)
     features = draw_features(generator(3, Stream.TRAIN), spec, 200)
     expected = [_logit_of_row(teacher, features, row) for row in range(features.rows)]
     assert teacher.logits(features) == pytest.approx(np.array(expected), abs=2e-4)
@@ -73,7 +75,7 @@ def test_area_and_click_rate_are_as_asked_for_on_rows_it_was_not_calibrated_on(
 
 
 def test_labels_follow_the_probabilities() -> None:
-    teacher = plant_teacher(0, SINGLE)
+    teacher = planted(0, SINGLE)
     rng = np.random.default_rng(0)
     for probability in (0.05, 0.3, 0.9):
         logit = math.log(probability / (1 - probability))
@@ -83,7 +85,7 @@ def test_labels_follow_the_probabilities() -> None:
 
 
 def test_rare_ids_share_one_effect_of_zero() -> None:
-    table = plant_teacher(0, SINGLE).effects[2]
+    table = planted(0, SINGLE).effects[2]
     assert len(table) == 4096 + 2
     assert table[-2] == 0
     assert np.abs(table[3000:-2]).max() < 0.05 * np.abs(table[:10]).max()
@@ -92,7 +94,7 @@ def test_rare_ids_share_one_effect_of_zero() -> None:
 @pytest.mark.parametrize("feature", [2, 4, 8])
 def test_effects_of_ids_as_they_occur_cancel_out(feature: int) -> None:
     cardinality = SINGLE.cardinalities[feature]
-    effects = plant_teacher(0, SINGLE).effects[feature][:-2]
+    effects = planted(0, SINGLE).effects[feature][:-2]
     ranks = draw_ranks(np.random.default_rng(0), cardinality, 400_000)
     seen = np.where(ranks < len(effects), effects[np.minimum(ranks, len(effects) - 1)], 0)
     assert abs(seen.mean()) < 0.01
@@ -126,7 +128,7 @@ def _one_hot(features: Features) -> csr_matrix:
 
 
 def test_a_linear_model_learns_most_of_it_from_65_thousand_rows() -> None:
-    teacher = plant_teacher(0, SINGLE)
+    teacher = planted(0, SINGLE)
     parts, labels = [], []
     for block in range(5):
         rng = generator(0, Stream.TRAIN, block)
