@@ -24,7 +24,7 @@ import torch
 
 from intune.adapters.dataloader_globals import Globals, gather
 from intune.adapters.dataloader_set_globals import set_globals
-from intune.pipelines.executors.process import import_path
+from intune.pipelines.executors.import_path import import_path
 
 OWN = ("OMP_NUM_THREADS",)
 """Variables that a worker process has for itself where the user has none."""

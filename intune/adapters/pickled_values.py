@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 from intune.adapters.long_lists import LONG, PLAIN, KeptItems, kept_items
 from intune.adapters.pickled_size import structure_bytes
 from intune.adapters.user_modules import SCRIPTS
-from intune.pipelines.budget import format_bytes
 from intune.pipelines.executors.packing import by_value
 
 LONGEST = 10_000
@@ -44,6 +43,8 @@ def pickled_value(value: Any, room: int) -> bytes:
         return pickled
     size = structure_bytes(value, most=room, refuse=_stays)
     if size is not None and size > room:
+        from intune.pipelines.budget import format_bytes  # brings along what worker processes do without
+
         raise LeftError(f"too large for the {format_bytes(room)} that are left for it")
     try:
         if size is None:
