@@ -16,6 +16,7 @@ from typing import Any
 
 from intune.pipelines.errors import StageError, WorkerLostError
 from intune.pipelines.executors.channel import Channel
+from intune.pipelines.executors.import_path import import_path
 from intune.pipelines.executors.messages import Call, Failed, Hello, Load, Made
 from intune.pipelines.executors.packing import Packed, pack, unpack, unpickle
 from intune.pipelines.executors.segments import Segment
@@ -164,13 +165,16 @@ class Process:
 
     def end(self, patience: float) -> str:
         """Wait for its end, `patience` seconds at most, then kill it; says how it ended."""
+        lives_on = False
         try:
             self._process.wait(patience)
         except subprocess.TimeoutExpired:
-            # It may still have been dying by itself; how it ended tells.
             self._process.kill()
-            self._process.wait()
+            # It may still have been dying by itself; how it ended tells.
+            lives_on = self._process.wait() == -signal.SIGKILL
         self._release()
+        if lives_on:
+            return "hung up but went on, and was ended (does the function close descriptors that it did not open?)"
         return _ending(self._process.returncode)
 
     def forget(self) -> None:
@@ -256,12 +260,6 @@ def _forget_all() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_all)
-
-
-def import_path() -> list[str]:
-    """Where this process finds modules, as another one finds them too whatever its current folder."""
-    # Entries that are no folders stay as they are: import hooks of editable installs go by such names.
-    return [os.path.abspath(part) if os.path.exists(part or ".") else part for part in sys.path]
 
 
 def _started(path: list[str]) -> tuple[subprocess.Popen[bytes], socket.socket, int]:

@@ -34,6 +34,10 @@ SPARE_S = 5.0
 """Seconds without work after which a process is ended that is one too many: starting another one takes a second or two
 of a processor, and agents that try fewer slots often take that back within seconds."""
 
+DYING_S = 5.0
+"""Seconds that a process which hung up may take to end by itself: how it ended is what its user is told, and one that
+an exception ends has yet to print it."""
+
 REST_S = PATIENCE[0]
 """Seconds without work after which a process's memory may be given back, as a thread's."""
 
@@ -300,10 +304,10 @@ class ProcessPool:
             self._changed.notify_all()
         _end(spare)
 
-    def _give_up(self, process: Process) -> str:
-        """End a process; says how it ended."""
+    def _give_up(self, process: Process, patience: float = 0.0) -> str:
+        """End a process, by itself within `patience` seconds; says how it ended."""
         process.hang_up()
-        ending = process.end(0.0)
+        ending = process.end(patience)
         with self._changed:
             self._busy.discard(process)
             self._changed.notify_all()
@@ -311,7 +315,7 @@ class ProcessPool:
 
     def _mourn(self, process: Process, tries: int, where: Callable[[], str]) -> None:
         """A process died at work: say so, or give up."""
-        ending = self._give_up(process)
+        ending = self._give_up(process, DYING_S)
         with self._changed:
             if self._closed:
                 raise LoaderError("the loader was closed while this ran")

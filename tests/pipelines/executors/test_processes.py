@@ -556,6 +556,29 @@ def test_a_death_is_seen_though_a_program_that_the_function_started_goes_on(tmp_
     pool.close()
 
 
+@pytest.mark.parametrize("then", ["raises", "goes on"])
+def test_a_process_that_hung_up_tells_how_it_ended_and_not_of_memory(monkeypatch, then):
+    """As one that a function's `os.closerange` or an error of its own cuts off: ending takes it some time."""
+    monkeypatch.setattr("intune.pipelines.executors.processes.RETRIES", 0)
+    patience = 60.0 if then == "raises" else 0.1
+    monkeypatch.setattr("intune.pipelines.executors.processes.DYING_S", patience)
+
+    def function(block):
+        import atexit
+
+        os.closerange(3, 256)
+        if then == "raises":
+            atexit.register(time.sleep, 0.2)
+        else:
+            signal.pause()
+
+    pool, stage = pool_of(function)
+    words = "ended with exit code 1" if then == "raises" else r"hung up but went on, and was ended \(does the"
+    with pytest.raises(WorkerLostError, match=words):
+        pool(stage, {})
+    pool.close()
+
+
 def test_a_process_that_died_idle_costs_no_try(caplog, monkeypatch):
     monkeypatch.setattr("intune.pipelines.executors.processes.RETRIES", 0)
     pool, stage = pool_of(lambda block: {"pid": os.getpid()})
