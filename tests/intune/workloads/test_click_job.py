@@ -27,14 +27,14 @@ from intune.workloads.dlrm import DLRM, DLRMConfig
 from intune.workloads.table_sizes import DEMO_TABLE_ROWS
 from intune.workloads.training import TrainOptions, TrainSummary
 
-ROWS, BATCH = 6400, 200
+ROWS, BATCH = 4000, 125
 STEPS = ROWS // BATCH
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("clicks") / "data"
-    config = SyntheticConfig(rows=ROWS, test_rows=2000, files=2, row_group_rows=400, missing=1.0, scale=1e-4)
+    config = SyntheticConfig(rows=ROWS, test_rows=1000, files=2, row_group_rows=250, missing=1.0, scale=1e-4)
     write_synthetic(config, folder)
     return str(folder)
 
@@ -86,25 +86,25 @@ def test_one_pass_trains_on_every_full_batch_and_scores_the_held_out_rows(data: 
         summary = made.trainer.fit()
     assert (summary.step, summary.rows) == (STEPS, ROWS)
     (evaluation,) = summary.evaluations
-    assert evaluation.metrics["rows"] == 2000
+    assert evaluation.metrics["rows"] == 1000
     assert made.data.best_auc is not None
     assert 0.6 < evaluation.metrics["auc"] < made.data.best_auc + 0.02
     assert evaluation.metrics["normalised_entropy"] < 1
 
 
 def test_lists_of_ids_are_trained_on(tmp_path: Path) -> None:
-    config = SyntheticConfig(rows=1000, test_rows=500, row_group_rows=500, multi_hot=True, scale=1e-4)
+    config = SyntheticConfig(rows=500, test_rows=100, row_group_rows=250, multi_hot=True, scale=1e-4)
     write_synthetic(config, tmp_path / "data")
     summary, _ = run(job(str(tmp_path / "data"), shuffle=0))
-    assert summary.step == 5
-    assert summary.evaluations[0].metrics["rows"] == 500
+    assert summary.step == 4
+    assert summary.evaluations[0].metrics["rows"] == 100
 
 
 def test_text_ids_are_trained_on(tmp_path: Path) -> None:
-    config = SyntheticConfig(rows=1000, test_rows=500, row_group_rows=500, strings=True, scale=1e-4)
+    config = SyntheticConfig(rows=500, test_rows=100, row_group_rows=250, strings=True, scale=1e-4)
     write_synthetic(config, tmp_path / "data")
     summary, _ = run(job(str(tmp_path / "data"), optimizer="sgd", learning_rate=0.1))
-    assert summary.step == 5
+    assert summary.step == 4
 
 
 def test_the_same_seed_gives_the_same_model_whatever_the_slots(data: str) -> None:
@@ -154,7 +154,7 @@ def test_another_runs_checkpoints_are_not_written_over(data: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"batch_size": 100}, ConfigError, "recipe was .*'batch_size': 200"),
+        ({"batch_size": 100}, ConfigError, "recipe was .*'batch_size': 125"),
         ({"learning_rate": 0.5}, ConfigError, "recipe was"),
         ({"seed": 5}, ConfigError, "seed was 0 and is 5"),
         ({"shuffle": 2}, LoaderError, "shuffle"),
@@ -196,7 +196,7 @@ def test_rows_that_do_not_fill_a_batch_are_one_and_a_line_says_so(
         summary, _ = run(job(data, batch_size=ROWS + 1, options={"epochs": 2}))
     assert (summary.step, summary.rows) == (2, 2 * ROWS)
     (message,) = caplog.messages
-    assert message == "all 6400 rows are one batch, since they do not fill `batch_size`=6401"
+    assert message == "all 4000 rows are one batch, since they do not fill `batch_size`=4001"
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="intune"):
         assert run(job(data, batch_size=ROWS))[0].step == 1
@@ -256,14 +256,20 @@ def test_both_models_learn_with_every_kind_of_table(data: str, model: Any, embed
     assert summary.evaluations[0].metrics["auc"] > 0.6
 
 
-@pytest.mark.parametrize("kind", ["unified", "full"])
-def test_lists_of_ids_and_text_work_with_every_kind_of_table(tmp_path: Path, kind: Any) -> None:
+@pytest.fixture(scope="module")
+def lists_of_text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("lists") / "data"
     config = SyntheticConfig(
         rows=400, test_rows=200, row_group_rows=200, multi_hot=True, strings=True, scale=1e-4
     )
-    write_synthetic(config, tmp_path / "data")
-    summary, _ = run(job(str(tmp_path / "data"), model="dcnv2", shuffle=0, embedding=TableChoice(kind=kind)))
-    assert summary.step == 2
+    write_synthetic(config, folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", ["unified", "full"])
+def test_lists_of_ids_and_text_work_with_every_kind_of_table(lists_of_text: str, kind: Any) -> None:
+    summary, _ = run(job(lists_of_text, model="dcnv2", shuffle=0, embedding=TableChoice(kind=kind)))
+    assert summary.step == 3
     assert summary.evaluations[0].metrics["rows"] == 200
 
 
@@ -306,7 +312,7 @@ def test_a_presets_rank_gives_way_to_full_matrices_where_the_input_is_no_wider(
 
 
 def test_a_preset_that_keeps_every_row_trains_on_the_last_ones_too(data: str) -> None:
-    with ready(job(data, model="dcnv2", preset="mlp", batch_size=3000)) as made:
+    with ready(job(data, model="dcnv2", preset="mlp", batch_size=1500)) as made:
         assert made.steps == 3
         assert isinstance(made.trainer.optimizer, torch.optim.Adam)
         assert made.trainer.fit().rows == ROWS
