@@ -18,7 +18,7 @@ from intune.adapters.dataloader_tasks import Made
 from intune.adapters.dataloader_worker import BeginRequest, FetchRequest, NextRequest
 from intune.pipelines.errors import LoaderError, WorkerLostError
 from intune.pipelines.executors.process import Process
-from intune.pipelines.executors.processes import ProcessPool
+from intune.pipelines.executors.processes import DYING_S, ProcessPool
 from intune.pipelines.stages import Map
 
 STAGE = Map(function=lambda block: block, workers="process", name="fetch")
@@ -175,7 +175,7 @@ class SourceProcess:
     def _end(self, process: Process) -> str:
         process.hang_up()
         self._process = None
-        return process.end(0.0)
+        return process.end(DYING_S)
 
 
 class SourceLink:
