@@ -50,6 +50,9 @@ GROUPS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (default: the process's) and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed before we began, as by ``2>&-``
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(

@@ -196,6 +196,24 @@ def test_a_reader_who_leaves_is_no_fault() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_an_output_that_was_closed_before_is_no_fault(
+    closed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stub() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            print("said", file=stream, flush=True)
+            stream.flush()
+
+    _stub_command(monkeypatch, stub)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, closed, None)
+        assert main(["data", "stub"]) == 0
+        getattr(sys, closed).close()
+    told = capsys.readouterr()
+    assert told.out + told.err == "said\n"
+
+
 def test_home_is_known_in_options_and_left_to_commands_of_others(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
