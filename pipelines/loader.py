@@ -286,6 +286,9 @@ class Loader:
         _close_fleet(self._fleet, self._pid)
         self._finalizer.detach()  # not before: what a second Ctrl-C cuts short is done at the end of the process
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a loader belongs to its process; send the pipeline, and make a loader of it there")
+
     def __enter__(self) -> Loader:
         return self
 

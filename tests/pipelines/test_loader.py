@@ -4,6 +4,7 @@ import gc
 import itertools
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -1025,6 +1026,15 @@ def test_a_loader_that_an_error_ended_is_freed_without_the_garbage_collector(
         assert workers() == []
     finally:
         gc.enable()
+
+
+def test_a_loader_sent_to_another_process_says_what_to_send(data_sets: Any) -> None:
+    """To a task of Ray or a process of multiprocessing: "cannot pickle '_thread.RLock' object" helped nobody."""
+    with (
+        load(pipeline(data_sets.folder(SHAPES[4]), "rows", 2, 0, 9, False)) as loader,
+        pytest.raises(TypeError, match="send the pipeline"),
+    ):
+        pickle.dumps(loader)
 
 
 def test_in_a_fork_the_loader_says_so_and_nothing_hangs(data_sets: Any) -> None:
