@@ -133,7 +133,7 @@ def check(found: Interactions) -> None:
         _refuse(outside, found, ids, f"the {name}", f"ids from 0 to {table.num_rows - 1}")
     _refuse(~np.isfinite(found.rating), found, found.rating, "the rating", "a finite number")
     impossible = (found.timestamp < 0) | (found.timestamp > LATEST)
-    _refuse(impossible, found, found.timestamp, "the time", "seconds since 1970")
+    _refuse(impossible, found, found.timestamp, "the time", "seconds (not milliseconds) since 1970")
 
 
 def _refuse(wrong: Mask, found: Interactions, values: npt.NDArray[Any], what: str, expected: str) -> None:

@@ -38,6 +38,9 @@ NO_GENRE = ("unknown", "(no genres listed)")
 NO_TITLE = ("", "unknown", "unkonwn")
 """Item 267 of MovieLens 100k has no title: the second is what its authors wrote, the third what RecBole's copy has."""
 
+QUOTED = 80
+"""Characters of a first line that a message quotes: without line ends that we know, it is the whole file."""
+
 _YEAR = re.compile(r"^(?P<title>.*?)\s*\((?P<year>\d{4})\)\s*$")
 
 
@@ -172,6 +175,13 @@ class _Reader:
             timestamp.append(int(moment))
         if not user:
             raise CorruptError(f"{self._path}: {self._layout.ratings} is empty; get the data set again")
+        for what, rows, places in zip(("user", "item"), (user, item), met, strict=True):
+            for token in places:
+                if not token.strip():
+                    raise CorruptError(
+                        f"{self._path}: {self._layout.ratings}, interaction {rows.index(places[token]) + 1}: there is "
+                        f"no {what}; leave out those that have none"
+                    )
         users, items = self._users(), self._items()
         if users is None:
             users = pa.table({"user_id": sorted(met[0], key=_natural)})
@@ -238,17 +248,24 @@ class _Reader:
         except UnicodeDecodeError:
             encoding = self._layout.encoding
         delimiter = delimiter or self._layout.delimiter
-        text = io.TextIOWrapper(io.BytesIO(data), encoding, errors="replace", newline="\n")
+        # Each byte in its own way: one sign for all that are no text would make one of two ids.
+        text = io.TextIOWrapper(io.BytesIO(data), encoding, errors="backslashreplace", newline="\n")
         for number, line in enumerate(text, start=1):
             line = line.rstrip("\r\n")
+            try:
+                # Titles with a comma stand between quotation marks, and R puts all text there.
+                fields = (
+                    next(csv.reader([line])) if delimiter == "," and '"' in line else line.split(delimiter)
+                )
+            except csv.Error as error:
+                raise self._wrong(name, number, f"it cannot be cut into fields ({error})") from None
             if number == 1 and self._layout.header:
-                if name == self._layout.ratings and line != self._layout.header:
-                    raise self._wrong(name, number, f"the columns are {line!r}, not {self._layout.header!r}")
+                if name == self._layout.ratings and delimiter.join(fields) != self._layout.header:
+                    found = f"{line[:QUOTED]!r}{'…' if len(line) > QUOTED else ''}"
+                    raise self._wrong(name, number, f"the columns are {found}, not {self._layout.header!r}")
                 continue
             if not line:
                 continue
-            # Titles with a comma stand between quotation marks.
-            fields = next(csv.reader([line])) if delimiter == "," and '"' in line else line.split(delimiter)
             if len(fields) < least:
                 raise self._wrong(name, number, f"{len(fields)} fields were found instead of {least} or more")
             yield number, fields

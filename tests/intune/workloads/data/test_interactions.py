@@ -97,7 +97,7 @@ def test_what_is_left_is_liked_unique_in_the_core_and_numbered_without_gaps(
         ([(0, 0, float("nan"), 1), (1, 1, 1, 1)], "interaction 1: the rating is nan"),
         ([(0, 0, 1, 1), (1, 1, float("inf"), 1)], "interaction 2: the rating is inf"),
         ([(0, 0, 1, -5), (1, 1, 1, 1)], "interaction 1: the time is -5"),
-        ([(0, 0, 1, 881250949000), (1, 1, 1, 1)], "must be seconds since 1970"),
+        ([(0, 0, 1, 881250949000), (1, 1, 1, 1)], r"must be seconds \(not milliseconds\) since 1970"),
     ],
 )
 def test_values_that_cannot_be_are_refused_with_their_place(

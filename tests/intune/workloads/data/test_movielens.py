@@ -180,6 +180,44 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, line: str, message:
         read_movielens(folder)
 
 
+CSV = "userId,movieId,rating,timestamp\n"
+
+
+def test_ids_of_another_encoding_stay_apart(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_bytes(CSV.encode() + b"\xe8,1,3,1\n\xe9,2,3,1\n\xe9,3,3,1\n")
+    found = read_movielens(tmp_path)
+    assert found.user.tolist() == [0, 1, 1]
+    assert found.users.column("user_id").to_pylist() == [r"\xe8", r"\xe9"]
+
+
+@pytest.mark.parametrize(("user", "item", "missing"), [("", "2", "user"), ("1", " ", "item")])
+def test_an_interaction_without_a_user_or_an_item_is_named(
+    tmp_path: Path, user: str, item: str, missing: str
+) -> None:
+    (tmp_path / "ratings.csv").write_text(f"{CSV}1,1,3,1\n{user},{item},3,1\n{user},{item},4,2\n")
+    with pytest.raises(CorruptError, match=rf"ratings\.csv, interaction 2: there is no {missing}; leave out"):
+        read_movielens(tmp_path)
+
+
+def test_names_of_columns_may_stand_between_quotation_marks(tmp_path: Path) -> None:
+    header = ",".join(f'"{name}"' for name in CSV.strip().split(","))
+    (tmp_path / "ratings.csv").write_text(f'{header}\n"1","2",3,1\n')
+    assert read_movielens(tmp_path).items.column("item_id").to_pylist() == ["2"]
+
+
+def test_a_line_that_is_no_csv_is_named(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text(f'{CSV}1,2,3,4\n"1\r",2\r,3,4\n', newline="")
+    with pytest.raises(CorruptError, match=r"ratings\.csv, line 3: it cannot be cut into fields \("):
+        read_movielens(tmp_path)
+
+
+def test_of_a_file_without_line_ends_the_beginning_is_quoted(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text((CSV + "1,2,3,4\n" * 10_000).replace("\n", "\r"), newline="")
+    with pytest.raises(CorruptError, match=r"line 1: the columns are 'userId,.*…, not 'userId,") as caught:
+        read_movielens(tmp_path)
+    assert len(str(caught.value)) < 500
+
+
 def test_an_empty_file_of_ratings_is_refused(tmp_path: Path) -> None:
     (tmp_path / "u.data").write_text("")
     with pytest.raises(CorruptError, match="is empty"):
