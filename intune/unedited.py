@@ -274,6 +274,7 @@ def _over(name: str, controller: Any, *, always: bool) -> None:
 
 
 def say(text: str) -> None:
-    """A line on standard error; a closed one is no error."""
+    """A line on standard error; a closed one is no error, and standard output is the script's."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        print(f"intune run: {text}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"intune run: {text}\n")
+        sys.stderr.flush()

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from intune.cli.main import main
 from intune.cli.run import environment
 from intune.pipelines.executors import worker_number
-from intune.unedited import ATTRIBUTE, Unedited, _over, _Patch, patch
+from intune.unedited import ATTRIBUTE, Unedited, _over, _Patch, patch, say
 from tests.intune.tuned import tuner_threads, wait_until
 
 SETTINGS = Unedited(agent="even", cpus=2, memory="64MiB", knowledge=False, workers="thread")
@@ -222,6 +222,16 @@ def test_wrong_words_are_told(words: list[str], said: str, capsys: pytest.Captur
     assert code == 2
     captured = capsys.readouterr()
     assert said in captured.err + captured.out
+
+
+def test_where_standard_error_is_closed_nothing_goes_to_standard_output(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say("something")
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", None)
+        say("nothing")
+    assert capsys.readouterr() == ("", "intune run: something\n")
 
 
 def start(tmp_path: Path, script: str, *words: str, path: str = "") -> subprocess.Popen[str]:
