@@ -12,7 +12,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from intune.pipelines import arrow, footers, sizes
+from intune.pipelines.ahead import made_ahead
 from intune.pipelines.allocators import give_back
 from intune.pipelines.budget import Usable
 from intune.pipelines.errors import ConfigError, CorruptError, DataError, SchemaError
@@ -154,10 +154,12 @@ def open_dataset(
     sampled: list[Footer] = []
     kept = 0
     types: dict[str, pa.DataType] = {}
-    with ThreadPoolExecutor(
-        max(1, min(FOOTER_THREADS, len(infos))), thread_name_prefix="intune-footer"
-    ) as pool:
-        read = pool.map(lambda info: read_footer(filesystem, info, retries, sleep, files), infos)
+    with made_ahead(
+        lambda info: read_footer(filesystem, info, retries, sleep, files),
+        infos,
+        threads=max(1, min(FOOTER_THREADS, len(infos))),
+        name="intune-footer",
+    ) as read:
         for path, footer in zip([info.path for info in infos], read, strict=True):
             try:
                 if isinstance(footer, DataError):

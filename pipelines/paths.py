@@ -11,22 +11,24 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
 from pyarrow import fs
 
+from intune.pipelines.ahead import made_ahead
 from intune.pipelines.errors import ConfigError, DataError, NotFoundError
 from intune.pipelines.failures import patiently
 from intune.pipelines.files import is_local
 from intune.pipelines.fsspec_handler import handled
+
+T = TypeVar("T")
 
 LISTING_THREADS = 16
 """Listings wait for storage, as footers do."""
@@ -66,23 +68,24 @@ def find(
         except DataError as error:
             return error
 
-    for path, found in zip(paths, _each(expand, paths, waits=not is_local(filesystem)), strict=True):
-        if isinstance(found, DataError):
-            if not skip:
-                raise found
-            missing.append((path, found))
-        else:
-            files.extend(found)
+    with _each(expand, paths, waits=not is_local(filesystem)) as expanded:
+        for path, found in zip(paths, expanded, strict=True):
+            if isinstance(found, DataError):
+                if not skip:
+                    raise found
+                missing.append((path, found))
+            else:
+                files.extend(found)
     return filesystem, files, missing
 
 
-def _each(work: Callable[[str], Any], paths: Sequence[str], *, waits: bool) -> list[Any]:
+def _each(
+    work: Callable[[str], T], paths: Sequence[str], *, waits: bool = True
+) -> AbstractContextManager[Iterator[T]]:
     """What `work` makes of every path, in order; of several at a time where it waits for storage."""
     if not waits or len(paths) < 2:
-        return [work(path) for path in paths]
-    threads = min(LISTING_THREADS, len(paths))
-    with ThreadPoolExecutor(threads, thread_name_prefix="intune-listing") as pool:
-        return list(pool.map(work, paths))
+        return nullcontext(map(work, paths))
+    return made_ahead(work, paths, threads=min(LISTING_THREADS, len(paths)), name="intune-listing")
 
 
 def partition_keys(path: str) -> dict[str, str]:
@@ -297,8 +300,8 @@ def _reach(filesystem: Any, root: str, steps: Sequence[str]) -> list[Any]:
         for item in items
         if item.type == fs.FileType.Directory and _matches(_below(item.path, root), steps)
     ]
-    with ThreadPoolExecutor(LISTING_THREADS, thread_name_prefix="intune-listing") as pool:
-        return items + list(chain(*pool.map(partial(_list, filesystem, deep=True), folders)))
+    with _each(partial(_list, filesystem, deep=True), folders) as listed:
+        return items + list(chain.from_iterable(listed))
 
 
 def _found(item: Any, *, folder: str, steps: Sequence[str], folders: bool) -> bool:

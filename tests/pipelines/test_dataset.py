@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import numpy as np
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as encryption
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
@@ -950,6 +951,33 @@ def test_a_file_is_asked_about_once_and_not_at_all_if_it_was_listed(tmp_path: Pa
     storage = Counted()
     open_dataset(make_source(f"{tmp_path}/*.parquet", filesystem=fs.PyFileSystem(storage)))
     assert not set(storage.asked) & set(paths)
+
+
+def test_what_is_wrong_with_the_first_file_is_said_before_the_others_are_asked_for(tmp_path: Path) -> None:
+    """Of a hundred thousand on storage that is far they take a quarter of an hour, for a column's name mistyped."""
+    storage = Counted()
+    paths = [tmp_path / f"{number:04}.parquet" for number in range(1000)]
+    with pytest.raises(NotFoundError, match=r"0000\.parquet: no such file"):
+        open_dataset(make_source(paths, filesystem=fs.PyFileSystem(storage)))
+    assert len(storage.asked) < 200
+
+    class Many(MemoryFileSystem):  # type: ignore[misc]
+        opened: ClassVar[list[str]] = []
+
+        def open(self, path: str, *arguments: Any, **options: Any) -> Any:
+            self.opened.append(path)
+            return super().open(path, *arguments, **options)
+
+    there = MemoryFileSystem()
+    content = write(tmp_path / "x.parquet").read_bytes()
+    for number in range(1000):
+        there.pipe(f"/first/{number:04}.parquet", content)
+    try:
+        with pytest.raises(SchemaError, match=r"0000\.parquet: no column 'lable'"):
+            open_dataset(make_source("/first", columns=["lable"], filesystem=Many()))
+        assert len(Many.opened) < 200
+    finally:
+        there.rm("/first", recursive=True)
 
 
 @pytest.mark.parametrize("what", ["info", "list", "open"])
