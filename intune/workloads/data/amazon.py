@@ -174,7 +174,7 @@ def _describe(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...], s
 
 
 def _text(value: str) -> str:
-    # JSON can spell half of a character, which no file of text can hold.
+    # JSON can spell half of a character, and bytes that are no text become one: no file of text can hold them.
     whole = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return " ".join(whole.split())[:LONGEST_TEXT]
 
@@ -213,7 +213,7 @@ def _kind(path: Path, max_bad_lines: int) -> str:
 
 
 def _count(bad: BadLines, path: Path, number: int, line: str, error: Exception) -> None:
-    found = BadLine(number, str(error), beginning(line.strip().encode()))
+    found = BadLine(number, str(error), beginning(line.strip().encode(errors="surrogateescape")))
     bad.add(path, 1, lambda wanted: [found][:wanted])
 
 
@@ -245,8 +245,8 @@ def _open(path: Path) -> IO[str]:
     with path.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
     if compressed:
-        return gzip.open(path, "rt", encoding="utf-8-sig", errors="replace")
-    return path.open(encoding="utf-8-sig", errors="replace")
+        return gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape")
+    return path.open(encoding="utf-8-sig", errors="surrogateescape")
 
 
 def _parse(line: str) -> Mapping[str, Any]:
@@ -257,7 +257,8 @@ def _parse(line: str) -> Mapping[str, Any]:
     except json.JSONDecodeError as error:
         # The metadata of 2014 are Python literals, one a line.
         try:
-            record = ast.literal_eval(line.strip())
+            text = line.strip().encode(errors="surrogateescape").decode(errors="replace")
+            record = ast.literal_eval(text)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             raise ValueError(f"it is not JSON ({error})") from None
     if not isinstance(record, dict):

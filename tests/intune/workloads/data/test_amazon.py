@@ -75,6 +75,18 @@ def test_python_literals_of_2014_are_understood_and_items_nobody_reviewed_left_o
     assert found.items.column("genres").to_pylist() == [[], ["Shaving"]]
 
 
+def test_bytes_that_are_no_text_are_replaced_in_titles_and_make_no_id(tmp_path: Path) -> None:
+    lines = [b'{"user_id": "\xe8", "asin": "B1", "rating": 5, "timestamp": 9}']
+    lines += [json.dumps({**record, "reviewText": "caf~"}).encode().replace(b"~", b"\xe9") for record in OLD]
+    (tmp_path / "reviews.json").write_bytes(b"\n".join(lines))
+    described = [b'{"asin": "B1", "title": "caf\xe9"}', b"{'asin': 'B2', 'title': 'th\xe9'}"]
+    (tmp_path / "meta.json").write_bytes(b"\n".join(described))
+    found, bad = read_amazon(AmazonOptions(files=(tmp_path / "meta.json", tmp_path / "reviews.json")))
+    assert bad == 1
+    assert found.users.column("user_id").to_pylist() == ["A1", "A2"]
+    assert found.items.column("title").to_pylist() == ["caf�", "th�"]
+
+
 def test_half_characters_of_a_text_are_replaced(tmp_path: Path) -> None:
     items = [
         {
