@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from intune.envs import calibrate_memory, calibrate_model, least_squares
 from intune.envs.calibrate_model import PER_STAGE, Layout
 from intune.envs.calibrate_search import RATE_NOISE, layout_of, middle, search
-from intune.envs.jobs import Floats, Jobs
+from intune.envs.jobs import Jobs
 from intune.envs.measurement import Measurement
 from intune.envs.scenario import Scenario
 from intune.pipelines.errors import ConfigError
@@ -53,8 +54,18 @@ class Calibration:
             uncertainty=self.uncertainty,
         )
 
-    def predict(self, slots: Floats, pool: Floats) -> Measurement:
-        """What would be measured under each of A allocations, once settled: see `calibrate_model.predict`."""
+    def predict(self, slots: ArrayLike, pool: ArrayLike) -> Measurement:
+        """What would be measured under each of A allocations, once settled: see `calibrate_model.predict`.
+
+        Raises:
+            ConfigError: not ``[A, S]`` slots and ``[A]`` pools.
+        """
+        slots, pool = np.asarray(slots, dtype=np.float64), np.asarray(pool, dtype=np.float64)
+        if slots.ndim != 2 or pool.shape != slots.shape[:1]:
+            raise ConfigError(
+                f"`slots` has shape {slots.shape} and `pool` {pool.shape}; give a row of {len(self.stages)} slots and "
+                "a pool (0: none) for each allocation"
+            )
         return calibrate_model.predict(self.jobs, slots, pool)
 
 
@@ -82,6 +93,8 @@ def calibrate(
     Raises:
         ConfigError: no sound measurement, or not as many names as stages.
     """
+    if not isinstance(measured, Measurement) and not len(measured):
+        raise ConfigError("`measured` is empty; give one interval at least")
     joined = measured if isinstance(measured, Measurement) else Measurement.joined(list(measured))
     count = int(joined.present[0].sum())
     if len(stages) != count:

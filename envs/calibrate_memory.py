@@ -52,7 +52,8 @@ def fit(measured: Measurement, predicted: Measurement) -> MemoryFit:
         predicted: the same by the fitted rates: how full queues are, and how many slots of a pool are at work.
     """
     count = int(measured.present[0].sum())
-    used = measured.memory_used
+    # Who tells of no memory holds none: a byte, as everything here is in shares of what is held.
+    used = np.maximum(measured.memory_used, 1.0)
     base = float(np.nanmin(measured.memory_base)) if np.isfinite(measured.memory_base).any() else np.nan
     base = base if np.isfinite(base) else float(used.min()) * 0.7
     block = np.nan_to_num(measured.block_bytes[-1, :count])

@@ -75,7 +75,7 @@ class LivePipelineEnv(gym.Env[Any, Any]):
             raise ConfigError(f"`interval`={interval!r} must be seconds above 0")
         for name in settings:
             if name not in (*SETTINGS, *OBSERVER_OPTIONS):
-                known = ", ".join((*SETTINGS, *OBSERVER_OPTIONS))
+                known = ", ".join(("tunable", "interval", "render_mode", *SETTINGS, *OBSERVER_OPTIONS))
                 raise ConfigError(f"unknown setting `{name}` of the live environment; known are {known}")
         self.settings = EnvSettings.of(**{name: settings[name] for name in SETTINGS if name in settings})
         self.observer = Observer(

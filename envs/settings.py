@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from math import isfinite
 from typing import Any, Literal, get_args
@@ -74,8 +75,12 @@ class EnvSettings:
                 object.__setattr__(self, name, at_least(name, value, least))
 
     @classmethod
-    def of(cls, **values: Any) -> EnvSettings:
+    def of(cls, beside: Sequence[str] = (), /, **values: Any) -> EnvSettings:
         """Settings from keyword arguments, as `gymnasium.make` passes them.
+
+        Args:
+            beside: what else the environment takes, for an error to name.
+            **values: the settings.
 
         Raises:
             ConfigError: an unknown name, or as the class.
@@ -84,7 +89,7 @@ class EnvSettings:
         for name in values:
             if name not in known:
                 raise ConfigError(
-                    f"unknown setting `{name}` of the environment; known are {', '.join(known)}"
+                    f"unknown setting `{name}` of the environment; known are {', '.join([*beside, *known])}"
                 )
         return cls(**values)
 

@@ -47,7 +47,7 @@ class SimulatedPipelineEnv(gym.Env[Any, Any]):
 
     def __init__(self, scenario: Any = "paper", *, render_mode: str | None = None, **settings: Any) -> None:
         check_render_mode(render_mode)
-        self.settings = EnvSettings.of(**settings)
+        self.settings = EnvSettings.of(("scenario", "render_mode"), **settings)
         self._source, width = source_of(scenario, self.settings)
         self.stages = width_of(width, self.settings)
         self.render_mode = render_mode
@@ -183,9 +183,7 @@ def width_of(width: int, settings: EnvSettings) -> int:
         ConfigError: `settings.stages` is less than the jobs have.
     """
     if settings.stages is not None and settings.stages < width:
-        raise ConfigError(
-            f"`stages`={settings.stages} must be {width} or more: as many as the scenario's jobs have"
-        )
+        raise ConfigError(f"`stages`={settings.stages} must be {width} or more: so many stages there are")
     return settings.stages or width
 
 

@@ -78,7 +78,9 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         )
         if autoreset not in AUTORESET:
             raise ConfigError(f"`autoreset`={autoreset!r} must be one of {', '.join(map(repr, AUTORESET))}")
-        self.settings = EnvSettings.of(**settings)
+        self.settings = EnvSettings.of(
+            ("num_envs", "scenario", "render_mode", "autoreset", "chunk", "threads"), **settings
+        )
         source, width = source_of(scenario, self.settings)
         self.stages = width_of(width, self.settings)
         self.num_envs, self.render_mode = num_envs, render_mode

@@ -185,8 +185,22 @@ def test_nothing_usable_and_wrong_names_are_errors() -> None:
     dead = replace(measured, delivered=np.zeros(len(measured)))
     with pytest.raises(ConfigError, match="no interval"):
         calibrate(dead, NAMES)
+    with pytest.raises(ConfigError, match="`measured` is empty"):
+        calibrate([], NAMES)
     with pytest.raises(ConfigError, match="no interval"):
         twin_of([dead.take(slice(0, 1))])
+
+
+def test_predictions_are_of_rows_of_slots_however_they_are_written() -> None:
+    found = calibrate(noisy(a_job(), SLOTS, POOL, seed=0), NAMES, iterations=2, starts=1)
+    listed = found.predict([[2, 1, 1, 3], [0, 0, 0, 0]], [0, 4])
+    np.testing.assert_array_equal(
+        listed.delivered,
+        found.predict(np.array([[2.0, 1, 1, 3], [0, 0, 0, 0]]), np.array([0.0, 4])).delivered,
+    )
+    for slots, pool in (([2, 1, 1, 3], [0]), ([[2, 1, 1, 3]], 0), ([[2, 1, 1, 3]], [0, 0])):
+        with pytest.raises(ConfigError, match="`slots` has shape"):
+            found.predict(slots, pool)
 
 
 def test_a_calibration_is_a_scenario_that_can_be_saved_and_drawn_from(tmp_path: Path) -> None:
@@ -250,6 +264,14 @@ def test_memory_of_known_working_sets_is_fitted() -> None:
     assert found.base_bytes == pytest.approx(5e8, rel=0.04)
     assert found.slot_bytes[0] == pytest.approx(40e6, rel=0.1)
     assert found.noise < 0.02
+
+
+def test_a_pipeline_that_tells_of_no_memory_holds_none() -> None:
+    job = a_job(base_bytes=0.0, slot_bytes=0.0)
+    measured = replace(noisy(job, SLOTS, POOL, seed=3), memory_used=np.zeros(len(POOL)))
+    twin = calibrate(measured, NAMES, iterations=2, starts=1).jobs
+    twin.check()
+    assert twin.base_bytes[0] + twin.slot_bytes.sum() < 1e3
 
 
 def test_slots_that_hold_far_more_than_their_blocks_are_found() -> None:

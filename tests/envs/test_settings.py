@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
+from intune.envs.jobs import Jobs
+from intune.envs.live import LivePipelineEnv
 from intune.envs.settings import EnvSettings
+from intune.envs.simulated import SimulatedPipelineEnv
+from intune.envs.simulated_tunable import SimulatedTunable
+from intune.envs.vector import SimulatedPipelineVectorEnv
 from intune.pipelines.errors import ConfigError
 
 
@@ -35,3 +41,18 @@ def test_numbers_that_are_needed_cannot_be_none(name: str) -> None:
 def test_a_pool_is_wanted_or_not(value: Any) -> None:
     with pytest.raises(ConfigError, match=r"`pool`=.* must be True or False"):
         EnvSettings(action="absolute", pool=value)
+
+
+@pytest.mark.parametrize(
+    ("env", "slip", "meant"),
+    [
+        (SimulatedPipelineEnv, "scenaro", "scenario"),
+        (SimulatedPipelineEnv, "render", "render_mode"),
+        (SimulatedPipelineVectorEnv, "scenaro", "scenario"),
+        (SimulatedPipelineVectorEnv, "autoreset_mode", "autoreset"),
+        (partial(LivePipelineEnv, SimulatedTunable(Jobs.of(stages=2))), "intervall", "interval"),
+    ],
+)
+def test_whatever_was_meant_is_among_the_names_that_are_known(env: Any, slip: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown setting `{slip}` .*known are .*{meant}[, ]"):
+        env(**{slip: "x"})
