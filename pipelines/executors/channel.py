@@ -11,6 +11,7 @@ from typing import Any
 
 _LENGTH = struct.Struct("<Q")
 _MOST_DESCRIPTORS = 8
+_LARGE = 1 << 16  # bytes from which on a copy costs more than that the other end wakes twice
 _LONGEST_POLL_MS = 2**31 - 1  # some 25 days; more is refused
 
 
@@ -31,9 +32,11 @@ class Channel:
         try:
             if descriptors:
                 socket.send_fds(self._socket, [head], list(descriptors))
-                self._socket.sendall(payload)
+            elif len(payload) > _LARGE:
+                self._socket.sendall(head)
             else:
-                self._socket.sendall(head + payload)
+                payload = head + payload
+            self._socket.sendall(payload)
         except (BrokenPipeError, ConnectionError) as error:
             raise EOFError("the other end is gone") from error
 

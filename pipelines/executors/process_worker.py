@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from intune.pipelines.allocators import keep_freed_memory
+from intune.pipelines.allocators import give_back, keep_freed_memory
 from intune.pipelines.errors import StageError
 from intune.pipelines.executors import worker_number
 from intune.pipelines.executors.channel import Channel
@@ -65,6 +65,10 @@ class Server:
                 self._functions[request.stage] = pickle.loads(request.function)
             except BaseException as error:
                 return describe(error)
+            finally:
+                # It may come with a table of gigabytes, as large as which no block is that would use the memory again.
+                request.function = b""
+                give_back()
             return Loaded()
         for name, descriptor in zip(request.new, descriptors, strict=True):
             self._segments[name] = Segment(descriptor)

@@ -35,10 +35,11 @@ from intune.pipelines.errors import (
     StageTimeout,
     WorkerLostError,
 )
+from intune.pipelines.executors.packing import by_value
 from intune.pipelines.executors.process import HANDED_OVER, LEAST_DESCRIPTORS, Process, handed_over
 from intune.pipelines.executors.processes import REST_S, RETRIES, SPARE_S, ProcessPool, process_pool
 from intune.pipelines.executors.segments import Segment
-from intune.pipelines.memory import roots
+from intune.pipelines.memory import resident_bytes, roots
 from intune.pipelines.stages import Map
 
 BATCH = 50
@@ -270,6 +271,18 @@ def test_memory_shared_has_no_name(call):
     for where in (made["maps"], Path("/proc/self/maps").read_text()):
         assert "/memfd:intune (deleted)" in where
         assert "/dev/shm" not in made["maps"]
+
+
+def test_of_a_function_with_a_large_table_a_process_keeps_that_alone():
+    """Once it kept the stream that the table came in as well, for as long as it had work."""
+    pool, stage = pool_of(lambda block: block)
+    pool(stage, {})
+    table = np.ones(64 << 20, np.uint8)
+    before = resident_bytes(pool.pids())
+    pool.replace(stage.name, by_value(lambda block: {"rows": len(table)}))
+    assert pool(stage, {}) == {"rows": len(table)}
+    assert resident_bytes(pool.pids()) - before < 1.5 * len(table)
+    pool.close()
 
 
 # ---- what goes wrong in a function ---------------------------------------------------------------------------
