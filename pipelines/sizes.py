@@ -23,7 +23,8 @@ def row_bytes(schema: pa.Schema, footers: Sequence[Footer]) -> tuple[float, bool
 
     Exact for numbers; for lists of numbers as well, but for what row groups differ that were not looked at: footers say
     how many values there are. Of strings they say how long they are encoded, with every value once where that is
-    shorter, so decoded they may take many times as much: that is the guess.
+    shorter, so decoded they may take many times as much: that is the guess, made from how long the first and the last
+    of a row group's are in the alphabet, where footers have them.
 
     Args:
         schema: the columns, with the types as which they are read.
@@ -65,8 +66,20 @@ def _chunk_bytes(type_: pa.DataType, chunk: Any, rows: int) -> float:
     if each is not None:
         values = chunk.num_values * each
     else:
-        values = max(chunk.total_uncompressed_size, chunk.num_values * STRING_OFFSET_BYTES)
+        values = max(
+            chunk.total_uncompressed_size, chunk.num_values * STRING_OFFSET_BYTES + _text_bytes(chunk)
+        )
     return float(values + (rows * LIST_OFFSET_BYTES if _is_list(type_) else 0))
+
+
+def _text_bytes(chunk: Any) -> float:
+    """What the strings of a column that has a dictionary take if the first and the last in the alphabet are as long as
+    others; 0 where they are not told."""
+    coded = any("DICTIONARY" in encoding for encoding in chunk.encodings)
+    told = chunk.statistics if coded else None
+    if told is None or not told.has_min_max:
+        return 0.0
+    return float(told.num_values * (len(told.min_raw) + len(told.max_raw)) / 2)
 
 
 def _value_bytes(type_: pa.DataType) -> float | None:
