@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.budget import Budget
@@ -53,7 +53,13 @@ def check_tunable(value: object) -> Tunable:
                 f"`{name}`; give a Loader, TunableDataLoader.wrap(…), or a class with these four"
             )
     assert isinstance(value, Tunable)
-    stages = tuple(value.stages)
+    budget: Any = value.budget
+    if not isinstance(budget, Budget):
+        raise ConfigError(
+            f"`budget`={budget!r} of a {type(value).__name__} must be an intune.pipelines.Budget, as "
+            "Budget.detect() gives one"
+        )
+    stages = tuple(value.stages or ())
     if not stages or not all(isinstance(name, str) for name in stages) or len(set(stages)) < len(stages):
         raise ConfigError(f"`stages`={stages!r} of `tunable` must be distinct names, one at least")
     return value

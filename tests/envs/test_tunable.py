@@ -38,8 +38,12 @@ def test_what_is_not_tunable_is_refused_by_name_of_what_it_lacks() -> None:
     with pytest.raises(ConfigError, match="Half has no `stats`"):
         check_tunable(Half())
     job = SimulatedTunable(a_job(), clock=Clock())
-    job.stages = ("a", "a", "b")
-    with pytest.raises(ConfigError, match="distinct"):
+    for stages in (("a", "a", "b"), None):
+        job.stages = stages
+        with pytest.raises(ConfigError, match="distinct"):
+            check_tunable(job)
+    job.budget = {"cpus": 2}
+    with pytest.raises(ConfigError, match="of a SimulatedTunable must be an intune"):
         check_tunable(job)
 
 
