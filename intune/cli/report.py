@@ -49,7 +49,8 @@ def report(
     check_folder("plots", plots)
     check_pictures("plots", plots)
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page(found), encoding="utf-8")
+    # A reason may name a file whose name is no UTF-8.
+    target.write_text(page(found), encoding="utf-8", errors="backslashreplace")
     written = [target]
     if plots is not None:
         from intune.report_pictures import draw

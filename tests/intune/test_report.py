@@ -352,6 +352,13 @@ def test_of_several_ranks_it_is_told_that_one_is_shown(run: Path, capsys: pytest
     assert "this is one" not in capsys.readouterr().out
 
 
+def test_a_reason_that_names_a_file_whose_name_is_no_text_is_shown(tmp_path: Path) -> None:
+    name = b"caf\xe9.parquet".decode("utf-8", "surrogateescape")
+    write(tmp_path, line(10, 100.0, reason=f"tuning stopped: no {name}"))
+    assert main(["report", str(tmp_path)]) == 0
+    assert r"caf\udce9.parquet" in (tmp_path / "report.html").read_text()
+
+
 def test_from_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(run)]) == 0
     out = capsys.readouterr().out
