@@ -252,6 +252,13 @@ def _filled(array: pa.Array, fill: Any) -> pa.Array:
         ) from error
 
 
+def check_fill(fill: Any, type_: pa.DataType) -> None:
+    """A `SchemaError` where `fill` is no value of a column of this (plain) type, or of its lists."""
+    while describe(type_) in ("list", "matrix"):
+        type_ = type_.value_type
+    _convert(pa.nulls(1, type_), fill, type_)
+
+
 def _ragged(array: pa.Array, fill: Any, type_: pa.DataType) -> Ragged:
     values = _convert(
         array.flatten(), fill, type_.value_type

@@ -29,7 +29,7 @@ from intune.pipelines.errors import ConfigError, CorruptError, DataError, Schema
 from intune.pipelines.failures import explain, is_failure
 from intune.pipelines.files import UNKNOWN, OpenFiles, Version, is_local, open_file, version_of
 from intune.pipelines.footers import Footer, parse_footer, read_footer
-from intune.pipelines.paths import find, partition_keys
+from intune.pipelines.paths import MAGIC, find, partition_keys
 from intune.pipelines.plan import LoadBlock, RowGroups
 from intune.pipelines.remote import fetch
 from intune.pipelines.schema import Block, copy_column, in_order
@@ -204,7 +204,7 @@ def open_dataset(
         filesystem=filesystem,
         files=tuple(entries),
         columns=tuple(types),
-        fills=tuple(_fill_for(name, type_, source.fill) for name, type_ in types.items()),
+        fills=_fills(entries[0].path, sampled[0].schema.names, types, source.fill),
         schema=schema,
         row_bytes=row_bytes,
         guessed=guessed,
@@ -271,6 +271,24 @@ def _agreed(
             _describe(path, name, both)
         agreed[name] = both
     return agreed
+
+
+def _fills(
+    path: str, names: Sequence[str], types: Mapping[str, pa.DataType], fill: Sequence[tuple[str, Any]]
+) -> tuple[Any, ...]:
+    """What stands for a null in each column; what is said of a column by its name must fit, a pattern may mean others
+    too."""
+    for name, value in fill:
+        if name in types and value is not None:
+            try:
+                arrow.check_fill(value, types[name])
+            except SchemaError as error:
+                raise SchemaError(f"{path}: column {name!r} {error}") from error.__cause__
+        elif name not in names and name != _EVERY_NUMBER and not MAGIC.search(name):
+            raise SchemaError(
+                f"{path}: `fill` has a value for {name!r}, which is no column; {_there_are(path, names)}"
+            )
+    return tuple(_fill_for(name, type_, fill) for name, type_ in types.items())
 
 
 def _fill_for(name: str, type_: pa.DataType, fill: Sequence[tuple[str, Any]]) -> Any:
@@ -516,6 +534,12 @@ def make_source(
         pairs: tuple[tuple[str, Any], ...] = ()
     elif isinstance(fill, Mapping):
         pairs = tuple(fill.items())
+        if not all(isinstance(name, str) for name, _ in pairs):
+            raise ConfigError(f"`fill`={fill!r} must have names or patterns of columns as its keys")
+    elif not isinstance(fill, int | float | np.number | np.bool_):
+        raise ConfigError(
+            f"`fill`={fill!r} must be a number, for all columns of numbers, or a mapping from names or patterns"
+        )
     else:
         pairs = ((_EVERY_NUMBER, fill),)
     return Source(

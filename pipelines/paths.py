@@ -35,7 +35,7 @@ LISTING_THREADS = 16
 
 _SUFFIXES = (".parquet", ".pq")
 
-_MAGIC = re.compile(r"[*?[]")
+MAGIC = re.compile(r"[*?[]")
 
 _LITERAL = re.compile(r"(?:[^*?[]|\[[*?[]\])*")
 """A glob's part that stands for one name, maybe with characters that `glob.escape` wrapped up."""
@@ -145,7 +145,7 @@ def _from_uris(uris: Sequence[str], connect: Callable[[str], tuple[Any, str]]) -
         options = given.group() if given else ""
         plain = uri.removesuffix(options)
         host = plain.find("://") + 3 if "://" in plain else 0
-        magic = _MAGIC.search(plain, max(host, plain.find("/", host)))
+        magic = MAGIC.search(plain, max(host, plain.find("/", host)))
         cut = plain.rfind("/", 0, magic.start()) + 1 if magic else len(plain)
         filesystem, path = connect(plain[:cut] + options)
         if first is not None and filesystem != first:
@@ -163,7 +163,7 @@ def _expand(filesystem: Any, path: str) -> list[fs.FileInfo]:
     """A file, the files of a folder, or those that match a glob."""
     # What is there by that very name is meant, whatever characters it has.
     found = _named(filesystem, path)
-    if found is None and _MAGIC.search(path):
+    if found is None and MAGIC.search(path):
         return _glob(filesystem, path)
     if found is None:
         raise NotFoundError(f"{path}: no such file or folder")

@@ -262,6 +262,31 @@ def test_fills_go_by_name_then_by_the_last_pattern_and_a_number_to_numbers_only(
     assert fills({"*": 1, "I*": 2})["I1"] == 2
 
 
+def test_a_fill_by_name_that_can_mean_nothing_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    """A name mistyped left NaN in the batches, and a value of another type ended the job at the first null."""
+    columns = {"I1": [1], "F": [0.5], "S": ["a"], "L": [[1]], "D": pa.array(["a"]).dictionary_encode()}
+    write(tmp_path / "x.parquet", pa.table(columns))
+
+    def opened(fill: Any, columns: Any = None) -> tuple[Any, ...]:
+        return open_dataset(make_source(tmp_path, columns=columns, fill=fill)).fills
+
+    with pytest.raises(
+        SchemaError, match=r"x\.parquet: `fill` has a value for 'f', which is no column; there are I1, F"
+    ):
+        opened({"f": 0.0})
+    wrong: list[tuple[str, Any]] = [("I1", 0.5), ("F", "none"), ("S", 0), ("L", "none"), ("D", 0)]
+    for name, value in wrong:
+        with pytest.raises(
+            SchemaError, match=rf"x\.parquet: column '{name}' has type .*, for which `fill`=.* is no value"
+        ):
+            opened({name: value})
+    assert opened({"I1": 0, "F": 0, "S": "", "L": -1, "D": "?"}) == (0, 0, "", -1, "?")
+    # What is not read may be named all the same, and a pattern may also mean what it does not fit.
+    assert opened({"S": 0, "I*": 3}, columns=["I1"]) == (3,)
+    assert opened({"*": 0, "Q*": 0}) == (0,) * 5
+    assert opened({"F": None}) == (None,) * 5
+
+
 # ---- files that cannot be used ---------------------------------------------------------------------------------
 
 

@@ -121,6 +121,8 @@ def test_what_names_no_file_is_an_error_that_names_it(tmp_path: Path, path: str,
         ({"paths": "a", "columns": [1]}, r"`columns`=\[1\] must be names"),
         ({"paths": "a", "columns": 1}, r"`columns`=1 must be names"),
         ({"paths": "a", "columns": np.array([])}, "`columns` is empty"),
+        ({"paths": "a", "fill": "none"}, "`fill`='none' must be a number, for all .*or a mapping"),
+        ({"paths": "a", "fill": {3: 0}}, r"`fill`=\{3: 0\} must have names or patterns"),
         ({"paths": "a", "filesystem": "s3"}, "`filesystem`='s3' must be a pyarrow or fsspec filesystem"),
     ],
 )
