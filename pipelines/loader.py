@@ -491,6 +491,10 @@ class _Epoch(Iterator[dict[str, Any]]):
         return made
 
     def _refuse(self) -> NoReturn:
+        loader = self._loader
+        at_exit = not (loader._closed or loader._finalizer.alive)
+        if at_exit and threading.current_thread().daemon:
+            threading.Event().wait()  # the program ends, and this thread with it: nobody is to see an error for that
         raise LoaderError(
             "this loop over the loader is over: it was closed, an error has ended it, or another loop has begun; "
             "begin a new one"

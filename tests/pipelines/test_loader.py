@@ -283,6 +283,28 @@ def test_a_close_that_is_cut_short_is_gone_on_with_at_the_end(
     assert not loader._fleet._threads  # type: ignore[attr-defined]
 
 
+def test_a_daemon_thread_that_reads_when_the_program_ends_ends_without_a_word(data_sets: Any) -> None:
+    """As other daemon threads do; it would print an error after a job that went well."""
+    gate, ended = threading.Event(), threading.Event()
+    pipe = pipeline(data_sets.folder(SHAPES[1]), None, 2, 0, 9, False).map(
+        lambda block: gate.wait() and block
+    )
+    loader = load(pipe)
+
+    def read() -> None:
+        try:
+            list(loader)
+        finally:
+            ended.set()
+
+    threading.Thread(target=read, daemon=True).start()
+    while not loader.stats().stage("transform").running:
+        os.sched_yield()
+    threading.Timer(0.1, gate.set).start()
+    loader._finalizer()  # as at the end of the program
+    assert not ended.wait(0.2)
+
+
 def test_batches_finished_ahead_of_the_one_in_order_are_remembered_and_not_made_again(data_sets: Any) -> None:
     """The first batch's task is held up, others overtake it, the state is saved, another loader goes on."""
     folder = data_sets.folder(SHAPES[1])
