@@ -49,7 +49,7 @@ FIT = FitOptions(metric="ndcg@10", epochs=2, evaluate_epochs=1, patience=5)
 
 def letters(texts: Sequence[str]) -> Any:
     """A text's first digits, as a direction."""
-    digits = [[float(sign) for sign in (text + "00000000") if sign.isdigit()][:8] for text in texts]
+    digits = [[float(sign) for sign in text + "00000000" if sign in "0123456789"][:8] for text in texts]
     return np.array(digits, dtype=np.float32) + 0.1
 
 
