@@ -145,7 +145,7 @@ def find_click_data(data: str) -> ClickData:
     files = find_click_files(str(clicks_of(folder)) if (folder / "ratings").is_dir() else data)
     columns = _columns(files.described, files.description)
     found = _open(files.train, files.filesystem, columns, _remedy(files))
-    _check_ids(columns, found.schema, files.train)
+    _check_kinds(columns, found.schema, files.train)
     train, test, held_out = found.files, found.files[:0], None
     if files.test is not None:
         held_out = _open(
@@ -346,8 +346,15 @@ def _cardinalities(described: Mapping[str, Any], columns: ClickColumns, file: st
     return tuple(given[name] for name in columns.sparse)
 
 
-def _check_ids(columns: ClickColumns, schema: pa.Schema, files: str) -> None:
-    """Raise a `SchemaError` where ids are floats, which are neither hashed nor counted."""
+def _check_kinds(columns: ClickColumns, schema: pa.Schema, files: str) -> None:
+    """Raise a `SchemaError` where ids are floats, which are neither hashed nor counted, or dense columns no numbers."""
+    for name in columns.dense:
+        kind = _kind(schema.field(name).type)
+        if kind == "text" or kind.startswith("lists"):
+            raise SchemaError(
+                f"{files}: column `{name}` holds {kind}, but dense columns hold a number a row; write it so, or name "
+                f"it among the categorical ones in {DATASET_FILE}"
+            )
     for name in columns.sparse:
         if (kind := _kind(schema.field(name).type)) in ("floats", "lists of floats"):
             raise SchemaError(

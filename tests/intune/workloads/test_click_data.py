@@ -445,6 +445,18 @@ def test_labels_that_are_true_false_or_null_are_refused_with_what_helps(tmp_path
 
 
 @pytest.mark.parametrize(
+    ("prices", "kind"), [(["1", "2", "3", "4"], "text"), ([[1.0], [], [2.0], [3.0, 4.0]], "lists of floats")]
+)
+def test_dense_columns_that_are_no_numbers_are_refused_at_once(
+    tmp_path: Path, prices: Any, kind: str
+) -> None:
+    with pytest.raises(
+        SchemaError, match=f"column `price` holds {kind}, but dense columns hold a number a row"
+    ):
+        write_shop(tmp_path / "d", shop(price=prices), None)
+
+
+@pytest.mark.parametrize(
     ("ids", "kind"), [([7.0, 8.0, None, 7.0], "floats"), ([[7.0], [8.0], [], [7.0]], "lists of floats")]
 )
 def test_ids_that_are_floats_are_refused_at_once(tmp_path: Path, ids: Any, kind: str) -> None:
