@@ -233,17 +233,18 @@ class RayWorkers:
                 raise _no_room()
             for call in came:
                 calls[call].welcome(self.ray.get(call))
-        except self.ray.exceptions.RayActorError as error:
+        except self.ray.exceptions.RayError as error:  # of the actor, or what keeps it from ever becoming one
             raise ConfigError(
                 f"a Ray worker could not be started: {_last_line(error)}; this package and what the pipeline imports "
-                "must be there on every node of the cluster"
+                "must be there on every node of the cluster, or come with the runtime_env, which must be one that "
+                "the nodes can set up"
             ) from error
         finally:
             segment.close()
         self.alive = [calls[call] for call in came]
         if late:
             logger.warning(
-                "beginning with %d of %d Ray workers: the cluster has no room for more at present",
+                "beginning with %d of %d Ray workers; others join when the cluster has room and has started them",
                 len(came),
                 count,
             )

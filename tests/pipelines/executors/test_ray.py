@@ -476,22 +476,38 @@ def test_what_a_function_prints_is_seen(data, capfd):
     assert word in seen
 
 
+class Unable:
+    """As where this package is not installed."""
+
+    def __init__(self):
+        raise ImportError("not on this node")
+
+    def hello(self, probe):
+        pass
+
+
+class Able:
+    """But for the environment that it wants."""
+
+    def hello(self, probe):
+        pass
+
+
 @pytest.mark.usefixtures("own_workers")
-def test_workers_that_cannot_start_are_an_error_that_says_why(data, monkeypatch):
-    class Unable:
-        """As where this package is not installed."""
-
-        def __init__(self):
-            raise ImportError("not on this node")
-
-        def hello(self, probe):
-            pass
-
+@pytest.mark.parametrize(
+    ("actor", "environment", "why"),
+    [
+        (Unable, {}, "not on this node"),
+        (Able, {"working_dir": "file:///nowhere/job.zip"}, r"/nowhere/job\.zip"),
+    ],
+)
+def test_workers_that_cannot_start_are_an_error_that_says_why(data, monkeypatch, actor, environment, why):
     def spawn(self):
-        return Worker(number=9, actor=self.ray.remote(Unable).options(num_cpus=0).remote())
+        options = {"num_cpus": 0, "runtime_env": environment}
+        return Worker(number=9, actor=self.ray.remote(actor).options(**options).remote())
 
     monkeypatch.setattr(RayWorkers, "_spawn", spawn)
-    with pytest.raises(ConfigError, match=r"could not be started: .*not on this node"):
+    with pytest.raises(ConfigError, match=rf"could not be started: .*{why}"):
         ray_loader(pipeline(data))
 
 
