@@ -247,16 +247,20 @@ def _filled(array: pa.Array, fill: Any) -> pa.Array:
             raise ValueError(fill)  # Arrow cuts off what is behind the point
         return pc.fill_null(array, value)
     except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError, OverflowError) as error:
-        raise SchemaError(
-            f"has type {type_}, for which `fill`={fill!r} is no value; give one of its own: `fill={{column: value}}`"
-        ) from error
+        raise _unfit(fill, type_) from error
 
 
 def check_fill(fill: Any, type_: pa.DataType) -> None:
-    """A `SchemaError` where `fill` is no value of a column of this (plain) type, or of its lists."""
-    while describe(type_) in ("list", "matrix"):
-        type_ = type_.value_type
-    _convert(pa.nulls(1, type_), fill, type_)
+    """A `SchemaError` where `fill` is text for numbers or the other way round. A number that the type cannot hold may be
+    given, as long as there are no nulls: the same for columns of several data sets."""
+    if isinstance(fill, str | bytes) == holds_numbers(type_):
+        raise _unfit(fill, type_)
+
+
+def _unfit(fill: Any, type_: pa.DataType) -> SchemaError:
+    return SchemaError(
+        f"has type {type_}, for which `fill`={fill!r} is no value; give one of its own: `fill={{column: value}}`"
+    )
 
 
 def _ragged(array: pa.Array, fill: Any, type_: pa.DataType) -> Ragged:

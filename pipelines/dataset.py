@@ -283,7 +283,7 @@ def _fills(
             try:
                 arrow.check_fill(value, types[name])
             except SchemaError as error:
-                raise SchemaError(f"{path}: column {name!r} {error}") from error.__cause__
+                raise SchemaError(f"{path}: column {name!r} {error}") from None
         elif name not in names and name != _EVERY_NUMBER and not MAGIC.search(name):
             raise SchemaError(
                 f"{path}: `fill` has a value for {name!r}, which is no column; {_there_are(path, names)}"

@@ -274,7 +274,7 @@ def test_a_fill_by_name_that_can_mean_nothing_is_refused_before_anything_is_read
         SchemaError, match=r"x\.parquet: `fill` has a value for 'f', which is no column; there are I1, F"
     ):
         opened({"f": 0.0})
-    wrong: list[tuple[str, Any]] = [("I1", 0.5), ("F", "none"), ("S", 0), ("L", "none"), ("D", 0)]
+    wrong: list[tuple[str, Any]] = [("I1", "0"), ("F", "none"), ("S", 0), ("L", "none"), ("D", 0)]
     for name, value in wrong:
         with pytest.raises(
             SchemaError, match=rf"x\.parquet: column '{name}' has type .*, for which `fill`=.* is no value"
@@ -285,6 +285,8 @@ def test_a_fill_by_name_that_can_mean_nothing_is_refused_before_anything_is_read
     assert opened({"S": 0, "I*": 3}, columns=["I1"]) == (3,)
     assert opened({"*": 0, "Q*": 0}) == (0,) * 5
     assert opened({"F": None}) == (None,) * 5
+    # Where there are no nulls, a number may be given that the type cannot hold, for data of other types too.
+    assert opened({"I1": 0.5}) == (0.5, None, None, None, None)
 
 
 # ---- files that cannot be used ---------------------------------------------------------------------------------
