@@ -105,12 +105,14 @@ def in_order(path: Path, ids: npt.NDArray[Any], vectors: npt.NDArray[Any], *, it
 
 def _read_npy(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     try:
-        vectors = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        # Not `numpy.load`, which makes other things of other files, whatever they are called.
+        with path.open("rb") as file:
+            vectors = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
         raise CorruptError(f"{path} is not a NumPy file ({error}); save it with numpy.save") from error
-    if vectors.ndim != 2 or vectors.dtype.kind != "f" or not vectors.shape[1]:
+    if vectors.ndim != 2 or vectors.dtype.kind not in "iuf" or not vectors.shape[1]:
         raise SchemaError(
-            f"{path} must hold floats of shape (items, dimensions), but {vectors.dtype} of shape {vectors.shape} "
+            f"{path} must hold numbers of shape (items, dimensions), but {vectors.dtype} of shape {vectors.shape} "
             f"was found"
         )
     return np.arange(len(vectors)), vectors

@@ -176,6 +176,8 @@ def test_embeddings_are_read_from_parquet_and_numpy(tmp_path: Path) -> None:
     torch.testing.assert_close(
         read_embeddings(tmp_path / "e.npy", items=3), torch.from_numpy(vectors).float()
     )
+    np.save(tmp_path / "quantised.npy", vectors.astype(np.int8))
+    assert read_embeddings(tmp_path / "quantised.npy", items=3).tolist() == vectors.tolist()
     table = pa.table({"item": [2, 0, 1], "embedding": [[5.0, 6.0], [1.0, 2.0], [3.0, 4.0]]})
     pq.write_table(table, tmp_path / "e.parquet")
     assert read_embeddings(tmp_path / "e.parquet", items=3).tolist() == [[1, 2], [3, 4], [5, 6]]
@@ -208,6 +210,10 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     (tmp_path / "e.npy").write_bytes(b"x")
     with pytest.raises(CorruptError, match="not a NumPy file"):
         read_embeddings(tmp_path / "e.npy", items=2)
+    np.savez(tmp_path / "several.npz", np.ones((2, 3)))
+    several = (tmp_path / "several.npz").rename(tmp_path / "several.npy")
+    with pytest.raises(CorruptError, match="not a NumPy file"):
+        read_embeddings(several, items=2)
     np.save(tmp_path / "i.npy", np.arange(3))
     with pytest.raises(SchemaError, match="int64 of shape"):
         read_embeddings(tmp_path / "i.npy", items=3)
