@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -69,19 +70,23 @@ class Process:
         self.number = number
         self.idle_since = 0.0
         self.handed_over = HANDED_OVER
-        try:
-            self._process, ours, self._lifeline = _started(import_path())
-        except OSError as error:
-            raise WorkerLostError(f"a worker process could not be started: {error}") from error
-        self.pid = self._process.pid
-        self._channel = Channel(ours)
         self._greeted = False
         self._prepared: dict[str, bytes] = {}
         self._segments: dict[int, Segment] = {}
         self._source = -1
         self._targets: list[int] = []
         self._next_number = 0
-        _processes.add(self)
+        with _no_fork:
+            try:
+                self._process, ours, self._lifeline = _started(import_path())
+            except OSError as error:
+                raise WorkerLostError(
+                    f"a worker process could not be started: {error}; allow more processes and open files (ulimit -u, "
+                    "ulimit -n), or give the stage fewer slots"
+                ) from error
+            self._channel = Channel(ours)
+            _processes.add(self)
+        self.pid = self._process.pid
 
     @property
     def alive(self) -> bool:
@@ -253,13 +258,18 @@ def _unpacked(packed: Packed, memory: Array, apart: bool) -> dict[str, Any] | Ba
 
 _processes: weakref.WeakSet[Process] = weakref.WeakSet()
 
+_no_fork = threading.RLock()
+"""Held while a process starts: a fork by another thread waits for it, else its child would hold the ends of a line that
+it does not know of, and keep that process alive when this one is killed."""
+
 
 def _forget_all() -> None:
+    _no_fork.release()
     for process in list(_processes):
         process.forget()
 
 
-os.register_at_fork(after_in_child=_forget_all)
+os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_forget_all)
 
 
 def _started(path: list[str]) -> tuple[subprocess.Popen[bytes], socket.socket, int]:

@@ -11,6 +11,7 @@ import re
 import resource
 import select
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -892,6 +893,39 @@ def test_no_process_outlives_a_parent_that_is_killed(data, tmp_path):
         parent.kill()
         assert_ended(workers)
         parent.stdin.close()
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of a fork beside threads
+def test_a_fork_while_a_process_starts_does_not_hold_its_line(monkeypatch):
+    """As a DataLoader forks its workers: the process would live on with such a child when this one is killed."""
+    popen, before, left = subprocess.Popen, set(os.listdir("/proc/self/fd")), []
+
+    def fork():
+        child = os.fork()
+        if not child:
+            others = {int(name) for name in set(os.listdir("/proc/self/fd")) - before}
+            os._exit(
+                sum(
+                    stat.S_ISSOCK(os.fstat(fd).st_mode)
+                    for fd in others
+                    if Path(f"/proc/self/fd/{fd}").exists()
+                )
+            )
+        left.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    forks = threading.Thread(target=fork)
+
+    def start(*arguments, **options):
+        forks.start()
+        forks.join(0.2)
+        return popen(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    process = Process()
+    forks.join()
+    process.hang_up()
+    process.end(10.0)
+    assert left == [0]
 
 
 def test_ctrl_c_ends_the_trainer_and_with_it_the_processes(data, tmp_path):
