@@ -15,6 +15,7 @@ import torch
 
 from intune.adapters.long_lists import LongList, long_lists
 from intune.adapters.mapped_arrays import mapped_again
+from intune.pipelines.executors.decorated import decorated
 
 MOST_STREAM = 8 << 20
 """Bytes beside its arrays up to which something is compared: more would hold up the first batches, 0.2 s a time."""
@@ -133,6 +134,8 @@ class _Structure(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has 
             return str, ()
         if _is_open_file(value):
             return self.reduce_file(value)
+        if (again := decorated(value)) is not None:
+            return again
         return super().reducer_override(value)
 
     def see(self, array: Any) -> None:

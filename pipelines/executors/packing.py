@@ -17,12 +17,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import MemberDescriptorType
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 import numpy as np
 import pyarrow as pa
 
+from intune.pipelines.executors.decorated import decorated
 from intune.pipelines.executors.segments import ALIGNMENT
 from intune.pipelines.executors.shared_tensors import memory_of
 from intune.pipelines.schema import Array
@@ -122,12 +123,16 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
     state that those of the class as it is in the script do not take."""
 
     def reducer_override(self, value: Any) -> Any:
+        if (again := decorated(value)) is not None:
+            return again
         reduced = super().reducer_override(value)
         if not (isinstance(value, type) and "__slots__" in vars(value) and isinstance(reduced, tuple)):
             return reduced
         if reduced[0] is not cloudpickle.cloudpickle._make_skeleton_class:
             return reduced
         make, (kind, name, bases, options, *rest), (members, slots), *others = reduced
+        if NamedTuple in bases:  # has them by itself
+            return reduced
         options = {**options, "__slots__": members["__slots__"]}
         members = {
             key: member
