@@ -270,7 +270,7 @@ def test_lists_of_any_numbers_are_read(tmp_path: Path, kind: Any) -> None:
 
 def test_vectors_of_no_width_and_missing_numbers_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "e.npy", np.zeros((2, 0)))
-    with pytest.raises(SchemaError, match="floats of shape"):
+    with pytest.raises(SchemaError, match="numbers of shape"):
         read_embeddings(tmp_path / "e.npy", items=2)
     pq.write_table(pa.table({"item": [0, 1], "embedding": [[1.0], [None]]}), tmp_path / "e.parquet")
     with pytest.raises(DataError, match="item 1 holds NaN"):
