@@ -13,7 +13,9 @@ import importlib.util
 import json
 import os
 import sys
+import time
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.machinery import ModuleSpec
@@ -24,6 +26,13 @@ MODULE = "torch.utils.data.dataloader"
 
 MOST_TOLD = 20
 """Loaders up to which each is told of when it is made: an evaluation may make one for every user."""
+
+SHORT_S = 0.2
+"""Seconds of a loader's life in which tuning brings nothing: to begin it takes a tenth of them, and a decision more."""
+
+MOST_SHORT = 20
+"""Loaders of a kind, one after another, that were so short: further ones are left as they are. An evaluation that makes
+one for every user would spend nearly all of its time on beginning to tune."""
 
 ATTRIBUTE = "_intune_tuned"
 """Of a DataLoader: the `Kept` that knows what tunes it."""
@@ -146,6 +155,10 @@ class Kept:
         return type(None), ()  # who reads that may have no InTune
 
 
+Kind = tuple[type, type, Any]
+"""Of a loader: its class, its dataset's, and rows a batch."""
+
+
 class _Patch:
     def __init__(self, dataloader: Any, settings: Unedited) -> None:
         self._class = dataloader
@@ -153,6 +166,7 @@ class _Patch:
         self._settings = settings
         self._tuned: list[tuple[str, weakref.ref[Any], weakref.finalize[Any, Any]]] = []
         self._count = 0
+        self._short: Counter[Kind] = Counter()
         self._pid = os.getpid()
 
     def iterate(self, loader: Any) -> Iterator[Any]:
@@ -176,17 +190,20 @@ class _Patch:
         return begun
 
     def _keep(self, loader: Any) -> Kept:
+        kind = (type(loader), type(loader.dataset), loader.batch_size)
+        if self._short[kind] >= MOST_SHORT:
+            return Kept(loader, None, None)
         self._count += 1
         name = f"DataLoader {self._count} ({type(loader.dataset).__name__})"
         twin = self._twin(loader)
         try:
-            tuned = self._make(twin, name)
+            tuned = self._make(twin, name, kind)
         except Exception as error:  # whatever it is, the job goes on as it would without tuning
             self._tell(f"{name} is left as it is: {_reason(error)}")
             tuned = None
         return Kept(loader, tuned, twin)
 
-    def _make(self, twin: Any, name: str) -> Any:
+    def _make(self, twin: Any, name: str, kind: Kind) -> Any:
         from intune.tuning import tune
 
         settings = self._settings
@@ -204,11 +221,21 @@ class _Patch:
             return None
         self._tell(f"{name} is tuned by {settings.agent}")
         # One that is made for a single loop is gone with it; what tuning came to is said then.
+        weakref.finalize(tuned, self._note_life, name, kind, time.monotonic()).atexit = False
         over = weakref.finalize(tuned, _over, name, tuned.controller, always=self._count <= MOST_TOLD)
         over.atexit = False
         self._tuned = [one for one in self._tuned if one[1]() is not None]
         self._tuned.append((name, weakref.ref(tuned), over))
         return tuned
+
+    def _note_life(self, name: str, kind: Kind, began: float) -> None:
+        """A loader is gone."""
+        self._short[kind] = self._short[kind] + 1 if time.monotonic() - began < SHORT_S else 0
+        if self._short[kind] == MOST_SHORT:
+            say(
+                f"{MOST_SHORT} loaders like {name} were over within {SHORT_S:g} s each, in which tuning brings "
+                "nothing; further ones are left as they are"
+            )
 
     def _tell(self, text: str) -> None:
         """Say what becomes of the loader that was made last."""

@@ -174,6 +174,26 @@ def test_loaders_of_one_loop_each_are_not_told_of_for_ever(
     ]
 
 
+@pytest.mark.parametrize(("seconds", "tuned"), [(1e9, 2), (0.0, 5)], ids=["short", "long"])
+def test_loaders_too_short_to_be_tuned_are_left_alone_in_the_end(
+    seconds: float, tuned: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("intune.unedited.SHORT_S", seconds)
+    monkeypatch.setattr("intune.unedited.MOST_SHORT", 2)
+    one = _Patch(DataLoader, SETTINGS)
+
+    def read(rows: int, batch_size: int) -> None:
+        assert len(list(one.iterate(DataLoader(torch.arange(rows), batch_size=batch_size)))) == 2
+
+    for users in range(5):
+        read(4 + 2 * (users % 2), 3)
+    told = capsys.readouterr().err
+    assert told.count("is tuned by even") == tuned
+    assert told.count("2 loaders like DataLoader 2 (Tensor) were over within") == (tuned == 2)
+    read(8, 4)  # another kind
+    assert "is tuned by even" in capsys.readouterr().err
+
+
 def test_whatever_fails_the_job_goes_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
