@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from intune.pipelines.transforms.text import fingerprint
 from intune.pipelines.whole import at_least
 
 _building = threading.Lock()
+# Another thread may have been building for seconds when this process was forked: a DataLoader's workers, for one.
+os.register_at_fork(after_in_child=_building._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 import subprocess
 import sys
 from threading import Event, Thread
@@ -210,3 +212,13 @@ def test_a_table_is_built_once_however_many_threads_ask_for_it_first(monkeypatch
         thread.join()
     assert len(built) == 1
     assert pickle.loads(pickle.dumps(known)).find(np.array([7])).tolist() == [0]
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of a fork beside threads
+def test_a_fork_while_another_thread_builds_a_table_can_build_its_own() -> None:
+    with vocabulary._building:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            os._exit(int(entries([7, 5]).find(np.array([5]))[0]))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
