@@ -112,7 +112,10 @@ class RayWorkers:
             return [worker.pid for worker in self.alive if not worker.dead and worker.node == here]
 
     def _node(self) -> str:
-        return str(self.ray.get_runtime_context().get_node_id()) if self.ray.is_initialized() else ""
+        """This machine's node; empty for a client (``ray://``), which is told of the one that its server runs on."""
+        if not self.ray.is_initialized() or self.ray.util.client.ray.is_connected():
+            return ""
+        return str(self.ray.get_runtime_context().get_node_id())
 
     # ---- what the fleet calls --------------------------------------------------------------------------------
 

@@ -28,7 +28,11 @@ class Cluster:
             kill=lambda actor, no_restart: self.killed.append(actor),
             is_initialized=lambda: True,
             get_runtime_context=lambda: here,
+            util=SimpleNamespace(
+                client=SimpleNamespace(ray=SimpleNamespace(is_connected=lambda: self.is_client))
+            ),
         )
+        self.is_client = False
         self.workers.alive = []
         self.workers.changed = threading.Condition(threading.RLock())
         self.workers._closed, self.workers._starting, self.workers._connection = False, {}, "here"
@@ -47,6 +51,18 @@ def test_a_second_ctrl_c_leaves_no_cluster_behind(monkeypatch: pytest.MonkeyPatc
         cluster.workers.close()
     assert cluster.killed == ["actor"]
     assert cluster.ended == ["here"]
+
+
+def test_a_client_does_not_take_processes_of_its_own_machine_for_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those of the node it is connected to have numbers that other processes have here."""
+    cluster = Cluster(monkeypatch)
+    cluster.workers.alive = [Worker(number=0, actor="actor", pid=1, node="node")]
+    assert cluster.workers.pids() == [1]
+    cluster.is_client = True
+    assert cluster.workers.pids() == []
+    cluster.workers.close()  # waits for no process with such a number to end
 
 
 def test_they_may_be_closed_just_when_one_is_to_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
