@@ -251,8 +251,8 @@ def _filled(array: pa.Array, fill: Any) -> pa.Array:
 
 
 def check_fill(fill: Any, type_: pa.DataType) -> None:
-    """A `SchemaError` where `fill` is text for numbers or the other way round. A number that the type cannot hold may be
-    given, as long as there are no nulls: the same for columns of several data sets."""
+    """A `SchemaError` where `fill` is text for numbers or the other way round. A number that the type cannot hold may
+    be given, as long as there are no nulls: the same for columns of several data sets."""
     if isinstance(fill, str | bytes) == holds_numbers(type_):
         raise _unfit(fill, type_)
 

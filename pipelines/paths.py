@@ -9,6 +9,7 @@ begins so itself. A partition such as ``_day=3`` is none of these.
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -28,12 +29,17 @@ from intune.pipelines.failures import patiently
 from intune.pipelines.files import is_local
 from intune.pipelines.fsspec_handler import handled
 
+logger = logging.getLogger("intune")
+
 T = TypeVar("T")
 
 LISTING_THREADS = 16
 """Listings wait for storage, as footers do."""
 
 _SUFFIXES = (".parquet", ".pq")
+
+_LOGS = {"_delta_log": "a Delta", ".hoodie": "a Hudi"}
+"""Where tables keep which of the files beside it they have now."""
 
 MAGIC = re.compile(r"[*?[]")
 
@@ -182,13 +188,34 @@ def _named(filesystem: Any, path: str) -> list[fs.FileInfo] | None:
         )
     if info.type != fs.FileType.Directory:
         return [_called(info, path)]
-    found = [item for item in _list(filesystem, path, deep=True) if _belongs(item, path)]
+    listed = _list(filesystem, path, deep=True)
+    _warn_of_tables(path, listed)
+    found = [item for item in listed if _belongs(item, path)]
     if not found:
         raise NotFoundError(
             f"{path}: the folder holds no .parquet file; for files of other names give a glob, such as "
             f"{path.rstrip('/')}/*"
         )
     return sorted(found, key=_path)
+
+
+def _warn_of_tables(folder: str, listed: Sequence[Any]) -> None:
+    """Say so where a folder is a table that may have replaced or removed what still lies there."""
+    for item in listed:
+        first = _below(item.path, folder)[0]
+        manifest = first == "metadata" and item.path.endswith(".metadata.json")
+        kind = "an Iceberg" if manifest else _LOGS.get(first)
+        if kind is not None:
+            logger.warning(
+                "%s is %s table, and which files it has now is not looked at: those that it replaced or removed are "
+                "read as well, some rows twice maybe; give the list of its files%s, or copy it to plain Parquet",
+                folder,
+                kind,
+                ", as `DeltaTable(…).file_uris()` of the package deltalake has it"
+                if kind == "a Delta"
+                else "",
+            )
+            return
 
 
 def _called(info: fs.FileInfo, path: str) -> fs.FileInfo:
@@ -279,7 +306,9 @@ def _glob(filesystem: Any, pattern: str) -> list[fs.FileInfo]:
         steps.pop()
     if steps:
         matches = partial(_found, folder=root, steps=steps, folders=folders)
-        matched = {item.path: item for item in _reach(filesystem, root, steps) if matches(item)}
+        reached = _reach(filesystem, root, steps)
+        _warn_of_tables(root, reached)
+        matched = {item.path: item for item in reached if matches(item)}
         found = [item for _, item in sorted(matched.items())]
     else:
         found = _named(filesystem, root) or []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -108,6 +109,31 @@ def test_what_names_no_file_is_an_error_that_names_it(tmp_path: Path, path: str,
         open_dataset(make_source(tmp_path / path))
     with pytest.raises(FileNotFoundError):
         open_dataset(make_source(tmp_path / path))
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        ("_delta_log/00000000000000000000.json", "table is a Delta table, .*give the list .*file_uris"),
+        (".hoodie/hoodie.properties", "table is a Hudi table"),
+        ("metadata/v1.metadata.json", "table is an Iceberg table"),
+        ("metadata/readme.json", ""),
+        ("day=1/_delta_log/0.json", ""),
+    ],
+)
+@pytest.mark.parametrize("pattern", ["", "/*.parquet", "/**/*.parquet"])
+def test_of_a_table_whose_log_is_not_read_it_is_said(
+    tmp_path: Path, log: str, words: str, pattern: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was compacted lies there twice, and a training saw every row of it as often."""
+    write(tmp_path / "table/a.parquet")
+    (tmp_path / "table" / log).parent.mkdir(parents=True)
+    (tmp_path / "table" / log).write_text("{}")
+    with caplog.at_level("WARNING", logger="intune"):
+        assert names(make_source(f"{tmp_path}/table{pattern}")) == ["a.parquet"]
+    said = "".join(record.getMessage() for record in caplog.records)
+    seen = not (log.startswith("metadata/v1") and pattern == "/*.parquet")  # a listing of the folder alone
+    assert re.search(words, said) if words and seen else not said
 
 
 @pytest.mark.parametrize(
