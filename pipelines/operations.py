@@ -126,6 +126,7 @@ def call_here(stage: Map, block: Block) -> dict[str, Any]:
 
     Raises:
         StageTimeout: it did not return in time. A thread cannot be ended from outside: it goes on, for nobody.
+        WorkerLostError: the system allows no more threads.
     """
     if stage.timeout is None:
         return stage.function(block)
@@ -143,7 +144,13 @@ def call_here(stage: Map, block: Block) -> dict[str, Any]:
             used.append(time.thread_time() - began)
             outcome.set_result(made)
 
-    threading.Thread(target=work, name="intune-timed-call", daemon=True).start()
+    try:
+        threading.Thread(target=work, name="intune-timed-call", daemon=True).start()
+    except RuntimeError as error:
+        raise WorkerLostError(
+            f"no thread could be started for a call with a `timeout` ({error}); allow more processes (ulimit -u, or "
+            "pids.max of the control group), or give the stage fewer slots"
+        ) from error
     # In parts, so that a time for which the job as a whole stands still, the function with it, counts as one of them.
     for _ in range(LOOKS):
         if wait([outcome], stage.timeout / LOOKS).done:

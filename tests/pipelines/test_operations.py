@@ -299,6 +299,23 @@ def test_a_process_that_cannot_be_started_is_no_reason_to_leave_data_out(
         run_all(Operations(job, call, reader=IdReader(files, set())))  # type: ignore[arg-type]
 
 
+def test_where_the_system_allows_no_more_threads_no_batch_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where its control group's pids.max is reached: the data is not guilty of that."""
+    files = [[list(range(8))]]
+    job = job_of(files, ("batch", "map"), batch=4, maps=(Map(function=identity, timeout=30),), skip=True)
+    work = Operations(job, reader=IdReader(files, set()))  # type: ignore[arg-type]
+    cut = work.run(1, 0, [work.run(0, 0, []).payload]).payload
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(
+        WorkerLostError, match=r"batch.*can't start new thread\); allow more processes \(ulimit -u"
+    ):
+        work.run(2, 0, [cut])
+
+
 class Coded(IntuneError):
     """A user's error whose constructor wants more than a text."""
 
