@@ -63,10 +63,10 @@ def explain(error: BaseException, where: str, *, decoding: bool = False) -> Intu
     return StorageError(f"{where}: storage failed ({text}); {remedy}")
 
 
-def out_of_memory(error: BaseException | None) -> bool:
-    """Whether it says that there was no memory, as Python, the system or torch do."""
+def out_of_resources(error: BaseException | None) -> bool:
+    """Whether it says that the system had no memory, as Python, the system itself or torch do, or no descriptor."""
     if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
+        return error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
     if isinstance(error, RuntimeError):  # torch: of a device, or of its own allocator
         return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
     return isinstance(error, MemoryError)

@@ -30,7 +30,7 @@ from intune.pipelines.errors import (
     StorageError,
     WorkerLostError,
 )
-from intune.pipelines.failures import out_of_memory
+from intune.pipelines.failures import out_of_resources
 from intune.pipelines.joining import Joining
 from intune.pipelines.payloads import Missing, Partial, Piece
 from intune.pipelines.plan import Ints, LoadBlock, Plan
@@ -355,9 +355,9 @@ class Operations:
             return checked(self._call(stage, writable(block)), rows, last=stage is self.job.maps[-1])
         except Exception as error:
             failure, cause = _failure(error, stage, self.job.where(level, index))
-        # Of want of memory, or of a process (which has a cause if it could not be started), the data is not guilty:
-        # the same batch may pass the next time.
-        short = isinstance(failure, MemoryShortError) or out_of_memory(cause)
+        # Of want of memory, of descriptors or of a process (which has a cause if it could not be started), the data is
+        # not guilty: the same batch may pass the next time.
+        short = isinstance(failure, MemoryShortError) or out_of_resources(cause)
         try:
             if not self.job.skip or short or (isinstance(failure, WorkerLostError) and cause is not None):
                 raise failure from cause

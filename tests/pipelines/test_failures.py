@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from intune.pipelines.errors import StorageError
-from intune.pipelines.failures import explain, out_of_memory
+from intune.pipelines.failures import explain, out_of_resources
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,8 @@ from intune.pipelines.failures import explain, out_of_memory
     [
         (MemoryError(), True),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.EMFILE, "Too many open files"), True),
+        (OSError(errno.ENFILE, "Too many open files in system"), True),
         (torch.OutOfMemoryError("CUDA out of memory"), True),
         (
             RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory"),
@@ -25,8 +27,10 @@ from intune.pipelines.failures import explain, out_of_memory
         (None, False),
     ],
 )
-def test_what_says_that_there_was_no_memory(error: BaseException | None, short: bool) -> None:
-    assert out_of_memory(error) is short
+def test_what_says_that_the_system_had_no_memory_or_descriptor(
+    error: BaseException | None, short: bool
+) -> None:
+    assert out_of_resources(error) is short
 
 
 def test_too_many_open_files_are_not_storage_that_cannot_be_reached() -> None:
