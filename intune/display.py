@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import IO, Literal, TextIO
 
 from rich.bar import Bar
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
+from rich.measure import Measurement
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -30,6 +31,9 @@ REDRAW_S = 0.5
 
 WINDOW_S = 5.0
 """Seconds over which rates are shown: of a trainer that is the slower one, a shorter look sees no task at all."""
+
+BROAD = 1000
+"""Characters across that no table needs."""
 
 LINE_S = 5.0
 """Seconds between two plain lines: a log of an hour stays readable."""
@@ -98,7 +102,7 @@ def panel(view: View, title: str) -> RenderableType:
         Bar(1.0, 0, view.done / view.total if view.total else 0.0, color="green"),
         head,
         memory,
-        _stages(now),
+        Fitted(_stages(now)),
     ]
     if notes := _notes(whole):
         parts.append(Text(notes, style="yellow"))
@@ -114,10 +118,32 @@ class JobConsole(Console):
         raise BrokenPipeError("nobody reads what is shown any more")
 
 
+class Fitted:
+    """A table without its last columns where a terminal is too narrow for all: cut ones would say nothing.
+
+    Args:
+        table: its columns in order of importance.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """What rich draws."""
+        unbounded = options.update_width(BROAD)
+        while Measurement.get(console, unbounded, self._table).maximum > options.max_width:
+            if len(self._table.columns) == 1:
+                break
+            self._table.columns.pop()
+        yield self._table
+
+
 def can_draw(console: Console) -> bool:
     """Whether a panel or bar can be redrawn there; on a terminal that cannot go back, one shows only at the end.
-    ``FORCE_COLOR`` asks for colours in a file, and makes no terminal of it, though Rich says so."""
-    return console.is_terminal and not console.is_dumb_terminal and _is_terminal(console.file)
+    ``FORCE_COLOR`` asks for colours in a file, and makes no terminal of it, though Rich says so. One whose character
+    set has no bars (Latin-1, say) would show their codes."""
+    able = console.is_terminal and not console.is_dumb_terminal and console.encoding.startswith("utf")
+    return able and _is_terminal(console.file)
 
 
 def _is_terminal(stream: IO[str]) -> bool:

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from intune.decisions import Entry
-from intune.display import JobConsole, can_draw, live_on
+from intune.display import Fitted, JobConsole, can_draw, live_on
 from intune.pipelines.budget import format_bytes
 from intune.pipelines.shortened import shortened
 
@@ -55,9 +55,9 @@ def panel(entry: Entry, past: deque[Entry]) -> RenderableType:
     head = Table.grid(padding=(0, 3))
     head.add_row(
         f"[bold]{shortened(measured.delivered[0], '-')}[/] rows/s",
-        spark([float(np.nan_to_num(one.measured.delivered[0])) for one in past]),
         f"[bold]waiting for data[/] {_percent(measured.waiting[0])}",
         f"[bold]CPUs[/] {measured.cpus_used[0]:.1f} of {measured.cpus[0]:.0f}",
+        spark([float(np.nan_to_num(one.measured.delivered[0])) for one in past]),
     )
     share = float(np.nan_to_num(measured.memory_used[0] / max(measured.memory_limit[0], 1.0)))
     memory = Table.grid(padding=(0, 1))
@@ -71,7 +71,10 @@ def panel(entry: Entry, past: deque[Entry]) -> RenderableType:
         style = "" if one.decided is not None else "dim"
         reasons.add_row(Text(f"{one.time:.0f} s", style="dim"), Text(one.reason, style=style))
     return Panel(
-        Group(head, memory, _stages(entry), reasons), title="intune", title_align="left", border_style="dim"
+        Group(Fitted(head), memory, Fitted(_stages(entry)), reasons),
+        title="intune",
+        title_align="left",
+        border_style="dim",
     )
 
 
@@ -85,7 +88,7 @@ def _stages(entry: Entry) -> Table:
     for i, name in enumerate(entry.stages):
         slots = measured.slots[0, i]
         table.add_row(
-            name,
+            Text(name),  # a user's own may have brackets, which are no markup
             f"of {slots:.0f}" if measured.pool[0] > 0 else f"{slots:.0f}",
             f"{measured.busy[0, i]:.1f}",
             shortened(measured.rate[0, i], "-"),

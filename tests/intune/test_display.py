@@ -6,8 +6,9 @@ import sys
 from unittest.mock import Mock
 
 import pytest
+from rich.console import Console
 
-from intune.display import Display, View, line, panel
+from intune.display import Display, View, can_draw, line, panel
 from intune.pipelines import Allocation, PipelineStats, StageStats
 
 
@@ -54,7 +55,6 @@ def view(**options) -> View:
 
 
 def drawn(renderable) -> str:
-    from rich.console import Console
 
     out = io.StringIO()
     Console(file=out, width=120).print(renderable)
@@ -105,6 +105,23 @@ def test_nothing_is_drawn_where_nothing_can_be_redrawn(kind, drawn, monkeypatch)
         display.on_step(1, 0.5, stats(6))
         assert ("\x1b" in out.getvalue()) is drawn
         assert "60k" in out.getvalue()
+
+
+@pytest.mark.parametrize(("encoding", "drawn"), [("utf-8", True), ("latin-1", False)])
+def test_nothing_is_drawn_where_there_are_no_signs_for_it(encoding, drawn, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    out.isatty = lambda: True
+    assert can_draw(Console(file=out)) is drawn
+
+
+@pytest.mark.parametrize("width", [40, 120])
+def test_on_a_narrow_terminal_no_figure_of_a_stage_is_cut(width):
+    out = io.StringIO()
+    Console(file=out, width=width).print(panel(view(), "DLRM"))
+    (row,) = (line.strip("│ ").split() for line in out.getvalue().splitlines() if "transform" in line)
+    assert row[:3] == ["transform", "2", "1.0"]
+    assert ("occupancy" in out.getvalue()) == (width > 80)
 
 
 @pytest.mark.parametrize(("mode", "lines"), [("lines", 3), ("quiet", 0)])

@@ -71,6 +71,20 @@ def test_a_panel_shows_stages_reasons_and_memory() -> None:
     assert "reason 2" not in text  # only the last five
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_on_a_narrow_terminal_columns_are_left_out_and_none_is_cut(width: int) -> None:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    entry = an_entry(stages=("load", "batch", "map[features]"))
+    console.print(panel(entry, deque([entry])))
+    lines = console.export_text().splitlines()
+    (row,) = (line.strip("│ ").split() for line in lines if "map[features]" in line)
+    assert row[1] == f"{entry.measured.slots[0, 2]:.0f}"
+    assert ("occupancy" in " ".join(lines)) == (width > 80)
+    assert "…" not in " ".join(lines)
+    assert "rows/s" in lines[1]
+    assert "waiting for data" in lines[1]
+
+
 def test_a_panel_of_a_pool_and_of_nothing_measured() -> None:
     entry = an_entry(allocation=Allocation.shared(4), decided=None)
     blank = {name: np.full((1, 3), np.nan) for name in ("busy", "rate", "starved", "blocked", "queue_fill")}
