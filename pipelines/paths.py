@@ -49,6 +49,10 @@ _LITERAL = re.compile(r"(?:[^*?[]|\[[*?[]\])*")
 _KEYS = re.compile(r"//[^/]*@")
 """What a URI has of keys and passwords, which do not belong in a log."""
 
+GOOGLE_PATIENCE = 30
+"""Seconds for which Google's client tries again by itself. Left alone it is a quarter of an hour, and that `retries`
+times more: where it found no credentials, nobody would hear of it before."""
+
 _OPTIONS = re.compile(r"\?[A-Za-z_][\w.-]*=[^?*]*\Z")
 """At the end of a URI, what the filesystem is to be told; any other ``?`` stands for a character."""
 
@@ -132,7 +136,7 @@ def _connect(uri: str, *, retries: int, sleep: Callable[[float], None]) -> tuple
 
     def connect() -> tuple[Any, str]:
         try:
-            made: tuple[Any, str] = fs.FileSystem.from_uri(uri)
+            made: tuple[Any, str] = fs.FileSystem.from_uri(_less_patient(uri))
             return made
         except (pa.ArrowInvalid, ValueError, TypeError, ImportError) as error:
             raise ConfigError(
@@ -141,6 +145,12 @@ def _connect(uri: str, *, retries: int, sleep: Callable[[float], None]) -> tuple
             ) from error
 
     return patiently(connect, shown, None, retries, sleep)
+
+
+def _less_patient(uri: str) -> str:
+    if not uri.startswith(("gs://", "gcs://")) or "retry_limit_seconds=" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={GOOGLE_PATIENCE}"
 
 
 def _from_uris(uris: Sequence[str], connect: Callable[[str], tuple[Any, str]]) -> tuple[Any, list[str]]:

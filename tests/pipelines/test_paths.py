@@ -192,6 +192,20 @@ def test_storage_that_fails_to_say_where_a_bucket_lies_is_asked_again(
         open_dataset(source)
 
 
+@pytest.mark.parametrize(
+    ("uri", "seconds"),
+    [
+        ("gs://anonymous@bucket/x.parquet", paths_module.GOOGLE_PATIENCE),
+        ("gcs://bucket/x.parquet?scheme=http", paths_module.GOOGLE_PATIENCE),
+        ("gs://bucket/x.parquet?retry_limit_seconds=7", 7),
+    ],
+)
+def test_googles_client_does_not_try_for_a_quarter_of_an_hour(uri: str, seconds: float) -> None:
+    made, path = paths_module._connect(uri, retries=0, sleep=lambda seconds: None)
+    assert made.__reduce__()[1][0]["retry_time_limit"].total_seconds() == seconds
+    assert path == "bucket/x.parquet"
+
+
 def test_a_uri_on_a_filesystem_that_takes_paths_is_refused_with_the_path(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet")
     for filesystem in (fs.SubTreeFileSystem("/", fs.LocalFileSystem()), fs.LocalFileSystem()):
