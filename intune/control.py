@@ -406,7 +406,9 @@ def describe(controller: Controller) -> str:
     came_to = f"{rounds:,} decision{'' if rounds == 1 else 's'}"
     if controller.best is not None:
         allocation, rate, _ = controller.best
-        slots = ", ".join(f"{name} {count}" for name, count in allocation.as_dict().items())
+        each = ", ".join(f"{name} {count}" for name, count in allocation.slots)
+        pool = f"{allocation.pool} slot{'' if allocation.pool == 1 else 's'} that all stages share"
+        slots = pool if allocation.is_shared else each
         came_to += f"; most delivered: {rate:,.0f} rows/s with {slots}"
     elif any(entry.measured.delivered[0] > 0 for entry in tuple(controller.entries)):
         came_to += (

@@ -31,6 +31,7 @@ from intune.control import (
 )
 from intune.decisions import DecisionLog, Entry
 from intune.envs.measurement import Measurement
+from intune.pipelines import Allocation
 from intune.pipelines.errors import ConfigError, LoaderError
 from tests.intune.tuned import (
     STAGES,
@@ -101,6 +102,16 @@ def test_the_best_is_the_best_on_average() -> None:
     for _ in range(4):
         one._judge(replace(last, delivered=last.delivered * 0.5), lucky)
     assert one.best[:2] == (few, pytest.approx(rate))
+
+
+@pytest.mark.parametrize(("pool", "said"), [(1, "1 slot that"), (2, "2 slots that")])
+def test_of_a_pool_it_is_said_in_words_that_all_stages_share_it(pool: int, said: str) -> None:
+    clock = Clock()
+    one, tunable = controller(Scripted(), clock)
+    tunable.resize(Allocation.shared(pool))
+    one.observer.skip()
+    rounds(one, clock, 2)
+    assert f"rows/s with {said} all stages share" in describe(one)
 
 
 def test_nothing_is_decided_between_epochs() -> None:
