@@ -39,7 +39,7 @@ def folder_of(name: str, value: object) -> Path | None:
     if value is None:
         return None
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
-    if not isinstance(text, str) or "\0" in text:
+    if not isinstance(text, str) or not text or "\0" in text:
         raise ConfigError(f"`{name}`={value!r} must be a folder (text or a Path), or None to write nothing")
     return Path(os.path.abspath(os.path.expanduser(text)))
 

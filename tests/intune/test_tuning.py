@@ -272,6 +272,7 @@ def test_what_cannot_be_tuned_is_told() -> None:
         ({"watch": [3]}, "must be a function"),
         ({"watch": None}, "must be a function"),
         ({"log": 5}, "must be a folder"),
+        ({"log": ""}, "or None to write nothing"),  # a variable that is not set, and not the present folder
         ({"tensorboard": 5}, "must be a folder"),
         ({"pace": 3}, "Pace"),
         ({"guard": "no"}, "True or False"),
