@@ -239,8 +239,8 @@ class Process:
 
 def _not_shared(error: Exception) -> WorkerLostError:
     return WorkerLostError(
-        f"no memory can be shared with a worker process ({error}); allow more open files (ulimit -n), or give the "
-        "stage fewer slots"
+        f"no memory can be shared with a worker process ({error}); allow more open files (ulimit -n), address space "
+        "(-v) or size of a file (-f), or give the stage fewer slots"
     )
 
 
