@@ -182,6 +182,11 @@ def find_transform(name: str) -> Callable[[dict[str, Any]], dict[str, Any]] | No
         function: Any = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"`transform`={name!r} cannot be imported: {error}") from error
+    except SystemExit as error:  # a script that reads its own arguments, or trains, as soon as it is imported
+        raise ConfigError(
+            f"`transform`={name!r} cannot be imported: {module_name} ends the program; put what it does as a script "
+            'under if __name__ == "__main__":'
+        ) from error
     if not callable(function):
         raise ConfigError(
             f"`transform`={name!r} is {type(function).__name__}; name a function of a dict of columns"

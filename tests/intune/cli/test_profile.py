@@ -127,6 +127,16 @@ def test_a_transform_is_a_preset_nothing_or_the_users_function(
     del sys.modules["mine"]
 
 
+def test_a_script_that_ends_the_program_when_imported_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "script.py").write_text("raise SystemExit(2)")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(ConfigError, match="script ends the program; put what it does as a script under"):
+        find_transform("script:f")
+
+
 def test_data_with_nulls_among_integers_can_be_measured(folder: Path) -> None:
     pq.write_table(pa.table({"x": pa.array([1, None, 3])}), folder / "nulls.parquet")
     pipeline = make_pipeline(
