@@ -12,6 +12,7 @@ import io
 import re
 import zipfile
 from array import array
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import pyarrow as pa
 
 from intune.pipelines.errors import CorruptError, DataError, NotFoundError, StorageError
 from intune.workloads.data.interactions import Interactions
+from intune.workloads.data.rated_lines import RatedLines, read_at_once
 from intune.workloads.data.text import item_table
 
 # fmt: off
@@ -162,6 +164,44 @@ class _Reader:
         self._path, self._layout, self._names, self._bytes = path, layout, names, read
 
     def interactions(self) -> Interactions:
+        found = self._at_once() or self._one_by_one()
+        if not len(found.user):
+            raise CorruptError(f"{self._path}: {self._layout.ratings} is empty; get the data set again")
+        for what, rows, tokens in (("user", found.user, found.users), ("item", found.item, found.items)):
+            for place, token in enumerate(tokens):
+                if not token.strip():
+                    raise CorruptError(
+                        f"{self._path}: {self._layout.ratings}, interaction {int(np.argmax(rows == place)) + 1}: there "
+                        f"is no {what}; leave out those that have none"
+                    )
+        users, items = self._users(), self._items()
+        if users is None:
+            users = pa.table({"user_id": sorted(found.users, key=_natural)})
+        if items is None:
+            names = sorted(found.items, key=_natural)
+            nothing = [None] * len(names)
+            items = item_table(names, nothing, nothing, [()] * len(names), text=names)
+        return Interactions(
+            user=self._ids(found.users, users.column("user_id"), self._layout.users)[found.user],
+            item=self._ids(found.items, items.column("item_id"), self._layout.items)[found.item],
+            rating=found.rating,
+            timestamp=found.timestamp,
+            users=users,
+            items=items,
+            source=str(self._path),
+        )
+
+    def _at_once(self) -> RatedLines | None:
+        data = self._bytes(self._names[self._layout.ratings])
+        start = len(BOM_UTF8) if data.startswith(BOM_UTF8) else 0
+        if self._layout.header:
+            end = data.find(b"\n") + 1
+            if data[start:end].rstrip() != self._layout.header.encode():
+                return None
+            start = end
+        return read_at_once(memoryview(data)[start:], self._layout.delimiter)
+
+    def _one_by_one(self) -> RatedLines:
         # Each id once and numbers in arrays: a string a row would take ten times the memory of the file.
         met: tuple[dict[str, int], dict[str, int]] = ({}, {})
         user, item, timestamp, rating = array("q"), array("q"), array("q"), array("f")
@@ -173,30 +213,13 @@ class _Reader:
             if not abs(moment) < 2**63:
                 raise self._wrong(self._layout.ratings, number, f"the timestamp is {fields[3]!r}, not a time")
             timestamp.append(int(moment))
-        if not user:
-            raise CorruptError(f"{self._path}: {self._layout.ratings} is empty; get the data set again")
-        for what, rows, places in zip(("user", "item"), (user, item), met, strict=True):
-            for token in places:
-                if not token.strip():
-                    raise CorruptError(
-                        f"{self._path}: {self._layout.ratings}, interaction {rows.index(places[token]) + 1}: there is "
-                        f"no {what}; leave out those that have none"
-                    )
-        users, items = self._users(), self._items()
-        if users is None:
-            users = pa.table({"user_id": sorted(met[0], key=_natural)})
-        if items is None:
-            names = sorted(met[1], key=_natural)
-            nothing = [None] * len(names)
-            items = item_table(names, nothing, nothing, [()] * len(names), text=names)
-        return Interactions(
-            user=self._ids(met[0], users.column("user_id"), self._layout.users)[np.asarray(user)],
-            item=self._ids(met[1], items.column("item_id"), self._layout.items)[np.asarray(item)],
+        return RatedLines(
+            users=list(met[0]),
+            items=list(met[1]),
+            user=np.asarray(user),
+            item=np.asarray(item),
             rating=np.asarray(rating),
             timestamp=np.asarray(timestamp),
-            users=users,
-            items=items,
-            source=str(self._path),
         )
 
     def _users(self) -> pa.Table | None:
