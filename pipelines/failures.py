@@ -48,7 +48,7 @@ def explain(error: BaseException, where: str, *, decoding: bool = False) -> Intu
     if decoding and isinstance(error, pa.ArrowNotImplementedError):
         return SchemaError(
             f"{where}: pyarrow {pa.__version__} cannot read it ({text}); the file may well be whole: leave the column "
-            "out, or write it with another type or encoding"
+            "out (when it is written, if even the schema cannot be read), or write it with another type or encoding"
         )
     if decoding and re.search("decrypt|encrypted", text):
         return SchemaError(

@@ -73,6 +73,10 @@ class Stack(Transform):
                     f"Stack: column `{name}` has {array.shape[0]} rows, but `{names[0]}` has {dense[0].shape[0]}; "
                     f"every column of a block needs the same number of rows"
                 )
+            if array.ndim > 2:
+                raise SchemaError(
+                    f"Stack: column `{name}` holds {kind_of(array)}, but a row must be a number or a vector; reshape it"
+                )
             if not np.can_cast(array.dtype, dtype, "same_kind"):
                 raise SchemaError(
                     f"Stack: column `{name}` holds {kind_of(array)}, but `dtype`={dtype.name} is of another kind; "

@@ -52,6 +52,7 @@ def test_a_matrix_takes_as_many_places_as_it_is_wide() -> None:
     [
         ({"a": pa.array(["x"])}, {}, "Stack: column `a` holds string; hash strings first"),
         ({"a": Ragged(np.arange(1), np.array([0, 1]))}, {}, "holds lists of int64"),
+        ({"a": np.zeros((1, 2, 2))}, {}, r"holds a matrix of float64, shape \(1, 2, 2\), but a row"),
         ({"a": np.zeros(1), "b": np.zeros(2)}, {}, "column `b` has 2 rows, but `a` has 1"),
         ({"a": np.zeros(1)}, {"dtype": "int64"}, "holds float64, but `dtype`=int64 is of another kind"),
         ({"a": np.zeros(1), "m": np.zeros(1)}, {"columns": "a"}, "already a column `m`"),
