@@ -31,12 +31,21 @@ def _unopened(now: Any, before: Any, known: dict[int, Any]) -> Any:
         made = type(now)(_unopened(one, other, known) for one, other in zip(now, before, strict=True))
     elif type(now) is dict:
         made = _of_attributes(now, before, known)
-    elif hasattr(now, "__dict__") and not any(vars(kind).get("__slots__") for kind in type(now).__mro__):
-        made = object.__new__(type(now))
-        known[id(now)] = made  # it may refer to itself
+    elif hasattr(now, "__dict__") and (empty := _empty(type(now))) is not None:
+        made = known[id(now)] = empty  # it may refer to itself
         made.__dict__.update(_of_attributes(vars(now), vars(before), known))
     known[id(now)] = made
     return made
+
+
+def _empty(kind: type) -> Any:
+    """An object without attributes; None where they are not all there is to one, as to a dictionary's or a list's."""
+    if any(vars(base).get("__slots__") for base in kind.__mro__):
+        return None
+    try:
+        return object.__new__(kind)
+    except TypeError:
+        return None
 
 
 def _of_attributes(now: dict[Any, Any], before: dict[Any, Any], known: dict[int, Any]) -> dict[Any, Any]:

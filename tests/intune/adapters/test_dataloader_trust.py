@@ -304,10 +304,13 @@ def test_what_was_opened_is_found_at_any_depth_and_left_as_it_was():
     class Holder:
         file = None
 
-    before = {"list": [Holder(), Holder()], "number": 1}
-    now = {"list": [Holder(), Holder()], "number": 2}
+    class Files(dict):
+        pass
+
+    before = {"list": [Holder(), Holder()], "number": 1, "own": threading.local(), "files": Files()}
+    now = {"list": [Holder(), Holder()], "number": 2, "own": threading.local(), "files": Files()}
     with open(__file__) as file:
-        now["list"][1].file = file
+        now["list"][1].file = now["own"].file = now["files"]["one"] = file
         now["list"][1].epoch = 3
         now["list"].append(now["list"][1])
         before["list"].append(before["list"][1])
@@ -318,6 +321,8 @@ def test_what_was_opened_is_found_at_any_depth_and_left_as_it_was():
     assert made["list"][1].file is None
     assert made["list"][1].epoch == 3
     assert made["list"][0] is now["list"][0]
+    assert made["own"] is before["own"]
+    assert made["files"] is before["files"]
 
 
 # ---- random numbers ----------------------------------------------------------------------------------------
