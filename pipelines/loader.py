@@ -615,4 +615,4 @@ def _close_fleet(fleet: Fleet, pid: int) -> None:
 
 def _end(fleet: Fleet) -> None:
     for name in fleet.close():
-        logger.warning("%s did not end: user code hangs in it; it ends with this process", name)
+        logger.warning("%s did not end: a call in it takes long, or hangs; it ends with this process", name)

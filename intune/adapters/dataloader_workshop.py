@@ -522,7 +522,9 @@ class Workshop:
             sources.leave()  # lest threads go on waiting for their turn
         for fleet in self._fleets:
             for name in fleet.close():
-                logger.warning("%s did not end: user code hangs in it; it ends with this process", name)
+                logger.warning(
+                    "%s did not end: a call in it takes long, or hangs; it ends with this process", name
+                )
         self.processes.close()
         self._forget()
 

@@ -300,11 +300,12 @@ def _started(path: list[str]) -> tuple[subprocess.Popen[bytes], socket.socket, i
 
 
 def _command(descriptors: list[int], path: list[str]) -> list[str]:
-    optimised = ["-" + "O" * sys.flags.optimize] if sys.flags.optimize else []
+    # -O, -W, -X utf8, -E and so on, as multiprocessing has them: a function is to find the same there as here.
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     # -P: a folder that happens to be the current one is no place to import from, unless it is one here too.
     # Modules are found where this process finds them, but not before the interpreter has those that it starts with: a
     # script's folder may hold a types.py.
-    return [sys.executable, *optimised, "-P", "-c", _START, *map(str, descriptors), *path]
+    return [sys.executable, *flags, "-P", "-c", _START, *map(str, descriptors), *path]
 
 
 @contextmanager

@@ -246,6 +246,15 @@ def test_processes_keep_to_one_processor_unless_told_otherwise(monkeypatch):
         pool.close()
 
 
+def test_a_process_has_the_options_that_this_interpreter_was_started_with(monkeypatch):
+    """Else a function warns, or reads a text, otherwise than in a thread."""
+    monkeypatch.setattr(sys, "warnoptions", ["ignore::UserWarning"])
+    monkeypatch.setitem(sys._xoptions, "utf8", True)
+    pool, stage = pool_of(lambda block: {"options": sys.warnoptions, "utf8": sys.flags.utf8_mode})
+    assert pool(stage, {}) == {"options": ["ignore::UserWarning"], "utf8": 1}
+    pool.close()
+
+
 def test_what_a_function_does_not_need_is_not_imported():
     """Torch's import takes seconds, and that of all that makes a pipeline as long as all else."""
     pool, stage = pool_of(lambda block: {"modules": set(sys.modules), **block})
