@@ -90,7 +90,8 @@ class NegativeSampler:
             user = int(np.argmax(met))
             raise DataError(
                 f"user {user} has met all {len(self._candidates)} items that are trained on, so no negative can be "
-                f"drawn; leave that user out, or raise `min_rating` when making the data set"
+                f"drawn; leave that user out, whose name is in row {user} of the table `users`, or raise `min_rating` "
+                f"when making the data set"
             )
 
     @classmethod
