@@ -151,7 +151,12 @@ class Jobs:
         Raises:
             ConfigError: an unknown field, a value of the wrong shape, or one out of range (see `check`).
         """
-        counts = np.broadcast_to(np.asarray(stages, dtype=np.int64), (jobs,))
+        given = np.asarray(stages)
+        if jobs < 1 or given.shape not in ((), (jobs,)) or given.dtype.kind not in "iu" or given.min() < 1:
+            raise ConfigError(
+                f"`stages`={stages!r} must be 1 or more, or a list of such, one for each of `jobs`={jobs}, 1 or more"
+            )
+        counts = np.broadcast_to(given.astype(np.int64), (jobs,))
         width = int(counts.max())
         present = np.arange(width) < counts[:, None]
         arrays: dict[str, Any] = {"present": present}
@@ -174,7 +179,10 @@ class Jobs:
                 shape = (jobs, nodes)
             elif name in EVENT_FIELDS:
                 shape = (jobs, events)
-            value = np.asarray(values.get(name, _DEFAULTS.get(name, 0.0)), dtype=np.float64)
+            try:
+                value = np.asarray(values.get(name, _DEFAULTS.get(name, 0.0)), dtype=np.float64)
+            except (TypeError, ValueError):
+                raise ConfigError(f"`{name}`={values[name]!r} must be numbers") from None
             if value.ndim == 1 and len(shape) == 2 and value.shape[0] == jobs != shape[1]:
                 value = value[:, None]
             try:
@@ -199,12 +207,16 @@ class Jobs:
             low = _LEAST.get(field.name, 0.0)
             most = _MOST.get(field.name, np.inf)
             wrong = ~((value >= low) & (value <= most))
-            if field.name == "drift":
-                wrong = ~np.isfinite(value)
+            if field.name not in _LIMITS:
+                wrong |= ~np.isfinite(value)
             if wrong.any():
                 at = tuple(int(i) for i in np.argwhere(wrong)[0])
                 limits = f"from {low:g} to {most:g}" if np.isfinite(most) else f"{low:g} or more"
-                raise ConfigError(f"`{field.name}`={value[at]!r} of job {at[0]} (at {at}) must be {limits}")
+                if value[at] == np.inf:
+                    limits = f"finite, {limits}"
+                raise ConfigError(
+                    f"`{field.name}`={float(value[at])} of job {at[0]} (at {at}) must be {limits}"
+                )
         if (self.cpus[:, 0] < 1).any():
             raise ConfigError("`cpus` of the first node must be 1 or more")
         for name, unit in (("memory", "bytes"), ("nic", "bytes/s")):
@@ -294,6 +306,11 @@ def slot_limit(cpus: Floats, slots_per_cpu: Floats, stages: Any) -> Ints:
     return limit
 
 
+_LIMITS = (
+    "memory", "nic", "queue_bytes", "storage_bandwidth", "storage_rate", "memory_bandwidth", "most_slots", "event_time",
+)  # fmt: skip
+"""Fields that may be infinite: no limit, or never."""
+
 _DEFAULTS: dict[str, Any] = {
     "cpu": 1e-6, "row_bytes": 160.0, "block_rows": 65_536.0, "queue_blocks": 1.0, "most_slots": 4096.0,
     "step": 1e-9, "queue_bytes": np.inf, "storage_bandwidth": np.inf, "storage_rate": np.inf,
@@ -301,6 +318,7 @@ _DEFAULTS: dict[str, Any] = {
     "memory": np.inf, "nic": np.inf, "event_time": np.inf, "event_cpus": 1.0, "event_memory": 1.0,
 }  # fmt: skip
 _LEAST: dict[str, float] = {
+    "drift": -1e300,
     "step": 1e-15, "queue_bytes": 1.0, "storage_bandwidth": 1.0, "storage_rate": 1e-9, "memory_bandwidth": 1.0,
     "hiccup_factor": 1.0, "slots_per_cpu": 1.0, "interval": 1e-6, "event_cpus": 1e-3, "event_memory": 1e-3,
     "nic": 0.0,

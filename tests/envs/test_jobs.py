@@ -15,6 +15,7 @@ from intune.envs.jobs import (
     Jobs,
     slot_limit,
 )
+from intune.envs.simulator import Simulator
 from intune.pipelines.errors import ConfigError
 from tests.envs.generated import eventful_jobs
 
@@ -65,6 +66,12 @@ def test_absent_stages_have_no_cost_but_a_touch() -> None:
         ({"hiccup_factor": 0.5}, ["hiccup_factor", "1 or more"]),
         ({"drift": np.inf}, ["drift", "inf"]),
         ({"cpus": 0.0}, ["cpus", "1 or more"]),
+        ({"cpus": np.inf}, ["cpus", "inf", "job 0", "finite"]),
+        ({"interval": np.inf}, ["interval", "finite"]),
+        ({"resize_delay": [np.inf]}, ["resize_delay", "finite, 0 or more"]),
+        ({"row_bytes": [[160.0, np.inf]]}, ["row_bytes", "(0, 1)", "finite"]),
+        ({"cpu": "fast"}, ["cpu", "'fast'", "numbers"]),
+        ({"cpu": [[1.0], [1.0, 2.0]]}, ["cpu", "numbers"]),
         ({"cpu": 0.0, "wait": 0.0}, ["cpu", "wait", "above 0"]),
         ({"memory": 0.0}, ["memory", "job 0", "node 0", "above 0 bytes"]),
         ({"nic": 0.0}, ["nic", "job 0", "node 0", "above 0 bytes/s"]),
@@ -78,6 +85,26 @@ def test_values_that_make_no_sense_are_named(values: dict[str, Any], words: list
         Jobs.of(stages=2, **values)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(("stages", "jobs"), [(0, 1), (2, 0), ([1, 2], 3), ([2, 0], 2), (1.5, 1), ("two", 1)])
+def test_jobs_and_their_stages_are_one_at_least(stages: Any, jobs: int) -> None:
+    with pytest.raises(ConfigError, match=r"`stages`=.* must be 1 or more.* `jobs`="):
+        Jobs.of(stages=stages, jobs=jobs)
+
+
+def test_what_is_no_limit_may_be_infinite_and_all_that_is_measured_is_finite() -> None:
+    unlimited = (
+        "memory",
+        "nic",
+        "queue_bytes",
+        "storage_bandwidth",
+        "storage_rate",
+        "memory_bandwidth",
+        "most_slots",
+    )
+    simulator = Simulator(Jobs.of(stages=2, event_time=[[np.inf]], **dict.fromkeys(unlimited, np.inf)))
+    assert simulator.run().sound().all()
 
 
 def test_nodes_that_are_not_there_need_neither_memory_nor_network() -> None:
