@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from intune.agents.summary import Summary
+from intune.report import counted
 from intune.simulation.results import Results, best_first
 from intune.simulation.svg import Bar, Line, bar_chart, line_chart
 from intune.simulation.table import HEADINGS, cells, filled
@@ -71,7 +72,7 @@ def _section(results: Results, scenario: str) -> str:
     figures = "".join(f"<figure><figcaption>{text}</figcaption>{chart}</figure>" for text, chart in charts)
     return (
         f'<h2 id="{escape(scenario)}">{escape(scenario)}</h2><p>{escape(results.descriptions[scenario])} '
-        f"{summaries[0].jobs:,} jobs, {len(summaries[0].curve)} decisions each.</p>"
+        f"{counted(summaries[0].jobs, 'job')}, {counted(len(summaries[0].curve), 'decision')} each.</p>"
         f'{_table(results, summaries, colours)}<div class="charts">{figures}</div>'
     )
 

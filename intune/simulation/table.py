@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from intune.agents.summary import Estimate, Summary
+from intune.report import counted
 from intune.simulation.results import Results, best_first
 
 HEADINGS: dict[str, str] = {
@@ -48,7 +49,7 @@ def needed(made: Table) -> int:
 
 def _table(results: Results, scenario: str, shown: list[int]) -> Table:
     summaries = best_first(results.scenarios[scenario])
-    jobs = f"{summaries[0].jobs:,} jobs, {len(summaries[0].curve)} decisions each"
+    jobs = f"{counted(summaries[0].jobs, 'job')}, {counted(len(summaries[0].curve), 'decision')} each"
     made = Table(
         title=f"{scenario}: {jobs}", title_justify="left", box=None, header_style="dim", pad_edge=False
     )
@@ -89,9 +90,11 @@ def cells(summary: Summary) -> list[str]:
 
 
 def _interval(estimate: Estimate) -> str:
-    return (
-        f"{estimate.mean:.3f} ({estimate.low:.3f}–{estimate.high:.3f})" if not isnan(estimate.mean) else "–"
-    )
+    if isnan(estimate.mean):
+        return "–"
+    # Of a single job there is no interval.
+    span = f" ({estimate.low:.3f}–{estimate.high:.3f})" if estimate.low < estimate.high else ""
+    return f"{estimate.mean:.3f}{span}"
 
 
 def _times(estimate: Estimate) -> str:

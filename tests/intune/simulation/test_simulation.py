@@ -65,6 +65,15 @@ def test_the_table_has_the_best_first_and_says_what_it_is_of(results: Results) -
     assert len(lines[1]) <= needed(table(results, "paper"))
 
 
+def test_of_a_single_job_no_interval_is_shown(results: Results) -> None:
+    one = summary("even", 0.4)
+    outcomes = {**one.outcomes, "whole": Estimate(0.4, 0.4, 0.4)}
+    alone = replace(results, scenarios={"paper": [replace(one, jobs=1, feasible=1, outcomes=outcomes)]})
+    lines = text_of(alone, 200).splitlines()
+    assert lines[0].startswith("paper: 1 job, 12 decisions each")
+    assert lines[2].split()[:3] == ["even", "0.400", "0.400"]
+
+
 def test_a_narrow_terminal_gets_the_main_columns(results: Results) -> None:
     text = text_of(results, 80)
     assert "out of memory" in text
