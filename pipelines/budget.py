@@ -29,6 +29,8 @@ what ends the job, and a quarter of even a small machine holds dozens of row gro
 LEAST_MEMORY = 1 << 20
 """No useful block fits less; such a number is most likely meant in another unit."""
 
+_ray_is_inherited = False
+
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
 
@@ -228,9 +230,29 @@ class _Ray:
     memory: int
 
 
+def connected(ray: Any) -> bool:
+    """Whether this process has a connection to Ray, where that is imported (else it is None), that it can use."""
+    return hasattr(ray, "is_initialized") and bool(ray.is_initialized()) and not _ray_is_inherited
+
+
+def ray_is_inherited() -> bool:
+    """Whether this process is the fork of one that was connected to Ray: it has none of the threads that serve the
+    connection, and would wait for ever for an answer, that to `ray.shutdown` too."""
+    return _ray_is_inherited
+
+
+def _after_fork() -> None:
+    global _ray_is_inherited
+    _ray_is_inherited = _ray_is_inherited or connected(sys.modules.get("ray"))
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def _ray(module: Any) -> _Ray | None:
     """What a connected Ray offers; None where it is not imported, not connected, or without CPUs."""
-    if module is None or not hasattr(module, "is_initialized") or not module.is_initialized():
+    if not connected(module):
         return None
     resources = module.cluster_resources()
     cpus = int(resources.get("CPU", 0))

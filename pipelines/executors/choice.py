@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from intune.pipelines.budget import Budget, Usable
+from intune.pipelines.budget import Budget, Usable, connected
 from intune.pipelines.errors import ConfigError
 from intune.pipelines.files import OpenFiles
 from intune.pipelines.run import Run
@@ -107,8 +107,7 @@ def usable_by(executor: str | None, *, here: int = 1, world: int = 1) -> Usable:
 
 def _connected() -> bool:
     """Whether this process is connected to a Ray cluster."""
-    ray = sys.modules.get("ray")
-    return ray is not None and bool(ray.is_initialized())
+    return connected(sys.modules.get("ray"))
 
 
 def _reserved() -> int:

@@ -9,7 +9,8 @@ import sys
 import threading
 from typing import Any
 
-from intune.pipelines.budget import Budget
+from intune.pipelines.budget import Budget, ray_is_inherited
+from intune.pipelines.errors import ConfigError
 
 LEAST_STORE = 128 << 20
 """Bytes of shared memory below which Ray's object store does not start."""
@@ -25,8 +26,16 @@ def connect(budget: Budget) -> Any:
 
     A cluster started here wants a token and has no dashboard. (Some of its ports listen on every address,
     whatever address it is given: the token is what protects it.)
+
+    Raises:
+        ConfigError: this process is the fork of one that is connected to Ray.
     """
     global _users, _started
+    if ray_is_inherited():
+        raise ConfigError(
+            "`executor`='ray' cannot work in the fork of a process that is connected to Ray; start this one by 'spawn' "
+            "(multiprocessing.get_context), call ray.init only after the fork, or use executor='threads'"
+        )
     with _lock:
         _prepare()
         import ray

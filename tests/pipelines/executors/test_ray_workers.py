@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from intune.pipelines.executors import ray_cluster, ray_workers
+from intune.pipelines.budget import Budget
+from intune.pipelines.errors import ConfigError
+from intune.pipelines.executors import choice, ray_cluster, ray_workers
 from intune.pipelines.executors.ray import RayFleet
 from intune.pipelines.executors.ray_records import Worker
 from intune.pipelines.executors.ray_workers import RayWorkers
@@ -63,6 +67,28 @@ def test_a_client_does_not_take_processes_of_its_own_machine_for_workers(
     cluster.is_client = True
     assert cluster.workers.pids() == []
     cluster.workers.close()  # waits for no process with such a number to end
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_does_not_wait_for_the_ray_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What serves the connection are threads, which a fork has not: nothing it asks is ever answered."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: True))
+    assert choice.choose("auto") == "ray"
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            assert choice.choose("auto") == "threads"
+            assert choice.detect("threads", 1).cpus >= 1
+            assert Budget.detect().cpus >= 1
+            with pytest.raises(ConfigError, match="fork of a process that is connected to Ray; start"):
+                RayWorkers(Budget.detect(), None, lambda error: None)  # type: ignore[arg-type]
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    assert choice.choose("auto") == "ray"
 
 
 def test_they_may_be_closed_just_when_one_is_to_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
