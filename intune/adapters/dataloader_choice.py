@@ -115,8 +115,9 @@ def choose_unsendable(settings: LoaderSettings, survey: Survey | None = None) ->
     if survey.size is None:
         return Choice(
             kind="serial",
-            reason="the dataset holds what cannot be copied (an open file, a connection or a lock), so that only "
-            "one thread at a time may use it; workers='thread' says that several may",
+            reason="the dataset holds, or its code in the script refers to, what cannot be copied (an open file, a "
+            "connection or a lock), so that only one thread at a time may use it; workers='thread' says that several "
+            "may",
         )
     if not survey.code:
         return Choice(kind="thread", reason="`collate_fn` or `worker_init_fn` cannot be sent to a process")

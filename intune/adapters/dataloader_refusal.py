@@ -8,7 +8,7 @@ from intune.pipelines.errors import ConfigError
 
 def refusal(error: Exception, settings: LoaderSettings) -> ConfigError:
     """What to raise where pickling raised `error`."""
-    remedy = "keep locks, open files and connections out of them"
+    remedy = "keep locks, open files and connections out of them, and out of the variables of the script that they use"
     if "through inheritance" in str(error):  # as multiprocessing says of all that it shares
         remedy = (
             "in place of `multiprocessing.Value` or `Array` keep a tensor in shared memory, as "
