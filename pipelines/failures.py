@@ -57,6 +57,11 @@ def explain(error: BaseException, where: str, *, decoding: bool = False) -> Intu
         )
     if decoding and not (isinstance(error, OSError) and error.errno is not None):
         return CorruptError(f"{where}: cannot be decoded ({text}); write it again, or leave it out")
+    if isinstance(error, pa.ArrowInvalid) and "path" in text.lower():
+        return NotFoundError(
+            f"{where}: pyarrow's filesystem takes no such path ({text}); write it without a slash too many, or, "
+            "where it is named so in the store, read it with an fsspec `filesystem=`"
+        )
     remedy = "check that it can be reached"
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         remedy = "allow the process more open files (`ulimit -n`)"

@@ -4,8 +4,10 @@ import errno
 
 import pytest
 import torch
+from pyarrow.fs import S3FileSystem
 
-from intune.pipelines.errors import StorageError
+from intune.pipelines.dataset import make_source, open_dataset
+from intune.pipelines.errors import NotFoundError, StorageError
 from intune.pipelines.failures import explain, out_of_resources
 
 
@@ -31,6 +33,17 @@ def test_what_says_that_the_system_had_no_memory_or_descriptor(
     error: BaseException | None, short: bool
 ) -> None:
     assert out_of_resources(error) is short
+
+
+@pytest.mark.parametrize("path", ["/bucket/data", "bucket//data", "bucket/data//x.parquet"])
+def test_a_path_that_a_store_cannot_have_is_not_asked_for_again(path: str) -> None:
+    """One slash too many was called storage that fails, after four retries."""
+    with pytest.raises(
+        NotFoundError, match=rf"^{path}: pyarrow's filesystem takes no such path .*a slash too many"
+    ):
+        open_dataset(
+            make_source(path, filesystem=S3FileSystem(region="us-east-1", anonymous=True)), retries=4
+        )
 
 
 def test_too_many_open_files_are_not_storage_that_cannot_be_reached() -> None:
