@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from intune.envs.jobs import Bools, Floats, Jobs, slot_limit
-from intune.envs.model import ALL, knee, service
+from intune.envs.model import ALL, ROUNDS, knee, service
 from intune.envs.pools import pooled_peak
 from intune.envs.prepared import TINY, prepare
 
@@ -127,11 +127,12 @@ def rate_of_stages(world: World, slots: Floats) -> Floats:
     """
     used = np.maximum(np.minimum(slots, world.most_slots), 1.0)
     cpu, wait = service(world.cpu, world.wait, used, world.contention, world.coherence, world.crowding)
+    took = cpu + wait
     able = capacity(world, slots).min(axis=1)
-    eased, there = _knee(world, able * _work(world, cpu) / world.cpus)
+    eased, there = _knee(world, able * _work(world, _as_few(world, able, took, used)) / world.cpus)
     wished = np.minimum(np.minimum(able * eased, world.storage_rate.min(axis=1)), world.step_rate)
     flow = np.minimum(wished, world.memory_rate)
-    work = _work(world, _served(world, used, cpu + wait)[0])
+    work = _work(world, _as_few(world, wished, took / eased[:, None], used, eased[:, None]))
     return np.asarray(flow * _of_cpus(world, flow * work / there) / _switched(world, wished * work))
 
 
@@ -211,6 +212,16 @@ def steady_rate(jobs: Jobs, slots: Any, pool: Any = None, cpus: Any = 1.0) -> Fl
 def _work(world: World, cpu: Floats) -> Floats:
     """``[N]`` processor seconds per row of all stages and the trainer."""
     return np.asarray(np.where(world.present, cpu, 0.0).sum(axis=1) + world.step_cpu)
+
+
+def _as_few(world: World, rate: Floats, took: Floats, at_once: Floats, eased: Floats | float = 1.0) -> Floats:
+    """``[N, S]`` processor seconds per row where `rate` rows/s pass: as `envs.model` reckons them."""
+    cpu = world.cpu
+    for _ in range(ROUNDS):
+        running = np.minimum(np.maximum(rate[:, None] * took, 1.0), at_once)
+        cpu, wait = service(world.cpu, world.wait, running, world.contention, world.coherence, world.crowding)
+        took = (cpu + wait) / eased
+    return cpu
 
 
 def _served(world: World, at_once: Floats, took: Floats) -> tuple[Floats, Floats]:

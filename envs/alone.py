@@ -13,7 +13,7 @@ from math import exp, floor, inf, isfinite, nan, sqrt
 from intune.envs.conditions import Tape
 from intune.envs.jobs import STAGE_FIELDS, Jobs
 from intune.envs.measurement import UNLIMITED, Measurement
-from intune.envs.model import ALL
+from intune.envs.model import ALL, ROUNDS
 from intune.envs.prepared import LEAST_KNEE, TINY, prepare
 from intune.envs.reading import Reading, Row, measurement_of
 
@@ -126,6 +126,9 @@ class JobAlone:
         stages, width = range(self.count), self._width
         able = self._able(now, seconds)
         rows, held_up = _passed(able, self._queue, self._step_rate, seconds)
+        if self._scaling:
+            for i in stages:
+                able.cpu[i], able.took[i] = self._as_few(now, able, i, rows[i] / seconds, able.eased)
         full = [rows[i] >= self._storage_rate[i] * (seconds * ALL) for i in stages]
         through = [rows[i] / seconds for i in stages]
         delivered = rows[-1] / seconds
@@ -207,25 +210,36 @@ class JobAlone:
             able.rate.append(capacity / (work + wait))
             able.room.append(self._queue_rows[i] * once)
         if self._knee:
-            load = min(able.rate) * (sum(able.cpu) + self._step_cpu) / now[4 * width + 1]
+            needed = able.cpu
+            if self._scaling:
+                least = min(able.rate)
+                needed = [self._as_few(now, able, i, least)[0] for i in range(self.count)]
+            load = min(able.rate) * (sum(needed) + self._step_cpu) / now[4 * width + 1]
             if load <= 1.0:
                 able.eased = _knee(load, self._knee)
                 able.rate = [rate * able.eased for rate in able.rate]
+                able.took = [took / able.eased for took in able.took]
             else:
                 able.processors = _knee(load, self._knee)
-        for i, most in enumerate(self._storage_rate):
-            served = most * able.took[i]
-            if served < able.at_once[i]:
-                work, wait = self._service(now, i, max(served, 1.0))
-                able.cpu[i], able.took[i] = work, work + wait
-            able.rate[i] = min(able.rate[i], most)
-        if able.eased < 1.0:
-            able.took = [took / able.eased for took in able.took]
+        able.rate = [min(rate, most) for rate, most in zip(able.rate, self._storage_rate, strict=True)]
         if isfinite(self._queue_bytes):
             asked = sum([room * each for room, each in zip(able.room, row_bytes, strict=True)])
             part = min(1.0, self._queue_bytes / max(asked, TINY))
             able.room = [room * part for room in able.room]
         return able
+
+    def _as_few(
+        self, now: Row, able: Able, stage: int, rate: float, eased: float = 1.0
+    ) -> tuple[float, float]:
+        """`model._as_few`."""
+        work, took, most = able.cpu[stage], able.took[stage], able.at_once[stage]
+        for _ in range(ROUNDS):
+            running = rate * took
+            if running >= most:
+                break
+            work, wait = self._service(now, stage, max(running, 1.0))
+            took = (work + wait) / eased
+        return work, took
 
     def _on_the_way(self) -> None:
         """No slot is."""

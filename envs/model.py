@@ -8,7 +8,7 @@ known in closed form. Symbols: N jobs, S stages, M nodes; the trainer is column 
    sigma and coherence kappa (Universal Scalability Law; Gunther 2007, "Guerrilla Capacity Planning", ch. 4)
    make that ``(cpu + wait) (1 + sigma (n - 1) + kappa n (n - 1))``: sigma's part is waiting, kappa's is work.
    Locks that are waited for on a processor (the kernel's, of memory) and shared caches add ``crowding (n - 1) cpu``.
-   Capacity of a stage: ``n /`` that.
+   Capacity of a stage: ``n /`` that. Where fewer rows pass, fewer slots are at work, and those contend less.
 2. *Flow.* Cumulative rows ``D_i(t) = min over j of (rate_j t + rows between j and i)``, where "between" are the
    rows queued if j is upstream, the free places if j is downstream: fluid tandem queues with finite buffers are
    a min-plus linear system (Le Boudec and Thiran 2001, "Network Calculus", ch. 3 and 4.4). Exact for constant
@@ -26,13 +26,16 @@ known in closed form. Symbols: N jobs, S stages, M nodes; the trainer is column 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from intune.envs.jobs import Bools, Floats, Jobs
 from intune.envs.pools import pooled_flows, pooled_peak, shared_anew
 from intune.envs.prepared import LEAST_KNEE, TINY, Prepared, ratio
+
+ROUNDS = 2
+"""In which it is reckoned how many slots are at work where not all can be: each further one changes less."""
 
 ALL = 1.0 - 1e-9
 """Of the rows that storage has for a stage, so many are all of them, rounding aside."""
@@ -204,6 +207,10 @@ def advance(
         shared = np.where(pool > 0, np.maximum(shared * (1.0 - now.lost), TINY), 0.0)
     able = _able(prepared, state, now, working, shared, pooled)
     rows, held_up = passed(able.rate, state.queue, able.room, seconds)
+    if prepared.parts.scaling:
+        through = rows[:, :width] / seconds[:, None]
+        cpu, took = _as_few(prepared, now, through, able.cpu, able.took, able.at_once, able.eased)
+        able = replace(able, cpu=cpu, took=took)
     if pooled is not None:
         rows = np.where(pooled, pooled_flows(rows, state.queue, able.took, shared * seconds), rows)
     full = None
@@ -333,19 +340,16 @@ def _able(
     eased: Floats | float = 1.0
     cpus = now.cpus
     if parts.knee:
-        load = _load(jobs, now, rate[:, :-1], cpu, took, pool)
+        needed = cpu
+        if parts.scaling:
+            needed, _ = _as_few(prepared, now, rate[:, :-1].min(axis=1, keepdims=True), cpu, took, at_once)
+        load = _load(jobs, now, rate[:, :-1], needed, took, pool)
         left = knee(load, jobs.knee)
         eased, cpus = np.where(load <= 1.0, left, 1.0), np.where(load > 1.0, left, 1.0) * cpus
         rate[:, :-1] *= eased[:, None]
+        took = took / eased[:, None]
     if parts.storage:
         np.minimum(rate[:, :-1], prepared.storage_rate, out=rate[:, :-1])
-        if parts.scaling:
-            # Slots that queue for storage contend with nobody.
-            served = np.minimum(np.maximum(prepared.storage_rate * took, 1.0), at_once)
-            cpu, wait = service(now.cpu, now.wait, served, jobs.contention, jobs.coherence, prepared.crowding)
-            took = cpu + wait
-    if parts.knee:
-        took = took / np.reshape(eased, (-1, 1))
     rate[:, -1] = prepared.step_rate
     room = prepared.queue_rows * at_once
     if parts.queue_limit:
@@ -354,6 +358,35 @@ def _able(
     return _Able(
         capacity=capacity, at_once=at_once, cpu=cpu, took=took, rate=rate, room=room, eased=eased, cpus=cpus
     )
+
+
+def _as_few(
+    prepared: Prepared,
+    now: Conditions,
+    rate: Floats,
+    cpu: Floats,
+    took: Floats,
+    at_once: Floats,
+    eased: Floats | float = 1.0,
+) -> tuple[Floats, Floats]:
+    """Processor seconds per row, and with waiting, ``[N, S]``, where no more rows pass than `rate`.
+
+    Slots without input, without room for their output or in a queue for storage contend with nobody: those at work
+    are as many as the rows that pass take (Little's law), and the fewer they are the less each takes.
+
+    Args:
+        prepared, now: as of `advance`.
+        rate: ``[N, S]`` rows/s at most.
+        cpu, took: ``[N, S]`` seconds per row with `at_once` slots at work.
+        at_once: ``[N, S]`` slots.
+        eased: ``[N]``, see `_Able`; `took` is that much longer.
+    """
+    jobs = prepared.jobs
+    for _ in range(ROUNDS):
+        running = np.minimum(np.maximum(rate * took, 1.0), at_once)
+        cpu, wait = service(now.cpu, now.wait, running, jobs.contention, jobs.coherence, prepared.crowding)
+        took = (cpu + wait) / np.reshape(eased, (-1, 1))
+    return cpu, took
 
 
 def _load(jobs: Jobs, now: Conditions, rate: Floats, cpu: Floats, took: Floats, pool: Floats) -> Floats:

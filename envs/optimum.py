@@ -3,7 +3,8 @@
 This is what trainers, storage and memory are stated relative to in a scenario. It follows `model.py`: a stage of n
 slots delivers ``n / (a (1 + sigma (n - 1) + kappa n (n - 1)) + gamma cpu (n - 1))`` rows/s with ``a = cpu + wait``,
 slots are whole, and all work together takes no more processors and slots than there are. How the knee and switching
-slow a machine that is nearly full is left out.
+slow a machine that is nearly full is left out, and so is that slots which have less to do than they could contend less:
+where they crowd and processors are short, a few percent more can be reached.
 """
 
 from __future__ import annotations

