@@ -9,6 +9,7 @@ back to the process whose own it is must not be filled with that: see `unpack`.
 
 from __future__ import annotations
 
+import copyreg
 import io
 import pickle
 import sys
@@ -126,6 +127,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         if (again := decorated(value)) is not None:
             return again
         reduced = super().reducer_override(value)
+        if reduced is NotImplemented and _asks_others(value):
+            return *value.__reduce_ex__(5), _set_attributes
         if not (isinstance(value, type) and "__slots__" in vars(value) and isinstance(reduced, tuple)):
             return reduced
         if reduced[0] is not cloudpickle.cloudpickle._make_skeleton_class:
@@ -140,6 +143,31 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             if key != "__slots__" and not isinstance(member, MemberDescriptorType)
         }
         return make, (kind, name, bases, options, *rest), (members, slots), *others
+
+
+def _asks_others(value: Any) -> bool:
+    """Whether an object has a `__getattr__`, as one that passes on what it wraps, and is pickled by its attributes.
+
+    Where it is made again it has none yet and is asked for its `__setstate__`: it looks for what it wraps, and so on.
+    """
+    kind: Any = type(value)
+    return (
+        hasattr(kind, "__getattr__")
+        and not hasattr(kind, "__setstate__")
+        and kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__reduce__ is object.__reduce__
+        and kind not in copyreg.dispatch_table
+        and not isinstance(value, type)
+    )
+
+
+def _set_attributes(made: Any, state: Any) -> None:
+    """As unpickling does it, but for asking the object."""
+    attributes, slots = state if isinstance(state, tuple) else (state, None)
+    if attributes:
+        object.__getattribute__(made, "__dict__").update(attributes)
+    for name, value in (slots or {}).items():
+        setattr(made, name, value)
 
 
 class Sharer(_Pickler):

@@ -398,3 +398,44 @@ def test_a_class_with_slots_is_one_elsewhere_too(monkeypatch):
         )
         assert one.__slots__ == "only"
         weakref.ref(slotted(1, 2))
+
+
+class Passes:
+    """Passes on what it wraps, as wrappers of datasets do."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+class PassesFromSlot:
+    __slots__ = ("inner",)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+class KeepsItems(dict):
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+@pytest.mark.parametrize("kind", [Passes, PassesFromSlot])
+def test_what_passes_on_what_it_wraps_is_made_again(kind):
+    value = kind(kind(3 + 4j))
+    for made in (pickle.loads(by_value(value, shared=True)), travel(value)):
+        assert type(made.inner) is kind
+        assert made.imag == 4.0
+
+
+def test_its_items_and_attributes_are_as_they_were():
+    value = KeepsItems(a=1)
+    value.inner = 3 + 4j
+    made = pickle.loads(by_value(value))
+    assert (made, vars(made), made.imag) == ({"a": 1}, {"inner": 3 + 4j}, 4.0)
+    assert pickle.loads(by_value(KeepsItems(a=1))) == {"a": 1}
