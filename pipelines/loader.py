@@ -19,6 +19,7 @@ from intune.pipelines.budget import Budget, format_bytes
 from intune.pipelines.dataset import Dataset, open_dataset
 from intune.pipelines.errors import ConfigError, LoaderError, SkipLimitError
 from intune.pipelines.executors.choice import Fleet, choose, detect, make_fleet
+from intune.pipelines.executors.fork_server import server_pids
 from intune.pipelines.files import OpenFiles
 from intune.pipelines.joining import Joining
 from intune.pipelines.memory import MemoryLedger, resident_bytes
@@ -253,7 +254,9 @@ class Loader:
             wait_s=counts.wait_s,
             memory_held=self._ledger.held,
             memory_peak=self._ledger.peak,
-            memory_resident=resident_bytes([os.getpid(), *self._fleet.pids()]) if resident else 0,
+            memory_resident=resident_bytes([os.getpid(), *self._fleet.pids(), *server_pids()])
+            if resident
+            else 0,
             memory_limit=limit,
             redone=redone,
             workers_lost=self._fleet.workers_lost,

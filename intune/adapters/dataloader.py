@@ -31,9 +31,9 @@ The batches and their order are the DataLoader's. What differs:
 - *A `collate_fn` that changes what it keeps* (it counts, or works in one buffer) is noticed in the first batches, but
   not where it does so in global variables of an imported module; nor, with an iterable-style dataset without workers,
   is it that samples lie in memory which its iterator uses again for those of the next batch.
-- *Worker processes* are fresh interpreters, whatever `multiprocessing_context` says; as many as slots are used, or
-  were until some seconds ago. Their start counts for no `timeout`, and tensors in shared memory lie in the same memory
-  there. They get what the trainer's process has set for all code in it, and the data that it
+- *Worker processes* are as fresh interpreters with torch imported, whatever `multiprocessing_context` says; as many as
+  slots are used, or were until some seconds ago. Their start counts for no `timeout`, and tensors in shared memory lie
+  in the same memory there. They get what the trainer's process has set for all code in it, and the data that it
   has in the user's own modules and in attributes of the classes written in them: options, vocabularies, registries,
   up to 64 MiB. What cannot be sent is named in a warning where the code reads it and does not make it itself, unless
   the first batches are compared with those that a process makes of the same indices: where those differ,
@@ -62,6 +62,7 @@ from intune.pipelines.allocation import Allocation
 from intune.pipelines.budget import Budget
 from intune.pipelines.errors import ConfigError, LoaderError
 from intune.pipelines.executors.choice import detect
+from intune.pipelines.executors.fork_server import server_pids
 from intune.pipelines.memory import resident_bytes
 from intune.pipelines.metrics import PipelineStats, StageMeter, StageStats
 
@@ -299,7 +300,7 @@ class TunableDataLoader:
                 wait_s=counts.wait_s,
                 memory_held=sum(loop.feed.ledger.held for loop in loops),
                 memory_peak=max([counts.peak, *(loop.feed.ledger.peak for loop in loops)]),
-                memory_resident=resident_bytes([os.getpid(), *self.workshop.processes.pids()])
+                memory_resident=resident_bytes([os.getpid(), *self.workshop.processes.pids(), *server_pids()])
                 if resident
                 else 0,
                 memory_limit=sum(limit for _, limit in readings) or self.budget.memory,

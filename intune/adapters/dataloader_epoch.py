@@ -135,7 +135,7 @@ class Epoch(Iterator[Any]):
 
     def _take_within(self, timeout: float) -> Made | None:
         """The next batch. Time in which processes start does not count: the DataLoader's own are forks, which are
-        there at once, while a fresh interpreter that imports torch takes seconds."""
+        there at once, while the first of ours has to import torch, and each of them the user's modules."""
         processes = self._workshop.processes
         counted = 0
         while True:

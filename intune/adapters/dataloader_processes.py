@@ -25,11 +25,15 @@ STAGE = Map(function=lambda block: block, workers="process", name="fetch")
 """As what the pool knows the function; the function itself is the `Worker` that was sent."""
 
 
+LIBRARIES = ("torch.utils.data", "intune.adapters.dataloader_worker")
+"""What every worker of a DataLoader imports."""
+
+
 class Processes:
     """All worker processes of one loader; what a `ThreadFleet` knows of them."""
 
     def __init__(self) -> None:
-        self.pool = ProcessPool(())
+        self.pool = ProcessPool((), libraries=LIBRARIES)
         self.sources: list[SourceProcess] = []
         self._idle: list[list[SourceProcess]] = []
         self._used = threading.local()
@@ -131,7 +135,7 @@ class SourceProcess:
             if self._closed:
                 raise LoaderError("the loader was closed while this ran")
             if self._process is None:
-                self._process = Process(getattr(request, "worker", 0))
+                self._process = Process(getattr(request, "worker", 0), LIBRARIES)
             try:
                 self._process.prepare(STAGE.name, worker)
                 return self._process.call(STAGE.name, request, None)
@@ -153,7 +157,7 @@ class SourceProcess:
     def pids(self) -> list[int]:
         """The process, if it runs."""
         process = self._process
-        return [] if process is None else [process.pid]
+        return [pid] if process is not None and (pid := process.pid) is not None else []
 
     def close(self, patience: float = 2.0) -> None:
         """End the process, if need be in the middle of its work."""

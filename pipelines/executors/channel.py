@@ -10,9 +10,30 @@ from collections.abc import Sequence
 from typing import Any
 
 _LENGTH = struct.Struct("<Q")
+_DESCRIPTOR = struct.Struct("i")
 _MOST_DESCRIPTORS = 8
 _LARGE = 1 << 16  # bytes from which on a copy costs more than that the other end wakes twice
 _LONGEST_POLL_MS = 2**31 - 1  # some 25 days; more is refused
+
+
+def receive_some(
+    end: socket.socket, size: int, most: int = _MOST_DESCRIPTORS, flags: int = 0
+) -> tuple[bytes, list[int]]:
+    """What came, `size` bytes at most, and the descriptors with it, which programs started here do not inherit.
+
+    `socket.recv_fds` does not pass its flags on, the one for that included.
+    """
+    flags |= getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+    data, ancillary, _, _ = end.recvmsg(size, socket.CMSG_LEN(most * _DESCRIPTOR.size), flags)
+    descriptors = [
+        descriptor
+        for level, kind, content in ancillary
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+        for (descriptor,) in _DESCRIPTOR.iter_unpack(
+            content[: len(content) // _DESCRIPTOR.size * _DESCRIPTOR.size]
+        )
+    ]
+    return data, descriptors
 
 
 class Channel:
@@ -49,8 +70,7 @@ class Channel:
         """
         self._socket.settimeout(timeout)
         try:
-            flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-            head, descriptors, _, _ = socket.recv_fds(self._socket, _LENGTH.size, _MOST_DESCRIPTORS, flags)
+            head, descriptors = receive_some(self._socket, _LENGTH.size)
             if len(head) < _LENGTH.size:
                 head += self._exactly(_LENGTH.size - len(head)) if head else b""
             if not head:

@@ -2,20 +2,58 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from intune.pipelines.executors.packing import Packed
 
 
 @dataclass(slots=True)
+class Fork:
+    """To the fork server: begin a process, which is talked to by the descriptor that comes with this.
+
+    Attributes:
+        number: by which the server tells of it.
+        libraries: modules that it is to have.
+    """
+
+    number: int
+    libraries: list[str]
+
+
+@dataclass(slots=True)
+class Born:
+    """From the fork server: a process is there, and a descriptor of it comes with this; or it is not, and why."""
+
+    number: int
+    pid: int = 0
+    problem: str = ""
+
+
+@dataclass(slots=True)
+class Ended:
+    """From the fork server: how a process ended, as `subprocess.Popen.returncode`."""
+
+    number: int
+    code: int
+
+
+@dataclass(slots=True)
 class Hello:
-    """To a new process.
+    """To a new process, with descriptors of the current folder and of what it prints to.
 
     Attributes:
         number: the process's own; see `worker_number.py`.
+        path: where modules are found.
+        environment: all variables.
+        processors: those it may use; None where the system does not know.
+        limits: of resources, as `resource.getrlimit` tells them.
     """
 
-    number: int = 0
+    number: int
+    path: list[str]
+    environment: dict[str, str]
+    processors: set[int] | None
+    limits: dict[int, tuple[int, int]]
 
 
 @dataclass(slots=True)
@@ -57,11 +95,13 @@ class Made:
         packed: the rest of it.
         cpu_s: seconds of processor time it took.
         kept: the function kept part of its input, whose segment is therefore its own from now on.
+        libraries: of those that others could share, what this process had imported since it last told.
     """
 
     packed: Packed
     cpu_s: float = 0.0
     kept: bool = False
+    libraries: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -11,23 +11,27 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from intune.pipelines.errors import StageError, WorkerLostError
+from intune.pipelines.executors import fork_server
 from intune.pipelines.executors.channel import Channel
+from intune.pipelines.executors.fork_server import Child
 from intune.pipelines.executors.import_path import import_path
-from intune.pipelines.executors.messages import Call, Failed, Hello, Load, Made
+from intune.pipelines.executors.messages import Call, Failed, Load, Made
 from intune.pipelines.executors.packing import Packed, pack, unpack, unpickle
 from intune.pipelines.executors.segments import Segment
+from intune.pipelines.executors.surroundings import OWN, hello, places
 from intune.pipelines.operations import LOOKS
 from intune.pipelines.schema import Array, Block
 
 _START = """
 import sys
-sys.path[:], sys.argv[3:] = sys.argv[3:], []
-from intune.pipelines.executors.process_worker import main
+count = 2 + int(sys.argv[1])
+sys.path[:], sys.argv[:] = sys.argv[count:], ["-c", *sys.argv[2:count]]
+from intune.pipelines.executors.{program} import main
 main()
 """
 
@@ -36,8 +40,11 @@ HANDED_OVER = 4
 costs two file descriptors. Where there are many processes, fewer may (see `handed_over`). Of 2.2 MB, taking a segment
 over takes 0.02 ms, copying out 0.17 ms and having a new segment each time 1 ms, so the few are used again and again."""
 
+LAST_S = 5.0
+"""Seconds for a process that was killed to be gone; one that the system holds up is not waited for any longer."""
+
 LEAST_DESCRIPTORS = 6
-"""That a process takes here: two for its ends of what it is talked to by, and two each for a segment with what it is
+"""That a process takes here: two for itself and for what it is talked to by, and two each for a segment with what it is
 given and one with what it makes."""
 
 
@@ -53,10 +60,11 @@ def handed_over(processes: int) -> int:
 
 
 class Process:
-    """A fresh interpreter that runs functions on blocks. Every method is for one thread at a time, but `kill`.
+    """A process that runs functions on blocks. Every method is for one thread at a time, but `kill`.
 
     Args:
         number: by which it knows itself among its like; see `worker_number.py`.
+        libraries: what its functions are known to import.
 
     Attributes:
         idle_since: when it was last given back, by the clock of who lends it.
@@ -66,7 +74,7 @@ class Process:
         WorkerLostError: it could not be started.
     """
 
-    def __init__(self, number: int = 0) -> None:
+    def __init__(self, number: int = 0, libraries: Sequence[str] = ()) -> None:
         self.number = number
         self.idle_since = 0.0
         self.handed_over = HANDED_OVER
@@ -78,7 +86,7 @@ class Process:
         self._next_number = 0
         with _no_fork:
             try:
-                self._process, ours, self._lifeline = _started(import_path())
+                self._process, ours = _started(libraries)
             except OSError as error:
                 raise WorkerLostError(
                     f"a worker process could not be started: {error}; allow more processes and open files (ulimit -u, "
@@ -86,12 +94,16 @@ class Process:
                 ) from error
             self._channel = Channel(ours)
             _processes.add(self)
-        self.pid = self._process.pid
+
+    @property
+    def pid(self) -> int | None:
+        """None before it is there."""
+        return self._process.pid
 
     @property
     def alive(self) -> bool:
         """Whether it runs."""
-        return self._process.poll() is None
+        return self._process.running
 
     @property
     def fresh(self) -> bool:
@@ -106,8 +118,13 @@ class Process:
             StageError: the function cannot be had there; its module is not found, for one.
         """
         if not self._greeted:
-            self._channel.send(Hello(self.number))
+            try:
+                with places() as descriptors:
+                    self._channel.send(hello(self.number), descriptors)
+            except OSError as error:
+                raise _not_shared(error) from error
             self._channel.receive()
+            self._process.arrived()
             self._greeted = True
         if self._prepared.get(stage) is function:
             return
@@ -153,6 +170,8 @@ class Process:
             self._segments.pop(self._source).close()
         if isinstance(reply, Failed):
             return _raised(reply), reply.cpu_s
+        if reply.libraries:
+            self._process.found(reply.libraries)
         return self._take(reply, target), reply.cpu_s
 
     def give_back_memory(self) -> None:
@@ -171,20 +190,18 @@ class Process:
     def end(self, patience: float) -> str:
         """Wait for its end, `patience` seconds at most, then kill it; says how it ended."""
         lives_on = False
-        try:
-            self._process.wait(patience)
-        except subprocess.TimeoutExpired:
+        if not self._process.wait(patience):
             self._process.kill()
             # It may still have been dying by itself; how it ended tells.
-            lives_on = self._process.wait() == -signal.SIGKILL
+            lives_on = self._process.wait(LAST_S) and self._process.code == -signal.SIGKILL
         self._release()
         if lives_on:
             return "hung up but went on, and was ended (does the function close descriptors that it did not open?)"
-        return _ending(self._process.returncode)
+        return self._process.problem or _ending(self._process.code)
 
     def forget(self) -> None:
         """In a fork of this process: leave it to the one that started it."""
-        self._process.returncode = 0  # it is no child of the fork, which must not wait for it
+        self._process.forget()  # it is no child of the fork, which must not wait for it
         self._release()
 
     # ---- inside ----------------------------------------------------------------------------------------------
@@ -192,9 +209,7 @@ class Process:
     def _release(self) -> None:
         _processes.discard(self)
         self._channel.close()
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
+        self._process.release()
         for segment in self._segments.values():
             segment.close()
         self._segments.clear()
@@ -272,40 +287,95 @@ def _forget_all() -> None:
 os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_forget_all)
 
 
-def _started(path: list[str]) -> tuple[subprocess.Popen[bytes], socket.socket, int]:
-    """A new process, this end of the pair of sockets by which it is talked to, and the lifeline."""
-    with ExitStack() as if_it_fails, ExitStack() as theirs:
-        ours, end = socket.socketpair()
-        if_it_fails.callback(ours.close)
-        theirs.callback(end.close)
-        read, lifeline = os.pipe()
-        if_it_fails.callback(os.close, lifeline)
-        theirs.callback(os.close, read)
-        passed = []
-        for descriptor in (end.fileno(), read):
+class _Started:
+    """A fresh interpreter, where this system has no fork server; as `fork_server.Child`."""
+
+    problem = ""
+
+    def __init__(self, end: int) -> None:
+        read, self._lifeline = os.pipe()
+        try:
+            self._process = _start("process_worker", [end, read])
+        except BaseException:
+            os.close(self._lifeline)
+            raise
+        finally:
+            os.close(read)
+        self.pid = self._process.pid
+
+    @property
+    def code(self) -> int | None:
+        return self._process.returncode
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def arrived(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, patience: float) -> bool:
+        try:
+            self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def found(self, libraries: Sequence[str]) -> None:
+        pass
+
+    def release(self) -> None:
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+
+    def forget(self) -> None:
+        self._process.returncode = 0
+
+
+def _started(libraries: Sequence[str]) -> tuple[Child | _Started, socket.socket]:
+    """A new process, and this end of the pair of sockets by which it is talked to."""
+    ours, end = socket.socketpair()
+    with end:
+        try:
+            if fork_server.available:
+                return fork_server.fork(_start_server, end.fileno(), libraries), ours
+            return _Started(end.fileno()), ours
+        except BaseException:
+            ours.close()
+            raise
+
+
+def _start_server(descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
+    return _start("fork_server_process", descriptors)
+
+
+def _start(program: str, descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
+    """A fresh interpreter in which a program of ours runs, with these descriptors as its arguments."""
+    # -O, -W, -X utf8, -E and so on, as multiprocessing has them: a function is to find the same there as here.
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    with ExitStack() as passed:
+        numbers = []
+        for descriptor in descriptors:
             # Where this process has a standard stream closed, it may be that one's number.
-            passed.append(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3))
-            theirs.callback(os.close, passed[-1])
+            numbers.append(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3))
+            passed.callback(os.close, numbers[-1])
+        # -P: a folder that happens to be the current one is no place to import from, unless it is one here too.
+        # Modules are found where this process finds them, but not before the interpreter has those that it starts with:
+        # a script's folder may hold a types.py.
+        command = [sys.executable, *flags, "-P", "-c", _START.format(program=program)]
         with _interrupt_blocked():
-            process = subprocess.Popen(
-                _command(passed, path),
+            return subprocess.Popen(
+                [*command, str(len(numbers)), *map(str, numbers), *import_path()],
                 stdin=subprocess.DEVNULL,
                 stdout=None if sys.__stdout__ is not None else subprocess.DEVNULL,
                 stderr=None if sys.__stderr__ is not None else subprocess.DEVNULL,
-                env={"OMP_NUM_THREADS": "1", **os.environ},  # one processor, as far as libraries heed it
-                pass_fds=passed,
+                env={**OWN, **os.environ},
+                pass_fds=numbers,
             )
-        if_it_fails.pop_all()
-        return process, ours, lifeline
-
-
-def _command(descriptors: list[int], path: list[str]) -> list[str]:
-    # -O, -W, -X utf8, -E and so on, as multiprocessing has them: a function is to find the same there as here.
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    # -P: a folder that happens to be the current one is no place to import from, unless it is one here too.
-    # Modules are found where this process finds them, but not before the interpreter has those that it starts with: a
-    # script's folder may hold a types.py.
-    return [sys.executable, *flags, "-P", "-c", _START, *map(str, descriptors), *path]
 
 
 @contextmanager
@@ -318,7 +388,9 @@ def _interrupt_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _ending(code: int) -> str:
+def _ending(code: int | None) -> str:
+    if code is None:
+        return "ended, nobody knows how"
     if code >= 0:
         return f"ended with exit code {code}"
     try:

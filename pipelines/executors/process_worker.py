@@ -1,7 +1,7 @@
 """A worker process: runs users' functions on blocks that its parent lays into shared memory.
 
-Started by `process.py`, with two descriptors as arguments. It ends when its parent hangs up, and is ended by the system
-when its parent dies, whatever it is doing then.
+A fork of the fork server, or started by `process.py` with two descriptors as arguments. It ends when its parent hangs
+up, and is ended by the system when its parent dies, whatever it is doing then.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from intune.pipelines.allocators import give_back, keep_freed_memory
 from intune.pipelines.errors import StageError
 from intune.pipelines.executors import worker_number
 from intune.pipelines.executors.channel import Channel
-from intune.pipelines.executors.messages import Call, Failed, Hello, Load, Loaded, Made
+from intune.pipelines.executors.fork_server import LIBRARIES
+from intune.pipelines.executors.messages import Call, Failed, Load, Loaded, Made
 from intune.pipelines.executors.packing import pack, unpack
 from intune.pipelines.executors.segments import Segment
+from intune.pipelines.executors.surroundings import surround
 from intune.pipelines.idle import Rest
 from intune.pipelines.schema import Array
 
@@ -42,6 +44,7 @@ class Server:
         self._channel = channel
         self._functions: dict[str, MapFunction] = {}
         self._segments: dict[int, Segment] = {}
+        self._untold = set(LIBRARIES)
 
     def serve(self) -> None:
         """Until the parent hangs up."""
@@ -93,7 +96,12 @@ class Server:
             lay(self._segments[request.target].lend(packed.size))
         except BaseException as error:  # also sys.exit(), which ends the job as it does in a thread
             return describe(error)
-        return Made(packed=packed)
+        return Made(packed=packed, libraries=self._imported())
+
+    def _imported(self) -> list[str]:
+        new = [name for name in self._untold if name in sys.modules]
+        self._untold -= set(new)
+        return new
 
 
 def describe(error: BaseException) -> Failed:
@@ -135,17 +143,32 @@ def main() -> None:
     # Ctrl-C is for the trainer; it was blocked while this process started.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    keep_freed_memory()
     control, lifeline = (int(argument) for argument in sys.argv[1:3])
+    sys.argv[1:] = []
     for descriptor in (control, lifeline):
         os.set_inheritable(descriptor, False)  # programs that users' code starts must not keep up the line
+    work(control, lifeline)
+
+
+def work(control: int, lifeline: int) -> None:
+    """Do what is asked for, until the parent hangs up.
+
+    Args:
+        control: descriptor of the socket at which is asked.
+        lifeline: of the pipe with whose other end the parent goes.
+    """
+    keep_freed_memory()
     channel = Channel(socket.socket(fileno=control))
     _end_with(lifeline)
     try:
-        hello, _ = channel.receive()
+        hello, places = channel.receive()
     except EOFError:
         return
-    _become(hello)
+    surround(hello, places)
+    worker_number.become(hello.number)
+    reconfigure: Any = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(line_buffering=True)  # what a function prints is seen while it runs, also if it is killed
     # A process that the user's function forks must not keep up the line to the parent.
     os.register_at_fork(after_in_child=channel.close)
     try:
@@ -170,11 +193,3 @@ def _leave() -> None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
     os._exit(0)
-
-
-def _become(hello: Hello) -> None:
-    worker_number.become(hello.number)
-    sys.argv[1:] = []
-    reconfigure: Any = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(line_buffering=True)  # what a function prints is seen while it runs, also if it is killed

@@ -49,14 +49,22 @@ class ProcessPool:
 
     Args:
         maps: the stages.
+        libraries: what their functions are known to import.
         clock: seconds.
 
     Raises:
         ConfigError: a function cannot be sent to a process.
     """
 
-    def __init__(self, maps: Sequence[Map], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        maps: Sequence[Map],
+        *,
+        libraries: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._clock = clock
+        self._libraries = libraries
         self._most: int | None = None
         self._functions = {stage.name: _pickled(stage) for stage in maps if stage.workers == "process"}
         # Reentrant since a loader may be closed by the garbage collector, in the middle of anything.
@@ -143,7 +151,8 @@ class ProcessPool:
     def pids(self) -> list[int]:
         """The processes."""
         with self._changed:
-            return [process.pid for process in (*self._idle, *self._busy, *self._starting)]
+            processes = (*self._idle, *self._busy, *self._starting)
+            return [pid for process in processes if (pid := process.pid) is not None]
 
     def end_idle(self) -> None:
         """End the processes that do nothing; others begin when there is work."""
@@ -207,7 +216,9 @@ class ProcessPool:
                         self._changed.wait()
                         continue
                     try:
-                        process = self._idle.pop() if self._idle else Process(self._free_number())
+                        process = (
+                            self._idle.pop() if self._idle else Process(self._free_number(), self._libraries)
+                        )
                     except WorkerLostError as error:
                         if not self._busy:
                             raise
@@ -220,7 +231,7 @@ class ProcessPool:
                     # It died idle: nothing is lost but the process, so this is nobody's try.
                     self.workers_lost += 1
                     logger.warning(
-                        "an idle worker process (pid %d) %s; going on without it",
+                        "an idle worker process (pid %s) %s; going on without it",
                         process.pid,
                         process.end(0.0),
                     )
@@ -252,7 +263,7 @@ class ProcessPool:
             with self._changed:
                 if self._closed:
                     return
-                process = Process(self._free_number())
+                process = Process(self._free_number(), self._libraries)
                 self._starting.add(process)
             process.prepare(stage.name, self._functions[stage.name])
             ready = True
@@ -326,7 +337,7 @@ class ProcessPool:
                 "Mend the function, or leave it more memory"
             )
         logger.warning(
-            "%s: its worker process (pid %d) %s; running the function again in a new one (try %d of %d)",
+            "%s: its worker process (pid %s) %s; running the function again in a new one (try %d of %d)",
             where(), process.pid, ending, tries + 1, RETRIES + 1,
         )  # fmt: skip
 

@@ -106,7 +106,6 @@ def begin(number):
     pass
 
 
-@pytest.mark.usefixtures("fresh_processes")
 @pytest.mark.parametrize("kind", ["Map", "Stream"])
 def test_worker_processes_have_what_a_script_set_in_its_modules(script, kind):
     module = script.module

@@ -300,7 +300,6 @@ def test_samples_that_cannot_be_made_again_here_say_what_to_do():
         next(iter(loader))
 
 
-@pytest.mark.usefixtures("fresh_processes")
 def test_the_start_of_a_process_takes_none_of_the_time_for_a_batch():
     with wrap(DataLoader(Stream(), 5, num_workers=1, timeout=0.5)) as loader:
         assert len(list(loader)) == 2
