@@ -68,16 +68,20 @@ class Candidates:
     slowest: Any
 
 
-def promising(options: Candidates, measured: Measurement) -> Bools:
-    """``[N, K]`` candidates that may bring something: more rows, or as many with fewer slots; staying always.
-
-    Where the trainer does not wait for data, or processors already do all that they can, no slots bring more.
-    """
+def hopeful(options: Candidates, measured: Measurement) -> Bools:
+    """``[N]`` whether more slots may bring more rows: not where the trainer does not wait for data, or processors
+    already do all that they can."""
     now = np.nan_to_num(measured.delivered)
     most = np.minimum(options.wished, now / np.maximum(1.0 - np.nan_to_num(measured.waiting, nan=1.0), 1e-9))
     # Work per row does not fall as slots are added: so much more is there to be had of the processors.
     used = np.nan_to_num(measured.cpus_used) / np.maximum(np.nan_to_num(measured.cpus), 1e-9)
     hope = (most > (1.0 + HOPE) * now) & (now / np.clip(used, 1e-9, 1.0) > (1.0 + IDLE) * now)
+    return np.asarray(hope)
+
+
+def promising(options: Candidates, measured: Measurement) -> Bools:
+    """``[N, K]`` candidates that may bring something: more rows, or as many with fewer slots; staying always."""
+    now = np.nan_to_num(measured.delivered)
     present = measured.present[:, None]
     total = np.where(options.pool > 0, options.pool, (options.slots * present).sum(axis=2))
     leaner = (total < total[:, :1]) & (options.rate >= (1.0 - SAME) * now[:, None])
@@ -85,9 +89,30 @@ def promising(options: Candidates, measured: Measurement) -> Bools:
     fits = options.memory[:, 0] <= measured.memory_limit
     # The twin may be a little wrong, but what it expects to be clearly worse is not worth a try.
     fair = options.rate >= FAIR * now[:, None]
-    chosen: Bools = (hope[:, None] & fair) | leaner | ~fits[:, None]
+    chosen: Bools = (hopeful(options, measured)[:, None] & fair) | leaner | ~fits[:, None]
     chosen[:, 0] = True
     return chosen
+
+
+def out_of_pools(options: Candidates, measured: Measurement, due: Bools) -> Bools:
+    """``[N, K]`` candidates of which one is to be chosen where memory holds a pool back; none where it does not.
+
+    What a pool takes says nothing of whose slots take it, so in a pool that memory holds back nothing would ever be
+    learnt. Slots of each stage's own tell it: those that promise more, or where none that fit do, now and then the best
+    of them, or the least (which a guard cuts to what fits). A job that watches its memory is bounded by what its pool
+    was seen to take.
+
+    Args:
+        due: ``[N]`` whether slots of its own are tried that promise no more.
+    """
+    large = options.memory > measured.memory_limit[:, None]
+    more = options.rate > (1.0 + HOPE) * options.rate[:, :1]
+    held = (measured.pool > 0) & ~measured.watched & (more & large).any(axis=1) & hopeful(options, measured)
+    alone = held[:, None] & (options.pool == 0)
+    rank = np.where(alone, np.where(large, -options.memory, options.rate), -np.inf)
+    best = alone & (rank == rank.max(axis=1)[:, None])
+    better = alone & ~large & more
+    return np.asarray(np.where(better.any(axis=1)[:, None], better, best & due[:, None]))
 
 
 def reaching(table: Floats, present: Bools, rate: Floats) -> Floats:

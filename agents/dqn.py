@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from intune.agents.base import Agent, Proposal, where_sound
-from intune.agents.candidates import HOPE, NAMES, Candidates, promising, propose
+from intune.agents.candidates import HOPE, NAMES, Candidates, out_of_pools, promising, propose
 from intune.agents.measures import without_absent
 from intune.agents.memory import MemoryRecord
 from intune.agents.online import Online
@@ -28,6 +28,10 @@ from intune.envs.measurement import Measurement
 
 SETTLED = 0.004
 """Worth, as a share of the best rate, below which another allocation is not better than staying."""
+
+PATIENCE, LONGEST = 4.0, 64.0
+"""Decisions in a pool that memory holds back until slots of each stage's own are tried, whatever they promise: for an
+interval or two less may be delivered. The fewest, and the most: they double every time, since less and less is new."""
 
 
 class DQN(Agent):
@@ -57,6 +61,10 @@ class DQN(Agent):
         self._before: Measurement | None = None
         self._new: Bools = np.zeros(jobs, dtype=bool)  # nothing is known of the interval before
         self._age: Floats = np.zeros(jobs)
+        # Decisions in pools until slots of each stage's own are tried for what they tell of memory; how many the next
+        # time.
+        self._until: Floats = np.zeros(jobs)
+        self._patience: Floats = np.full(jobs, 0.5 * PATIENCE)
         self._online = Online(self.weights, seed=self._seed) if self._learning else None
 
     def forget(self, rows: Any) -> None:
@@ -65,6 +73,7 @@ class DQN(Agent):
         self._record.forget(rows)
         self._log.clear()
         self._age[rows] = 0.0
+        self._until[rows], self._patience[rows] = 0.0, 0.5 * PATIENCE
         self._new[rows] = True
         if self._online is not None:
             self._online.forget(rows)
@@ -103,7 +112,8 @@ class DQN(Agent):
         sound = measured.sound()
         options, seen = self.look(measured)
         # A change has its price, which the simulator's rewards hardly show.
-        worth = np.where(promising(options, measured), self.values(seen), -np.inf)
+        values = self.values(seen)
+        worth = np.where(promising(options, measured), values, -np.inf)
         # What no longer fits into memory is left for whatever does.
         leave = (
             (options.memory[:, 0] > measured.memory_limit)
@@ -111,10 +121,14 @@ class DQN(Agent):
             & ~measured.watched
         )
         worth[leave, 0] = -np.inf
-        choice = worth.argmax(axis=1)
+        out = out_of_pools(options, measured, self._due(measured, sound))
+        told = np.asarray(out.any(axis=1))
+        # Of what may not fit, which the guard will cut, the network says nothing.
+        best = np.where(out, np.maximum(values, -1e9), -np.inf).argmax(axis=1)
+        choice = np.where(told, best, worth.argmax(axis=1))
         rows = np.arange(len(measured))
         gain = worth[rows, choice] - worth[:, 0]  # infinite where staying is out of the question
-        stay = gain < SETTLED
+        stay = (gain < SETTLED) & ~told
         # A candidate that comes to what is in force is staying by another name.
         slots, pool = options.slots[rows, choice], options.pool[rows, choice]
         same = (pool == measured.pool) & (
@@ -127,13 +141,22 @@ class DQN(Agent):
             self._online.decided(seen, choice, measured, options.together, slots, pool)
 
         def explain(i: int) -> str:
-            return _reason(options, measured, i, int(choice[i]), float(gain[i]))
+            return _reason(options, measured, i, int(choice[i]), None if told[i] else float(gain[i]))
 
         proposal = Proposal(slots=slots, pool=pool, explain=explain, rate=options.rate[rows, choice])
         return where_sound(measured, proposal, sound)
 
+    def _due(self, measured: Measurement, sound: Bools) -> Bools:
+        """``[N]`` whether a pool has been in force for so long that slots of each stage's own are tried."""
+        alone = sound & (measured.pool == 0)
+        tried = alone & (self._until <= 0)
+        self._patience = np.where(tried, np.minimum(2.0 * self._patience, LONGEST), self._patience)
+        self._until = np.where(alone, self._patience, self._until - 1.0)
+        return np.asarray(self._until <= 0)
 
-def _reason(options: Candidates, measured: Measurement, i: int, choice: int, gain: float) -> str:
+
+def _reason(options: Candidates, measured: Measurement, i: int, choice: int, gain: float | None) -> str:
+    """Why a candidate is chosen: for it is worth `gain` more; None where a pool is left that memory holds back."""
     now = measured.delivered[i]
     limit = max(float(measured.memory_limit[i]), 1.0)
 
@@ -152,7 +175,10 @@ def _reason(options: Candidates, measured: Measurement, i: int, choice: int, gai
                 f"may take {options.memory[i, best] / limit:.0%} of the memory limit"
             )
         return f"keep: {now:,.0f} rows/s; of {len(NAMES) - 1} rehearsed allocations none is worth noticeably more"
-    why = f"worth {gain:+.3f} more than staying" if np.isfinite(gain) else "what is in force may not fit"
+    if gain is None:
+        why = "and slots of each stage's own tell what they take, which a pool does not"
+    else:
+        why = f"worth {gain:+.3f} more than staying" if np.isfinite(gain) else "what is in force may not fit"
     # By how much a plan or pool is larger than it need be says nothing of how it compares with what is in force.
     move = "" if NAMES[choice].startswith(("plan", "pool")) else f"{NAMES[choice]}: "
     return (

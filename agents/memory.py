@@ -125,7 +125,8 @@ class MemoryRecord:
             took = (used - np.nan_to_num(measured.memory_base)) / at_work
             each = np.where(good, took / np.maximum(np.nan_to_num(measured.memory_limit), 1.0), 0.0)
             self._each = np.maximum(self._each, each)
-        good &= ~pooled | self._loose | (self._sums.count == 0)
+        # Of a single stage it is known whose slots took it.
+        good &= ~pooled | self._loose | (self._sums.count == 0) | (measured.counts == 1)
         total = np.where(pooled, measured.pool, slots.sum(axis=1))
         # The most that was held in an interval whose slots were fewer than before is what those before held. Where
         # nothing is watched it counts all the same, as a margin.

@@ -13,6 +13,7 @@ from intune.agents.candidates import (
     MARGINS,
     NAMES,
     fitting_rate,
+    out_of_pools,
     promising,
     propose,
     reaching,
@@ -221,3 +222,36 @@ def test_what_no_longer_fits_may_be_left_for_anything(measurement: Measured) -> 
 def test_where_nothing_was_measured_of_the_trainer_staying_is_still_promising(measurement: Measured) -> None:
     measured = roomy(measurement, waiting=np.nan)
     assert promising(propose(*known(measured, 30), measured), measured)[0, 0]
+
+
+def test_a_pool_that_memory_holds_back_is_left_for_slots_that_tell_what_they_take(
+    measurement: Measured,
+) -> None:
+    """The record of a pool says nothing of whose slots took it, so that none ever grows that is not left."""
+    given = {
+        "slots": 3.0, "pool": 3.0, "memory_used": 1e9, "memory_base": 0.0, "memory_queued": 0.0, "block_bytes": 0.0,
+        "queued_bytes": 0.0,
+    }  # fmt: skip
+
+    def left(limit: float, due: bool, **values: Any) -> np.ndarray:
+        measured = roomy(measurement, **(given | {"memory_limit": limit} | values))
+        options = propose(*known(measured), measured)
+        out = out_of_pools(options, measured, np.array([due]))[0]
+        assert not out[options.pool[0] > 0].any()
+        fits = options.memory[0] <= limit
+        if out.any():
+            more = options.rate[0] > 1.03 * options.rate[0, 0]
+            assert (more & ~fits).any()
+            # Those that promise more, if there are any that fit.
+            assert not (out & ~fits).any() or not fits[options.pool[0] == 0].any()
+            if not due:
+                assert (more & fits)[out].all()
+        return out
+
+    assert not left(1e15, True).any()
+    assert left(2.2e9, False).any()
+    assert not left(1.3e9, False).any()
+    assert left(1.3e9, True).any()
+    assert not left(1.3e9, True, watched=True).any()
+    assert not left(1.3e9, True, pool=0.0).any()
+    assert not left(1.3e9, True, waiting=0.0).any()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from intune.agents.base import Agent
 from intune.agents.candidates import NAMES
 from intune.agents.dqn import DQN, _reason
 from intune.agents.evaluate import Trial, evaluate
+from intune.agents.guard import Guard
+from intune.agents.oracle_search import best
 from intune.agents.outcomes import outcomes
 from intune.agents.qweights import Weights, load
+from intune.agents.referee import Referee
 from intune.envs.conditions import channels, record
 from intune.envs.jobs import Jobs
 from intune.envs.measurement import Measurement
@@ -245,9 +249,6 @@ def test_it_is_near_the_best_on_jobs_it_never_saw() -> None:
 
 
 def test_the_referee_and_the_guard_may_stand_around_it() -> None:
-    from intune.agents.guard import Guard
-    from intune.agents.referee import Referee
-
     given = slots_of(Guard(Referee(DQN(learning=True))), noisy(2, 4, 20), 18)
     assert np.isfinite(given).all()
 
@@ -267,3 +268,31 @@ def test_it_says_so_where_memory_is_what_holds_a_job_back() -> None:
         measured = simulator.run()  # what it asks for is not given
     assert "of the memory limit" in decision.reason
     assert "none is worth" not in decision.reason
+
+
+@pytest.mark.parametrize("bad", [1.0, 2.5])
+def test_a_pool_is_no_trap_where_memory_holds_it_back(bad: float) -> None:
+    """Two stages wait for storage, and a pool of three is far too few slots. What it takes does not say how many more
+    fit, all the less so after one interval that took more than it should: it has to leave the pool to find out."""
+    jobs = Jobs.of(
+        stages=4, jobs=1, cpu=np.array([[7e-5, 1e-4, 4e-4, 1e-4]]), wait=np.array([[0.0, 2.3e-3, 0.0, 1.3e-3]]),
+        slot_bytes=np.array([[3e7, 1e8, 3e8, 2e8]]), base_bytes=2e9, cpus=np.full((1, 1), 3.0), memory=5e9,
+        slots_per_cpu=8.0,
+    )  # fmt: skip
+    simulator = Simulator(jobs, steps=1)
+    agent = Guard(Referee(DQN()))
+    agent.start(1, 4)
+    simulator.allocate(np.ones((1, 4)), np.full(1, 3.0))
+    delivered = []
+    for step in range(30):
+        measured = simulator.run()
+        delivered.append(float(measured.delivered[0]))
+        assert not measured.killed[0]
+        if step == 0:
+            more = measured.memory_base + bad * (measured.memory_used - measured.memory_base)
+            measured = replace(measured, memory_used=more)
+        proposal = agent.propose(measured)
+        if "tell what they take" in proposal.explain(0):
+            assert measured.pool[0] > 0
+        simulator.allocate(proposal.slots, proposal.pool)
+    assert delivered[-1] > 0.85 * best(jobs).rate[0] > 2.0 * delivered[0]

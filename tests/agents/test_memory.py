@@ -213,6 +213,17 @@ def test_a_pool_may_return_for_what_it_took_while_that_is_fresh(measurement: Mea
     assert bound_of(record, [16, 16], own, 16.0) >= BASE + 16 * 6e7, "all may be in the larger stage"
 
 
+def test_a_pool_of_one_stage_tells_what_its_slots_take(measurement: Measured) -> None:
+    """Those at work: nobody else can have taken it. One bad interval before does not stay the only one."""
+    record = MemoryRecord(1, 1)
+    record.see(took(measurement, [1], [2.5e8]))
+    pooled = replace(took(measurement, [12], [1e8], pool=12.0), busy=np.array([[11.0]]))
+    before = bound_of(record, [16], pooled)
+    for _ in range(5):
+        record.see(pooled)
+    assert BASE + 16e8 < bound_of(record, [16], pooled) < 0.8 * before
+
+
 def test_what_a_pool_took_before_it_was_killed_is_forgotten(measurement: Measured) -> None:
     record = MemoryRecord(1, 2)
     pooled = took(measurement, [4, 4], [0.0, 0.0], pool=4.0)
