@@ -884,11 +884,12 @@ def start(folder: Path, script: str, data: Path, **options) -> Iterator[subproce
 
 
 def workers_of(pid: int) -> list[int]:
-    """Descriptors that tell when a process's worker processes have ended."""
-    children = Path(f"/proc/{pid}/task").glob("*/children")
-    pids = {int(child) for path in children for child in path.read_text().split()}
-    chosen = [p for p in pids if b"process_worker" in Path(f"/proc/{p}/cmdline").read_bytes()]
-    assert chosen
+    """Descriptors that tell when a process's worker processes, and what forks them, have ended."""
+    below = psutil.Process(pid).children(recursive=True)
+    chosen = [
+        process.pid for process in below if "executors.fork_server_process" in " ".join(process.cmdline())
+    ]
+    assert len(chosen) > 1
     return [os.pidfd_open(p) for p in chosen]
 
 
