@@ -1,10 +1,11 @@
 """Worker processes for users' functions that hold Python's lock: a thread hands its block over and waits.
 
-A process is started when a call finds none idle, so there are at most as many as calls run at once. Starting takes
+A process is started when a call finds none idle, so there are at most as many as calls run at once. Starting may take
 seconds: where others work already, the call does not wait for its own, but takes whichever is free first. Those that
 whoever resizes the pool wants no more are ended, which frees their memory, but not at once, lest others have to be
-started soon. They are fresh interpreters, neither forks of this one, whose threads would be lost in the middle of what
-they do, nor importers of the user's script. What travels how: `packing.py`; what runs in them: `process_worker.py`.
+started soon. They are as fresh interpreters, neither forks of this one, whose threads would be lost in the middle of
+what they do, nor importers of the user's script: `fork_server.py`. What travels how: `packing.py`; what runs in them:
+`process_worker.py`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ RETRIES = 3
 """How often a call is run again whose process died. Processes are killed for memory in rows, seldom more."""
 
 SPARE_S = 5.0
-"""Seconds without work after which a process is ended that is one too many: starting another one takes a second or two
-of a processor, and agents that try fewer slots often take that back within seconds."""
+"""Seconds without work after which a process is ended that is one too many: another one has to import the user's
+modules and make its functions ready, and agents that try fewer slots often take that back within seconds."""
 
 DYING_S = 5.0
 """Seconds that a process which hung up may take to end by itself: how it ended is what its user is told, and one that
@@ -239,8 +240,8 @@ class ProcessPool:
                 self._waiting -= 1
 
     def _start_beside(self, stage: Map) -> None:
-        """Have a process started for a call that waits for one, in a thread of its own. Each takes a processor for a
-        second or two; half of them stay for those that work."""
+        """Have a process started for a call that waits for one, in a thread of its own. Each may import
+        for seconds; half of the processors stay for those that work."""
         if self._starters < min(self._waiting, max(1, affine_cpus() // 2)) and self._failed_starts < RETRIES:
             self._starters += 1
             thread = threading.Thread(
