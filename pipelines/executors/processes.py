@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from intune.pipelines.budget import affine_cpus
 from intune.pipelines.errors import ConfigError, LoaderError, StageError, StageTimeout, WorkerLostError
+from intune.pipelines.executors.fork_server import LIBRARIES
 from intune.pipelines.executors.packing import by_value
 from intune.pipelines.executors.process import Process, handed_over
 from intune.pipelines.idle import PATIENCE
@@ -65,9 +68,9 @@ class ProcessPool:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        self._libraries = libraries
         self._most: int | None = None
         self._functions = {stage.name: _pickled(stage) for stage in maps if stage.workers == "process"}
+        self._libraries = [*libraries, *_mentioned(self._functions.values())]
         # Reentrant since a loader may be closed by the garbage collector, in the middle of anything.
         self._changed = threading.Condition(threading.RLock())
         self._idle: list[Process] = []  # those idle for longest first; the last is taken
@@ -353,6 +356,17 @@ def _end(processes: Sequence[Process]) -> None:
 def process_pool(maps: Sequence[Map]) -> ProcessPool | None:
     """A pool where one is needed."""
     return ProcessPool(maps) if any(stage.workers == "process" for stage in maps) else None
+
+
+def _mentioned(functions: Iterable[bytes]) -> list[str]:
+    """Large libraries that functions name, of those that this process has. One that they do not name, since a module of
+    the user's imports it, is known once the first process has it."""
+    return [
+        name
+        for name in LIBRARIES
+        if name in sys.modules
+        and any(re.search(rb"(?<!\w)%s(?!\w)" % name.encode(), function) for function in functions)
+    ]
 
 
 def _pickled(stage: Map) -> bytes:

@@ -74,6 +74,19 @@ def test_what_one_had_to_import_the_next_ones_have_at_once(asked):
     assert not asked.ask(after, lambda: "pandas" in sys.modules)
 
 
+def test_a_library_that_a_function_names_is_imported_for_all_if_this_process_has_it():
+    def function(block):
+        import scipy
+
+        return {"version": np.array(scipy.__version__)}
+
+    importlib.import_module("scipy")
+    pools = [ProcessPool([Map(function=f, workers="process", name="any")]) for f in (function, lambda _: {})]
+    assert [pool._libraries for pool in pools] == [["scipy"], []]
+    for pool in pools:
+        pool.close()
+
+
 def test_what_all_need_is_imported_once_and_what_is_not_there_is_theirs_to_tell(asked):
     process = asked.begin(["colorsys", "there_is_no_such_module"])
     assert asked.ask(process, lambda: "colorsys" in sys.modules)
