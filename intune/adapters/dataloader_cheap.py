@@ -39,13 +39,16 @@ class Cheap:
 
     @classmethod
     def of(cls, choice: Choice, measured: Measurement) -> Cheap | None:
-        """Of code that may run in threads; None of other, or if its batches are not cheap."""
-        if choice.kind != "thread" or measured.wall_s > CHEAP_S:
+        """Of code that may run in threads; None of other, or if its first batches were dear. They may have taken some
+        times as long as others will, so that where they were neither cheap nor dear the next ones tell."""
+        if choice.kind != "thread" or measured.wall_s > max(CHEAP_S, DEAR_S):
             return None
-        reason = (
-            f"a batch takes {1e3 * measured.wall_s:.3g} ms, too little to be handed over by another thread"
-        )
-        return cls(replace(choice, kind="here", reason=reason), choice, DEAR_S)
+        took = f"a batch takes {1e3 * measured.wall_s:.3g} ms"
+        if measured.wall_s <= CHEAP_S:
+            reason, most_s = f"{took}, too little to be handed over by another thread", DEAR_S
+        else:
+            reason, most_s = f"{took} at first; if others do, a thread will make them ahead", CHEAP_S
+        return cls(replace(choice, kind="here", reason=reason), choice, most_s)
 
     @classmethod
     def until_known(cls, choice: Choice) -> Cheap | None:
@@ -72,5 +75,5 @@ class Cheap:
             reason = f"{self.otherwise.reason}; a batch takes {1e3 * spent_s / self._count:.3g} ms by now"
             return replace(self.otherwise, reason=reason)
         if self._count == BATCHES:
-            self._count = None
+            self._count, self.most_s = None, max(self.most_s, DEAR_S)
         return None

@@ -37,7 +37,7 @@ def test_only_what_threads_may_make_and_is_cheap_is_made_by_the_trainer(limits):
     cheap = Cheap.of(THREAD, measured(0.0005))
     assert cheap.choice.kind == "here"
     assert "0.5 ms" in cheap.choice.reason
-    assert Cheap.of(THREAD, measured(0.001)) is None
+    assert Cheap.of(THREAD, measured(0.0021)) is None
     for kind in ("serial", "process", "here"):
         assert Cheap.of(Choice(kind=kind, reason=""), measured(0.0005)) is None
 
@@ -64,6 +64,23 @@ def test_once_batches_are_dear_the_other_choice_is_made(limits):
     # What they lacked a processor for is no time of theirs.
     assert turns(DEAR_S * 2, lacked_s=DEAR_S * 1.5, batches=5 * BATCHES) is None
     assert turns(DEAR_S * 2, cpu_s=DEAR_S * 2, lacked_s=DEAR_S * 1.5).kind == "thread"
+
+
+def test_first_batches_that_are_neither_cheap_nor_dear_leave_it_to_the_next(limits):
+    """They find nothing in the processor's caches, and a machine that does something else made them take longer."""
+    limits(0.0005, 0.002)
+
+    def follows(*seconds):
+        cheap = Cheap.of(THREAD, measured(0.001))
+        cheap.lacked = lambda: 0.0
+        assert cheap.choice.kind == "here"
+        assert "1 ms at first" in cheap.choice.reason
+        return [cheap.took(0.0, 0.0), *(cheap.took(each, each) for each in seconds)][-1]
+
+    assert follows(*[0.001] * BATCHES).kind == "thread"
+    # Once they were cheap, chance decides no more.
+    assert follows(*[0.0004] * (BATCHES + 1), *[0.001] * BATCHES) is None
+    assert follows(*[0.0004] * (BATCHES + 1), *[0.003] * BATCHES).kind == "thread"
 
 
 class Where(Samples):
