@@ -23,14 +23,12 @@ help:
 
 install: $(VENV)/installed
 
-# What is imported is compiled then, and kept: compiling all of torch beforehand takes longer than installing it.
-#
 # An environment that a Python too old has begun would keep it, whatever Python is named the next time.
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(PYTHON) is Python %d.%d, and 3.11 or newer is needed: make install PYTHON=python3.11, say" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	@touch $@
 
 check: install
@@ -52,8 +50,8 @@ peers: .peers/installed
 
 .peers/installed: benchmarks/peers.txt
 	$(PYTHON) -m venv .peers
-	.peers/bin/python -m pip install --quiet --disable-pip-version-check --no-compile $(TORCH)
-	.peers/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --requirement benchmarks/peers.txt
+	.peers/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	.peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
 	@touch $@
 
 recbole: .recbole/installed
@@ -61,13 +59,13 @@ recbole: .recbole/installed
 # RecBole asks for an old Ray, which training does not use: it is installed without what it asks for.
 .recbole/installed: benchmarks/recbole.txt
 	$(PYTHON) -m venv .recbole
-	.recbole/bin/python -m pip install --quiet --disable-pip-version-check --no-compile $(TORCH)
-	.recbole/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --requirement benchmarks/recbole.txt
-	.recbole/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps recbole==1.2.1
+	.recbole/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	.recbole/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/recbole.txt
+	.recbole/bin/python -m pip install --quiet --disable-pip-version-check --no-deps recbole==1.2.1
 	@touch $@
 
 bench: install peers
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable ".[dev,plots,s3]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,plots,s3]"
 	$(BIN)/python -m benchmarks.throughput --json results/throughput.json --plot results/throughput.png
 
 clean:
