@@ -4,7 +4,7 @@ Four map-style datasets, each the pure form of what real ones do: nothing at all
 left), waiting as storage does, computing in Python under its lock, and computing in NumPy outside of it. The
 DataLoader takes part with 0 workers and with the best of a sweep, with workers that persist, so that none of its
 epochs but the first pays for their start. All in one process, interleaved; the last of several epochs is timed: our
-processes are fresh interpreters, which start while one of them works already.
+processes begin while the trainer makes batches already.
 """
 
 from __future__ import annotations
