@@ -25,9 +25,7 @@ import torch
 from intune.adapters.dataloader_globals import Globals, gather
 from intune.adapters.dataloader_set_globals import set_globals
 from intune.pipelines.executors.import_path import import_path
-
-OWN = ("OMP_NUM_THREADS",)
-"""Variables that a worker process has for itself where the user has none."""
+from intune.pipelines.executors.surroundings import OWN
 
 
 def _decimal_context() -> decimal.Context:
@@ -103,7 +101,7 @@ class Runtime:
         if self.folder is not None:
             with contextlib.suppress(OSError):
                 os.chdir(self.folder)
-        for name in os.environ.keys() - self.environment.keys() - set(OWN):
+        for name in os.environ.keys() - self.environment.keys() - OWN.keys():
             del os.environ[name]
         for name, value in self.environment.items():
             if os.environ.get(name) != value:

@@ -1,8 +1,8 @@
 """Worker processes as forks of one that has imported what they need; seen from this side.
 
 A fresh interpreter imports torch in 1.7 seconds of a processor, and then has 155 MB for itself. A fork of one that has
-imported it is there after a tenth of a second and shares all but 7 MB. The fork server is such an interpreter with
-nothing of the user's in it: no module, no thread but the one that forks, no lock held. It begins with the first worker
+imported it is there after 0.02 seconds and shares all but 7 MB. The fork server is such an interpreter with nothing of
+the user's in it: no module, no thread of Python's but the one that forks, no lock held. It begins with the first worker
 process and is ended with the last. What runs in it: `fork_server_process.py`; Android's zygote and Python's own
 `multiprocessing.forkserver` are the models, but the latter is one for all code of a process and outlives its forks.
 """
@@ -24,9 +24,9 @@ from contextlib import ExitStack
 from intune.pipelines.executors.channel import receive_some
 from intune.pipelines.executors.messages import Born, Ended, Fork
 
-LIBRARIES = ("torch", "torchvision", "pandas", "scipy")
-"""Imported in the server once a worker process was seen to have them, for all that are begun later: large, and known to
-start no thread and open nothing while they are imported."""
+LIBRARIES = ("torch", "pandas", "scipy")
+"""Imported in the server once a worker process was seen to have them, for all that are begun later: large, and seen to
+start no thread while they are imported."""
 
 LARGEST_REPLY = 4096
 LOOK_S = 0.05
@@ -100,9 +100,6 @@ class Child:
     def found(self, libraries: Iterable[str]) -> None:
         """Have those that are begun later share what it had to import."""
         self._server.libraries.update(libraries)
-
-    def forget(self) -> None:
-        """In a fork of this process: leave it to the one that began it; the server is left by `_forget`."""
 
     def release(self) -> None:
         """It is of no interest any more."""
@@ -263,16 +260,13 @@ def fork(
     """
     global _server
     with _lock:
-        for last in (False, True):
-            if _server is None or _server.lost:
-                _server = Server(start)
+        if _server is not None and not _server.lost:
             _server.libraries.update(libraries)
-            try:
+            with contextlib.suppress(OSError):  # it was killed, and nobody has noticed yet
                 return _server.fork(end)
-            except OSError:  # it was killed, and nobody has noticed yet
-                if last:
-                    raise
-        raise AssertionError("not reached")
+        _server = Server(start)
+        _server.libraries.update(libraries)
+        return _server.fork(end)
 
 
 def server_pids() -> list[int]:

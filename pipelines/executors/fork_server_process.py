@@ -12,7 +12,6 @@ import importlib
 import os
 import pickle
 import select
-import signal
 import socket
 import sys
 import warnings
@@ -118,14 +117,8 @@ def _draw_anew() -> None:
 
 
 def main() -> None:
-    """Run the server over the socket whose descriptor is the argument, and in its forks their work."""
-    # Ctrl-C is for the trainer; it was blocked while this process started.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    asked, lifeline = (int(argument) for argument in sys.argv[1:3])
-    sys.argv[1:] = []
-    for descriptor in (asked, lifeline):
-        os.set_inheritable(descriptor, False)
+    """Run the server over the descriptors given as arguments, and in its forks their work."""
+    asked, lifeline = process_worker.begun()
     end = Server(socket.socket(fileno=asked), lifeline).serve()
     if end is None:
         os._exit(0)

@@ -201,7 +201,8 @@ class Process:
 
     def forget(self) -> None:
         """In a fork of this process: leave it to the one that started it."""
-        self._process.forget()  # it is no child of the fork, which must not wait for it
+        if isinstance(self._process, _Started):
+            self._process.forget()
         self._release()
 
     # ---- inside ----------------------------------------------------------------------------------------------
@@ -333,7 +334,7 @@ class _Started:
             self._lifeline = -1
 
     def forget(self) -> None:
-        self._process.returncode = 0
+        self._process.returncode = 0  # it is no child of the fork, which must not wait for it
 
 
 def _started(libraries: Sequence[str]) -> tuple[Child | _Started, socket.socket]:

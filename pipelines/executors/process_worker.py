@@ -140,6 +140,11 @@ def _end_with(lifeline: int) -> None:
 
 def main() -> None:
     """Run a worker over the descriptors given as arguments."""
+    work(*begun())
+
+
+def begun() -> tuple[int, int]:
+    """In a process that was just started: the descriptors it was given, of what it is asked by and of its lifeline."""
     # Ctrl-C is for the trainer; it was blocked while this process started.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -147,7 +152,7 @@ def main() -> None:
     sys.argv[1:] = []
     for descriptor in (control, lifeline):
         os.set_inheritable(descriptor, False)  # programs that users' code starts must not keep up the line
-    work(control, lifeline)
+    return control, lifeline
 
 
 def work(control: int, lifeline: int) -> None:
