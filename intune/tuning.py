@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import math
 import os
-import re
-import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -24,17 +19,15 @@ from intune.agents.registry import GUARDED, check_real, make
 from intune.control import Controller, ControlThread, Pace, describe
 from intune.decisions import Entry
 from intune.envs.observer import Observer
-from intune.envs.resources import ResourceReader, Resources
 from intune.envs.tunable import Tunable, check_tunable
-from intune.knowledge import Knowledge, default_folder, keep, key_of, recall
+from intune.knowledge import Knowledge, default_folder, key_of, recall
+from intune.learnt import name_of, now_and_then, remember, teach
 from intune.pipelines.allocation import Allocation
-from intune.pipelines.budget import DEFAULT_SHARE, Budget, Usable
+from intune.pipelines.budget import Budget, Usable
 from intune.pipelines.errors import ConfigError, IntuneError
-from intune.pipelines.executors.choice import choose, reach, usable_by
 from intune.pipelines.loader import Loader
 from intune.pipelines.metrics import PipelineStats
 from intune.pipelines.pipeline import Pipeline
-from intune.pipelines.whole import at_least
 from intune.sinks import Display, Shown, Sinks, open_sinks
 from intune.tuning_arguments import (
     check_flag,
@@ -45,6 +38,7 @@ from intune.tuning_arguments import (
     folder_of,
     watchers,
 )
+from intune.tuning_resources import budget_of, resources_of
 
 logger = logging.getLogger("intune")
 
@@ -57,9 +51,6 @@ for no second one meanwhile. Never iterated over: other threads tune loaders of 
 
 MOST_TOLD = 2_000
 """Characters of what a pipeline is that its log tells: a function may carry a dictionary of millions of ids."""
-
-KEPT_EVERY_S = 60.0
-"""Seconds between two times that what is learnt is kept: a killed job loses no more, and it takes some milliseconds."""
 
 OFF = ("off", "0", "false", "no")
 """Values of the environment's ``INTUNE`` that turn tuning off."""
@@ -146,7 +137,7 @@ def tune(
             pace=pace,
             folder=_folder(knowledge),
             begin=allocation is None,
-            name=_name(source),
+            name=name_of(source),
             budget=budget,
             shown=shown,
         )
@@ -197,7 +188,7 @@ class Tuned:
         known = None if folder is None else recall(folder, self._key, inner.stages)
         if begin:
             self._begin_with(known)
-        observer = Observer(inner, resources=_resources(inner))
+        observer = Observer(inner, resources=resources_of(inner))
         header = {
             "agent": agent.name,
             "pipeline": name if len(name) <= MOST_TOLD else f"{name[: MOST_TOLD - 1]}…",
@@ -214,13 +205,13 @@ class Tuned:
             raise
         DECIDING[id(_decides(agent))] = self.controller
         if known is not None:
-            _teach(agent, known)
+            teach(agent, known)
         self._thread = ControlThread(self.controller, pace=pace)
         if folder is not None:
             self.controller.tell(
-                _now_and_then(partial(_remember, weakref.proxy(self.controller), folder, self._key))
+                now_and_then(partial(remember, weakref.proxy(self.controller), folder, self._key))
             )
-            sinks.closers.append(partial(_remember, self.controller, folder, self._key))
+            sinks.closers.append(partial(remember, self.controller, folder, self._key))
         # The thread must not keep a forgotten loader alive, nor outlive it.
         self._finalizer = weakref.finalize(self, _end, self._thread, sinks, os.getpid())
 
@@ -353,47 +344,6 @@ def _end(thread: ControlThread, sinks: Sinks, pid: int) -> None:
             DECIDING.pop(id(_decides(thread.controller.agent)), None)
 
 
-def _now_and_then(remember: Callable[[], bool]) -> Callable[[Entry], None]:
-    """Told of decisions, it calls `remember` every `KEPT_EVERY_S` for as long as that goes well: many a job is killed
-    and starts again without having been asked."""
-    due = KEPT_EVERY_S
-
-    def listener(entry: Entry) -> None:
-        nonlocal due
-        if entry.time >= due:
-            due = entry.time + KEPT_EVERY_S if remember() else math.inf
-
-    return listener
-
-
-def _remember(controller: Controller, folder: Path, key: str) -> bool:
-    """Keep what was learnt, if anything was; whether all of it was kept."""
-    if controller.best is None:
-        return True
-    allocation, rate, memory = controller.best
-    learnt: Mapping[str, Any] = {}
-    whole = True
-    try:
-        learnt = controller.agent.knowledge()
-    except Exception as error:  # whatever an agent does, the allocation is kept
-        logger.warning("what the agent learnt is not kept (%s: %s)", type(error).__name__, error)
-        whole = False
-    best = replace(allocation, memory=None)
-    return keep(folder, key, Knowledge(allocation=best, rate=rate, memory=memory, learnt=learnt)) and whole
-
-
-def _teach(agent: Agent, known: Knowledge) -> None:
-    """Let the agent begin with what it believed at the end of an earlier run."""
-    try:
-        agent.recall(known.learnt)
-    except Exception as error:
-        logger.warning(
-            "what the agent learnt in an earlier run cannot be used (%s: %s); it starts without it",
-            type(error).__name__,
-            error,
-        )
-
-
 def _agent(agent: str | Agent | None, *, guard: bool) -> Agent | None:
     if agent is None:
         return None
@@ -434,13 +384,13 @@ def _loader(
         raise ConfigError("`source` is tuned already; two tuners would undo each other's decisions")
     if isinstance(source, Pipeline):
         check_options(options, Loader.__init__, "Pipeline")
-        budget = _budget(cpus, memory, options)
+        budget = budget_of(cpus, memory, options)
         return source.loader(budget=budget, allocation=allocation, **options), budget
     if _is_dataloader(source):
         from intune.adapters.dataloader import TunableDataLoader
 
         check_options(options, TunableDataLoader.wrap, "DataLoader")
-        budget = _budget(cpus, memory, {"executor": "threads"})
+        budget = budget_of(cpus, memory, {"executor": "threads"})
         return TunableDataLoader.wrap(source, budget=budget, allocation=allocation, **options), budget
     check_source(source)
     if cpus is not None or memory is not None or options:
@@ -459,87 +409,7 @@ def _is_dataloader(source: Any) -> bool:
     return isinstance(source, DataLoader)
 
 
-def _budget(cpus: int | None, memory: int | str | None, options: Mapping[str, Any]) -> Budget:
-    """A rank's part of what there is, where nothing is said.
-
-    Args:
-        cpus, memory: what is said.
-        options: of the loader, of which the executor says whose CPUs they are.
-    """
-    executor = choose(options.get("executor", "auto"))
-    ranks = _ranks_here()
-    reach(executor)
-    world = max(at_least("world_size", options.get("world_size", 1), 1), ranks)
-    usable = usable_by(executor, here=ranks, world=world) if cpus is None else usable_by(executor)
-    return Budget.detect(cpus=cpus, memory=memory, share=DEFAULT_SHARE / ranks, usable=usable)
-
-
-def _usable_part(executor: str | None, world: int) -> Usable:
-    """A rank's part of what there is now: what is free may be taken by all of them at once."""
-    ranks = _ranks_here()
-    usable = usable_by(executor, here=ranks, world=max(world, ranks))
-    return replace(usable, memory_left=usable.memory_left // ranks)
-
-
-def _resources(inner: Any) -> Callable[[], Resources]:
-    own = getattr(inner, "resources", None)
-    if callable(own):
-        return own  # type: ignore[no-any-return]
-    executor = getattr(inner, "executor", None)
-    part = partial(_usable_part, executor, getattr(inner, "world_size", 1))
-    # The workers of a Ray that this process started are its children, but their own clocks count them.
-    return ResourceReader(inner.budget, children=executor != "ray", detect=part)
-
-
-def _ranks_here() -> int:
-    """Trainers on this machine: ``LOCAL_WORLD_SIZE``, as torchrun, Accelerate and Ray Train set it.
-
-    Lightning only says how many there are in all, and which of those here this is: then it is all of them, but no
-    more than this machine has accelerators, where it has any.
-    """
-    local = _whole("LOCAL_WORLD_SIZE")
-    if local:
-        return local
-    world = _whole("WORLD_SIZE")
-    if not world or _whole("LOCAL_RANK") is None:
-        return 1
-    devices = torch.cuda.device_count() if (torch := sys.modules.get("torch")) is not None else 0
-    return min(world, devices) if devices else world
-
-
-def _whole(name: str) -> int | None:
-    text = os.environ.get(name, "")
-    return int(text) if text.isdecimal() else None
-
-
 def _folder(knowledge: bool | str | Path) -> Path | None:
     if isinstance(knowledge, bool):
         return default_folder() if knowledge else None
     return folder_of("knowledge", knowledge)
-
-
-def _name(source: Any) -> str:
-    """What a pipeline is, for finding what an earlier run of it learnt."""
-    pipeline = getattr(source, "pipeline", source)  # a loader is known by what it runs
-    if isinstance(pipeline, Pipeline):
-        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(pipeline))  # where functions lie says nothing
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
-    about = (
-        _name_of_dataset(getattr(source, "dataset", source)),
-        getattr(source, "batch_size", None),
-        getattr(source, "num_workers", None),
-        getattr(getattr(source, "collate_fn", None), "__qualname__", None),
-        script and os.path.abspath(script),
-    )
-    return f"{type(source).__qualname__}({', '.join(map(str, about))})"
-
-
-def _name_of_dataset(dataset: Any) -> str:
-    """Its class and its length, and what it is a part of: a training's data must not pass for its validation's."""
-    kind = type(dataset)
-    length: Any = None
-    with contextlib.suppress(Exception):  # whatever the user's own may raise; many have none
-        length = len(dataset)
-    inner = getattr(dataset, "dataset", None)
-    of = "" if inner is None or inner is dataset else f" of {_name_of_dataset(inner)}"
-    return f"{kind.__module__}.{kind.__qualname__}[{length}]{of}"

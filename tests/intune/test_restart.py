@@ -11,7 +11,7 @@ import pytest
 import intune
 from intune.control import Pace
 from intune.envs.simulated_tunable import SimulatedTunable
-from intune.tuning import _now_and_then
+from intune.learnt import now_and_then
 from tests.envs.one_job import Clock, a_job
 from tests.intune.tuned import STAGES, Scripted, an_entry, wait_until
 
@@ -58,7 +58,7 @@ def test_a_job_that_restarts_begins_at_its_best_and_stays_there(tmp_path: Path) 
 def test_a_job_that_is_killed_has_kept_what_it_learnt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("intune.tuning.KEPT_EVERY_S", 0.0)
+    monkeypatch.setattr("intune.learnt.KEPT_EVERY_S", 0.0)
     clock = Ticking()
     job = SimulatedTunable(a_job(**JOB), stages=STAGES, clock=clock)
     with intune.tune(job, pace=QUICK, knowledge=tmp_path):
@@ -72,7 +72,7 @@ def test_a_job_that_is_killed_has_kept_what_it_learnt(
 
 def test_what_is_learnt_is_kept_every_minute_as_long_as_that_goes_well() -> None:
     goes_well = [True, True, False]
-    listener = _now_and_then(lambda: goes_well.pop(0))
+    listener = now_and_then(lambda: goes_well.pop(0))
     left = []
     for time in (10.0, 59.0, 60.0, 100.0, 119.0, 125.0, 184.0, 190.0, 1000.0):
         listener(an_entry(time=time))

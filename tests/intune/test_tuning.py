@@ -37,9 +37,11 @@ from intune.envs.measurement import Measurement
 from intune.envs.resources import ResourceReader
 from intune.errors import ConfigError, LoaderError
 from intune.knowledge import Knowledge, _say_homeless, keep
+from intune.learnt import name_of
 from intune.pipelines import Allocation, Budget, Loader, Pipeline
 from intune.pipelines.budget import Usable
-from intune.tuning import MOST_TOLD, _agent, _folder, _name, _ranks_here, _resources
+from intune.tuning import MOST_TOLD, _agent, _folder
+from intune.tuning_resources import ranks_here, resources_of
 from tests.intune.tuned import STAGES, Clock, Scripted, simulated, tuner_threads, wait_until
 
 QUICK = Pace(shortest=0.001, longest=0.002, tasks=0)
@@ -163,10 +165,10 @@ def test_rays_workers_are_counted_by_their_own_clocks_only() -> None:
         budget = Budget(cpus=2, memory=1 << 20)
         executor = "ray"
 
-    reader: Any = _resources(OnRay())
+    reader: Any = resources_of(OnRay())
     assert not reader._count_children
     OnRay.executor = "threads"
-    reader = _resources(OnRay())
+    reader = resources_of(OnRay())
     assert reader._count_children
 
 
@@ -645,7 +647,7 @@ def test_ranks_on_this_machine(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert _ranks_here() == ranks
+    assert ranks_here() == ranks
 
 
 def test_the_next_run_begins_with_what_was_learnt(
@@ -676,9 +678,9 @@ def test_a_pipeline_is_known_again_by_what_it_does(pipeline: Pipeline) -> None:
 
     one, two = made(), made()
     assert repr(one) != repr(two)
-    assert _name(one) == _name(two) != _name(pipeline)
+    assert name_of(one) == name_of(two) != name_of(pipeline)
     with pipeline.loader(executor="threads") as loader:
-        assert _name(loader) == _name(pipeline)
+        assert name_of(loader) == name_of(pipeline)
 
 
 def test_dataloaders_of_other_data_are_others() -> None:
@@ -690,8 +692,8 @@ def test_dataloaders_of_other_data_are_others() -> None:
         DataLoader(train, 10, collate_fn=list), DataLoader(train, 10, num_workers=1),
         DataLoader(Subset(TensorDataset(torch.arange(95)), range(90)), 10),
     ]  # fmt: skip
-    assert len({_name(loader) for loader in loaders}) == len(loaders)
-    assert _name(DataLoader(Subset(data, range(90)), 10)) == _name(loaders[0])
+    assert len({name_of(loader) for loader in loaders}) == len(loaders)
+    assert name_of(DataLoader(Subset(data, range(90)), 10)) == name_of(loaders[0])
 
 
 def test_what_was_learnt_where_there_was_more_memory_is_passed_over(

@@ -1,0 +1,69 @@
+"""What a tuned job may use: of what there is, the part of one of the ranks on this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from intune.envs.resources import ResourceReader, Resources
+from intune.pipelines.budget import DEFAULT_SHARE, Budget, Usable
+from intune.pipelines.executors.choice import choose, reach, usable_by
+from intune.pipelines.whole import at_least
+
+
+def budget_of(cpus: int | None, memory: int | str | None, options: Mapping[str, Any]) -> Budget:
+    """A rank's part of what there is, where nothing is said.
+
+    Args:
+        cpus, memory: what is said.
+        options: of the loader, of which the executor says whose CPUs they are.
+    """
+    executor = choose(options.get("executor", "auto"))
+    ranks = ranks_here()
+    reach(executor)
+    world = max(at_least("world_size", options.get("world_size", 1), 1), ranks)
+    usable = usable_by(executor, here=ranks, world=world) if cpus is None else usable_by(executor)
+    return Budget.detect(cpus=cpus, memory=memory, share=DEFAULT_SHARE / ranks, usable=usable)
+
+
+def _usable_part(executor: str | None, world: int) -> Usable:
+    """A rank's part of what there is now: what is free may be taken by all of them at once."""
+    ranks = ranks_here()
+    usable = usable_by(executor, here=ranks, world=max(world, ranks))
+    return replace(usable, memory_left=usable.memory_left // ranks)
+
+
+def resources_of(inner: Any) -> Callable[[], Resources]:
+    """What reads a loader's resources: its own method, or what looks at this machine."""
+    own = getattr(inner, "resources", None)
+    if callable(own):
+        return own  # type: ignore[no-any-return]
+    executor = getattr(inner, "executor", None)
+    part = partial(_usable_part, executor, getattr(inner, "world_size", 1))
+    # The workers of a Ray that this process started are its children, but their own clocks count them.
+    return ResourceReader(inner.budget, children=executor != "ray", detect=part)
+
+
+def ranks_here() -> int:
+    """Trainers on this machine: ``LOCAL_WORLD_SIZE``, as torchrun, Accelerate and Ray Train set it.
+
+    Lightning only says how many there are in all, and which of those here this is: then it is all of them, but no
+    more than this machine has accelerators, where it has any.
+    """
+    local = _whole("LOCAL_WORLD_SIZE")
+    if local:
+        return local
+    world = _whole("WORLD_SIZE")
+    if not world or _whole("LOCAL_RANK") is None:
+        return 1
+    devices = torch.cuda.device_count() if (torch := sys.modules.get("torch")) is not None else 0
+    return min(world, devices) if devices else world
+
+
+def _whole(name: str) -> int | None:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else None
