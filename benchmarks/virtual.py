@@ -20,7 +20,8 @@ from intune.envs.probe import GAP, LONGER, steady_rate
 from intune.envs.resources import Resources
 from intune.pipelines import Allocation, PipelineStats
 from intune.pipelines.plan import Order, Plan, RowGroups, ShuffleSpec, make_plan
-from intune.pipelines.scheduler import Key, Scheduler, Task
+from intune.pipelines.scheduler import Scheduler
+from intune.pipelines.tasks import Key, Task
 
 ROW_BYTES, GROUP_ROWS, GROUPS, BATCH = 264, 65_536, 128, 8192
 BASE_BYTES = 4e8

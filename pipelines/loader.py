@@ -21,6 +21,7 @@ from intune.pipelines.errors import ConfigError, LoaderError, SkipLimitError
 from intune.pipelines.executors.choice import Fleet, choose, detect, make_fleet
 from intune.pipelines.executors.fork_server import server_pids
 from intune.pipelines.files import OpenFiles
+from intune.pipelines.footprint import Footprint
 from intune.pipelines.joining import Joining
 from intune.pipelines.memory import MemoryLedger, resident_bytes
 from intune.pipelines.metrics import PipelineStats, StageMeter
@@ -113,6 +114,7 @@ class Loader:
         self._fleet = make_fleet(self.executor, pipeline.maps, self.budget, files)
         base = Allocation.shared(max(1, self._fleet.default_slots(self.budget)))
         self.allocation = base if allocation is None else base.merged(allocation, self.stages)
+        self._meters = {name: StageMeter(name) for name in self.stages}
         self._finalizer = weakref.finalize(self, _close_fleet, self._fleet, self._pid)
         try:
             self._plan = self._make_plan(0)
@@ -121,7 +123,6 @@ class Loader:
             self._finalizer()  # else the workers would live as long as the exception, which holds this frame
             raise
         self._ledger = MemoryLedger()
-        self._meters = {name: StageMeter(name) for name in self.stages}
         self._counts = _Counts()
         self._joining = Joining()
         self._resume: tuple[int, frozenset[int]] = (0, frozenset())
@@ -390,14 +391,7 @@ class Loader:
         logger.warning("skipped: %s", message)
 
     def _check_memory(self) -> None:
-        scheduler = Scheduler(
-            self._plan,
-            self.stages,
-            allocation=self.allocation,
-            memory=self.budget.memory,
-            in_order=self._in_order,
-        )
-        least = scheduler.minimum_bytes()
+        least = Footprint(self._plan, self.allocation, self._meters).minimum
         if least > self.budget.memory:
             raise ConfigError(
                 f"`budget` allows {format_bytes(self.budget.memory)}, but this pipeline needs about "

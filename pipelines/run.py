@@ -19,7 +19,8 @@ from intune.pipelines.operations import Job, Over, Result, cpu_seconds
 from intune.pipelines.payloads import Missing, Piece
 from intune.pipelines.plan import Plan
 from intune.pipelines.retries import retry_delay
-from intune.pipelines.scheduler import Key, Scheduler, Task
+from intune.pipelines.scheduler import Scheduler
+from intune.pipelines.tasks import Key, Task
 
 LONGEST_WAIT_S = 1.0
 """Seconds after which who waits for an output looks again whether the run is closed."""

@@ -23,7 +23,8 @@ from intune.pipelines.metrics import PipelineStats
 from intune.pipelines.operations import Operations
 from intune.pipelines.plan import Plan
 from intune.pipelines.run import finalize
-from intune.pipelines.scheduler import Key, Scheduler, Task
+from intune.pipelines.scheduler import Scheduler
+from intune.pipelines.tasks import Key, Task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,10 @@ from intune.pipelines import plan as plan_module
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.executors.fake import Costs, FakeExecutor
 from intune.pipelines.metrics import StageMeter
-from intune.pipelines.plan import Order, Plan, RowGroups, ShuffleSpec, make_plan
-from intune.pipelines.scheduler import Scheduler, State, Task
+from intune.pipelines.plan import Plan, make_plan
+from intune.pipelines.scheduler import Scheduler
+from intune.pipelines.tasks import State, Task
+from tests.pipelines.small_plans import plan_of, stages_of
 
 KINDS: tuple[tuple[str, ...], ...] = (
     ("batch",),
@@ -26,41 +28,6 @@ KINDS: tuple[tuple[str, ...], ...] = (
     ("map", "shuffle", "map", "batch"),
     ("batch", "map", "shuffle", "map"),
 )
-
-
-def plan_of(
-    kinds: tuple[str, ...] = ("shuffle", "batch", "map", "transfer"),
-    *,
-    blocks: int = 8,
-    rows: int = 12,
-    batch: int = 5,
-    window: int = 3,
-    per_task: int = 1,
-    row_bytes: float = 1000.0,
-    guessed: bool = False,
-) -> Plan:
-    """A small plan whose blocks are the row groups."""
-    steps: Any = tuple((f"{kind}{number}", kind) for number, kind in enumerate(kinds))
-    order = Order(
-        steps=steps,
-        batch_size=batch,
-        drop_last=False,
-        shuffle=ShuffleSpec(row_groups=window, seed=0) if "shuffle" in kinds else None,
-    )
-    groups = RowGroups(
-        file=np.arange(blocks, dtype=np.int64),
-        group=np.zeros(blocks, dtype=np.int64),
-        rows=np.array([rows + (i % 3) for i in range(blocks)], dtype=np.int64),
-        row_bytes=row_bytes,
-        guessed=guessed,
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan_module, "BLOCK_ROWS", 1 << 20)
-        return make_plan(groups, order, chunk_rows=per_task * batch)
-
-
-def stages_of(plan: Plan) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(level.stage for level in plan.levels))
 
 
 class Watched(FakeExecutor):
@@ -82,7 +49,7 @@ class Watched(FakeExecutor):
 
     def _checked_take(self, now: float) -> Task | None:
         before = self.scheduler.running_tasks()
-        head, held = self.scheduler._head, self.scheduler.ledger.held
+        head, held = self.scheduler._tasks.head, self.scheduler.ledger.held
         task = self._take(now)
         if task is None:
             return None
@@ -123,12 +90,13 @@ class Watched(FakeExecutor):
         scheduler = self.scheduler
         assert scheduler.exhausted
         assert scheduler.running == 0
-        assert [len(level.records) for level in scheduler._levels] == [0] * len(scheduler._levels)
-        assert [level.done for level in scheduler._levels] == [0] * len(scheduler._levels)
+        levels = scheduler._tasks._levels
+        assert [len(level.records) for level in levels] == [0] * len(levels)
+        assert [level.done for level in levels] == [0] * len(levels)
         assert scheduler.ledger.held == 0
         assert len(scheduler.ledger) == 0
         assert not self._outputs
-        assert scheduler._promise == 0
+        assert scheduler._promised == 0
         stats = self.stats()
         needed = needed_tasks(self.plan, wanted)
         assert set(self.ends) == needed, "a task was left out, or one was run that nothing needs"
@@ -261,9 +229,10 @@ def test_the_memory_of_an_allocation_is_kept_but_never_below_what_one_delivery_t
     plan = plan_of(("batch", "map"), blocks=50, rows=10, batch=10)
     fake = Watched(plan, allocation=Allocation.shared(4, memory=60_000))
     assert fake.scheduler.limit == 60_000
-    assert fake.scheduler.minimum_bytes() < 60_000
+    least = fake.scheduler._footprint.minimum
+    assert least < 60_000
     fake.resize(Allocation.shared(4, memory=1))
-    assert fake.scheduler.limit == fake.scheduler.minimum_bytes()
+    assert fake.scheduler.limit == least
     tight = Watched(plan, allocation=Allocation.shared(4, memory=1 << 50), memory=1 << 20)
     assert tight.scheduler.limit == 1 << 20
 
@@ -495,7 +464,7 @@ def test_where_the_size_of_rows_is_a_guess_only_what_is_needed_first_is_read_unt
     rows = sum(task.rows for task in begun) + second.rows
     assert 0 < 100 * first.rows + 150 * rows <= 8000, "as many as fit, now that it is known what they take"
     # The functions' outputs are taken to be as large until they are seen.
-    assert scheduler.minimum_bytes() >= 100 * (2 * 12 + 16)
+    assert scheduler._footprint.minimum >= 100 * (2 * 12 + 16)
     assert len(drain(epoch(1 << 20), 0.0)) == 20, "the next epoch knows"
 
 
@@ -561,11 +530,11 @@ def test_states_of_tasks_before_the_next_delivery_are_forgotten_as_the_epoch_goe
     fake = Watched(plan, allocation=Allocation.shared(2))
     most = 0
     for _ in fake:
-        most = max(most, *(len(level.records) for level in fake.scheduler._levels))
+        most = max(most, *(len(level.records) for level in fake.scheduler._tasks._levels))
     assert most < 60, "records of what is long delivered pile up"
     assert all(
         record.state is not State.GONE
-        for level in fake.scheduler._levels
+        for level in fake.scheduler._tasks._levels
         for record in level.records.values()
     )
 
