@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from intune.pipelines.dataset import Source
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.source import Source
 from intune.pipelines.whole import at_least
 
 MapFunction: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]

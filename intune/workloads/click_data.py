@@ -13,10 +13,11 @@ from typing import Any
 import pyarrow as pa
 
 from intune.pipelines import Budget, Pipeline
-from intune.pipelines.dataset import Dataset, FileEntry, make_source, open_dataset
+from intune.pipelines.dataset import Dataset, FileEntry, open_dataset
 from intune.pipelines.errors import DataError, SchemaError
 from intune.pipelines.footers import read_footer
 from intune.pipelines.paths import find
+from intune.pipelines.source import make_source
 from intune.pipelines.transforms import Vocabulary, VocabularyBuilder
 from intune.pipelines.transforms.criteo import DENSE, SPARSE, criteo
 from intune.workloads.click_files import ClickFiles, find_click_files

@@ -14,7 +14,6 @@ from typing import Any, Literal, TypeAlias
 import cloudpickle
 
 from intune.pipelines.allocators import keep_freed_memory
-from intune.pipelines.dataset import Reader
 from intune.pipelines.errors import IntuneError, LoaderError, NotFoundError, StageError
 from intune.pipelines.executors.crew import Crew
 from intune.pipelines.executors.landing import Place, Probe, Reached
@@ -23,6 +22,7 @@ from intune.pipelines.joining import Joining
 from intune.pipelines.memory import roots
 from intune.pipelines.operations import Job, Operations, call_here, cpu_seconds
 from intune.pipelines.payloads import only
+from intune.pipelines.reading import Reader
 from intune.pipelines.schema import Block
 from intune.pipelines.stages import Map
 

@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from intune.pipelines import footers
+
 Ids = list[int]
 Files = Sequence[Sequence[Sequence[int]]]
 
@@ -48,6 +50,12 @@ def nothing_left() -> Iterator[None]:
     assert not left, f"threads left behind: {left}"
     open_files = sorted(_open_parquet_files() - files)
     assert not open_files, f"files left open: {open_files}"
+
+
+@pytest.fixture
+def fresh_footers() -> None:
+    """No footer is known from before."""
+    footers.cache.clear()
 
 
 def _blocks(files: Files, block_rows: int) -> list[Ids]:

@@ -15,10 +15,12 @@ from pyarrow import fs
 
 from intune.pipelines import Pipeline, footers
 from intune.pipelines import files as files_module
-from intune.pipelines.dataset import Reader, make_source, open_dataset
+from intune.pipelines.dataset import open_dataset
 from intune.pipelines.errors import NotFoundError
 from intune.pipelines.files import OpenFiles, Version, version_of
 from intune.pipelines.plan import LoadBlock
+from intune.pipelines.reading import Reader
+from intune.pipelines.source import make_source
 
 
 class Storage(fs.SubTreeFileSystem):  # type: ignore[misc]

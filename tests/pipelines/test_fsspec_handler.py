@@ -14,10 +14,12 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractBufferedFile
 from pyarrow import fs
 
-from intune.pipelines.dataset import Reader, make_source, open_dataset
+from intune.pipelines.dataset import open_dataset
 from intune.pipelines.errors import NotFoundError, StorageError
 from intune.pipelines.fsspec_handler import Handler
 from intune.pipelines.plan import LoadBlock
+from intune.pipelines.reading import Reader
+from intune.pipelines.source import make_source
 
 
 class Failing(LocalFileSystem):  # type: ignore[misc]

@@ -17,9 +17,10 @@ import pytest
 from pyarrow import fs
 
 from intune.pipelines import paths as paths_module
-from intune.pipelines.dataset import Source, make_source, open_dataset
+from intune.pipelines.dataset import open_dataset
 from intune.pipelines.errors import ConfigError, DataError, NotFoundError, StorageError
 from intune.pipelines.paths import partition_keys
+from intune.pipelines.source import Source, make_source
 
 
 def write(path: Path) -> Path:

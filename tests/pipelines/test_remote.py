@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from intune.pipelines.dataset import Reader, make_source, open_dataset
+from intune.pipelines.dataset import open_dataset
 from intune.pipelines.plan import LoadBlock
+from intune.pipelines.reading import Reader
 from intune.pipelines.remote import column_ranges
+from intune.pipelines.source import make_source
+from tests.pipelines.common import write
 
 
 def footer(*, has_dictionary_page: bool, dictionary_page_offset: int | None) -> Any:
@@ -48,3 +52,10 @@ def test_of_old_writers_as_much_is_fetched_as_arrow_wants(tmp_path: Path) -> Non
     assert block["a"].to_pylist() == ["x", "y"] * 100
     last = Reader(open_dataset(make_source("old.parquet", columns=["b"], filesystem=below)))
     assert last.read(LoadBlock(file=0, groups=(0,), skip=0, rows=200))["b"].tolist() == list(range(200))
+
+
+def test_every_leaf_of_a_column_is_fetched_also_where_names_hold_dots(tmp_path: Path) -> None:
+    table = pa.table({"a.b": [[1, 2]], "a": [1], "c": [{"d": 1, "e": 2}]})
+    footer = pq.read_metadata(write(tmp_path / "x.parquet", table))
+    count: Callable[..., int] = lambda *columns: len(list(column_ranges(footer, [0], columns)))  # noqa: E731
+    assert (count("a.b"), count("a"), count("c"), count("a", "a.b", "c")) == (1, 2, 2, 4)

@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from intune.pipelines import sizes
-from intune.pipelines.dataset import Dataset, Reader, make_source, open_dataset
+from intune.pipelines.dataset import Dataset, open_dataset
 from intune.pipelines.memory import roots
 from intune.pipelines.plan import LoadBlock
+from intune.pipelines.reading import Reader
+from intune.pipelines.source import make_source
 
 ROWS = 3000
 
