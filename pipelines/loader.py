@@ -8,16 +8,16 @@ import os
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.budget import Budget, format_bytes
 from intune.pipelines.dataset import Dataset, open_dataset
-from intune.pipelines.errors import ConfigError, LoaderError, SkipLimitError
+from intune.pipelines.epoch import Counts, Epoch
+from intune.pipelines.errors import ConfigError, SkipLimitError
 from intune.pipelines.executors.choice import Fleet, choose, detect, make_fleet
 from intune.pipelines.executors.fork_server import server_pids
 from intune.pipelines.files import OpenFiles
@@ -28,15 +28,13 @@ from intune.pipelines.metrics import PipelineStats, StageMeter
 from intune.pipelines.operations import Job
 from intune.pipelines.pipeline import Pipeline
 from intune.pipelines.plan import BLOCK_ROWS, Plan, make_plan
+from intune.pipelines.position import Position
 from intune.pipelines.pressure import Pressure
-from intune.pipelines.run import Run, close_dropped, was_closed
+from intune.pipelines.run import Run, check_process, was_closed
 from intune.pipelines.scheduler import Scheduler
-from intune.pipelines.schema import block_rows
 from intune.pipelines.whole import at_least
 
 logger = logging.getLogger("intune")
-
-STATE_VERSION = 1
 
 
 class Loader:
@@ -123,12 +121,12 @@ class Loader:
             self._finalizer()  # else the workers would live as long as the exception, which holds this frame
             raise
         self._ledger = MemoryLedger()
-        self._counts = _Counts()
+        self._counts = Counts()
         self._joining = Joining()
-        self._resume: tuple[int, frozenset[int]] = (0, frozenset())
+        self._resume: Position | None = None  # where the next loop begins, if not at the first batch
         self._counted: int | None = None  # the epoch of which the state that was loaded had all batches
-        self._active: weakref.ref[_Epoch] | None = None
-        self._last: tuple[int, int, tuple[int, ...]] = (0, 0, ())
+        self._active: weakref.ref[Epoch] | None = None
+        self._last = Position(epoch=0)  # of the trainer, when no loop is under way
         self._closed = False
         for _, error in self.dataset.skipped:
             self._report_skip(str(error))
@@ -139,9 +137,19 @@ class Loader:
         self._check_usable()
         if (active := self._current()) is not None:
             active.close()
-        plan = self._make_plan(self.epoch)
-        epoch = _Epoch(self, plan, *self._resume)
-        self._resume = (0, frozenset())  # not before: a loop that could not begin has taken nothing
+        start = self._resume or Position(epoch=self.epoch)
+        run = self._make_run(start)
+        self._fleet.start(run, self.allocation.total)
+        epoch = Epoch(
+            run,
+            start,
+            fleet=self._fleet,
+            counts=self._counts,
+            device=self._device,
+            left=self._leave,
+            at_exit=self._at_exit,
+        )
+        self._resume = None  # not before: a loop that could not begin has taken nothing
         self._counted = None
         self._active = weakref.ref(epoch)
         epoch.resize(self.allocation)  # it may have changed while the epoch began, which on Ray takes seconds
@@ -157,20 +165,12 @@ class Loader:
         epoch = at_least("epoch", epoch, 0)
         if epoch != self.epoch:
             first = len(self) if epoch == self._counted else 0
-            self._resume = (first, frozenset())
-            self._last = (epoch, first, ())
+            self._resume = self._last = Position(epoch=epoch, batch=first)
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
         """Where the trainer is: the batches it was handed, not those made ahead. Plain numbers and strings."""
-        epoch, batch, ahead = self._position()
-        return {
-            "version": STATE_VERSION,
-            "epoch": epoch,
-            "batch": batch,
-            "ahead": list(ahead),
-            "plan": dict(self._fingerprint),
-        }
+        return self._position().saved(self._fingerprint)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue with exactly the batch after those that `state` counts.
@@ -179,38 +179,15 @@ class Loader:
             LoaderError: the state belongs to other data, another pipeline or another share of the rows.
         """
         self._check_usable()
-        try:
-            version, epoch, batch = int(state["version"]), int(state["epoch"]), int(state["batch"])
-            ahead, plan = frozenset(int(i) for i in state.get("ahead", ())), dict(state["plan"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise LoaderError(
-                f"`state` is not a loader's state ({error!r}); give what state_dict() returned"
-            ) from error
-        if version != STATE_VERSION:
-            raise LoaderError(
-                f"`state` has version {version}, but this is {STATE_VERSION}; it cannot be read"
-            )
-        mine = self._fingerprint
-        for name, value in mine.items():
-            if plan.get(name) != value:
-                raise LoaderError(
-                    f"`state` was saved with {name} {plan.get(name)!r}, but this loader has {value!r}; "
-                    "its position means nothing here"
-                )
-        if not 0 <= batch <= len(self) or epoch < 0 or any(not batch < i < len(self) for i in ahead):
-            raise LoaderError(
-                f"`state` says epoch {epoch}, batch {batch}, ahead {sorted(ahead)}, but an epoch has "
-                f"{len(self)} batches"
-            )
+        position = Position.of(state, self._fingerprint, len(self))
         if (active := self._current()) is not None:
             active.close()
         self._active = None
-        self._counted = epoch if batch == len(self) else None
-        if batch == len(self):
-            epoch, batch, ahead = epoch + 1, 0, frozenset()
-        self.epoch = epoch
-        self._resume = (batch, ahead)
-        self._last = (epoch, batch, tuple(sorted(ahead)))
+        self._counted = position.epoch if position.batch == len(self) else None
+        if position.batch == len(self):
+            position = Position(epoch=position.epoch + 1)
+        self.epoch = position.epoch
+        self._resume = self._last = position
 
     def resize(self, allocation: Allocation | Mapping[str, int]) -> None:
         """Other slots from now on: takes effect within one task, stops no worker and loses no batch.
@@ -232,9 +209,9 @@ class Loader:
 
     def stats(self, *, resident: bool = False) -> PipelineStats:
         """What was measured so far; `resident` also adds up the resident memory of all workers (a few ms)."""
-        self._check_process()
+        check_process(self._pid)
         active = self._current()
-        epoch, batch, _ = self._position()
+        position = self._position()
         counts = self._counts
         if active is not None:
             stages, limit, elapsed, redone = active.read()
@@ -247,8 +224,8 @@ class Loader:
         return PipelineStats(
             stages=stages,
             elapsed_s=elapsed,
-            epoch=epoch,
-            batch=batch,
+            epoch=position.epoch,
+            batch=position.batch,
             batches=counts.batches,
             rows=counts.rows,
             step_s=counts.step_s,
@@ -303,13 +280,24 @@ class Loader:
 
     # ---- inside ----------------------------------------------------------------------------------------------
 
-    def _current(self) -> _Epoch | None:
+    def _current(self) -> Epoch | None:
         active = self._active() if self._active is not None else None
         return active if active is not None and not active.closed else None
 
-    def _position(self) -> tuple[int, int, tuple[int, ...]]:
+    def _position(self) -> Position:
         active = self._current()
         return active.position() if active is not None else self._last
+
+    def _leave(self, position: Position, complete: bool) -> None:
+        """A loop ended there."""
+        if complete:
+            if self.epoch == position.epoch:  # else `set_epoch` was called meanwhile
+                self.epoch += 1
+            position = Position(epoch=self.epoch)
+        self._last = position
+
+    def _at_exit(self) -> bool:
+        return not (self._closed or self._finalizer.alive)
 
     @cached_property
     def _fingerprint(self) -> dict[str, Any]:
@@ -351,7 +339,8 @@ class Loader:
         coarse = all(stage.rowwise for stage in self.pipeline.maps) and not self.order.mixes_rows
         return BLOCK_ROWS if coarse else self._fleet.chunk_rows
 
-    def _start(self, plan: Plan, first: int) -> Run:
+    def _make_run(self, start: Position) -> Run:
+        plan = self._make_plan(start.epoch)
         # "cuda" is what the trainer's thread has chosen by now; in the workers' threads it would be the first device.
         self._device = self._make_device()
         scheduler = Scheduler(
@@ -359,7 +348,7 @@ class Loader:
             self.stages,
             allocation=self.allocation,
             memory=self.budget.memory,
-            first_batch=first,
+            first_batch=start.batch,
             in_order=self._in_order,
             ledger=self._ledger,
             meters=self._meters,
@@ -374,7 +363,7 @@ class Loader:
             skip=self._skip,
             joining=self._joining,
         )
-        run = Run(
+        return Run(
             job,
             scheduler,
             retries=self.pipeline.load.retries,
@@ -383,8 +372,6 @@ class Loader:
             on_skip=_weakly(self),
             clock=self._clock,
         )
-        self._fleet.start(run, self.allocation.total)
-        return run
 
     def _report_skip(self, message: str) -> None:
         self._counts.skipped += 1
@@ -402,187 +389,7 @@ class Loader:
     def _check_usable(self) -> None:
         if self._closed:
             raise was_closed()
-        self._check_process()
-
-    def _check_process(self) -> None:
-        if os.getpid() != self._pid:
-            raise LoaderError(
-                f"the loader was made in process {self._pid} and cannot be used in its fork {os.getpid()}; "
-                "make it after the fork, one in each process"
-            )
-
-
-class _Counts:
-    """What the loader counts over all epochs."""
-
-    def __init__(self) -> None:
-        self.elapsed_s = self.step_s = self.wait_s = 0.0
-        self.batches = self.rows = self.redone = self.skipped = 0
-
-
-class _Epoch(Iterator[dict[str, Any]]):
-    """One loop over a loader. Several threads may share it: each batch goes to one of them, the end to all."""
-
-    def __init__(self, loader: Loader, plan: Plan, first: int, ahead: frozenset[int]) -> None:
-        self._loader = loader
-        self._plan = plan
-        self._epoch = loader.epoch
-        self._counts = loader._counts
-        self._clock = loader._clock
-        self._next = first
-        self._ahead = set(ahead)
-        self._queue: deque[tuple[int, Any]] = deque()
-        self._given = first > 0 or bool(ahead)
-        self._output: int | None = None
-        self._asked: float | None = None
-        self._began = self._clock()
-        self.closed = False
-        self._ended = False
-        # Whoever waits for a batch has the turn. The position is apart, so that another thread can close the loop
-        # meanwhile. Both are reentrant: the garbage collector may run code that uses a loop within another use.
-        self._turn = threading.RLock()
-        self._place = threading.RLock()
-        self._run = loader._start(plan, first)
-
-    def __next__(self) -> dict[str, Any]:
-        self._loader._check_process()  # in a fork the turn may be held for ever
-        with self._turn:
-            return self._take()
-
-    def _take(self) -> dict[str, Any]:
-        now = self._clock()
-        if self._ended:
-            raise StopIteration
-        if self._asked is not None:
-            self._counts.step_s += now - self._asked
-        if self.closed:
-            self._refuse()
-        try:
-            while not self._queue:
-                if not self._fetch():
-                    self._ended = True
-                    if not self._given:  # an epoch without a batch would look like training
-                        raise SkipLimitError(
-                            f"all {self._plan.batches} batches of the epoch were skipped, each with a warning that "
-                            "says why; mend the data or the function"
-                        )
-                    raise StopIteration
-        except BaseException:
-            self.close()
-            # Told now; its frames hold this loop, and so the loader, which would go round.
-            self._run.error = None
-            raise
-        with self._place:
-            if self.closed:  # by another thread
-                self._refuse()
-            index, batch = self._queue.popleft()
-            self._given = True
-            self._advance(index)
-        self._counts.batches += 1
-        self._counts.rows += block_rows(batch)
-        if self._loader._device is not None:
-            batch = self._loader._device.hand_over(batch)
-        self._asked = self._clock()
-        self._counts.wait_s += self._asked - now
-        made: dict[str, Any] = batch
-        return made
-
-    def _refuse(self) -> NoReturn:
-        loader = self._loader
-        at_exit = not (loader._closed or loader._finalizer.alive)
-        if at_exit and threading.current_thread().daemon:
-            threading.Event().wait()  # the program ends, and this thread with it: nobody is to see an error for that
-        raise LoaderError(
-            "this loop over the loader is over: it was closed, an error has ended it, or another loop has begun; "
-            "begin a new one"
-        )
-
-    def _fetch(self) -> bool:
-        """Get the next output of the workers; False at the end of the epoch."""
-        if self._output is not None:
-            self._run.consumed(self._output)
-            self._output = None
-        found = self._run.next_output()
-        if found is None:
-            # By another thread, perhaps before the loader knew of this loop: that is no end of the epoch.
-            if self.closed or self._run.closed:
-                self._refuse()
-            return False
-        self._output, batches = found
-        start = int(self._plan.levels[-1].start[self._output])
-        with self._place:
-            if self.closed:
-                self._refuse()
-            for index, batch in enumerate(batches, start):
-                if index < self._next or index in self._ahead:
-                    continue  # handed over before the state was saved that this loop continues
-                if batch is None:
-                    self._advance(index)
-                else:
-                    self._queue.append((index, batch))
-        return True
-
-    def _advance(self, index: int) -> None:
-        self._ahead.add(index)
-        while self._next in self._ahead:
-            self._ahead.discard(self._next)
-            self._next += 1
-
-    def _finish(self) -> None:
-        loader = self._loader
-        if loader.epoch == self._epoch:  # else `set_epoch` was called meanwhile
-            loader.epoch += 1
-        loader._last = (loader.epoch, 0, ())
-
-    def position(self) -> tuple[int, int, tuple[int, ...]]:
-        """Epoch, batches handed over without a gap, and those handed over beyond it."""
-        with self._place:
-            return self._epoch, self._next, tuple(sorted(self._ahead))
-
-    def resize(self, allocation: Allocation) -> None:
-        """Other slots for the run under way."""
-        with self._run.lock:
-            self._run.scheduler.resize(allocation, self._clock())
-            self._run.work.notify_all()
-
-    def read(self) -> tuple[tuple[Any, ...], int, float, int]:
-        """Stages, bytes allowed, and, of all epochs so far, seconds under way and outputs made again."""
-        scheduler, counts = self._run.scheduler, self._counts
-        with self._run.lock:
-            scheduler.tick(self._clock())
-            stages, limit = scheduler.read(), scheduler.limit
-        with self._place:  # else this epoch, ended just now, would count twice
-            if self.closed:
-                return stages, limit, counts.elapsed_s, counts.redone
-            elapsed = counts.elapsed_s + self._clock() - self._began
-            return stages, limit, elapsed, counts.redone + scheduler.redone
-
-    def in_use_here(self) -> bool:
-        """Whether this thread is in the middle of something that a close must not change under it."""
-        placed: bool = self._place._is_owned()  # type: ignore[attr-defined]
-        return placed or self._run.held_here()
-
-    def close(self) -> None:
-        """Stop the workers' work on this epoch."""
-        loader = self._loader
-        if os.getpid() != loader._pid:
-            return  # in a fork the workers' locks may be held for ever
-        with self._place:
-            if self.closed:
-                return
-            self.closed = True
-            self._counts.elapsed_s += self._clock() - self._began
-            self._counts.redone += self._run.scheduler.redone
-            loader._last = self.position()
-            if self._next >= self._plan.batches:
-                self._finish()  # by what was taken: a loop that counts its batches does not ask for one more
-            self._queue.clear()
-        loader._fleet.stop(self._run)
-
-    def __del__(self) -> None:
-        # A loop left early drops its iterator: the workers need not go on for nobody.
-        if hasattr(self, "_run"):
-            close_dropped(self._run, self.close)
+        check_process(self._pid)
 
 
 def _weakly(loader: Loader) -> Callable[[str], None]:

@@ -1,4 +1,4 @@
-"""What is measured of a running pipeline, with units. Counting happens in `scheduler.py` and `loader.py`."""
+"""What is measured of a running pipeline, with units. Counting happens in `scheduler.py` and `epoch.py`."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ here, once for all executors.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -80,6 +81,7 @@ class Run:
         self._over = job.over if isinstance(job, Job) else Over()
         self.scheduler = scheduler
         self.clock = clock
+        self.began = clock()
         self.lock = threading.RLock()
         self.work = LastFirst(self.lock)
         self.output = threading.Condition(self.lock)
@@ -294,6 +296,19 @@ class Run:
 def was_closed() -> LoaderError:
     """What to raise to who wants something of a loader that is closed."""
     return LoaderError("the loader is closed; make a new one")
+
+
+def check_process(pid: int) -> None:
+    """Refuse a loader that was made in process `pid` to a fork of it.
+
+    Raises:
+        LoaderError: this is one.
+    """
+    if os.getpid() != pid:
+        raise LoaderError(
+            f"the loader was made in process {pid} and cannot be used in its fork {os.getpid()}; "
+            "make it after the fork, one in each process"
+        )
 
 
 def close_dropped(run: Run, close: Callable[[], None]) -> None:
