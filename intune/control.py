@@ -261,7 +261,6 @@ class ControlThread:
     Args:
         controller: does the rounds.
         pace: how often.
-        active: whether an epoch is under way; rounds wait for one.
         patience: seconds that `stop` waits for a round that does not end (a pipeline that does not answer).
     """
 
@@ -270,12 +269,10 @@ class ControlThread:
         controller: Controller,
         *,
         pace: Pace | None = None,
-        active: Callable[[], bool] = lambda: True,
         patience: float = 5.0,
     ) -> None:
         self.controller = controller
         self.pace = pace if pace is not None else Pace()
-        self._active = active
         self._patience = patience
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -321,9 +318,6 @@ class ControlThread:
         put_off = 0
         absence = Absence(lambda: observer.tunable.stats())
         while self._passed(thrift.interval(seconds), absence):
-            if not self._active():
-                observer.skip()
-                continue
             if 0 <= observer.elapsed() < MEASURED * seconds:
                 continue
             if put_off < PATIENCE and observer.tasks() < self.pace.tasks:
@@ -353,7 +347,7 @@ class ControlThread:
 
     def _begun(self, thrift: Thrift) -> bool:
         """Wait for the first batch, from which the first interval counts; whether it came before the end."""
-        while not (self._active() and self.controller.observer.begun()):
+        while not self.controller.observer.begun():
             if self._stop.wait(thrift.interval(min(BEGINNING_S, self.pace.shortest))):
                 return False
         self.controller.observer.skip()

@@ -6,6 +6,7 @@ Bounded: a log that would grow past its limit keeps its beginning and goes on in
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import math
@@ -14,11 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: there two logs in one place are not noticed
-    fcntl = None  # type: ignore[assignment]
 
 from intune.envs.measurement import Measurement
 from intune.pipelines.allocation import Allocation
@@ -137,8 +133,7 @@ class DecisionLog:
         claim, self._claim = self._claim, None
         if claim is not None:
             with contextlib.suppress(OSError):
-                if fcntl is not None:  # a fork may have the file open for longer
-                    fcntl.flock(claim, fcntl.LOCK_UN)
+                fcntl.flock(claim, fcntl.LOCK_UN)  # a fork may have the file open for longer
             claim.close()
 
     def _close(self) -> None:
@@ -203,9 +198,8 @@ def _alone(folder: Path) -> Iterator[None]:
     """While nobody else looks for a place there: what is cleared away must not be taken meanwhile."""
     claim = None
     with contextlib.suppress(OSError):  # one that cannot be opened, or a file system without locks
-        if fcntl is not None:
-            claim = os.open(folder, os.O_RDONLY)
-            fcntl.flock(claim, fcntl.LOCK_EX)
+        claim = os.open(folder, os.O_RDONLY)
+        fcntl.flock(claim, fcntl.LOCK_EX)
     try:
         yield
     finally:
@@ -249,8 +243,7 @@ def _locked(path: Path) -> Any:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("ab")
     try:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         return None

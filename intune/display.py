@@ -89,11 +89,9 @@ def panel(view: View, title: str) -> RenderableType:
         f"[bold]{shortened(now.rows_per_s)}[/] rows/s",
         f"[bold]waiting for data[/] {now.wait_share:.0%}",
     )
-    memory = Table.grid(padding=(0, 1))
     share = whole.memory_held / whole.memory_limit if whole.memory_limit else 0.0
-    memory.add_row(
-        Text("memory"),
-        Bar(1.0, 0, min(1.0, share), width=24, color="red" if share > 0.95 else "cyan"),
+    memory = memory_row(
+        share,
         f"{format_bytes(whole.memory_held)} in blocks of {format_bytes(whole.memory_limit)} allowed, "
         f"peak {format_bytes(whole.memory_peak)}"
         + (f", {format_bytes(whole.memory_resident)} resident" if whole.memory_resident else ""),
@@ -107,6 +105,29 @@ def panel(view: View, title: str) -> RenderableType:
     if notes := _notes(whole):
         parts.append(Text(notes, style="yellow"))
     return Panel(Group(*parts), title=title, title_align="left", border_style="dim")
+
+
+def memory_row(share: float, text: str) -> RenderableType:
+    """How full memory is: a bar, red where hardly any is left, and words."""
+    row = Table.grid(padding=(0, 1))
+    colour = "red" if share > 0.95 else "cyan"
+    row.add_row(Text("memory"), Bar(1.0, 0, min(1.0, share), width=24, color=colour), text)
+    return row
+
+
+def stage_table(*columns: str) -> Table:
+    """A table of stages: their names, these figures, and a bar (`occupancy_bar`)."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("stage")
+    for name in columns:
+        table.add_column(name, justify="right")
+    table.add_column("occupancy", width=18)
+    return table
+
+
+def occupancy_bar(share: float) -> Bar:
+    """Of a stage's slots, those at work."""
+    return Bar(1.0, 0, share, width=18, color="magenta")
 
 
 class JobConsole(Console):
@@ -161,11 +182,7 @@ def live_on(console: Console) -> Live:
 
 
 def _stages(now: PipelineStats) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("stage")
-    for name in ("slots", "busy", "rows/s", "computing", "waiting", "queue"):
-        table.add_column(name, justify="right")
-    table.add_column("occupancy", width=18)
+    table = stage_table("slots", "busy", "rows/s", "computing", "waiting", "queue")
     seconds = now.elapsed_s or 1.0
     for stage in now.stages:
         table.add_row(
@@ -176,7 +193,7 @@ def _stages(now: PipelineStats) -> Table:
             f"{stage.cpu_s / seconds:.1f}",
             f"{stage.waiting_s / seconds:.1f}",
             str(stage.queue),
-            Bar(1.0, 0, _share(stage, now), width=18, color="magenta"),
+            occupancy_bar(_share(stage, now)),
         )
     return table
 

@@ -44,14 +44,14 @@ class Figure:
 def figures(entry: Entry, decisions: int, changes: int) -> list[Figure]:
     """What is exported of an interval, grouped by metric."""
     measured = entry.measured
-    whole = [
+    of_job = [
         ("rows_per_second", "Rows that the trainer took per second.", measured.delivered[0]),
         ("waiting_ratio", "Share of the trainer's time without data.", measured.waiting[0]),
         ("memory_resident_bytes", "Resident bytes of trainer and pipeline.", measured.memory_used[0]),
         ("memory_limit_bytes", "Bytes that they may be.", measured.memory_limit[0]),
         ("cpus_used", "Processors in use.", measured.cpus_used[0]),
     ]
-    found = [Figure(name=f"intune_{name}", text=text, value=float(value)) for name, text, value in whole]
+    found = [Figure(name=f"intune_{name}", text=text, value=float(value)) for name, text, value in of_job]
     force = entry.decided or entry.allocation
     by_stage = [
         (

@@ -9,7 +9,6 @@ from collections import deque
 from typing import Literal, TextIO
 
 import numpy as np
-from rich.bar import Bar
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -17,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from intune.decisions import Entry
-from intune.display import Fitted, JobConsole, can_draw, live_on
+from intune.display import Fitted, JobConsole, can_draw, live_on, memory_row, occupancy_bar, stage_table
 from intune.pipelines.budget import format_bytes
 from intune.pipelines.shortened import shortened
 
@@ -60,18 +59,12 @@ def panel(entry: Entry, past: deque[Entry]) -> RenderableType:
         spark([float(np.nan_to_num(one.measured.delivered[0])) for one in past]),
     )
     share = float(np.nan_to_num(measured.memory_used[0] / max(measured.memory_limit[0], 1.0)))
-    memory = Table.grid(padding=(0, 1))
-    memory.add_row(
-        Text("memory"),
-        Bar(1.0, 0, min(1.0, share), width=24, color="red" if share > 0.95 else "cyan"),
-        _memory(entry),
-    )
     reasons = Table(box=None, pad_edge=False, show_header=False)
     for one in list(past)[-SHOWN:]:
         style = "" if one.decided is not None else "dim"
         reasons.add_row(Text(f"{one.time:.0f} s", style="dim"), Text(one.reason, style=style))
     return Panel(
-        Group(Fitted(head), memory, Fitted(_stages(entry)), reasons),
+        Group(Fitted(head), memory_row(share, _memory(entry)), Fitted(_stages(entry)), reasons),
         title="intune",
         title_align="left",
         border_style="dim",
@@ -80,11 +73,7 @@ def panel(entry: Entry, past: deque[Entry]) -> RenderableType:
 
 def _stages(entry: Entry) -> Table:
     measured = entry.measured
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("stage")
-    for name in ("slots", "busy", "rows/s", "starved", "blocked", "queue"):
-        table.add_column(name, justify="right")
-    table.add_column("occupancy", width=18)
+    table = stage_table("slots", "busy", "rows/s", "starved", "blocked", "queue")
     for i, name in enumerate(entry.stages):
         slots = measured.slots[0, i]
         table.add_row(
@@ -95,13 +84,7 @@ def _stages(entry: Entry) -> Table:
             _percent(measured.starved[0, i]),
             _percent(measured.blocked[0, i]),
             _percent(measured.queue_fill[0, i]),
-            Bar(
-                1.0,
-                0,
-                float(np.clip(np.nan_to_num(measured.busy[0, i] / max(slots, 1.0)), 0, 1)),
-                width=18,
-                color="magenta",
-            ),
+            occupancy_bar(float(np.clip(np.nan_to_num(measured.busy[0, i] / max(slots, 1.0)), 0, 1))),
         )
     return table
 

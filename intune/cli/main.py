@@ -28,7 +28,7 @@ USAGE_ERROR = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
-ENDED_BY = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+ENDED_BY = (signal.SIGTERM, signal.SIGHUP)
 """Signals that ask the command to end; the second, where its terminal is gone, unless it is to live on (`nohup`)."""
 
 RUN_FLAGS = ("--forget", "--help", "-h")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import tyro
+
+if TYPE_CHECKING:
+    from intune.unedited import Unedited
 
 RUN_HELP = """\
 Run a script with the torch DataLoaders it makes tuned, without editing it.
@@ -85,12 +87,10 @@ def run(
     _become(program, command, environment(settings, os.environ))
 
 
-def environment(settings: object, before: Mapping[str, str]) -> dict[str, str]:
+def environment(settings: Unedited, before: Mapping[str, str]) -> dict[str, str]:
     """The environment in which DataLoaders are tuned: `before`, with the folder of `sitecustomize` in front."""
     import intune
-    from intune.unedited import Unedited
 
-    assert isinstance(settings, Unedited)
     hook = str(Path(intune.__file__).resolve().parent / "hook")
     paths = [
         hook,
@@ -99,10 +99,8 @@ def environment(settings: object, before: Mapping[str, str]) -> dict[str, str]:
     return {**before, "PYTHONPATH": os.pathsep.join(paths), "INTUNE_RUN": settings.to_text()}
 
 
-def _become(program: str, command: tuple[str, ...], variables: dict[str, str]) -> None:
+def _become(program: str, command: tuple[str, ...], variables: dict[str, str]) -> NoReturn:
     """Be that program from now on, so that its exit code, terminal and signals are its own."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if os.name == "posix":
-        os.execve(program, [program, *command[1:]], variables)  # Python finds its packages by the first
-    raise SystemExit(subprocess.run([program, *command[1:]], env=variables, check=False).returncode)
+    os.execve(program, [program, *command[1:]], variables)  # Python finds its packages by the first

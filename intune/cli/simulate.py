@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -207,37 +208,17 @@ def run(
 
 def write(results: Results, *, json: Path | None, html: Path | None, plots: Path | None) -> OSError | None:
     """Write what was asked for and say so; the error of a file that could not be written, which it names."""
-    lost: OSError | None = None
-    for path, one in ((json, _save), (html, _page), (plots, _draw)):
-        if path is None:
-            continue
-        try:
-            written = one(results, path)
-        except OSError as error:  # that of a full disk names no file
-            lost = OSError(error.errno, error.strerror, error.filename or str(path))
-            continue
-        for each in written:
-            print(f"wrote {each}", file=sys.stderr)
-    return lost
-
-
-def _save(results: Results, path: Path) -> list[Path]:
-    results.save(path)
-    return [path]
-
-
-def _page(results: Results, path: Path) -> list[Path]:
+    from intune.cli.writing import write_all
     from intune.simulation.page import page
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(results), encoding="utf-8")
-    return [path]
-
-
-def _draw(results: Results, folder: Path) -> list[Path]:
     from intune.simulation.pictures import draw
 
-    return draw(results, folder)
+    def write_page(path: Path) -> None:
+        path.write_text(page(results), encoding="utf-8")
+
+    written, lost = write_all((json, results.save), (html, write_page), (plots, partial(draw, results)))
+    for path in written:
+        print(f"wrote {path}", file=sys.stderr)
+    return lost
 
 
 def _maker(name: str) -> Callable[[], Agent]:
