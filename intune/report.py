@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ TRAINER = "trainer"
 PAUSE = 3.0
 """Seconds before an interval in which nothing was measured, from which on there was a pause (a validation, the time
 before the first batch): what was under way when slots changed takes less to settle."""
+
+MOST_NAMED = 20
+"""Stages, or folders, that are named in one place: more say nothing to a reader."""
 
 SATED = 0.05
 """Share of its time that a trainer waits at most if it is what holds the job up."""
@@ -189,7 +193,7 @@ def held_up(run: Run) -> dict[str, float]:
 
 
 def read_run(folder: Path) -> Run:
-    """The run whose log is in `folder` (or at that path).
+    """The run whose log is in `folder`, or in the only folder in it that has one, or at that path.
 
     Raises:
         ConfigError: there is none, it has no interval, its header lacks something, or a stage is not in the header.
@@ -197,7 +201,9 @@ def read_run(folder: Path) -> Run:
     path = folder / LOG if folder.is_dir() else folder
     if not path.is_file():
         within = sorted(str(log.parent) for log in folder.glob(f"*/{LOG}"))
-        where = f"one of {', '.join(within)}" if within else "the folder that was given to intune.tune(log=…)"
+        if len(within) == 1:
+            return read_run(Path(within[0]))
+        where = f"one of {named(within)}" if within else "the folder that was given to intune.tune(log=…)"
         raise ConfigError(f"`run`={str(folder)!r} has no {LOG}; give {where}")
     lines, broken = _lines(path)
     more = path.with_name(path.name + ".1")
@@ -245,6 +251,13 @@ def logs_beside(folder: Path) -> list[Path]:
 def counted(number: int, what: str) -> str:
     """So many of them, in words: ``1 change``, ``2 changes``."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def named(names: Iterable[str]) -> str:
+    """The first of them in words, and how many more there are."""
+    known = list(names)
+    more = [f"and {len(known) - MOST_NAMED} more"] if len(known) > MOST_NAMED else []
+    return ", ".join([*known[:MOST_NAMED], *more])
 
 
 def _lines(path: Path) -> tuple[list[tuple[str, dict[str, Any]]], int]:

@@ -9,7 +9,7 @@ from html import escape
 
 from intune.pipelines.budget import format_bytes
 from intune.pipelines.shortened import shortened
-from intune.report import TRAINER, Interval, Run, counted, gain, held_up
+from intune.report import MOST_NAMED, TRAINER, Interval, Run, counted, gain, held_up
 from intune.report_charts import Series, Span, strip, time_chart
 from intune.simulation.page import DARK, LIGHT
 
@@ -189,12 +189,14 @@ def _figure(title: str, said: str, chart: str, legend: str = "") -> str:
 
 
 def key(entries: Iterable[tuple[str, str]]) -> str:
-    """Names beside their colours."""
+    """Names beside their colours, the first of many."""
+    known = list(entries)
     inner = "".join(
         f'<span><i class="dot" style="background:{colour}"></i>{escape(name)}</span>'
-        for name, colour in entries
+        for name, colour in known[:MOST_NAMED]
     )
-    return f'<div class="key">{inner}</div>'
+    more = f"and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
+    return f'<div class="key">{inner}{more}</div>'
 
 
 def _corners(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from intune.report import TRAINER, Run
+from intune.report import MOST_NAMED, TRAINER, Run
 from intune.report_charts import MOST_POINTS, Span, coarser, joined, thin, thinned, time_unit
 from intune.simulation.page import LIGHT
 
@@ -53,7 +53,7 @@ def _rate(axes: Any, run: Run, per: float) -> None:
         axes.axvline(time / per, color="grey", lw=0.4)
     axes.set_ylabel("rows/s")
     if seen:
-        axes.legend(title="held up by", title_fontsize=8, **BESIDE)
+        _legend(axes, title="held up by", title_fontsize=8)
 
 
 def _slots(axes: Any, run: Run, per: float) -> None:
@@ -65,7 +65,7 @@ def _slots(axes: Any, run: Run, per: float) -> None:
             times = [one.began / per for one in kept]
             axes.step(times, values, where="post", color=colours[name], label=name, lw=1.3)
     axes.set_ylabel("slots")
-    axes.legend(**BESIDE)
+    _legend(axes)
 
 
 def _memory(axes: Any, run: Run, per: float) -> None:
@@ -76,7 +76,13 @@ def _memory(axes: Any, run: Run, per: float) -> None:
     limit = [one.memory_limit / gib for one in run.intervals]
     _line(axes, run, per, limit, color=LIGHT[1], lw=1.0, linestyle="--", label="limit")
     axes.set_ylabel("GiB")
-    axes.legend(**BESIDE)
+    _legend(axes)
+
+
+def _legend(axes: Any, **looks: Any) -> None:
+    """Names of the first of many."""
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[:MOST_NAMED], labels[:MOST_NAMED], **looks, **BESIDE)
 
 
 def _line(axes: Any, run: Run, per: float, values: list[float], **looks: Any) -> None:

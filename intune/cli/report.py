@@ -12,17 +12,15 @@ Make a page, and pictures, of what a tuner did: rate, slots and memory over time
 decision with its reason, and what it brought.
 
 RUN is the folder that was given to intune.tune(…, log=RUN), or one of those that intune run --log and intune compare
---log make in theirs, for every loader and every agent. Where several loaders or ranks logged to RUN, the page is of the
-first; the others have folders of their own there, loader-2 and so on. The page needs no network.
+--log make in theirs, for every loader and every agent; where they made only one, theirs will do. Where several loaders
+or ranks logged to RUN, the page is of the first; the others have folders of their own there, loader-2 and so on. The
+page needs no network.
 
 Examples:
   intune report runs/monday
   intune report runs/today/loader-1
   intune report runs/monday --html monday.html --plots pictures
 """
-
-MOST_NAMED = 4
-"""Folders of other loaders that are told."""
 
 
 def report(
@@ -40,7 +38,7 @@ def report(
         plots: Folder for PNG pictures (needs matplotlib); by default none are made.
     """
     from intune.cli.writing import check_file, check_folder, check_pictures
-    from intune.report import counted, gain, held_up, logs_beside, read_run
+    from intune.report import counted, gain, held_up, logs_beside, named, read_run
     from intune.report_page import page
 
     found = read_run(run)
@@ -56,7 +54,7 @@ def report(
         from intune.report_pictures import draw
 
         written += draw(found, plots)
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in held_up(found).items())
+    shares = named(f"{name} {share:.0%}" for name, share in held_up(found).items())
     intervals, changes = counted(len(found.intervals), "interval"), counted(len(found.changes), "change")
     print(f"{intervals}, {changes}; held up by: {shares or 'unknown'}")
     brought = gain(found)
@@ -66,7 +64,7 @@ def report(
             f"which were seen for {max(brought.seconds_first, 1.0):.0f} s"
         )
     if others := logs_beside(run):
-        named = ", ".join(map(str, others[:MOST_NAMED])) + (", …" if len(others) > MOST_NAMED else "")
-        print(f"this is one loader of {len(others) + 1} that logged there; the others are in {named}")
+        folders = named(map(str, others))
+        print(f"this is one loader of {len(others) + 1} that logged there; the others are in {folders}")
     for path in written:
         print(f"wrote {path}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -350,6 +351,30 @@ def test_of_several_ranks_it_is_told_that_one_is_shown(run: Path, capsys: pytest
     assert said in capsys.readouterr().out
     assert main(["report", str(run / "loader-2")]) == 0
     assert "this is one" not in capsys.readouterr().out
+
+
+def test_a_folder_with_the_log_of_one_loader_will_do(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As `intune run --log` makes it."""
+    assert main(["report", str(run.parent)]) == 0
+    assert "5 intervals" in capsys.readouterr().out
+    assert (run.parent / "report.html").is_file()
+
+
+def test_of_many_stages_the_first_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = [f"s{number}" for number in range(60)]
+    lines = [
+        {
+            **line(10.0 * (at + 1), 5.0, slots=dict.fromkeys(stages, 1)),
+            "stages": [{"name": name, "busy": float(name == stage)} for name in stages],
+        }
+        for at, stage in enumerate(stages)
+    ]
+    folder = write(tmp_path / "run", json.dumps({**HEADER, "stages": stages}), *lines)
+    (folder / LOG).write_text((folder / LOG).read_text().partition("\n")[2])  # the other header
+    plots = ["--plots", str(tmp_path / "plots")] if find_spec("matplotlib") else []
+    assert main(["report", str(folder), *plots]) == 0
+    assert "s19 2%, and 40 more\n" in capsys.readouterr().out
+    assert (folder / "report.html").read_text().count("and 40 more</div>") == 2
 
 
 def test_a_reason_that_names_a_file_whose_name_is_no_text_is_shown(tmp_path: Path) -> None:
