@@ -15,13 +15,13 @@ import pickle
 import select
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 
 from intune.pipelines.executors.channel import receive_some
+from intune.pipelines.executors.interpreter import start
 from intune.pipelines.executors.messages import Born, Ended, Fork
 
 LIBRARIES = ("torch", "pandas", "scipy")
@@ -45,11 +45,13 @@ class Child:
     """A process that was asked for; it may not be there yet. For any thread.
 
     Attributes:
+        number: by which its server tells of it.
         code: as `subprocess.Popen.returncode`; None as long as it runs, and where nobody can tell any more.
         problem: why it is not there, and never will be.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, number: int) -> None:
+        self.number = number
         self._server = server
         self._descriptor = -1
         self._pid = 0
@@ -130,7 +132,7 @@ class Server:
     """The fork server's process. Messages are datagrams, so that two threads, or what the garbage collector does in the
     middle of one, never take parts of each other's."""
 
-    def __init__(self, start: Callable[[list[int]], subprocess.Popen[bytes]]) -> None:
+    def __init__(self) -> None:
         with ExitStack() as if_it_fails, ExitStack() as theirs:
             ours, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             if_it_fails.callback(ours.close)
@@ -138,7 +140,7 @@ class Server:
             read, self._lifeline = os.pipe()
             if_it_fails.callback(os.close, self._lifeline)
             theirs.callback(os.close, read)
-            self._process = start([end.fileno(), read])
+            self._process = start("fork_server_process", [end.fileno(), read])
             if_it_fails.pop_all()
         self.pid = self._process.pid
         self.libraries: set[str] = set()
@@ -154,13 +156,13 @@ class Server:
             OSError: the server is gone.
         """
         self._begun += 1
-        child = self._children[self._begun] = Child(self)
+        child = self._children[self._begun] = Child(self, self._begun)
         try:
-            message = pickle.dumps(Fork(self._begun, sorted(self.libraries)))
+            message = pickle.dumps(Fork(child.number, sorted(self.libraries)))
             socket.send_fds(self._socket, [message], [end])
         except OSError:
             self.lost = True
-            del self._children[self._begun]
+            del self._children[child.number]
             raise
         return child
 
@@ -193,9 +195,7 @@ class Server:
     def release(self, child: Child) -> None:
         """One process less; with the last one the server ends."""
         with _lock:
-            for number, other in list(self._children.items()):
-                if other is child:
-                    del self._children[number]
+            self._children.pop(child.number, None)
             if not self._children:
                 self._end()
 
@@ -245,13 +245,10 @@ _lock = (
 )  # reentrant since a loader may be closed by the garbage collector, in the middle of anything
 
 
-def fork(
-    start: Callable[[list[int]], subprocess.Popen[bytes]], end: int, libraries: Iterable[str] = ()
-) -> Child:
+def fork(end: int, libraries: Iterable[str] = ()) -> Child:
     """A new process.
 
     Args:
-        start: begins the server; given what it is told by what to do, and the lifeline of it and of its forks.
         end: what the process is to be talked to by.
         libraries: modules that it needs.
 
@@ -264,7 +261,7 @@ def fork(
             _server.libraries.update(libraries)
             with contextlib.suppress(OSError):  # it was killed, and nobody has noticed yet
                 return _server.fork(end)
-        _server = Server(start)
+        _server = Server()
         _server.libraries.update(libraries)
         return _server.fork(end)
 

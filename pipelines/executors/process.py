@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import resource
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from intune.pipelines.errors import StageError, WorkerLostError
 from intune.pipelines.executors import fork_server
 from intune.pipelines.executors.channel import Channel
 from intune.pipelines.executors.fork_server import Child
-from intune.pipelines.executors.import_path import import_path
+from intune.pipelines.executors.interpreter import start
 from intune.pipelines.executors.messages import Call, Failed, Load, Made
 from intune.pipelines.executors.packing import Packed, pack, unpack, unpickle
 from intune.pipelines.executors.segments import Segment
-from intune.pipelines.executors.surroundings import OWN, hello, places
+from intune.pipelines.executors.surroundings import hello, places
 from intune.pipelines.operations import LOOKS
 from intune.pipelines.schema import Array, Block
-
-_START = """
-import sys
-count = 2 + int(sys.argv[1])
-sys.path[:], sys.argv[:] = sys.argv[count:], ["-c", *sys.argv[2:count]]
-from intune.pipelines.executors.{program} import main
-main()
-"""
 
 HANDED_OVER = 4
 """Results of one process that may be in use as they are, in its segments; more are copied out, since a segment
@@ -201,7 +190,7 @@ class Process:
 
     def forget(self) -> None:
         """In a fork of this process: leave it to the one that started it."""
-        if isinstance(self._process, _Started):
+        if isinstance(self._process, _Fresh):
             self._process.forget()
         self._release()
 
@@ -288,15 +277,15 @@ def _forget_all() -> None:
 os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_forget_all)
 
 
-class _Started:
-    """A fresh interpreter, where this system has no fork server; as `fork_server.Child`."""
+class _Fresh:
+    """A worker process where this system has no fork server; as `fork_server.Child`."""
 
     problem = ""
 
     def __init__(self, end: int) -> None:
         read, self._lifeline = os.pipe()
         try:
-            self._process = _start("process_worker", [end, read])
+            self._process = start("process_worker", [end, read])
         except BaseException:
             os.close(self._lifeline)
             raise
@@ -337,56 +326,17 @@ class _Started:
         self._process.returncode = 0  # it is no child of the fork, which must not wait for it
 
 
-def _started(libraries: Sequence[str]) -> tuple[Child | _Started, socket.socket]:
+def _started(libraries: Sequence[str]) -> tuple[Child | _Fresh, socket.socket]:
     """A new process, and this end of the pair of sockets by which it is talked to."""
     ours, end = socket.socketpair()
     with end:
         try:
             if fork_server.available:
-                return fork_server.fork(_start_server, end.fileno(), libraries), ours
-            return _Started(end.fileno()), ours
+                return fork_server.fork(end.fileno(), libraries), ours
+            return _Fresh(end.fileno()), ours
         except BaseException:
             ours.close()
             raise
-
-
-def _start_server(descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
-    return _start("fork_server_process", descriptors)
-
-
-def _start(program: str, descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
-    """A fresh interpreter in which a program of ours runs, with these descriptors as its arguments."""
-    # -O, -W, -X utf8, -E and so on, as multiprocessing has them: a function is to find the same there as here.
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    with ExitStack() as passed:
-        numbers = []
-        for descriptor in descriptors:
-            # Where this process has a standard stream closed, it may be that one's number.
-            numbers.append(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3))
-            passed.callback(os.close, numbers[-1])
-        # -P: a folder that happens to be the current one is no place to import from, unless it is one here too.
-        # Modules are found where this process finds them, but not before the interpreter has those that it starts with:
-        # a script's folder may hold a types.py.
-        command = [sys.executable, *flags, "-P", "-c", _START.format(program=program)]
-        with _interrupt_blocked():
-            return subprocess.Popen(
-                [*command, str(len(numbers)), *map(str, numbers), *import_path()],
-                stdin=subprocess.DEVNULL,
-                stdout=None if sys.__stdout__ is not None else subprocess.DEVNULL,
-                stderr=None if sys.__stderr__ is not None else subprocess.DEVNULL,
-                env={**OWN, **os.environ},
-                pass_fds=numbers,
-            )
-
-
-@contextmanager
-def _interrupt_blocked() -> Iterator[None]:
-    """What is started meanwhile starts with Ctrl-C blocked; it is for the trainer to act on it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ending(code: int | None) -> str:

@@ -22,7 +22,7 @@ from intune.pipelines.executors import fork_server, fork_server_process
 from intune.pipelines.executors.channel import receive_some
 from intune.pipelines.executors.fork_server import server_pids
 from intune.pipelines.executors.messages import Born, Fork
-from intune.pipelines.executors.process import Process, _Started
+from intune.pipelines.executors.process import Process, _Fresh
 from intune.pipelines.executors.processes import ProcessPool
 from intune.pipelines.stages import Map
 
@@ -176,7 +176,7 @@ def test_it_ends_with_its_parent():
     script = """
 import os
 from intune.pipelines.executors.fork_server import server_pids
-from intune.pipelines.executors.process import Process
+from intune.pipelines.executors.process import Process, _Fresh
 processes = [Process() for _ in range(2)]
 for process in processes:
     process.prepare("any", b"\\x80\\x04N.")
@@ -208,7 +208,7 @@ def test_programs_that_a_function_starts_inherit_nothing_of_what_is_shared():
 def test_without_a_server_a_process_is_a_fresh_interpreter(asked, monkeypatch, tmp_path):
     monkeypatch.setattr(fork_server, "available", False)
     process = asked.begin()
-    assert isinstance(process._process, _Started)
+    assert isinstance(process._process, _Fresh)
     assert server_pids() == []
     assert asked.ask(process, os.getpid) == process.pid
     Path(tmp_path, "still").touch()
