@@ -89,6 +89,11 @@ class Level:
     def __len__(self) -> int:
         return len(self.start)
 
+    @property
+    def edges(self) -> Ints:
+        """Where what its tasks make begins and ends, shape ``(tasks + 1,)``."""
+        return np.append(self.start, self.stop[-1:])
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShuffleSpec:
@@ -353,68 +358,80 @@ def _over(start: Ints, stop: Ints, bounds: Ints) -> tuple[Ints, Ints]:
 
 
 def _levels(order: Order, bounds: Ints, edges: Ints, per_chunk: int) -> tuple[Level, ...]:
-    none = np.zeros(len(bounds) - 1, dtype=np.int64)
-    levels = [
-        Level(
-            stage="load",
-            operation="load",
-            first=none,
-            last=none,
-            start=bounds[:-1],
-            stop=bounds[1:],
-            rows=np.diff(bounds),
-        )
-    ]
     chunks = _chunks(len(edges) - 1, per_chunk)
+    levels = [_loads(bounds)]
     maps = 0
     batched = False
     for stage, kind in order.steps:
         before = levels[-1]
         if kind == "batch":
-            pieces = np.append(before.start, before.stop[-1:])
-            first, last = _over(edges[chunks[:-1]], edges[chunks[1:]], pieces)
-            levels.append(
-                Level(
-                    stage=stage,
-                    operation="batch",
-                    first=first,
-                    last=last,
-                    start=chunks[:-1],
-                    stop=chunks[1:],
-                    rows=np.diff(edges[chunks]),
-                    view=True,
-                )
-            )
+            rows = edges[chunks]
+            level = _level(stage, "batch", before, take=rows, make=chunks, rows=rows, view=True)
             batched = True
-        elif kind == "shuffle" and batched:
-            assert order.shuffle is not None
-            per_window = max(
-                1, round(order.shuffle.row_groups * float(np.mean(np.diff(bounds))) / order.batch_size)
-            )
-            levels.append(_mix_batches(stage, before, edges, per_window))
         elif kind == "shuffle":
             assert order.shuffle is not None
-            windows = _windows(bounds, order.shuffle.row_groups)
-            levels.append(_mix_rows(stage, before, windows, order.batch_size * per_chunk))
+            if batched:
+                block_rows = float(np.mean(np.diff(bounds)))
+                per_window = max(1, round(order.shuffle.row_groups * block_rows / order.batch_size))
+                level = _mix_batches(stage, before, edges, per_window)
+            else:
+                windows = _windows(bounds, order.shuffle.row_groups)
+                level = _mix_rows(stage, before, windows, order.batch_size * per_chunk)
         else:
             # Batches go on in tasks of `per_chunk`, also out of a window in which whole batches were mixed.
-            start, stop = (chunks[:-1], chunks[1:]) if batched else (before.start, before.stop)
-            first, last = _over(start, stop, np.append(before.start, before.stop[-1:]))
-            levels.append(
-                Level(
-                    stage=stage,
-                    operation=kind,
-                    first=first,
-                    last=last,
-                    start=start,
-                    stop=stop,
-                    rows=np.diff(edges[chunks]) if batched else before.rows,
-                    map_index=maps if kind == "map" else -1,
-                    view=kind == "transfer" and not order.copies,
-                )
+            cuts = chunks if batched else before.edges
+            level = _level(
+                stage,
+                kind,
+                before,
+                take=cuts,
+                make=cuts,
+                rows=edges[cuts] if batched else cuts,
+                map_index=maps if kind == "map" else -1,
+                view=kind == "transfer" and not order.copies,
             )
             maps += kind == "map"
+        levels.append(level)
     return tuple(levels)
+
+
+def _loads(bounds: Ints) -> Level:
+    none = np.zeros(len(bounds) - 1, dtype=np.int64)
+    return Level(
+        stage="load",
+        operation="load",
+        first=none,
+        last=none,
+        start=bounds[:-1],
+        stop=bounds[1:],
+        rows=np.diff(bounds),
+    )
+
+
+def _level(
+    stage: str,
+    operation: Operation,
+    before: Level,
+    *,
+    take: Ints,
+    make: Ints,
+    rows: Ints,
+    map_index: int = -1,
+    view: bool = False,
+) -> Level:
+    """Tasks cut at the edges `take` of what the level before makes, at `make` of what they make, at `rows` in rows."""
+    first, last = _over(take[:-1], take[1:], before.edges)
+    return Level(
+        stage=stage,
+        operation=operation,
+        first=first,
+        last=last,
+        start=make[:-1],
+        stop=make[1:],
+        rows=np.diff(rows),
+        map_index=map_index,
+        view=view,
+    )
 
 
 def _chunks(batches: int, per_chunk: int) -> Ints:
@@ -427,15 +444,15 @@ def _chunks(batches: int, per_chunk: int) -> Ints:
 
 def _mix_rows(stage: str, before: Level, windows: Ints, group_rows: int) -> Level:
     """Rows change places within windows: tasks of `group_rows` rows, each from all blocks of its window."""
-    pieces = np.append(before.start, before.stop[-1:])
     cuts = np.union1d(windows, np.arange(0, windows[-1], group_rows, dtype=np.int64))
     start, stop = cuts[:-1], cuts[1:]
     window = np.searchsorted(windows, start, side="right") - 1
+    first, last = _over(windows[window], windows[window + 1], before.edges)
     return Level(
         stage=stage,
         operation="merge",
-        first=np.searchsorted(pieces, windows[window], side="left"),
-        last=np.searchsorted(pieces, windows[window + 1], side="left"),
+        first=first,
+        last=last,
         start=start,
         stop=stop,
         rows=stop - start,
@@ -447,17 +464,7 @@ def _mix_batches(stage: str, before: Level, edges: Ints, per_window: int) -> Lev
     the order of the batches must not depend on how large an executor's tasks are."""
     count = len(edges) - 1
     windows = np.append(np.arange(0, count, per_window, dtype=np.int64), count)
-    first, last = _over(windows[:-1], windows[1:], np.append(before.start, before.stop[-1:]))
-    return Level(
-        stage=stage,
-        operation="regroup",
-        first=first,
-        last=last,
-        start=windows[:-1],
-        stop=windows[1:],
-        rows=np.diff(edges[windows]),
-        view=True,
-    )
+    return _level(stage, "regroup", before, take=windows, make=windows, rows=edges[windows], view=True)
 
 
 def _consumers(before: Level, after: Level) -> tuple[Ints, Ints]:

@@ -364,15 +364,18 @@ def test_small_row_groups_are_joined_and_large_ones_are_not() -> None:
         (("batch", "shuffle"), 65_536),
     ],
 )
-def test_a_hundred_thousand_row_groups_are_planned_within_two_seconds(
+def test_ten_times_as_many_row_groups_take_some_ten_times_as_long_to_plan(
     kinds: tuple[str, ...], rows: int
 ) -> None:
-    groups = groups_of([[rows] * 1000] * 100)
-    began = time.process_time()
-    plan = make_plan(groups, order_of(kinds, 8192, window=8))
-    spent = time.process_time() - began
-    assert plan.rows == 100_000 * rows
-    assert spent < 2.0, f"planning took {spent:.2f} s of processor time"
+    def spent(files: int) -> float:
+        groups = groups_of([[rows] * 1000] * files)
+        began = time.process_time()
+        plan = make_plan(groups, order_of(kinds, 8192, window=8))
+        assert plan.rows == files * 1000 * rows
+        return time.process_time() - began
+
+    few = min(spent(4) for _ in range(3))
+    assert spent(40) < 40 * few, "if every row group looked at every other, it would be a hundred times"
 
 
 def test_dealing_out_the_rows_of_a_large_window_takes_little_memory_and_is_what_it_was() -> None:
