@@ -198,16 +198,29 @@ def concat_blocks(blocks: Sequence[Mapping[str, Any]]) -> Block:
     return {name: concat_columns([block[name] for block in blocks]) for name in blocks[0]}
 
 
+def elements(starts: Array, lengths: Array) -> tuple[Array, Array]:
+    """Places of the elements of lists, one list after another, and the offsets of a list column made of them.
+
+    Args:
+        starts: place of each list's first element, int64, shape ``(rows,)``.
+        lengths: how many elements it has, int64, shape ``(rows,)``.
+
+    Returns:
+        int64 arrays of shapes ``(lengths.sum(),)`` and ``(rows + 1,)``.
+    """
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    places = np.arange(offsets[-1], dtype=np.int64)
+    places += np.repeat(starts - offsets[:-1], lengths)
+    return places, offsets
+
+
 def take_column(column: Any, index: Array) -> Any:
     """Rows at `index` (int64, shape ``(m,)``), in that order, as a copy."""
     if isinstance(column, Ragged):
         edges = np.asarray(column.offsets)  # a tensor where a function made one
-        lengths = np.take(np.diff(edges), index)
-        offsets = np.zeros(len(index) + 1, dtype=np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        inside = np.arange(offsets[-1], dtype=np.int64)
-        inside += np.repeat(np.take(edges, index) - offsets[:-1], lengths)
-        return Ragged(take_column(column.values, inside), _alike(offsets, column))
+        places, offsets = elements(np.take(edges, index), np.take(np.diff(edges), index))
+        return Ragged(take_column(column.values, places), _alike(offsets, column))
     if isinstance(column, pa.Array):
         return column.take(pa.array(index))
     if isinstance(column, np.ndarray):

@@ -112,18 +112,13 @@ class ColumnTransform(Transform):
         self, names: Sequence[str], block: Mapping[str, Column], values: Sequence[Values]
     ) -> None:
         """A `SchemaError` unless each column has one element a row and all have the same number of rows."""
-        rows = len(values[0])
         for name, flat in zip(names, values, strict=True):
             if flat is not block[name]:
                 raise SchemaError(
                     f"{self.verb}: column `{name}` holds {kind_of(block[name])}, more than one number a row, which "
                     f"`into`={self.into!r} does not take; leave `into` out"
                 )
-            if len(flat) != rows:
-                raise SchemaError(
-                    f"{self.verb}: column `{name}` has {len(flat)} rows, but `{names[0]}` has {rows}; "
-                    f"every column of a block needs the same number of rows"
-                )
+        require_same_rows(self.verb, names, values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +208,16 @@ def require_free(verb: str, name: str, taken: Iterable[str]) -> None:
     """A `SchemaError` if a result would overwrite a column that is not its own source."""
     if name in taken:
         raise SchemaError(f"{verb}: there is already a column `{name}`; give the result another name")
+
+
+def require_same_rows(verb: str, names: Sequence[str], columns: Sequence[Any]) -> None:
+    """A `SchemaError` unless the columns have as many rows as the first of them."""
+    for name, column in zip(names, columns, strict=True):
+        if len(column) != len(columns[0]):
+            raise SchemaError(
+                f"{verb}: column `{name}` has {len(column)} rows, but `{names[0]}` has {len(columns[0])}; "
+                f"every column of a block needs the same number of rows"
+            )
 
 
 def kind_of(values: Any) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from intune.pipelines.schema import Block, Column, Ragged, take_column
+from intune.pipelines.schema import Block, Column, Ragged, elements, take_column
 from intune.pipelines.transforms.base import Transform, as_patterns, choose, freeze
-from intune.pipelines.transforms.lists import require_lists, windows
+from intune.pipelines.transforms.lists import require_lists
 from intune.pipelines.whole import at_least
 
 
@@ -41,5 +41,5 @@ class FirstX(Transform):
         lengths: Any = column.lengths
         if not len(lengths) or lengths.max() <= self.x:
             return column
-        places, offsets = windows(column.offsets, np.minimum(lengths, self.x))
+        places, offsets = elements(column.offsets[:-1], np.minimum(lengths, self.x))
         return Ragged(take_column(column.values, places), offsets)

@@ -13,7 +13,7 @@ from intune.pipelines.schema import Array
 from intune.pipelines.transforms.base import InPlaceTransform, Values, freeze, is_text, items, require_numbers
 from intune.pipelines.transforms.layout import Work, empty
 from intune.pipelines.transforms.mixing import as_words, key_of, mix, modulo
-from intune.pipelines.transforms.text import fingerprints, null_mask
+from intune.pipelines.transforms.text import fingerprints
 from intune.pipelines.whole import at_least
 
 
@@ -55,7 +55,9 @@ class Hash(InPlaceTransform):
             :, None
         ]
         masks = {
-            i: null_mask(column) for i, column in enumerate(values) if is_text(column) and column.null_count
+            i: np.asarray(column.is_null())
+            for i, column in enumerate(values)
+            if is_text(column) and column.null_count
         }
 
         def run(piece: Array, which: Sequence[int], elements: slice) -> None:

@@ -1,4 +1,4 @@
-"""Arithmetic on the offsets of list columns."""
+"""What transforms of list columns share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from intune.pipelines.errors import SchemaError
-from intune.pipelines.schema import Array, Ragged
+from intune.pipelines.schema import Ragged
 from intune.pipelines.transforms.base import kind_of
 
 
@@ -19,23 +19,6 @@ def require_lists(verb: str, name: str, column: Any) -> Ragged:
             f"{verb}: column `{name}` holds {kind_of(column)}, but it takes list columns (Ragged of arrays)"
         )
     return column
-
-
-def windows(offsets: Array, lengths: Array) -> tuple[Array, Array]:
-    """Where the first ``lengths[i]`` places of every list i are among all elements, and the offsets of the result.
-
-    Args:
-        offsets: int64, shape ``(rows + 1,)``.
-        lengths: int64, shape ``(rows,)``.
-
-    Returns:
-        int64 arrays of shapes ``(lengths.sum(),)`` and ``(rows + 1,)``.
-    """
-    made = np.zeros(len(offsets), np.int64)
-    np.cumsum(lengths, out=made[1:])
-    places = np.arange(made[-1], dtype=np.int64)
-    places += np.repeat(offsets[:-1] - made[:-1], lengths)
-    return places, made
 
 
 def join_rows(columns: Sequence[Ragged]) -> Ragged:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from intune.pipelines.errors import ConfigError, SchemaError
-from intune.pipelines.schema import Array, Block, Column, Ragged
+from intune.pipelines.errors import ConfigError
+from intune.pipelines.schema import Array, Block, Column, Ragged, elements
 from intune.pipelines.transforms.base import (
     Transform,
     as_patterns,
@@ -17,12 +17,12 @@ from intune.pipelines.transforms.base import (
     freeze,
     is_text,
     require_free,
+    require_same_rows,
 )
 from intune.pipelines.transforms.hash import words_of
 from intune.pipelines.transforms.layout import empty
-from intune.pipelines.transforms.lists import join_rows, require_lists, windows
+from intune.pipelines.transforms.lists import join_rows, require_lists
 from intune.pipelines.transforms.mixing import key_of, mix, modulo
-from intune.pipelines.transforms.text import null_mask
 from intune.pipelines.whole import at_least
 
 
@@ -88,23 +88,20 @@ class NGram(Transform):
             array.astype(np.int64, copy=False).view(np.uint64) for array in words_of("NGram", names, flat)
         ]
         lists = [Ragged(array, _offsets(name, block[name])) for name, array in zip(names, words, strict=True)]
-        for name, column in zip(names, lists, strict=True):
-            if len(column) != len(lists[0]):
-                raise SchemaError(
-                    f"NGram: column `{name}` has {len(column)} rows, but `{names[0]}` has {len(lists[0])}; "
-                    f"every column of a block needs the same number of rows"
-                )
+        require_same_rows("NGram", names, lists)
         joined = lists[0] if len(lists) == 1 else join_rows(lists)
         if not any(is_text(array) and array.null_count for array in flat):
             return joined, None
         nulls = [
-            Ragged(null_mask(array) if is_text(array) else np.zeros(len(array), bool), column.offsets)
+            Ragged(
+                np.asarray(array.is_null()) if is_text(array) else np.zeros(len(array), bool), column.offsets
+            )
             for array, column in zip(flat, lists, strict=True)
         ]
         return joined, join_rows(nulls).values
 
     def _ids(self, words: Ragged, nulls: Array | None) -> Ragged:
-        places, offsets = windows(words.offsets, np.maximum(words.lengths - (self.n - 1), 0))
+        places, offsets = elements(words.offsets[:-1], np.maximum(words.lengths - (self.n - 1), 0))
         grams, scratch = empty((len(places),), np.uint64), empty((len(places),), np.uint64)
         grams[:] = np.uint64(key_of(self.seed))
         missing = np.zeros(len(places), bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -18,6 +19,7 @@ from intune.pipelines.transforms.base import (
     kind_of,
     require_free,
     require_numbers,
+    require_same_rows,
 )
 from intune.pipelines.transforms.cast import as_dtype
 from intune.pipelines.transforms.layout import Work, interleaved, leave
@@ -58,21 +60,9 @@ class Stack(Transform):
             )
             for name in names
         ]
-        dtype = (
-            np.result_type(*{array.dtype for array in dense}) if self.dtype is None else np.dtype(self.dtype)
-        )
-        if self.dtype is None and dtype.kind == "f" and all(array.dtype.kind in "biu" for array in dense):
-            kinds = sorted({array.dtype.name for array in dense})
-            raise SchemaError(
-                f"Stack: no type of whole numbers holds the {' and '.join(kinds)} of {', '.join(names)}, and as floats "
-                f"large ones would change; Cast some, or give `dtype`='{dtype.name}'"
-            )
+        dtype = self._common(names, dense) if self.dtype is None else np.dtype(self.dtype)
+        require_same_rows("Stack", names, dense)
         for name, array in zip(names, dense, strict=True):
-            if array.shape[0] != dense[0].shape[0]:
-                raise SchemaError(
-                    f"Stack: column `{name}` has {array.shape[0]} rows, but `{names[0]}` has {dense[0].shape[0]}; "
-                    f"every column of a block needs the same number of rows"
-                )
             if array.ndim > 2:
                 raise SchemaError(
                     f"Stack: column `{name}` holds {kind_of(array)}, but a row must be a number or a vector; reshape it"
@@ -88,6 +78,18 @@ class Stack(Transform):
         require_free("Stack", self.into, made)
         made[self.into] = interleaved(Work(arrays=lines, dtypes=[dtype] * len(lines), run=leave))
         return made
+
+    @staticmethod
+    def _common(names: Sequence[str], dense: Sequence[Array]) -> np.dtype[Any]:
+        """The smallest type that holds the columns'; a `SchemaError` where whole numbers would have to be floats."""
+        dtype: np.dtype[Any] = np.result_type(*{array.dtype for array in dense})
+        if dtype.kind == "f" and all(array.dtype.kind in "biu" for array in dense):
+            kinds = sorted({array.dtype.name for array in dense})
+            raise SchemaError(
+                f"Stack: no type of whole numbers holds the {' and '.join(kinds)} of {', '.join(names)}, and as floats "
+                f"large ones would change; Cast some, or give `dtype`='{dtype.name}'"
+            )
+        return dtype
 
 
 def _lines(array: Array) -> list[Array]:

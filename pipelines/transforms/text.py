@@ -57,11 +57,6 @@ def fingerprints(columns: Sequence[pa.Array]) -> list[Array]:
     return made
 
 
-def null_mask(strings: pa.Array) -> Array:
-    """Where the strings are null, bool, shape ``(len(strings),)``."""
-    return np.asarray(strings.is_null())
-
-
 def _pieces(strings: pa.Array) -> Iterator[tuple[int, int, Array, Array]]:
     """Ranges of strings, each with its int64 offsets and its bytes, which 8 more follow, whatever they are."""
     if not len(strings):

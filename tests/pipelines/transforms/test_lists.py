@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intune.pipelines.schema import Ragged
-from intune.pipelines.transforms.lists import join_rows, windows
+from intune.pipelines.schema import Ragged, elements
+from intune.pipelines.transforms.lists import join_rows
 
 ROWS = st.lists(st.lists(st.integers(0, 99), max_size=5), max_size=8)
 
@@ -25,9 +25,9 @@ def rows_of(column: Ragged) -> list[list[int]]:
 
 
 @given(rows=ROWS, most=st.integers(0, 4))
-def test_windows_point_at_the_first_places_of_each_row(rows: list[list[int]], most: int) -> None:
+def test_elements_are_the_first_places_of_each_row(rows: list[list[int]], most: int) -> None:
     column = ragged(rows)
-    places, offsets = windows(column.offsets, np.minimum(column.lengths, most))
+    places, offsets = elements(column.offsets[:-1], np.minimum(column.lengths, most))
     assert rows_of(Ragged(column.values[places], offsets)) == [row[:most] for row in rows]
 
 

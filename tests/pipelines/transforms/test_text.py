@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intune.pipelines.transforms import text
-from intune.pipelines.transforms.text import fingerprint, fingerprints, null_mask
+from intune.pipelines.transforms.text import fingerprint, fingerprints
 
 TYPES = [pa.string(), pa.large_string(), pa.binary(), pa.large_binary()]
 
@@ -55,7 +55,6 @@ def test_buffers_that_end_with_the_text_are_not_read_beyond() -> None:
 def test_what_lies_behind_a_null_does_not_matter_to_the_others() -> None:
     strings = pa.array(["one", None, "three"])
     assert fingerprint(strings)[[0, 2]].tolist() == fingerprint(pa.array(["one", "three"])).tolist()
-    assert null_mask(strings).tolist() == [False, True, False]
 
 
 def test_only_nulls_and_nothing_at_all() -> None:

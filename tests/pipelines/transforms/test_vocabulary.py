@@ -219,6 +219,6 @@ def test_a_fork_while_another_thread_builds_a_table_can_build_its_own() -> None:
     with vocabulary._building:
         child = os.fork()
         if child == 0:
-            signal.alarm(30)
+            signal.alarm(60)
             os._exit(int(entries([7, 5]).find(np.array([5]))[0]))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
