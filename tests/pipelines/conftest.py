@@ -45,7 +45,7 @@ def nothing_left() -> Iterator[None]:
     if _workers() - threads or _open_parquet_files() - files:
         gc.collect()
     for thread in _workers() - threads:
-        thread.join(5.0)
+        thread.join(60.0)
     left = sorted(thread.name for thread in _workers() - threads)
     assert not left, f"threads left behind: {left}"
     open_files = sorted(_open_parquet_files() - files)

@@ -351,7 +351,7 @@ class Slow(Failing):
 
     def __init__(self) -> None:
         super().__init__({})
-        self.asked = threading.Barrier(4, timeout=20)
+        self.asked = threading.Barrier(4, timeout=60)
 
     def get_file_info(self, paths: list[str]) -> Any:
         self.asked.wait()

@@ -304,7 +304,7 @@ def test_a_process_that_cannot_be_started_is_no_reason_to_leave_data_out(
 def test_where_the_system_allows_no_more_threads_no_batch_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where its control group's pids.max is reached: the data is not guilty of that."""
     files = [[list(range(8))]]
-    job = job_of(files, ("batch", "map"), batch=4, maps=(Map(function=identity, timeout=30),), skip=True)
+    job = job_of(files, ("batch", "map"), batch=4, maps=(Map(function=identity, timeout=60),), skip=True)
     work = Operations(job, reader=IdReader(files, set()))  # type: ignore[arg-type]
     cut = work.run(1, 0, [work.run(0, 0, []).payload]).payload
 
@@ -621,7 +621,7 @@ def test_a_function_that_does_not_return_in_time_is_given_up() -> None:
     release = threading.Event()
 
     def hang(block: dict[str, Any]) -> dict[str, Any]:
-        release.wait(30)
+        release.wait(60)
         return block
 
     try:
@@ -632,9 +632,9 @@ def test_a_function_that_does_not_return_in_time_is_given_up() -> None:
     finally:
         release.set()
     block: dict[str, Any] = {"id": np.arange(3)}
-    assert call_here(Map(function=identity, timeout=30), block) is block
+    assert call_here(Map(function=identity, timeout=60), block) is block
     with pytest.raises(TimeoutError, match="its own"):
-        call_here(Map(function=spoil({1}, TimeoutError("its own")), timeout=30), block)
+        call_here(Map(function=spoil({1}, TimeoutError("its own")), timeout=60), block)
 
 
 @pytest.mark.parametrize("raises", [False, True])
@@ -651,8 +651,8 @@ def test_the_processor_time_of_a_function_with_a_time_limit_is_its_callers(raise
 
     before = cpu_seconds()
     with pytest.raises(KeyError) if raises else nullcontext():
-        call_here(Map(function=burn, timeout=30), {"id": np.arange(3)})
-    assert 0.02 <= cpu_seconds() - before < 0.5
+        call_here(Map(function=burn, timeout=60), {"id": np.arange(3)})
+    assert 0.02 <= cpu_seconds() - before < 5
 
 
 def test_a_time_in_which_the_whole_job_stands_still_is_not_the_functions(
@@ -663,12 +663,12 @@ def test_a_time_in_which_the_whole_job_stands_still_is_not_the_functions(
 
     def stopped(outcomes: list[Any], seconds: float) -> Any:
         looks.append(seconds)
-        found = wait(outcomes, 0.0 if len(looks) == 1 else 30.0)
+        found = wait(outcomes, 0.0 if len(looks) == 1 else 60.0)
         release.set()  # not before the first look
         return found
 
     def slow(block: dict[str, Any]) -> dict[str, Any]:
-        release.wait(30)
+        release.wait(60)
         return block
 
     monkeypatch.setattr(operations, "wait", stopped)

@@ -58,8 +58,7 @@ def test_logits_equal_a_row_by_row_computation(spec: FeatureSpec) -> None:
     assert teacher.logits(features) == pytest.approx(np.array(expected), abs=2e-4)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("spec", [SINGLE, MULTI], ids=["single", "multi_hot"])
+@pytest.mark.parametrize(("seed", "spec"), [(0, SINGLE), (1, MULTI)], ids=["single", "multi_hot"])
 def test_area_and_click_rate_are_as_asked_for_on_rows_it_was_not_calibrated_on(
     seed: int, spec: FeatureSpec
 ) -> None:
