@@ -81,11 +81,9 @@ def measure(
     count = len(now.stages)
     same = [stage.name for stage in now.stages] == [stage.name for stage in before.stages]
     seconds = now.elapsed_s - before.elapsed_s
-    usable = same and math.isfinite(seconds) and seconds > 0
-    change = now.since(before) if usable else None
-    usable = change is not None and not _backwards(change)
-    if change is None or not usable:
+    if not same or seconds == 0 or fault(now, before):
         return _unusable(now, resources, count, since_change, slots_per_cpu)
+    change = now.since(before)
     pool = now.allocation.pool if now.allocation.is_shared else 0
     stages = change.stages
     per = 1.0 / seconds
@@ -226,12 +224,22 @@ def _block_bytes(stages: tuple[StageStats, ...]) -> list[float]:
     return sizes
 
 
-def _backwards(change: PipelineStats) -> bool:
-    """Whether a counter has fallen: it is another pipeline's, or was set back."""
-    counters = [change.rows, change.batches, change.step_s, change.wait_s]
-    for stage in change.stages:
-        counters += [stage.tasks, stage.rows, stage.busy_s, stage.cpu_s, stage.slot_s]
-    return not all(math.isfinite(value) and value > -1e-6 for value in counters)
+def fault(now: PipelineStats, before: PipelineStats) -> str:
+    """The first counter that fell between two readings of the same stages, or is no number: it is another pipeline's,
+    or was set back. Empty where there is none."""
+    counters: list[tuple[str, Any, Any, str]] = [
+        (f"`{name}`", now, before, name) for name in ("elapsed_s", "rows", "batches", "step_s", "wait_s")
+    ]
+    for stage, then in zip(now.stages, before.stages, strict=True):
+        names = ("tasks", "rows", "busy_s", "cpu_s", "slot_s")
+        counters += [(f"`{name}` of stage {stage.name!r}", stage, then, name) for name in names]
+    for what, new, old, name in counters:
+        value, earlier = getattr(new, name), getattr(old, name)
+        if not math.isfinite(value):
+            return f"{what} is {value}"
+        if not value - earlier > -1e-6:
+            return f"{what} fell from {earlier:g} to {value:g}"
+    return ""
 
 
 def _unusable(

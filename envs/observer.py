@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
-from intune.envs.measure import SLOTS_PER_CPU, measure
+from intune.envs.measure import SLOTS_PER_CPU, fault, measure
 from intune.envs.measurement import Measurement
 from intune.envs.resources import ResourceReader, Resources
 from intune.envs.tunable import Tunable, check_tunable, reads_resident
@@ -31,6 +31,9 @@ class Observer:
         slots_per_cpu: slots that may be given out, per CPU.
         memory_bandwidth: bytes/s between processors and memory at most; NaN if unknown.
         clock: seconds, monotonic.
+
+    Attributes:
+        fault: counter that makes the last interval none, as `measure.fault` tells it; empty where none does.
 
     Raises:
         ConfigError: something that is not tunable, tells of other stages than it has, or numbers that make no sense.
@@ -61,6 +64,7 @@ class Observer:
         self._bandwidth = memory_bandwidth
         self._clock = clock
         self._before = self._stats()
+        self.fault = ""
         self._resources = self._look()
         self._changed_at = self._read_at = clock()
         self._took: dict[str, float] = {}
@@ -106,6 +110,7 @@ class Observer:
             elsewhere=self._elsewhere,
             memory_bandwidth=self._bandwidth,
         )
+        self.fault = fault(stats, self._before)
         self._note_tasks(stats)
         self._before, self._resources, self._read_at = stats, resources, now
         return measured

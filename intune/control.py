@@ -94,6 +94,10 @@ SETTLING = 2.0
 LUCK = 0.1
 """Share of its mean by which one interval's rate may be luck; of n intervals' mean, 1/√n of it."""
 
+FAULTY = 3
+"""Intervals in a row that were none, since a counter fell or is no number, from which on that is said: a pipeline that
+begins to count anew is no fault."""
+
 KEPT = 256
 """Decisions kept in memory for displays; the log has all."""
 
@@ -113,6 +117,7 @@ class Controller:
         best: allocation that delivered most on average, less what may be luck, its mean rows/s and the most memory it
             took; None before the first.
         failure: that ended tuning; None while there was none.
+        fault: of the pipeline's counters, for which nothing is decided; empty where there is none.
     """
 
     def __init__(
@@ -130,6 +135,8 @@ class Controller:
         self.entries: deque[Entry] = deque(maxlen=KEPT)
         self.best: tuple[Allocation, float, float] | None = None
         self.failure: BaseException | None = None
+        self.fault = ""
+        self._faults = 0
         self._delivered: dict[Allocation, _Delivered] = {}
         self.rounds = 0
         self.changes = 0
@@ -148,7 +155,9 @@ class Controller:
         """
         measured = self.observer.measure()
         if measured.interval[0] <= 0:
+            self._heed(self.observer.fault)
             return False
+        self._faults = 0
         allocation = self.observer.allocation
         try:
             decision = self._decide(measured)
@@ -166,6 +175,18 @@ class Controller:
             self.observer.resize(decision.allocation)
         self._note(measured, allocation, decision)
         return decision.allocation is not None
+
+    def _heed(self, fault: str) -> None:
+        """Say, once, why nothing is decided."""
+        self._faults = self._faults + 1 if fault else 0
+        if self._faults == FAULTY and not self.fault:
+            self.fault = fault
+            logger.warning(
+                "nothing can be decided on what `stats()` of a %s counts: %s; give counters that only grow, from when "
+                "it was made (see intune.pipelines.metrics)",
+                type(self.observer.tunable).__name__,
+                fault,
+            )
 
     def tell(self, listener: Callable[[Entry], None]) -> None:
         """Tell it, too, of every entry from now on."""
@@ -411,7 +432,7 @@ def describe(controller: Controller) -> str:
     elif rounds:
         came_to += "; too little was delivered to say of any slots what they bring"
     elif failure is None:
-        came_to = "nothing was decided: no whole interval was measured"
+        came_to = f"nothing was decided: {controller.fault or 'no whole interval was measured'}"
     else:
         came_to = "nothing was decided"
     return came_to if failure is None else f"{came_to}; tuning stopped: {type(failure).__name__}: {failure}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from intune.agents.registry import make
 from intune.control import (
     COST,
     CREDIT_S,
+    FAULTY,
     LOOKS,
     PATIENCE,
     Controller,
@@ -292,6 +294,45 @@ def test_counters_that_stand_still_change_nothing() -> None:
     tunable.stats = lambda: frozen
     rounds(one, clock, 5)
     assert (agent.asked, len(one.entries)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("counted", "said"),
+    [
+        (lambda stats, at: replace(stats, elapsed_s=math.nan), "`elapsed_s` is nan"),
+        (lambda stats, at: replace(stats, rows=-at), "`rows` fell from "),
+        (
+            lambda stats, at: replace(
+                stats, stages=(replace(stats.stages[0], busy_s=-at), *stats.stages[1:])
+            ),
+            "`busy_s` of stage 'load' fell from ",
+        ),
+    ],
+)
+def test_counters_that_fall_or_are_none_are_told_once(
+    counted: Any, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    agent = Scripted(MORE)
+    one, tunable = controller(agent, clock)
+    read = tunable.stats
+    tunable.stats = lambda: counted(read(), clock.now)
+    rounds(one, clock, 2 * FAULTY)
+    assert agent.asked == 0
+    assert (
+        caplog.text.count(f"what `stats()` of a SimulatedTunable counts: {said}") == len(caplog.records) == 1
+    )
+    assert describe(one).startswith(f"nothing was decided: {said}")
+
+
+def test_a_pipeline_that_counts_anew_now_and_then_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    one, tunable = controller(Scripted(), clock)
+    read = tunable.stats
+    tunable.stats = lambda: replace(read(), rows=int(clock.now) % 15, elapsed_s=clock.now % 15)
+    rounds(one, clock, 30)
+    assert one.rounds >= 15
+    assert not caplog.records
 
 
 def test_a_pause_between_epochs_makes_no_longer_intervals(monkeypatch: pytest.MonkeyPatch) -> None:

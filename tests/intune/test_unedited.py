@@ -163,7 +163,7 @@ def test_loaders_of_one_loop_each_are_not_told_of_for_ever(
     assert told.count("is tuned by even") == 2
     assert told.count("more loaders are made; from now on they are told of where something was decided") == 1
     assert len(one._tuned) < 5
-    nothing = SimpleNamespace(rounds=0, failure=None, best=None, entries=())
+    nothing = SimpleNamespace(rounds=0, failure=None, fault="", best=None, entries=())
     something = SimpleNamespace(rounds=3, failure=None, best=None, entries=())
     _over("DataLoader 1", nothing, always=True)
     _over("DataLoader 6", nothing, always=False)
