@@ -91,6 +91,10 @@ class Agent(ABC):
         """A stage in a reason: its name, or where nobody told it (many jobs side by side) its number from 0."""
         return self._stage_names[stage] if stage < len(self._stage_names) else f"stage {stage}"
 
+    def slots_in_words(self, slots: Floats, present: Bools) -> str:
+        """Slots of one job's stages in a reason: ``load 9, batch 1``."""
+        return ", ".join(f"{self.stage_name(int(at))} {slots[at]:.0f}" for at in np.flatnonzero(present))
+
     @abstractmethod
     def propose(self, measured: Measurement) -> Proposal:
         """Slots for each job after the interval just measured. Called once an interval, in order.

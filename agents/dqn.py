@@ -141,7 +141,7 @@ class DQN(Agent):
             self._online.decided(seen, choice, measured, options.together, slots, pool)
 
         def explain(i: int) -> str:
-            return _reason(options, measured, i, int(choice[i]), None if told[i] else float(gain[i]))
+            return _reason(self, options, measured, i, int(choice[i]), None if told[i] else float(gain[i]))
 
         proposal = Proposal(slots=slots, pool=pool, explain=explain, rate=options.rate[rows, choice])
         return where_sound(measured, proposal, sound)
@@ -155,7 +155,9 @@ class DQN(Agent):
         return np.asarray(self._until <= 0)
 
 
-def _reason(options: Candidates, measured: Measurement, i: int, choice: int, gain: float | None) -> str:
+def _reason(
+    agent: Agent, options: Candidates, measured: Measurement, i: int, choice: int, gain: float | None
+) -> str:
     """Why a candidate is chosen: for it is worth `gain` more; None where a pool is left that memory holds back."""
     now = measured.delivered[i]
     limit = max(float(measured.memory_limit[i]), 1.0)
@@ -163,7 +165,7 @@ def _reason(options: Candidates, measured: Measurement, i: int, choice: int, gai
     def described(k: int) -> str:
         if options.pool[i, k] > 0:
             return f"a pool of {options.pool[i, k]:.0f} slot{'' if options.pool[i, k] == 1 else 's'}"
-        return "slots " + "/".join(f"{n:.0f}" for n in options.slots[i, k][measured.present[i]])
+        return agent.slots_in_words(options.slots[i, k], measured.present[i])
 
     if choice == 0:
         more = options.rate[i] > (1.0 + HOPE) * options.rate[i, 0]

@@ -148,7 +148,8 @@ class Guard(Agent):
             said = asked.explain(i)
             if not cut[i]:
                 return said
-            given = _words(slots[i], float(pool[i]), measured.present[i])
+            shared = f"a pool of {pool[i]:.0f}" if pool[i] > 0 else ""
+            given = shared or self.slots_in_words(slots[i], measured.present[i])
             fewer = total(slots, pool)[i] < total(measured.slots, measured.pool)[i]
             verb = "gives back memory" if fewer else "cuts this"
             return (
@@ -176,9 +177,3 @@ def _with_what_killed(measured: Measurement, slots: Floats, pool: Floats) -> Mea
 
 def _share(measured: Measurement, i: int) -> float:
     return float(measured.memory_used[i] / max(measured.memory_limit[i], 1.0))
-
-
-def _words(slots: Floats, pool: float, present: Bools) -> str:
-    if pool > 0:
-        return f"a pool of {pool:.0f}"
-    return "slots " + "/".join(f"{count:.0f}" for count in slots[present])

@@ -80,9 +80,9 @@ class Planner(Agent):
                 return (
                     f"keep: the plan would bring {gain[i]:+.1%}, less than what one interval's noise can tell"
                 )
-            given = "/".join(f"{count:.0f}" for count in slots[i][measured.present[i]])
+            given = self.slots_in_words(slots[i], measured.present[i])
             return (
-                f"slots {given} make every stage sustain {options.target[i]:,.0f} rows/s "
+                f"{given} make every stage sustain {options.target[i]:,.0f} rows/s "
                 f"(now {measured.delivered[i]:,.0f}) with {spare[i]:.0%} to spare"
             )
 

@@ -233,11 +233,11 @@ def test_a_pool_is_told_by_its_size_and_not_by_its_slack(measurement: Measured) 
     options, _ = agent.look(measured)
     k = NAMES.index("pool x1.4")
     options.pool[0, k] = 1.0
-    assert _reason(options, measured, 0, k, 0.1).startswith("a pool of 1 slot; the twin expects ")
+    assert _reason(agent, options, measured, 0, k, 0.1).startswith("a pool of 1 slot; the twin expects ")
     options.pool[0, k] = 2.0
-    assert _reason(options, measured, 0, k, 0.1).startswith("a pool of 2 slots; the twin expects ")
+    assert _reason(agent, options, measured, 0, k, 0.1).startswith("a pool of 2 slots; the twin expects ")
     k = NAMES.index("half way")
-    assert _reason(options, measured, 0, k, 0.1).startswith("half way: slots ")
+    assert _reason(agent, options, measured, 0, k, 0.1).startswith("half way: stage 0 ")
 
 
 def test_it_is_near_the_best_on_jobs_it_never_saw() -> None:

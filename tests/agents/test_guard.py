@@ -96,7 +96,7 @@ def test_it_gives_back_as_the_limit_falls(measurement: Measured) -> None:
     # 2 GB for each pair, and no more than the limit at worst.
     assert 2e9 * cut.slots.max() <= 6e9
     said = cut.explain(0)
-    assert said.startswith("it asks for more; the guard gives back memory to slots ")
+    assert said.startswith("it asks for more; the guard gives back memory to stage 0 ")
     assert "167% of the memory limit" in said
 
 
@@ -133,7 +133,7 @@ def test_growth_is_tried_in_small_steps_where_nothing_is_known(measurement: Meas
     proposal = guard.propose(first)
     assert 1 <= proposal.slots.max() <= 3
     said = proposal.explain(0)
-    assert "the guard cuts this to slots" in said
+    assert "the guard cuts this to stage 0 " in said
     assert "25% of the memory limit is in use" in said
     assert "varies by" in said
 

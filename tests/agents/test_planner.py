@@ -69,13 +69,14 @@ def test_it_claims_no_more_to_spare_than_there_is(measurement: Callable[..., Mea
     for limit in (6.0, 60.0):
         agent = Planner()
         agent.start(1, 3)
+        agent.name_stages(["load", "batch", "map"])
         alone = measurement(
             slots=1.0, busy=1.0, cpu=0.2, cpus_used=0.6, step=4e-4, memory_limit=1e15, slot_limit=limit
         )
         said.append(agent.propose(alone).explain(0))
-    assert said[0].startswith("slots 2/2/2 make every stage sustain")
+    assert said[0].startswith("load 2, batch 2, map 2 make every stage sustain")
     assert said[0].endswith("with 0% to spare")
-    assert said[1].startswith("slots 3/3/3 make every stage sustain 2,500 rows/s")
+    assert said[1].startswith("load 3, batch 3, map 3 make every stage sustain 2,500 rows/s")
     assert int(said[1].removesuffix("% to spare").rpartition(" ")[2]) >= 8
 
 
