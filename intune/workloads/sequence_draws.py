@@ -14,9 +14,8 @@ from typing import ClassVar
 import numpy as np
 
 from intune.pipelines.errors import ConfigError
-from intune.pipelines.schema import Array, Block, Column, Ragged
+from intune.pipelines.schema import Array, Block, Column, Ragged, elements
 from intune.pipelines.transforms.base import Transform
-from intune.pipelines.transforms.lists import windows
 from intune.pipelines.transforms.mixing import key_of, mix
 from intune.pipelines.whole import at_least
 from intune.workloads.sequence_stages import IGNORED, matrix_of, sessions_of
@@ -51,7 +50,7 @@ class DrawEnd(Transform):
         lengths = np.asarray(sessions.lengths)
         generator = generator_of(self.seed, sessions.values)
         ends = generator.integers(np.minimum(lengths, self.length), lengths + 1)
-        places, offsets = windows(sessions.offsets, ends)
+        places, offsets = elements(sessions.offsets[:-1], ends)
         return {**block, self.into: Ragged(sessions.values[places], offsets)}
 
 
