@@ -45,6 +45,9 @@ QUOTED = 80
 
 _YEAR = re.compile(r"^(?P<title>.*?)\s*\((?P<year>\d{4})\)\s*$")
 
+TIME = "the number of seconds since 1970 that all lines need"
+"""What a timestamp has to be, for messages."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -209,9 +212,9 @@ class _Reader:
             for rows, places, token in zip((user, item), met, fields, strict=False):
                 rows.append(places.setdefault(token, len(places)))
             rating.append(self._number(float, fields[2], self._layout.ratings, number, "rating"))
-            moment = self._number(float, fields[3], self._layout.ratings, number, "timestamp")
+            moment = self._number(float, fields[3], self._layout.ratings, number, "timestamp", needed=TIME)
             if not abs(moment) < 2**63:
-                raise self._wrong(self._layout.ratings, number, f"the timestamp is {fields[3]!r}, not a time")
+                raise self._wrong(self._layout.ratings, number, f"the timestamp is {fields[3]!r}, not {TIME}")
             timestamp.append(int(moment))
         return RatedLines(
             users=list(met[0]),
@@ -293,11 +296,20 @@ class _Reader:
                 raise self._wrong(name, number, f"{len(fields)} fields were found instead of {least} or more")
             yield number, fields
 
-    def _number(self, kind: Callable[[str], Any], text: str, name: str, line: int, what: str) -> Any:
+    def _number(
+        self,
+        kind: Callable[[str], Any],
+        text: str,
+        name: str,
+        line: int,
+        what: str,
+        *,
+        needed: str = "a number",
+    ) -> Any:
         try:
             return kind(text)
         except ValueError:
-            raise self._wrong(name, line, f"the {what} is {text!r}, not a number") from None
+            raise self._wrong(name, line, f"the {what} is {text!r}, not {needed}") from None
 
     def _wrong(self, name: str, line: int, what: str) -> CorruptError:
         return CorruptError(

@@ -168,8 +168,15 @@ def test_an_item_listed_twice_is_refused(tmp_path: Path) -> None:
     [
         ("196\t242\tgood\t881250949\n", r"u\.data, line 4: the rating is 'good', not a number"),
         ("196\t242\n", r"u\.data, line 4: 2 fields were found instead of 4"),
-        ("196\t242\t3\tnan\n", r"u\.data, line 4: the timestamp is 'nan', not a time"),
-        ("196\t242\t3\t1e300\n", r"u\.data, line 4: the timestamp is '1e300', not a time"),
+        (
+            "196\t242\t3\tnan\n",
+            r"u\.data, line 4: the timestamp is 'nan', not the number of seconds since 1970",
+        ),
+        ("196\t242\t3\t1e300\n", r"u\.data, line 4: the timestamp is '1e300', not the number of seconds"),
+        (
+            "196\t242\t3\t2015-03-02T10:00:00Z\n",
+            r"the timestamp is '2015-03-02T10:00:00Z', not the number of seconds since 1970 that all lines need",
+        ),
     ],
 )
 def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, line: str, message: str) -> None:
