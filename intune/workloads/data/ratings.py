@@ -80,7 +80,6 @@ def write_ratings(
     """
     found, left = clean(found, options.cleaning)
     parts = assign(found.user, found.timestamp, options.split)
-    cold = tables.cold(found, parts)
     files: dict[str, int] = {}
     with new_dataset(out) as folder:
         rows = 0
@@ -93,20 +92,9 @@ def write_ratings(
         _write(folder / "series", series, kind, options.row_group_rows)
         description = {
             "kind": kind,
-            "source": found.source,
-            "users": found.users.num_rows,
-            "items": found.items.num_rows,
-            "rows": tables.split_counts(parts),
-            "cold": {
-                split: int(np.count_nonzero(cold & (parts == part)))
-                for part, split in enumerate(SPLITS)
-                if part
-            },
+            **_describe(found, parts, options),
             "files": {split: files[f"ratings/{split}"] for split in SPLITS},
             "left_out": asdict(left),
-            "items_without_title": int(found.items.column("title").null_count),
-            "split": asdict(options.split),
-            "cleaning": asdict(options.cleaning),
             "series": {
                 "start": start,
                 "step_s": options.series.step_s,
@@ -117,6 +105,23 @@ def write_ratings(
         with storage_errors(folder):
             write_description(folder, description)
     return description
+
+
+def _describe(found: Interactions, parts: Parts, options: RatingsOptions) -> dict[str, Any]:
+    """What is known before anything is written."""
+    cold = tables.cold(found, parts)
+    return {
+        "source": found.source,
+        "users": found.users.num_rows,
+        "items": found.items.num_rows,
+        "rows": tables.split_counts(parts),
+        "cold": {
+            split: int(np.count_nonzero(cold & (parts == part))) for part, split in enumerate(SPLITS) if part
+        },
+        "items_without_title": int(found.items.column("title").null_count),
+        "split": asdict(options.split),
+        "cleaning": asdict(options.cleaning),
+    }
 
 
 def _tables(found: Interactions, parts: Parts, options: RatingsOptions) -> Iterator[tuple[str, pa.Table]]:

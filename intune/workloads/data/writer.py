@@ -121,7 +121,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 class PartWriter:
     """One Parquet file, zstd, in row groups of exactly `row_group_rows` (the last may be smaller).
 
-    Batches of any size may be written. Not closed: `abandon()` it, or leave its `with` block by an exception.
+    Batches of any size may be written. Close it, or leave its `with` block by an exception.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, *, row_group_rows: int = ROW_GROUP_ROWS) -> None:
