@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from intune.pipelines.budget import Budget
-from intune.pipelines.errors import ConfigError, IntuneError, LoaderError, StageError, WorkerLostError
+from intune.pipelines.errors import ConfigError, LoaderError, StageError, WorkerLostError
 from intune.pipelines.executors.landing import Landings, Place
 from intune.pipelines.executors.packing import by_value, unpack
 from intune.pipelines.executors.ray_records import (
@@ -32,15 +32,14 @@ from intune.pipelines.executors.ray_records import (
     blocks_of,
     let_go,
     recipe_of,
-    takes_of,
 )
 from intune.pipelines.executors.ray_worker import Export, Made, Outcome, raised
 from intune.pipelines.executors.ray_workers import RayWorkers
 from intune.pipelines.operations import Operations, Result
 from intune.pipelines.plan import Plan
 from intune.pipelines.run import Run, finalize, was_closed
-from intune.pipelines.scheduler import Key, Task
 from intune.pipelines.schema import block_bytes
+from intune.pipelines.tasks import Key, Task
 
 logger = logging.getLogger("intune")
 
@@ -74,8 +73,7 @@ class RayFleet:
         self._groups: dict[int, Worker] = {}
         self._outputs: dict[Key, Output] = {}
         self._deaths: dict[Key, int] = {}
-        self._closed = False
-        self._ending = threading.Event()
+        self._closed = threading.Event()
         self._unique = itertools.count(1)
         self._landings = Landings()
         try:
@@ -103,7 +101,7 @@ class RayFleet:
         try:
             self._start(run)
         except Exception as error:
-            if not self._closed:
+            if not self._closed.is_set():
                 raise
             run.close()
             raise was_closed() from error
@@ -112,7 +110,7 @@ class RayFleet:
         if (left := self._run) is not None:
             left.close()  # which an interrupt kept from being left
         with self._changed:
-            if self._closed:
+            if self._closed.is_set():
                 raise was_closed()
             self._workers.check_connected()
             generation = self._workers.take_up(_pickled(replace(run.job, maps=())), _pickled(run.job.maps))
@@ -124,7 +122,7 @@ class RayFleet:
             for worker in self._workers.alive:
                 worker.held.clear()
                 worker.freed.clear()
-            workers = [worker for worker in self._workers.alive if not worker.dead]
+            workers = list(self._workers.alive)
         run.on_free = self._free
         for worker in self._workers.brief(workers):
             self._died(worker)
@@ -162,13 +160,12 @@ class RayFleet:
     def close(self) -> list[str]:
         """End all workers, and the Ray started here if no other loader uses it."""
         with self._changed:
-            if self._closed:
+            if self._closed.is_set():
                 return []
-            self._closed = True
+            self._closed.set()
             self._changed.notify_all()
         self.stop()  # not before: what is started in between would be left to nobody
         try:
-            self._ending.set()
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._workers.close()
         finally:
@@ -188,7 +185,7 @@ class RayFleet:
 
     def _watch(self) -> None:
         """Ray tells nobody that it was shut down, and calls that were under way are never heard of again."""
-        while not self._ending.wait(WATCH_S):
+        while not self._closed.wait(WATCH_S):
             try:
                 self._workers.check_connected()
             except LoaderError as error:
@@ -200,7 +197,7 @@ class RayFleet:
     def _died(self, worker: Worker) -> None:
         """A worker process is gone: what it held and did is made again, another takes its place."""
         with self._changed:
-            if worker.dead or self._closed:
+            if worker.dead or self._closed.is_set():
                 return
             self._workers.gone(worker)
             run = self._run
@@ -250,27 +247,24 @@ class RayFleet:
                 else:
                     self._submit(run, generation, task, inputs)
                 del inputs, taken
-        except (
-            BaseException
-        ) as error:  # the cluster is gone, or a defect of ours: the trainer must hear of it
-            if not self._closed:
+        except BaseException as error:  # Ray is gone, or a defect of ours: the trainer must hear of it
+            if not self._closed.is_set():
                 run.end(error)
 
     def _submit(self, run: Run, generation: int, task: Task, inputs: Sequence[Output]) -> None:
-        blocks = [block for output in inputs for block in blocks_of(output)]
+        recipe, takes = recipe_of(task.key, inputs)
+        blocks = [held for held, _ in takes]
         with self._changed:
-            worker = self._choose(run, task, blocks)
-            while worker is None and not run.closed and not self._closed:
+            while (worker := self._choose(run, task, blocks)) is None:
+                if run.closed or self._closed.is_set():
+                    return
                 self._changed.wait(1.0)
-                worker = self._choose(run, task, blocks)
-            if worker is None:
-                return
             worker.running[task.key] = task
             for held in blocks:
                 held.users += 1  # also if what it was postponed with is lost meanwhile
             freed, worker.freed = worker.freed, []
         given: list[Any] = []
-        for held, taker in takes_of(task.key, inputs):
+        for held, taker in takes:
             if held.worker is worker:
                 given.append(held.key)
             else:
@@ -283,7 +277,7 @@ class RayFleet:
         if self._is_exported(run, task.level):
             export = self._landings.reserve() if worker.near else "send"
         method = worker.actor.run if export != "send" else worker.actor.run.options(num_returns=2)
-        made = method.remote(generation, recipe_of(task, inputs), task.attempt, export, freed, *given)
+        made = method.remote(generation, recipe, task.attempt, export, freed, *given)
         told, payload = made if export == "send" else (made, export)
         call = Call(task, worker, blocks, payload)
         told.future().add_done_callback(lambda done: self._arrived(run, call, done))
@@ -301,10 +295,10 @@ class RayFleet:
 
     def _postpone(self, run: Run, task: Task, inputs: Sequence[Output]) -> None:
         roots = {root: size for output in inputs for root, size in output.roots.items()}
-        output = Postponed(task.level, task.index, tuple(inputs), roots)
+        output = Postponed(task.key, inputs, roots)
         with self._changed:
             self._outputs[task.key] = output
-            for block in output.blocks():
+            for block in blocks_of(inputs):
                 block.users += 1
                 block.worker.held.add(task.key)
         run.finished(task, Result(output), roots, cpu_s=0.0)
@@ -312,7 +306,7 @@ class RayFleet:
 
     def _check_kept(self, run: Run, key: Key, output: Output) -> None:
         """Have an output made again whose worker died before the scheduler knew of the output."""
-        if any(block.worker.dead for block in blocks_of(output)):
+        if any(block.worker.dead for block in blocks_of([output])):
             with run.lock:
                 if not run.closed and run.payloads.get(key) is output:
                     self._lose(run, [key])
@@ -325,7 +319,7 @@ class RayFleet:
 
     def _choose(self, run: Run, task: Task, blocks: Sequence[Held]) -> Worker | None:
         """The worker for a task: where its inputs lie, else where its window is, else the least busy."""
-        alive = [worker for worker in self._workers.alive if not worker.dead and not worker.alone]
+        alive = [worker for worker in self._workers.alive if not worker.alone]
         if self._deaths.get(task.key, 0) >= SUSPECT_AFTER:
             idle = next((worker for worker in alive if not worker.running), None)
             if idle is not None:
@@ -436,7 +430,7 @@ class RayFleet:
 
     def _lost(self, run: Run, call: Call, error: BaseException, was_alone: bool) -> None:
         """A call did not come back: its worker died, or one that held its inputs."""
-        if self._closed or run.closed:
+        if self._closed.is_set() or run.closed:
             return
         try:
             self._workers.check_connected()
@@ -444,17 +438,10 @@ class RayFleet:
             run.end(gone)
             return
         task, worker, exceptions = call.task, call.worker, self._ray.exceptions
-        if isinstance(error, exceptions.RayTaskError):
-            cause = getattr(error, "cause", None)
-            lost = (exceptions.RayActorError, exceptions.ObjectLostError)
-            if not isinstance(cause, lost):  # else it is an input that did not come
-                wrapped = (
-                    cause
-                    if isinstance(cause, IntuneError)
-                    else StageError(f"{run.job.where(task.level, task.index)}: {error}")
-                )
-                run.failed(task, wrapped)
-                return
+        absent = (exceptions.RayActorError, exceptions.ObjectLostError)  # an input that did not come
+        if isinstance(error, exceptions.RayTaskError) and not isinstance(error.cause, absent):
+            run.failed(task, StageError(f"{run.job.where(task.level, task.index)}: {error}"))
+            return
         for holder in {held.worker for held in call.blocks} - {worker}:
             if not self._workers.lives(holder):
                 self._died(holder)  # it may have nothing to do, so that nobody else would notice
@@ -487,7 +474,7 @@ class RayFleet:
         with self._changed:
             for key in keys:
                 output = self._outputs.pop(key, None)
-                for block in () if output is None else blocks_of(output):
+                for block in () if output is None else blocks_of([output]):
                     block.worker.held.discard(key)
                     let_go(block)
             for worker in self._workers.alive:

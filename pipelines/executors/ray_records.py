@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from intune.pipelines.executors.ray_worker import Made, Recipe
 from intune.pipelines.payloads import Piece
-from intune.pipelines.scheduler import Key, Task
+from intune.pipelines.tasks import Key, Task
 
 
 @dataclass(slots=True, eq=False)
@@ -27,15 +26,9 @@ class Held:
 class Postponed:
     """A task left to the one that takes its output."""
 
-    level: int
-    index: int
-    inputs: tuple[Output, ...]
+    key: Key
+    inputs: Sequence[Output]
     roots: dict[Any, int]
-
-    def blocks(self) -> Iterator[Held]:
-        """What it and those postponed before it work on."""
-        for output in self.inputs:
-            yield from blocks_of(output)
 
 
 Output: TypeAlias = "Held | Postponed"
@@ -52,22 +45,31 @@ class Call:
     output: Any
 
 
-def takes_of(task: Key, inputs: Sequence[Output]) -> Iterator[tuple[Held, Key]]:
-    """The blocks that lie behind a task's inputs, in the order of `blocks_of`, each with the task that takes it itself:
-    this one, or one that was left to it."""
-    for output in inputs:
+def blocks_of(outputs: Sequence[Output]) -> Iterator[Held]:
+    """The blocks that lie behind outputs."""
+    for output in outputs:
         if isinstance(output, Held):
-            yield output, task
+            yield output
         else:
-            yield from takes_of((output.level, output.index), output.inputs)
+            yield from blocks_of(output.inputs)
 
 
-def blocks_of(output: Output) -> Iterator[Held]:
-    """The blocks that lie behind an output, in the order in which its tasks take them."""
-    if isinstance(output, Held):
-        yield output
-    else:
-        yield from output.blocks()
+def recipe_of(task: Key, inputs: Sequence[Output]) -> tuple[Recipe, list[tuple[Held, Key]]]:
+    """A task for a worker, and the blocks it works on, as the recipe numbers them, each with the task that takes it
+    itself: this one, or one that was left to it."""
+    takes: list[tuple[Held, Key]] = []
+
+    def recipe(task: Key, inputs: Sequence[Output]) -> Recipe:
+        parts: list[int | Recipe] = []
+        for output in inputs:
+            if isinstance(output, Held):
+                parts.append(len(takes))
+                takes.append((output, task))
+            else:
+                parts.append(recipe(output.key, output.inputs))
+        return Recipe(*task, tuple(parts))
+
+    return recipe(task, inputs), takes
 
 
 @dataclass(slots=True, eq=False)
@@ -103,15 +105,3 @@ def let_go(block: Held) -> None:
     block.users -= 1
     if block.users == 0:
         block.worker.freed.append(block.key)
-
-
-def recipe_of(task: Task, inputs: Sequence[Output]) -> Recipe:
-    """A task for a worker, its blocks numbered as `blocks_of` gives them."""
-    numbers = itertools.count()
-
-    def part(output: Output) -> int | Recipe:
-        if isinstance(output, Held):
-            return next(numbers)
-        return Recipe(output.level, output.index, tuple([part(one) for one in output.inputs]))
-
-    return Recipe(task.level, task.index, tuple([part(output) for output in inputs]))

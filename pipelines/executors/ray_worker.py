@@ -263,8 +263,8 @@ def failure(error: BaseException) -> Outcome:
     # Of errors of ours their sentence says it all.
     first = cause or (None if isinstance(error, IntuneError) else error)
     return Outcome(
-        error=cloudpickle.dumps(portable(error)),
-        cause=None if cause is None else cloudpickle.dumps(portable(cause)),
+        error=_pickled(error),
+        cause=None if cause is None else _pickled(cause),
         trace="" if first is None else "".join(traceback.format_exception(first)).rstrip(),
     )
 
@@ -288,10 +288,11 @@ def _made_again(error: bytes, trace: str) -> BaseException:
     return made
 
 
-def portable(error: BaseException) -> BaseException:
+def _pickled(error: BaseException) -> bytes:
     """The error, or what can be said of it where it cannot be sent: exceptions of user code may hold anything."""
     try:
-        cloudpickle.loads(cloudpickle.dumps(error))
+        pickled: bytes = cloudpickle.dumps(error)
+        cloudpickle.loads(pickled)
     except Exception:  # whatever the user's class does when it is pickled
-        return StageError("".join(traceback.format_exception_only(error)).rstrip())
-    return error
+        pickled = cloudpickle.dumps(StageError("".join(traceback.format_exception_only(error)).rstrip()))
+    return pickled

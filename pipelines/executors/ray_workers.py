@@ -109,7 +109,7 @@ class RayWorkers:
         """Worker processes on this machine."""
         here = self._node()
         with self.changed:
-            return [worker.pid for worker in self.alive if not worker.dead and worker.node == here]
+            return [worker.pid for worker in self.alive if worker.node == here]
 
     def _node(self) -> str:
         """This machine's node; empty for a client (``ray://``), which is told of the one that its server runs on."""
@@ -299,13 +299,11 @@ class RayWorkers:
             "max_restarts": 0,
             "scheduling_strategy": "SPREAD",
         }
-        if (
-            self._group is not None
-        ):  # said here, since a thread that starts another worker is not known to run in it
-            options["scheduling_strategy"] = (
-                self.ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
-                    self._group, placement_group_capture_child_tasks=True
-                )
+        if self._group is not None:
+            # Said here, since a thread that starts another worker is not known to run in it.
+            strategies = self.ray.util.scheduling_strategies
+            options["scheduling_strategy"] = strategies.PlacementGroupSchedulingStrategy(
+                self._group, placement_group_capture_child_tasks=True
             )
         number = next(self._numbers)
         actor = self.ray.remote(RayWorker).options(**options).remote(number)
