@@ -99,17 +99,17 @@ def test_an_epoch_that_takes_long_to_load_does_not_end_the_next(worker, job, mon
 
     def slow(stored: bytes) -> bytes:
         loading.set()
-        assert go.wait(30)
+        assert go.wait(60)
         return stored
 
     monkeypatch.setattr("ray.get", slow)
     late = threading.Thread(target=worker.begin, args=(1, job, functions(b"old", ("old",))))
     late.start()
-    assert loading.wait(30)
+    assert loading.wait(60)
     monkeypatch.setattr("ray.get", lambda stored: stored)
     worker.begin(2, job, functions(b"new", ("new",)))
     go.set()
-    late.join(30)
+    late.join(60)
     assert load(worker, 2).error is None
     assert worker._operations.job.maps == ("new",)
 
@@ -143,7 +143,7 @@ def test_a_function_that_wants_a_process_is_called_by_one_thread_at_a_time():
     call, stage = OneAtATime(), Map(function=shared, workers="process")
 
     def work() -> None:
-        began.wait(30)
+        began.wait(60)
         for _ in range(5):
             call(stage, {"x": np.zeros(1)})
 
@@ -151,7 +151,7 @@ def test_a_function_that_wants_a_process_is_called_by_one_thread_at_a_time():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert most == 1
 
 
@@ -210,7 +210,7 @@ def test_an_error_whose_class_is_not_to_be_had_arrives_in_words():
     told: list[Outcome] = []
     thread = threading.Thread(target=lambda: told.append(failure(OnlyThere("in words"))))
     thread.start()
-    thread.join(30)
+    thread.join(60)
     arrived = raised(told[0])
     assert isinstance(arrived, StageError)
     assert str(arrived).endswith("OnlyThere: in words")

@@ -113,7 +113,7 @@ def test_they_may_be_closed_just_when_one_is_to_be_replaced(monkeypatch: pytest.
 
     monkeypatch.setattr(threading.Thread, "start", begin)
     workers.replace()
-    closer.join(10)
+    closer.join(60)
     assert not raised
     assert not workers._starting
 
@@ -128,7 +128,7 @@ def test_a_loader_may_be_collected_while_another_one_connects() -> None:
         done.set()
 
     threading.Thread(target=connecting, daemon=True).start()
-    assert done.wait(10)
+    assert done.wait(60)
 
 
 def test_a_late_output_of_an_epoch_that_was_left_is_not_taken_for_the_next_ones() -> None:
