@@ -16,7 +16,7 @@ from intune.pipelines.allocators import give_back, keep_between_tasks
 from intune.pipelines.budget import Budget
 from intune.pipelines.files import OpenFiles
 from intune.pipelines.idle import Rest
-from intune.pipelines.operations import CallMap, Operations, call_here, cpu_seconds
+from intune.pipelines.operations import Operations, call_here, cpu_seconds
 from intune.pipelines.reading import Reader
 from intune.pipelines.run import Run, Runner, was_closed
 from intune.pipelines.schema import Block
@@ -56,7 +56,6 @@ class ThreadFleet:
     """Generic worker threads, kept from epoch to epoch; any of them runs any stage's tasks.
 
     Args:
-        call: runs the user's function.
         processes: where functions of stages with ``workers="process"`` run; None if there are none.
         files: of the data set, those open already; closed with the fleet.
         budget: of the pipeline; decides how much freed memory its threads keep for their next task.
@@ -67,7 +66,6 @@ class ThreadFleet:
 
     def __init__(
         self,
-        call: CallMap = call_here,
         *,
         processes: Elsewhere | None = None,
         files: OpenFiles | None = None,
@@ -75,7 +73,6 @@ class ThreadFleet:
     ) -> None:
         if budget is not None:
             keep_between_tasks(budget.memory, budget.cpus)
-        self._call = call
         self._processes = processes
         self._files = OpenFiles() if files is None else files  # they stay open from epoch to epoch
         self._threads: list[threading.Thread] = []
@@ -219,13 +216,11 @@ class ThreadFleet:
         return cpu_seconds() + elsewhere
 
     def _watched(self, stage: Map, block: Block) -> dict[str, Any]:
-        if self._processes is not None and stage.workers == "process":
-            run, task = self._current.run, self._current.task
-            made: dict[str, Any] = self._processes(
-                stage, block, lambda: run.job.where(task.level, task.index)
-            )
-            return made
-        return self._call(stage, block)
+        if self._processes is None:
+            return call_here(stage, block)
+        run, task = self._current.run, self._current.task
+        made: dict[str, Any] = self._processes(stage, block, lambda: run.job.where(task.level, task.index))
+        return made
 
 
 def _work(fleet: ThreadFleet) -> None:

@@ -47,7 +47,7 @@ def said(script: str) -> str:
     # Tools that look for defects set these.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=environment
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=150, env=environment
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

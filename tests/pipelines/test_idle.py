@@ -47,7 +47,7 @@ def test_the_thread_that_began_to_wait_last_is_woken_first() -> None:
     for left in (2, 1, 0):
         with lock:
             condition.notify()
-        threads[left].join(5)
+        threads[left].join(60)
     assert woken == [2, 1, 0]
 
 
@@ -59,7 +59,7 @@ def test_all_are_woken() -> None:
         condition.notify_all()
         condition.notify_all()  # nobody is left: nothing happens
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
     assert sorted(woken) == [0, 1, 2]
 
 
@@ -150,7 +150,7 @@ def test_a_crew_has_no_more_threads_than_calls_at_once_and_raises_what_they_rais
     helper = threading.Thread(target=crew.call, args=(meeting.wait, 5))
     helper.start()
     crew.call(meeting.wait, 5)  # only if both run at once
-    helper.join(5)
+    helper.join(60)
 
 
 def test_where_the_system_allows_a_crew_no_more_threads_those_there_are_do_the_work(
@@ -170,19 +170,19 @@ def test_where_the_system_allows_a_crew_no_more_threads_those_there_are_do_the_w
 
     def long() -> None:
         begun.set()
-        go.wait(30)
+        go.wait(60)
 
     busy = threading.Thread(target=crew.call, args=(long,))
     busy.start()
-    assert begun.wait(30)
+    assert begun.wait(60)
     other: Future[int] = Future()
     waiting = threading.Thread(target=lambda: other.set_result(crew.call(int, "7")))
     waiting.start()
-    assert refused.wait(30)
+    assert refused.wait(60)
     go.set()
     assert other.result(30) == 7
-    busy.join(30)
-    waiting.join(30)
+    busy.join(60)
+    waiting.join(60)
     allowed.clear()
     with pytest.raises(RuntimeError, match="can't start new thread"):
         Crew(2, "test-crew").call(int)
@@ -219,14 +219,14 @@ for caller in callers:
     caller.start()
 for caller in callers:
     caller.join()
-deadline = time.monotonic() + 8
+deadline = time.monotonic() + 60
 while resident_bytes() - before > 48 << 20 and time.monotonic() < deadline:
     crew.call(time.sleep, 0.02)  # one of them goes on working
 print((resident_bytes() - before) >> 20)
 """
     )
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=150, check=True
     )
     assert int(done.stdout) <= 48
 
@@ -246,8 +246,8 @@ def test_a_thread_that_is_to_look_again_soon_rests_all_the_same() -> None:
     rested = threading.Event()
     thread = threading.Thread(target=run.take, args=(Rest(rested.set),))
     thread.start()
-    found = rested.wait(20 * PATIENCE[0])
+    found = rested.wait(60)
     run.closed = True
-    thread.join(5)
+    thread.join(60)
     assert found
     assert not thread.is_alive()

@@ -312,7 +312,7 @@ def test_batches_finished_ahead_of_the_one_in_order_are_remembered_and_not_made_
 
     def slow_first(block: dict[str, Any]) -> dict[str, Any]:
         if 0 in block["id"]:
-            gate.wait(20)
+            gate.wait(60)
         return block
 
     pipe = Pipeline.from_parquet(folder).batch(10).map(slow_first)
@@ -368,7 +368,7 @@ def test_a_new_process_goes_on_with_exactly_the_next_batch(data_sets: Any) -> No
         input=json.dumps(cases),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=150,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -433,7 +433,7 @@ def test_a_loop_closed_by_another_thread_is_not_taken_for_a_whole_epoch(data_set
 
     def slow(block: dict[str, Any]) -> dict[str, Any]:
         waits.set()
-        go.wait(10)
+        go.wait(60)
         return block
 
     slowed = load(Pipeline.from_parquet(str(data_sets.folder(SHAPES[1]))).batch(9).map(slow))
@@ -448,12 +448,12 @@ def test_a_loop_closed_by_another_thread_is_not_taken_for_a_whole_epoch(data_set
 
     thread = threading.Thread(target=read)
     thread.start()
-    assert waits.wait(10)
+    assert waits.wait(60)
     closer = threading.Thread(target=slowed.close)
     closer.start()
-    thread.join(10)
+    thread.join(60)
     go.set()
-    closer.join(10)
+    closer.join(60)
     assert "it was closed" in str(raised[0])
     assert (slowed.epoch, slowed.state_dict()["batch"]) == (0, 0)
 
@@ -476,9 +476,9 @@ def test_a_loop_that_begins_while_the_loader_is_closed_is_refused(
             close()
         elif when == "within":
             # As if the workers were being ended, and their runs were left already.
-            monkeypatch.setattr(ThreadFleet, "stop", lambda *_: (stop(fleet), begun.set(), go.wait(10)))
+            monkeypatch.setattr(ThreadFleet, "stop", lambda *_: (stop(fleet), begun.set(), go.wait(60)))
             closer.start()
-            assert begun.wait(10)
+            assert begun.wait(60)
         start(fleet, run, threads)
         if when == "after":
             close()
@@ -499,10 +499,10 @@ def test_a_loop_that_begins_while_the_loader_is_closed_is_refused(
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    reader.join(10)
+    reader.join(60)
     if when == "within":
         go.set()
-        closer.join(10)
+        closer.join(60)
     assert not reader.is_alive(), "the loop hangs"
     assert [type(error) for error in raised] == [LoaderError]
     assert (loader.epoch, loader.state_dict()["batch"]) == (0, 0)
@@ -519,7 +519,7 @@ def test_threads_that_share_a_loop_get_each_batch_once_and_all_come_to_its_end(
             ready, got = threading.Barrier(4), []
 
             def read(iterator: Iterator[Any] = iterator, ready: Any = ready, got: list[Any] = got) -> None:
-                ready.wait(10)
+                ready.wait(60)
                 got.append([row for one in iterator for row in ids(one)])
                 assert next(iterator, None) is None
 
@@ -527,7 +527,7 @@ def test_threads_that_share_a_loop_get_each_batch_once_and_all_come_to_its_end(
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(20)
+                thread.join(60)
             assert len(got) == 4, "a thread raised or hangs"
             assert sorted(row for rows in got for row in rows) == list(range(453))
             assert (loader.epoch, loader.state_dict()["batch"]) == (1, 0)
@@ -539,7 +539,7 @@ def test_threads_that_wait_for_a_shared_loop_wake_when_it_is_closed(data_sets: A
 
     def slow(block: dict[str, Any]) -> dict[str, Any]:
         waits.set()
-        go.wait(20)
+        go.wait(60)
         return block
 
     loader = load(Pipeline.from_parquet(str(data_sets.folder(SHAPES[1]))).batch(9).map(slow))
@@ -555,13 +555,13 @@ def test_threads_that_wait_for_a_shared_loop_wake_when_it_is_closed(data_sets: A
     threads = [threading.Thread(target=read) for _ in range(3)]
     for thread in threads:
         thread.start()
-    assert waits.wait(10)
+    assert waits.wait(60)
     closer = threading.Thread(target=loader.close)
     closer.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     go.set()
-    closer.join(10)
+    closer.join(60)
     assert ["it was closed" in str(error) for error in raised] == [True] * 3
     assert (loader.epoch, loader.state_dict()["batch"]) == (0, 0)
 
@@ -579,7 +579,7 @@ def test_the_garbage_collector_may_end_a_loop_in_a_worker_that_holds_its_lock(da
 
     def slow(block: dict[str, Any]) -> dict[str, Any]:
         if block["id"][0] >= 36:
-            go.wait(10)
+            go.wait(60)
         return block
 
     class Holder:
@@ -600,14 +600,14 @@ def test_the_garbage_collector_may_end_a_loop_in_a_worker_that_holds_its_lock(da
                 del holder
                 collect.set()
                 go.set()  # a worker reports its batch, and reads the clock under the lock
-                collected.wait(10)
+                collected.wait(60)
             finally:
                 gc.enable()
             rows.extend(row for one in loader for row in ids(one))
 
     reader = threading.Thread(target=use, daemon=True)
     reader.start()
-    reader.join(30)
+    reader.join(60)
     assert collected.is_set()
     assert rows == list(range(71))
 
@@ -643,11 +643,11 @@ def test_the_garbage_collector_may_end_a_loader_in_a_worker_that_holds_its_lock(
         collect.set()
         with run.lock:
             run.work.notify_all()
-        assert collected.wait(30)
+        assert collected.wait(60)
     finally:
         gc.enable()
     for thread in set(threading.enumerate()) - before:
-        thread.join(30)
+        thread.join(60)
     assert not caplog.messages
 
 
@@ -688,7 +688,7 @@ def test_a_signal_handler_may_close_the_loader_in_the_middle_of_anything(
     reader.start()
     reader.join(60)
     assert closed
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not loader.closed and time.monotonic() < deadline:
         threading.Event().wait(0.01)
     assert loader.closed
@@ -891,20 +891,20 @@ def test_when_it_is_closed_no_function_is_called_any_more(data_sets: Any) -> Non
     def slow(block: dict[str, Any]) -> dict[str, Any]:
         calls.append(len(block["id"]))
         entered.release()
-        go.wait(20)
+        go.wait(60)
         return block
 
     with small(10_000, 10_000):
         pipe = Pipeline.from_parquet(str(data_sets.folder(SHAPES[4]))).batch(4).map(slow)
         loader = load(pipe, allocation=Allocation.shared(1))
         iterator = iter(loader)
-        assert entered.acquire(timeout=10)
+        assert entered.acquire(timeout=60)
         closer = threading.Thread(target=loader.close)
         closer.start()
         while not iterator._run.closed:  # type: ignore[attr-defined]
             time.sleep(0.001)
         go.set()
-        closer.join(10)
+        closer.join(60)
     assert calls == [4]
     assert workers() == []
 
@@ -916,11 +916,11 @@ def test_when_a_function_raises_no_other_is_called_any_more(data_sets: Any) -> N
     def function(block: dict[str, Any]) -> dict[str, Any]:
         first = int(block["id"][0])
         if first == 0:
-            entered.wait(20)
+            entered.wait(60)
             raise ArithmeticError("the first batch")
         others.append(first)
         entered.set()
-        failed.wait(20)
+        failed.wait(60)
         return block
 
     with small(64, 10_000):
@@ -999,7 +999,7 @@ def test_an_exception_in_the_loop_leaves_nothing(
     with pytest.raises(error):
         train()
     gc.collect()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while workers() and time.monotonic() < deadline:
         threading.Event().wait(0.01)
     assert workers() == []
@@ -1017,7 +1017,7 @@ def test_a_loader_that_is_dropped_half_read_frees_its_threads_and_blocks(data_se
     assert workers()
     del loader
     gc.collect()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while workers() and time.monotonic() < deadline:
         threading.Event().wait(0.01)
     assert workers() == []
@@ -1041,7 +1041,7 @@ def test_a_loader_that_an_error_ended_is_freed_without_the_garbage_collector(
             list(loader)
         freed = weakref.ref(loader)
         del loader
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while (freed() is not None or workers()) and time.monotonic() < deadline:
             threading.Event().wait(0.01)
         assert freed() is None
@@ -1079,11 +1079,11 @@ def test_in_a_fork_the_loader_says_so_and_nothing_hangs(data_sets: Any) -> None:
     def hold() -> None:
         with iterator._run.lock:  # type: ignore[attr-defined]
             held.set()
-            done_forking.wait(30)
+            done_forking.wait(60)
 
     holder = threading.Thread(target=hold)
     holder.start()
-    held.wait(30)
+    held.wait(60)
     child = os.fork()
     if child == 0:
         code = 1
@@ -1100,7 +1100,7 @@ def test_in_a_fork_the_loader_says_so_and_nothing_hangs(data_sets: Any) -> None:
             os._exit(code)
     done_forking.set()
     holder.join()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while (done := os.waitpid(child, os.WNOHANG))[0] == 0:
         if time.monotonic() > deadline:
             os.kill(child, 9)

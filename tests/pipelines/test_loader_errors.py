@@ -381,7 +381,7 @@ def test_a_function_that_hangs_ends_the_job_after_its_time(folder: Path, gate: t
 
 
 def test_under_skip_a_function_that_hangs_costs_its_batches_only(folder: Path, gate: threading.Event) -> None:
-    pipe = Pipeline.from_parquet(folder).batch(9).map(hanging(gate), timeout=1.0)
+    pipe = Pipeline.from_parquet(folder).batch(9).map(hanging(gate), timeout=3.0)
     with load(pipe, on_error="skip", max_skipped=2, allocation=Allocation.shared(2)) as loader:
         assert rows(loader) == [*range(45), *range(54, 72), *range(81, 90)]
         assert loader.stats().skipped == 2

@@ -462,22 +462,22 @@ def test_a_batch_whose_function_hangs_can_be_skipped(data):
             time.sleep(60)
         return block
 
-    pipe = Pipeline.from_parquet(data).batch(BATCH).map(function, workers="process", timeout=2.0)
+    pipe = Pipeline.from_parquet(data).batch(BATCH).map(function, workers="process", timeout=3.0)
     with pipe.loader(executor="threads", on_error="skip") as loader:
         ids = torch.cat([batch["id"] for batch in loader]).tolist()
         assert ids == [*range(300), *range(350, 2000)]
         assert loader.stats().skipped == 1
 
 
-def test_starting_a_process_is_not_counted_as_the_functions_time():
-    pool, stage = pool_of(lambda block: block, timeout=0.1)  # an interpreter alone takes longer
-    began = time.monotonic()
+def test_starting_a_process_is_not_counted_as_the_functions_time(monkeypatch):
+    timed = []
+    monkeypatch.setattr(Process, "_wait", lambda self, timeout: timed.append((timeout, self.fresh)))
+    pool, stage = pool_of(lambda block: block, timeout=0.1)
     try:
         assert pool(stage, {"n": 1}) == {"n": 1}
-        if time.monotonic() - began < 0.1:
-            pytest.skip("a machine too fast for this test")
     finally:
         pool.close()
+    assert timed == [(0.1, False)]
 
 
 # ---- processes that die --------------------------------------------------------------------------------------
@@ -613,7 +613,7 @@ def test_a_process_that_died_idle_costs_no_try(caplog, monkeypatch):
     pid = pool(stage, {})["pid"]
     process = pool._idle[0]
     process.kill()
-    process._process.wait(10.0)
+    process._process.wait(60)
     assert pool(stage, {})["pid"] != pid
     assert pool.workers_lost == 1
     assert f"an idle worker process (pid {pid}) was killed by SIGKILL" in caplog.text
@@ -685,7 +685,7 @@ def test_closing_ends_what_runs_and_refuses_more():
         os.sched_yield()
     pids = pool.pids()
     pool.close(patience=0.2)
-    thread.join(5.0)
+    thread.join(60)
     assert errors == ["the loader was closed while this ran"]
     assert not Path(f"/proc/{pids[0]}").exists()
     with pytest.raises(LoaderError):
@@ -740,7 +740,7 @@ def test_closing_does_not_wait_for_a_process_that_is_still_starting():
         time.sleep(0.01)
     time.sleep(0.2)
     pool.close(patience=60.0)
-    thread.join(10.0)
+    thread.join(60)
     assert errors == ["the loader was closed while this ran"]
 
 
@@ -1026,7 +1026,7 @@ STOPPED = """
             time.sleep(0.05)
         return block
 
-    stage = Map(function=function, workers="process", timeout=0.8)
+    stage = Map(function=function, workers="process", timeout=3.0)
     pool = ProcessPool([stage])
     print(pool(stage, {"n": 1})["n"])
     pool.close()
@@ -1037,7 +1037,7 @@ def test_time_for_which_the_whole_job_is_stopped_is_not_the_functions(data, tmp_
     with start(tmp_path, STOPPED, data, process_group=0) as job:
         assert job.stdout.readline() == "works\n"
         os.killpg(job.pid, signal.SIGSTOP)
-        time.sleep(0.9)  # longer than the function may take
+        time.sleep(3.2)  # longer than the function may take
         os.killpg(job.pid, signal.SIGCONT)
         output, complaint = job.communicate(timeout=150)
     assert (output, complaint) == ("1\n", "")
@@ -1153,16 +1153,16 @@ def test_work_goes_on_while_further_processes_start(monkeypatch: pytest.MonkeyPa
 
     def slowly(self: Process, name: str, function: bytes) -> None:
         if self.fresh:
-            held.wait(60.0)
+            held.wait()
         prepare(self, name, function)
 
     monkeypatch.setattr(Process, "prepare", slowly)
     with ThreadPoolExecutor(4) as threads:
-        began = time.perf_counter()
-        made = list(threads.map(lambda _: int(pool(stage, block)["pid"][0]), range(40)))
-        assert set(made) == {first}
-        assert time.perf_counter() - began < 30.0
-        held.set()
+        try:
+            calls = threads.map(lambda _: int(pool(stage, block)["pid"][0]), range(40), timeout=120.0)
+            assert set(calls) == {first}
+        finally:
+            held.set()
     pool.close(10.0)
     assert not pool.pids()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("intune-process")]
@@ -1177,8 +1177,8 @@ def test_a_process_that_is_still_starting_does_not_hold_up_the_end() -> None:
         pool._start_beside(stage)
         pool._waiting = 0
     began = time.perf_counter()
-    pool.close(20.0)
-    assert time.perf_counter() - began < 10.0
+    pool.close(120.0)
+    assert time.perf_counter() - began < 60.0
     assert not pool.pids()
     with pytest.raises(LoaderError):
         pool(stage, {"x": np.zeros(1)})

@@ -31,7 +31,7 @@ class Watched:
     def read_row_groups(self, groups: list[int], **options: Any) -> Any:
         self._read.append(len(groups))
         self._begun.set()
-        assert self._go.wait(30)
+        assert self._go.wait(60)
         return self._inner.read_row_groups(groups, **options)
 
 
@@ -54,10 +54,10 @@ def test_a_block_of_very_many_row_groups_is_given_up_when_nobody_wants_it(
         .loader(executor="threads", budget=Budget(cpus=1, memory=64 << 20))
     )
     monkeypatch.setattr(
-        "intune.pipelines.dataset.pq.ParquetFile", lambda *a, **k: Watched(real(*a, **k), read, begun, go)
+        "intune.pipelines.reading.pq.ParquetFile", lambda *a, **k: Watched(real(*a, **k), read, begun, go)
     )
     batches = iter(loader)
-    assert begun.wait(30)
+    assert begun.wait(60)
     if leave == "break":
         del batches
         go.set()
