@@ -31,10 +31,11 @@ import tyro
 from benchmarks.environment import describe
 from benchmarks.models.unified import half_width
 from benchmarks.report import write
+from intune.workloads.feeding import FeedOptions, feeding
+from intune.workloads.optim import ClippedAdamW
 from intune.workloads.pair_recommender import PairOptions, PairRecommender
 from intune.workloads.rating_data import RatingData, find_rating_data
-from intune.workloads.recommender_job import FeedOptions, feeding
-from intune.workloads.sequence_job import ClippedAdamW, SequenceJob, ready
+from intune.workloads.sequence_job import SequenceJob, ready
 from intune.workloads.sequence_models import Learned, module_of
 from intune.workloads.training import Batch, Trainer, TrainOptions
 

@@ -26,11 +26,12 @@ import tyro
 from benchmarks.environment import describe
 from benchmarks.models.unified import half_width
 from benchmarks.report import check_chosen, write
+from intune.workloads.feeding import FeedOptions
 from intune.workloads.fitting import FitOptions
-from intune.workloads.recommender_job import FeedOptions
 from intune.workloads.trend_data import TrendData, find_trend_data
-from intune.workloads.trend_job import LEARNS_ITEMS, LEARNS_TRENDS, TrendFit, TrendForecaster, TrendOptions
+from intune.workloads.trend_job import TrendForecaster
 from intune.workloads.trend_metrics import trend_metrics
+from intune.workloads.trend_options import LEARNS_ITEMS, LEARNS_TRENDS, TrendFit, TrendOptions
 
 Floats = npt.NDArray[np.float64]
 ByStep = Mapping[str, Floats]

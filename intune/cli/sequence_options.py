@@ -4,59 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from intune.cli.defaults import otherwise
-from intune.cli.train import parse_slots
+from intune.cli.train_options import FEEDING, SAVING, Feeding, Saving
 
 OWN = otherwise("the model's own")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What a command may use that trains nothing.
-
-    Attributes:
-        cpus: CPUs that the pipeline may keep busy.
-        memory: Bytes that the pipeline's blocks may hold, such as 2GiB.
-        torch_threads: Threads of the model's own arithmetic on the CPU.
-        seed: Decides the initial model, the order of the sessions and whatever is drawn, if anything is.
-        quiet: Show no progress, only the summary.
-    """
-
-    cpus: Annotated[int | None, otherwise("all that this job may use")] = None
-    memory: Annotated[str | None, otherwise("a quarter of what is free")] = None
-    torch_threads: Annotated[int | None, otherwise("half of the CPUs, at least 1")] = None
-    seed: int = 0
-    quiet: bool = False
-
-    def job(self) -> dict[str, Any]:
-        """As the job takes it."""
-        return {"cpus": self.cpus, "memory": self.memory, "seed": self.seed}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Feeding(Reading):
-    """What the pipeline may use.
-
-    Attributes:
-        executor: What runs the pipeline: threads of this process, or Ray; auto takes Ray where a cluster is named.
-        slots: How many tasks of a stage run at once, such as load=2,mask=1.
-        agent: Who tunes the pipeline while the model trains, such as dqn or planner.
-    """
-
-    executor: Literal["auto", "threads", "ray"] = "auto"
-    slots: Annotated[str | None, otherwise("one pool for all stages, a slot per CPU")] = None
-    agent: Annotated[str | None, otherwise("nobody")] = None
-
-    def job(self) -> dict[str, Any]:
-        """As the job takes it."""
-        slots = {} if self.slots is None else parse_slots(self.slots)
-        return {**super().job(), "executor": self.executor, "slots": slots, "agent": self.agent}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fitting:
+class Training:
     """How to train.
 
     Attributes:
@@ -64,38 +21,40 @@ class Fitting:
         evaluate_epochs: Passes between two looks at validation's sessions; there is one at the end in any case.
         patience: Looks without anything better after which training ends.
         max_steps: Stop after so many steps.
-        checkpoints: Folder for checkpoints; the latest three are kept.
-        checkpoint_every: Steps between two checkpoints; 0 for one at the end only.
-        resume: Go on from the latest checkpoint in CHECKPOINTS; begin anew if there is none.
-        tensorboard: Folder for event files.
         shuffle: Row groups whose sessions are mixed; 0 keeps the order of the files, and the same windows, masks and
             negatives in every epoch.
         device: Where the model is: cpu, cuda or cuda:N.
+        saving: What is written while the model trains.
+        feeding: What the command may use.
     """
 
     epochs: int = 1000
     evaluate_epochs: int = 5
     patience: int = 5
     max_steps: Annotated[int | None, otherwise("no limit")] = None
-    checkpoints: Annotated[Path | None, otherwise("none are written")] = None
-    checkpoint_every: int = 500
-    resume: bool = False
-    tensorboard: Annotated[Path | None, otherwise("none are written")] = None
     shuffle: int = 8
     device: str = "cpu"
+    saving: Saving = SAVING
+    feeding: Feeding = FEEDING
 
     def job(self) -> dict[str, Any]:
-        """As the job takes it."""
+        """As the job takes it, but for what `feeding` says."""
         from intune.workloads.fitting import FitOptions
 
-        settings = asdict(self)
-        kept = {name: settings.pop(name) for name in ("shuffle", "device")}
-        return {**kept, "fit": FitOptions(metric="ndcg@20", **settings)}
+        fit = FitOptions(
+            metric="ndcg@20",
+            epochs=self.epochs,
+            evaluate_epochs=self.evaluate_epochs,
+            patience=self.patience,
+            max_steps=self.max_steps,
+            **asdict(self.saving),
+        )
+        return {"shuffle": self.shuffle, "device": self.device, "fit": fit}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Size of the model and of its steps.
+    """How the model learns.
 
     Attributes:
         length: Items of a session that the model sees.
@@ -108,6 +67,43 @@ class Recipe:
     learning_rate: Annotated[float | None, OWN] = None
     weight_decay: Annotated[float | None, OWN] = None
     batch_size: Annotated[int | None, OWN] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(Recipe):
+    """The model, and how it learns.
+
+    Attributes:
+        width: Of embeddings and hidden vectors.
+        layers: GRUs on top of each other, or Transformer blocks.
+        dropout: Share of values dropped.
+    """
+
+    width: Annotated[int | None, OWN] = None
+    layers: Annotated[int | None, OWN] = None
+    dropout: Annotated[float | None, OWN] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transformer(Network):
+    """The same of a Transformer.
+
+    Attributes:
+        heads: Attention heads.
+    """
+
+    heads: Annotated[int | None, OWN] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedTransformer(Transformer):
+    """The same of a Transformer that fills in masked items.
+
+    Attributes:
+        mask_share: Share of items masked.
+    """
+
+    mask_share: Annotated[float | None, OWN] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,5 +127,6 @@ class Text:
         return TextOptions(embeddings=self.embeddings, **more)
 
 
-FEEDING, READING, FITTING, RECIPE, TEXT = Feeding(), Reading(), Fitting(), Recipe(), Text()
+TRAINING, TEXT, RECIPE = Training(), Text(), Recipe()
+NETWORK, TRANSFORMER, MASKED_TRANSFORMER = Network(), Transformer(), MaskedTransformer()
 """What a command takes where nothing is said."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from intune.cli.click_runs import PRESET, Run
 from intune.cli.defaults import otherwise
-from intune.cli.train import parse_slots, run_trainer, set_torch_threads
+from intune.cli.train_options import Feeding
 
 if TYPE_CHECKING:
     from intune.workloads.click_tables import TableChoice
@@ -94,9 +94,6 @@ DEMONSTRATION_ROWS = 1440
 """Rows of each of the demonstration's tables."""
 
 
-_Preset = otherwise("the preset's")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Tables:
     """How ids become embeddings.
@@ -110,7 +107,7 @@ class Tables:
     """
 
     embedding: Literal["hashed", "unified", "full"] = "hashed"
-    table_rows: Annotated[int | None, _Preset] = None
+    table_rows: Annotated[int | None, PRESET] = None
     embedding_parameters: Annotated[int | None, otherwise("no limit")] = None
     tables: int = 1
     chunks: int = 2
@@ -142,101 +139,9 @@ DEMONSTRATION = Tables(embedding="unified", tables=2)
 """What `intune train unified-embedding` has where nothing is said."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """How to train, and with what.
-
-    Attributes:
-        executor: What runs the pipeline: threads of this process, or Ray; auto takes Ray where a cluster is named.
-        epochs: Passes over the data.
-        max_steps: Stop after so many steps.
-        batch_size: Rows per step.
-        optimizer: How parameters are updated.
-        learning_rate: Of all parameters, embedding tables included.
-        schedule: Whether learning rates stay what they are or fall to zero.
-        seed: Decides the initial model and the order of the rows.
-        shuffle: Row groups whose rows are mixed, 0 to keep the order of the files.
-        cpus: CPUs that the pipeline may keep busy.
-        memory: Bytes that the pipeline's blocks may hold, such as 2GiB.
-        slots: How many tasks of a stage run at once, such as load=2,transform=1.
-        agent: Who tunes the pipeline while the model trains, such as dqn or planner.
-        checkpoints: Folder for checkpoints; the latest three are kept.
-        checkpoint_every: Steps between two checkpoints; 0 for one at the end only.
-        resume: Go on from the latest checkpoint in CHECKPOINTS; begin anew if there is none.
-        tensorboard: Folder for event files.
-        evaluate_every: Steps between two evaluations on the held-out rows; 0 for one at the end only.
-        device: Where the model is: cpu, cuda or cuda:N.
-        torch_threads: Threads of the model's own arithmetic on the CPU. They wait for each other by spinning: on two
-            cores that the pipeline shares, two are slower than one.
-        quiet: Show no progress, only the summary.
-    """
-
-    executor: Literal["auto", "threads", "ray"] = "auto"
-    epochs: int = 1
-    max_steps: Annotated[int | None, otherwise("no limit")] = None
-    batch_size: Annotated[int | None, _Preset] = None
-    optimizer: Annotated[Literal["sgd", "adagrad", "rowwise-adagrad", "adam"] | None, _Preset] = None
-    learning_rate: Annotated[float | None, _Preset] = None
-    schedule: Annotated[Literal["constant", "linear"] | None, _Preset] = None
-    seed: int = 0
-    shuffle: int = 8
-    cpus: Annotated[int | None, otherwise("all that this job may use")] = None
-    memory: Annotated[str | None, otherwise("a quarter of what is free")] = None
-    slots: Annotated[str | None, otherwise("one pool for all stages, a slot per CPU")] = None
-    agent: Annotated[str | None, otherwise("nobody")] = None
-    checkpoints: Annotated[Path | None, otherwise("none are written")] = None
-    checkpoint_every: int = 500
-    resume: bool = False
-    tensorboard: Annotated[Path | None, otherwise("none are written")] = None
-    evaluate_every: int = 0
-    device: str = "cpu"
-    torch_threads: Annotated[int | None, otherwise("half of the CPUs, at least 1")] = None
-    quiet: bool = False
-
-    def start(self, title: str, **model: Any) -> None:
-        """Train a `ClickJob` with these settings and what else `model` says of it."""
-        from intune.workloads.click_job import ClickJob, ready
-        from intune.workloads.training import TrainOptions
-
-        job = ClickJob(
-            executor=self.executor,
-            batch_size=self.batch_size,
-            optimizer=self.optimizer,
-            learning_rate=self.learning_rate,
-            schedule=self.schedule,
-            seed=self.seed,
-            shuffle=self.shuffle,
-            cpus=self.cpus,
-            memory=self.memory,
-            slots={} if self.slots is None else parse_slots(self.slots),
-            agent=self.agent,
-            device=self.device,
-            checkpoints=self.checkpoints,
-            resume=self.resume,
-            tensorboard=self.tensorboard,
-            options=TrainOptions(
-                epochs=self.epochs,
-                max_steps=self.max_steps,
-                evaluate_every=self.evaluate_every,
-                checkpoint_every=self.checkpoint_every,
-            ),
-            **model,
-        )
-        set_torch_threads(self.torch_threads)
-        with ready(job) as run:
-            run_trainer(
-                run.trainer,
-                run.loader,
-                title=f"{title} on {run.loader.executor}",
-                steps=run.steps,
-                resumed_from=run.resumed_from,
-                best_auc=run.data.best_auc,
-                quiet=self.quiet,
-            )
-
-
 _Tables = Annotated[Tables, tyro.conf.OmitArgPrefixes]
 _Run = Annotated[Run, tyro.conf.OmitArgPrefixes]
+_RUN, _DEMONSTRATION_RUN = Run(), Run(epochs=5, feeding=Feeding(seed=42))
 
 
 def dlrm(
@@ -244,7 +149,7 @@ def dlrm(
     data: str,
     preset: Literal["demo", "kaggle", "terabyte", "mlperf"] = "demo",
     tables: _Tables = Tables(),
-    run: _Run = Run(),
+    run: _Run = _RUN,
 ) -> None:
     """Train DLRM on click logs.
 
@@ -261,12 +166,12 @@ def dcnv2(
     *,
     data: str,
     preset: Literal["demo", "mlperf"] = "demo",
-    structure: Annotated[Literal["stacked", "parallel"] | None, _Preset] = None,
-    cross_layers: Annotated[int | None, _Preset] = None,
-    rank: Annotated[int | None, _Preset] = None,
-    embedding_dim: Annotated[int | None, _Preset] = None,
+    structure: Annotated[Literal["stacked", "parallel"] | None, PRESET] = None,
+    cross_layers: Annotated[int | None, PRESET] = None,
+    rank: Annotated[int | None, PRESET] = None,
+    embedding_dim: Annotated[int | None, PRESET] = None,
     tables: _Tables = Tables(),
-    run: _Run = Run(),
+    run: _Run = _RUN,
 ) -> None:
     """Train DCN-V2 on click logs.
 
@@ -298,7 +203,7 @@ def unified_embedding(
     data: str,
     embedding_dim: Annotated[int | None, otherwise("16")] = None,
     tables: _Tables = DEMONSTRATION,
-    run: _Run = Run(epochs=5, seed=42),
+    run: _Run = _DEMONSTRATION_RUN,
 ) -> None:
     """Train Unified Embedding's demonstration.
 

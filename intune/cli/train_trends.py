@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from intune.cli.defaults import otherwise
-from intune.cli.train import PeakMemory, how_to_resume, parse_slots, set_torch_threads
+from intune.cli.train import displayed, leave_if_stopped, set_torch_threads
+from intune.cli.train_options import FEEDING_SMALL, SAVING_AT_THE_END, FeedingSmall, Saving
 
 if TYPE_CHECKING:
     from intune.pipelines import Loader
     from intune.workloads.training import OnStep
-    from intune.workloads.trend_job import TrendFit, TrendResult
+    from intune.workloads.trend_options import TrendFit, TrendResult
 
 TRENDREC_HELP = """\
 Forecast which items will trend: TrendRec (RecSys 2023, after the paper) and what it is compared with.
@@ -49,40 +47,22 @@ class Fitting:
         patience: Passes in a row without a new best after which training on acceleration ends.
         item_epochs: Passes over the sessions, at most.
         item_patience: The same of training on next items.
-        checkpoints: Folder for checkpoints; the latest three of each training are kept.
-        checkpoint_every: Steps between two checkpoints; 0 for one at the end only.
-        resume: Go on from the latest checkpoint in CHECKPOINTS; begin anew if there is none.
-        tensorboard: Folder for event files.
-        executor: What runs the pipeline: threads of this process, or Ray; auto takes Ray where a cluster is named.
-        cpus: CPUs that the pipeline may keep busy.
-        memory: Bytes that the pipeline's blocks may hold, such as 2GiB.
-        slots: How many tasks of a stage run at once, such as load=2.
-        agent: Who tunes the pipeline while the model trains, such as dqn or planner.
-        torch_threads: Threads of the model's own arithmetic on the CPU.
-        quiet: Show no progress, only the summary.
+        saving: What is written while the model trains, of each of the two trainings.
+        feeding: What the command may use.
     """
 
     epochs: int = 200
     patience: int = 20
     item_epochs: int = 100
     item_patience: int = 5
-    checkpoints: Annotated[Path | None, otherwise("none are written")] = None
-    checkpoint_every: int = 0
-    resume: bool = False
-    tensorboard: Annotated[Path | None, otherwise("none are written")] = None
-    executor: Literal["auto", "threads", "ray"] = "auto"
-    cpus: Annotated[int | None, otherwise("all that this job may use")] = None
-    memory: Annotated[str | None, otherwise("a quarter of what is free")] = None
-    slots: Annotated[str | None, otherwise("one pool for all stages, a slot per CPU")] = None
-    agent: Annotated[str | None, otherwise("nobody")] = None
-    torch_threads: int = 1
-    quiet: bool = False
+    saving: Saving = SAVING_AT_THE_END
+    feeding: FeedingSmall = FEEDING_SMALL
 
     def job(self) -> TrendFit:
         """As the job takes it."""
+        from intune.workloads.feeding import FeedOptions
         from intune.workloads.fitting import FitOptions
-        from intune.workloads.recommender_job import FeedOptions
-        from intune.workloads.trend_job import TrendFit
+        from intune.workloads.trend_options import TrendFit
 
         def options(epochs: int, patience: int) -> FitOptions:
             return FitOptions(
@@ -90,19 +70,13 @@ class Fitting:
                 higher_is_better=False,
                 epochs=epochs,
                 patience=patience,
-                checkpoints=self.checkpoints,
-                checkpoint_every=self.checkpoint_every,
-                resume=self.resume,
-                tensorboard=self.tensorboard,
+                **asdict(self.saving),
             )
 
-        slots = {} if self.slots is None else parse_slots(self.slots)
         return TrendFit(
             items=options(self.item_epochs, self.item_patience),
             trends=options(self.epochs, self.patience),
-            feed=FeedOptions(
-                executor=self.executor, cpus=self.cpus, memory=self.memory, slots=slots, agent=self.agent
-            ),
+            feed=FeedOptions(**self.feeding.feed()),
         )
 
 
@@ -124,7 +98,6 @@ class Model:
         item_learning_rate: Of training on next items.
         item_batch_size: Sessions per step.
         weight_decay: Of both.
-        seed: Decides everything random.
         device: Where the model is: cpu, cuda or cuda:N.
     """
 
@@ -141,7 +114,6 @@ class Model:
     item_learning_rate: float = 3e-3
     item_batch_size: int = 64
     weight_decay: float = 1e-4
-    seed: int = 0
     device: str = "cpu"
 
 
@@ -173,29 +145,27 @@ def trendrec(
         fitting: How to train.
     """
     from intune.workloads.trend_data import CutOptions, find_trend_data
-    from intune.workloads.trend_job import TrendForecaster, TrendOptions
+    from intune.workloads.trend_job import TrendForecaster
+    from intune.workloads.trend_options import TrendOptions
 
-    options = TrendOptions(forecaster=forecaster, tune_items=not freeze_items, **asdict(model))
+    seed = fitting.feeding.seed
+    options = TrendOptions(forecaster=forecaster, tune_items=not freeze_items, seed=seed, **asdict(model))
     found = find_trend_data(data, CutOptions(valid_share=valid_share, test_share=test_share))
     # Of few items, no more can be ranked.
     cutoffs = tuple(k for k in options.cutoffs if k <= found.items) or (found.items,)
     made = TrendForecaster(data=found, options=replace(options, cutoffs=cutoffs))
-    set_torch_threads(fitting.torch_threads)
-    result = made.fit(fitting.job(), watch=None if fitting.quiet else _shown)
+    set_torch_threads(fitting.feeding.torch_threads)
+    result = made.fit(fitting.job(), watch=None if fitting.feeding.quiet else _shown)
     if result.stopped is not None:
-        print(how_to_resume(result.stopped.train), file=sys.stderr)
-        raise SystemExit(128 + (result.stopped.train.stopped_by or 0))
+        leave_if_stopped(result.stopped.train)
     print(said(result))
 
 
 @contextmanager
 def _shown(name: str, loader: Loader, steps: int) -> Iterator[OnStep]:
     """Show one of the two trainings."""
-    from intune.display import Display
-
-    memory_seen = PeakMemory(lambda: loader.stats(resident=True))
-    with Display(steps, title=f"{name} on {loader.executor}", read=memory_seen.read) as display:
-        yield display.on_step
+    with displayed(loader, steps, title=name, quiet=False) as (on_step, _):
+        yield on_step
 
 
 def said(result: TrendResult) -> str:

@@ -1,11 +1,11 @@
 """From a folder of click logs to a trainer that is ready to run: files, tables, pipelines, model, optimiser.
 
-The command lines in front of it are `intune.cli.train` and `intune.cli.train_click`; the loop is `training.py`.
+The command lines in front of it are `intune.cli.train_click` and `click_runs`; the loop is `training.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from intune.workloads.click_tables import IdRule, TableChoice, with_tables
 from intune.workloads.dcnv2 import DCNv2, DCNv2Config, Structure
 from intune.workloads.devices import check_device
 from intune.workloads.dlrm import DLRM, DLRMConfig
-from intune.workloads.feeding import fed
+from intune.workloads.feeding import FeedOptions, feeding
 from intune.workloads.fitting import open_store
 from intune.workloads.metrics import score
 from intune.workloads.optim import decay_linearly, make_optimizer
@@ -58,8 +58,8 @@ EVALUATION_SHARE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClickJob:
-    """What to train, on what, within what. None leaves a choice to the preset or to what the job may use.
+class ClickJob(FeedOptions):
+    """What to train, on what; fed as `FeedOptions` says. None leaves a choice to the preset or to what the job may use.
 
     Attributes:
         data: see `find_click_data`.
@@ -73,10 +73,6 @@ class ClickJob:
             parameters.
         seed: of the model and of the shuffle.
         shuffle: window in row groups, 0 for the files' order.
-        executor: as of `Loader`.
-        cpus, memory: the pipeline's budget, as of `Budget.detect`.
-        slots: slots per stage to begin with; empty for one shared pool.
-        agent: who tunes the pipeline while the model trains; None for nobody.
         device: where the model is.
         checkpoints: folder; None for none.
         resume: go on from the latest checkpoint there, or begin anew if there is none.
@@ -98,11 +94,6 @@ class ClickJob:
     schedule: Schedule | None = None
     seed: int = 0
     shuffle: int = 8
-    executor: Literal["auto", "threads", "ray"] = "auto"
-    cpus: int | None = None
-    memory: int | str | None = None
-    slots: Mapping[str, int] = field(default_factory=dict)
-    agent: str | None = None
     device: str = "cpu"
     checkpoints: Path | None = None
     resume: bool = False
@@ -164,7 +155,7 @@ def ready(job: ClickJob) -> Iterator[ReadyJob]:
     check_device(job.device)
     store, latest = open_store(job.checkpoints, resume=job.resume)
     data = find_click_data(job.data)
-    whole = Budget.detect(cpus=job.cpus, memory=job.memory)
+    whole = job.budget()
     budget, evaluation_budget = _split(whole, bool(data.test))
     # No loader holds anything yet.
     config, ids = configure(job, data, whole)
@@ -186,9 +177,7 @@ def ready(job: ClickJob) -> Iterator[ReadyJob]:
             drop_last=config.recipe.drop_last,
             device=job.device,
         )
-        loader = stack.enter_context(
-            fed(pipeline, job.agent, executor=job.executor, budget=budget, allocation=job.slots or None)
-        )
+        loader = stack.enter_context(feeding(pipeline, job, budget))
         steps = job.options.epochs * len(loader)
         trainer = Trainer(
             model,

@@ -180,3 +180,23 @@ def _next_rate(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, An
     for group in optimizer.param_groups:
         group["lr"] = group["first_lr"] * max(0.0, 1 - group["steps_done"] / group["steps"])
         group["steps_done"] += 1
+
+
+class ClippedAdamW(torch.optim.AdamW):
+    """AdamW (Loshchilov & Hutter 2019) that first shortens the whole gradient to the norm `clip`, if it is longer."""
+
+    def __init__(self, parameters: Any, *, lr: float, weight_decay: float, clip: float) -> None:
+        if not clip > 0:
+            raise ConfigError(f"`clip` must be > 0, but {clip} was found")
+        if not (lr > 0 and weight_decay >= 0):
+            raise ConfigError(
+                f"`learning_rate` must be > 0 and `weight_decay` ≥ 0, but {lr} and {weight_decay} were found"
+            )
+        super().__init__(parameters, lr=lr, weight_decay=weight_decay)
+        self._clip = clip
+
+    def step(self, closure: Any = None) -> Any:
+        """Shorten the gradient and update."""
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, self._clip)
+        return super().step(closure)

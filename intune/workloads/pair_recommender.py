@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,7 @@ from intune.workloads.training import NO_MATTER, Batch
 
 EncoderName: TypeAlias = Literal["mf", "lightgcn", "sheaf"]
 ObjectiveName: TypeAlias = Literal["uniform", "popularity", "dns", "mixgcf", "ans"]
-ENCODERS = ("mf", "lightgcn", "sheaf")
-OBJECTIVES = ("uniform", "popularity", "dns", "mixgcf", "ans")
+ENCODERS, OBJECTIVES = get_args(EncoderName), get_args(ObjectiveName)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,16 +5,14 @@ A family gives a `Recommender`; feeding, fitting and judging are the same for al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from intune.pipelines import Budget, Loader, Pipeline
-from intune.workloads.feeding import fed
+from intune.pipelines import Loader, Pipeline
 from intune.workloads.fitting import FitOptions, FitSummary, fit
 from intune.workloads.training import Batch, OnStep
 
@@ -49,24 +47,6 @@ class Recommender(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeedOptions:
-    """How the pipeline runs.
-
-    Attributes:
-        executor: as of `Loader`.
-        cpus, memory: its budget, as of `Budget.detect`; None for what the job may use.
-        slots: slots per stage to begin with; empty for one shared pool.
-        agent: who tunes the pipeline while the model trains; None for nobody.
-    """
-
-    executor: Literal["auto", "threads", "ray"] = "auto"
-    cpus: int | None = None
-    memory: int | str | None = None
-    slots: Mapping[str, int] = field(default_factory=dict)
-    agent: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class JobResult:
     """What a job gave.
 
@@ -78,20 +58,6 @@ class JobResult:
 
     fit: FitSummary
     test: Mapping[str, float]
-
-
-@contextmanager
-def feeding(pipeline: Pipeline, options: FeedOptions) -> Iterator[Loader]:
-    """A loader over `pipeline`, closed at the end of the block."""
-    budget = Budget.detect(cpus=options.cpus, memory=options.memory)
-    with fed(
-        pipeline,
-        options.agent,
-        executor=options.executor,
-        budget=budget,
-        allocation=dict(options.slots) or None,
-    ) as loader:
-        yield loader
 
 
 def run_job(
@@ -106,7 +72,7 @@ def run_job(
 
     Args:
         recommender: what is trained.
-        loader: over its pipeline; see `feeding`.
+        loader: over its pipeline; see `feeding.feeding`.
         options: how long, what decides.
         on_step: see `OnStep`.
         judge: in place of the recommender's own evaluation on the test.

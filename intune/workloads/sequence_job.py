@@ -19,9 +19,10 @@ from intune.pipelines.errors import ConfigError, DataError
 from intune.workloads.batch_sizes import redrawn
 from intune.workloads.devices import check_device
 from intune.workloads.evaluation import SCORES_AT_ONCE, metric_names
-from intune.workloads.feeding import fed
+from intune.workloads.feeding import FeedOptions, feeding
 from intune.workloads.fitting import FitOptions, FitSummary, check_seed, fit, require_metric
 from intune.workloads.llm_seq_prompt import LLMSeqPrompt
+from intune.workloads.optim import ClippedAdamW
 from intune.workloads.rating_data import RatingData, find_rating_data
 from intune.workloads.sequence_evaluation import (
     SequenceRecommender,
@@ -48,8 +49,8 @@ SCORED_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class SequenceJob:
-    """What to train, on what, within what.
+class SequenceJob(FeedOptions):
+    """What to train, on what; fed as `FeedOptions` says.
 
     Attributes:
         model: a key of `sequence_models.MODELS`.
@@ -59,10 +60,6 @@ class SequenceJob:
         seed: of initial values, of shuffling and of whatever is drawn.
         shuffle: window in row groups, 0 for the files' order, in which every epoch has the same windows, masks and
             negatives.
-        executor: as of `Loader`.
-        cpus, memory: the pipeline's budget, as of `Budget.detect`.
-        slots: slots per stage to begin with; empty for one shared pool.
-        agent: who tunes the pipeline while the model trains; None for nobody.
         device: where the model is.
         cutoffs: the values of k in ``ndcg@k`` and the others.
         fit: how long to train and what is best. For ``llm-seq-prompt`` that is the loss of validation's last lines,
@@ -75,11 +72,6 @@ class SequenceJob:
     text: TextOptions = field(default_factory=TextOptions)
     seed: int = 0
     shuffle: int = 8
-    executor: Literal["auto", "threads", "ray"] = "auto"
-    cpus: int | None = None
-    memory: int | str | None = None
-    slots: Mapping[str, int] = field(default_factory=dict)
-    agent: str | None = None
     device: str = "cpu"
     cutoffs: tuple[int, ...] = (10, 20)
     fit: FitOptions = field(
@@ -184,7 +176,7 @@ def ready(job: SequenceJob) -> Iterator[ReadySequence]:
     data = find_rating_data(job.data)
     # Before texts are embedded and models are loaded.
     require_questions(data, "test")
-    whole = Budget.detect(cpus=job.cpus, memory=job.memory)
+    whole = job.budget()
     material = Material(data=data, seed=job.seed, settings=job.settings, text=job.text, budget=whole)
     recommender = MODELS[job.model](material)
     if not isinstance(recommender, Learned | Counted):
@@ -198,13 +190,10 @@ def ready(job: SequenceJob) -> Iterator[ReadySequence]:
     budget, part = _split(whole, held_out=3 if isinstance(recommender, LLMSeqPrompt) else 2)
     with ExitStack() as stack:
 
-        def open_loader(pipeline: Pipeline, agent: str | None = None, **options: Any) -> Loader:
-            return stack.enter_context(fed(pipeline, agent, **options))
+        def held_out(pipeline: Pipeline) -> Loader:
+            return stack.enter_context(pipeline.loader(executor="threads", budget=part))
 
-        scoring = {
-            split: open_loader(_scoring(job, data, recommender, split), executor="threads", budget=part)
-            for split in ("valid", "test")
-        }
+        scoring = {split: held_out(_scoring(job, data, recommender, split)) for split in ("valid", "test")}
 
         def rank(split: Literal["valid", "test"]) -> SessionRanking:
             return rank_sessions(
@@ -213,17 +202,11 @@ def ready(job: SequenceJob) -> Iterator[ReadySequence]:
 
         validate: Callable[[], Mapping[str, float]] = lambda: rank("valid").compute()  # noqa: E731
         if isinstance(recommender, LLMSeqPrompt):
-            lines = open_loader(_last_lines(job, data, recommender), executor="threads", budget=part)
+            lines = held_out(_last_lines(job, data, recommender))
             validate = lambda: {"loss": mean_loss(recommender.loss, lines)}  # noqa: E731
         loader = None
         if isinstance(recommender, Learned | Counted):
-            loader = open_loader(
-                _training(job, data, recommender),
-                job.agent,
-                executor=job.executor,
-                budget=budget,
-                allocation=job.slots or None,
-            )
+            loader = stack.enter_context(feeding(_training(job, data, recommender), job, budget))
         steps = None
         if loader is not None and isinstance(recommender, Learned):
             steps = min(job.fit.epochs * len(loader), job.fit.max_steps or 2**62)
@@ -313,23 +296,3 @@ def _split(budget: Budget, *, held_out: int) -> tuple[Budget, Budget]:
     """Half of the memory for training's loader, and a part of the other half for each that brings held-out sessions."""
     training, evaluation = shared(budget, held_out, *[1] * held_out)[:2]
     return training, evaluation
-
-
-class ClippedAdamW(torch.optim.AdamW):
-    """AdamW (Loshchilov & Hutter 2019) that first shortens the whole gradient to the norm `clip`, if it is longer."""
-
-    def __init__(self, parameters: Any, *, lr: float, weight_decay: float, clip: float) -> None:
-        if not clip > 0:
-            raise ConfigError(f"`clip` must be > 0, but {clip} was found")
-        if not (lr > 0 and weight_decay >= 0):
-            raise ConfigError(
-                f"`learning_rate` must be > 0 and `weight_decay` ≥ 0, but {lr} and {weight_decay} were found"
-            )
-        super().__init__(parameters, lr=lr, weight_decay=weight_decay)
-        self._clip = clip
-
-    def step(self, closure: Any = None) -> Any:
-        """Shorten the gradient and update."""
-        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, self._clip)
-        return super().step(closure)

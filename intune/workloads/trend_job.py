@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -24,28 +24,15 @@ from intune.workloads import trend_baselines as baselines
 from intune.workloads.batch_sizes import redrawn
 from intune.workloads.devices import check_device
 from intune.workloads.evaluation import SCORES_AT_ONCE
-from intune.workloads.fitting import FitOptions, FitSummary, check_seed, fit, require_metric
-from intune.workloads.recommender_job import FeedOptions, feeding
+from intune.workloads.feeding import FeedOptions, feeding
+from intune.workloads.fitting import FitOptions, FitSummary, fit, require_metric
 from intune.workloads.sequence_stages import IGNORED
 from intune.workloads.training import NO_MATTER, OnStep
 from intune.workloads.trend_data import TrendData
 from intune.workloads.trend_metrics import mean_metrics, trend_metrics
+from intune.workloads.trend_options import LEARNS_ITEMS, LEARNS_TRENDS, TrendFit, TrendOptions, TrendResult
 from intune.workloads.trend_stages import NextItemsBefore, SeriesBefore
-from intune.workloads.trendrec import TrendRec, TrendRecConfig
-
-ForecasterName: TypeAlias = Literal[
-    "trendrec", "deepar-item", "deepar", "gru4rec", "markov", "exponential-average", "last-velocity"
-]
-FORECASTERS = (
-    "trendrec",
-    "deepar-item",
-    "deepar",
-    "gru4rec",
-    "markov",
-    "exponential-average",
-    "last-velocity",
-)
-LEARNS_ITEMS, LEARNS_TRENDS = ("trendrec", "gru4rec"), ("trendrec", "deepar-item", "deepar")
+from intune.workloads.trendrec import Forecaster, TrendRec, TwoTower
 
 SHUFFLE = 8
 """Row groups whose rows are mixed."""
@@ -55,121 +42,6 @@ Ints = npt.NDArray[np.int64]
 
 Watch: TypeAlias = Callable[[str, Loader, int], AbstractContextManager[OnStep | None]]
 """Shows one training while it lasts: given its name, its loader and the most steps to come."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrendOptions:
-    """What forecasts, and how it is trained.
-
-    Attributes:
-        forecaster: ``"trendrec"``; ``"deepar-item"``, the same without pre-training on next items, or ``"deepar"``,
-            without an item embedding at all; ``"gru4rec"``, the next-item model alone; or one of the rules that
-            learn nothing.
-        width, hidden, layers, dropout, season, harmonics, likelihood, length: see `TrendRecConfig`.
-        tune_items: whether the item embedding goes on learning with acceleration; else it stays as next items made it.
-        weight: of the latest acceleration, of ``"exponential-average"``.
-        growth: whether ``"gru4rec"`` gives predicted less present velocity rather than predicted popularity.
-        learning_rate, batch_size: of Adam on acceleration; a row is an item's series.
-        item_learning_rate, item_batch_size: of Adam on next items; a row is a user.
-        weight_decay: of both.
-        seed: of everything random.
-        device: where the model is.
-        cutoffs: values of k of the metrics.
-    """
-
-    forecaster: ForecasterName = "trendrec"
-    width: int = 32
-    hidden: int = 32
-    layers: int = 1
-    dropout: float = 0.1
-    season: int = 0
-    harmonics: int = 3
-    likelihood: Literal["gaussian", "student-t"] = "gaussian"
-    length: int = 50
-    tune_items: bool = True
-    weight: float = 0.5
-    growth: bool = False
-    learning_rate: float = 3e-3
-    batch_size: int = 64
-    item_learning_rate: float = 3e-3
-    item_batch_size: int = 64
-    weight_decay: float = 1e-4
-    seed: int = 0
-    device: str = "cpu"
-    cutoffs: tuple[int, ...] = (10, 20)
-
-    def __post_init__(self) -> None:
-        if self.forecaster not in FORECASTERS:
-            raise ConfigError(f"`forecaster`={self.forecaster!r} is unknown; use {', '.join(FORECASTERS)}")
-        if not 0 < self.weight <= 1:
-            raise ConfigError(f"`weight` must be above 0 and at most 1, but {self.weight} was found")
-        for name in ("learning_rate", "item_learning_rate"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ConfigError(f"`{name}` must be above 0, but {getattr(self, name)} was found")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise ConfigError(f"`weight_decay` must be at least 0, but {self.weight_decay} was found")
-        for name, least in (("batch_size", 1), ("item_batch_size", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"`{name}` must be at least {least}, but {getattr(self, name)} was found")
-        check_seed(self.seed)
-        self.config(1)
-
-    def config(self, items: int) -> TrendRecConfig:
-        """The model's shape for so many items."""
-        names = (
-            "width",
-            "hidden",
-            "layers",
-            "dropout",
-            "season",
-            "harmonics",
-            "likelihood",
-            "length",
-        )
-        return TrendRecConfig(
-            items=items,
-            embedding="none" if self.forecaster == "deepar" else "shared",
-            **{name: getattr(self, name) for name in names},
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrendFit:
-    """How long each of the two trainings lasts, and within what.
-
-    Attributes:
-        items: on next items, whose validation loss decides; its metric is ``"loss"``.
-        trends: on acceleration; ``"loss"`` or one of the trend metrics decides.
-        feed: how the pipelines run.
-    """
-
-    items: FitOptions = field(
-        default_factory=lambda: FitOptions(metric="loss", higher_is_better=False, epochs=100, patience=5)
-    )
-    trends: FitOptions = field(
-        default_factory=lambda: FitOptions(metric="loss", higher_is_better=False, epochs=200, patience=20)
-    )
-    feed: FeedOptions = field(default_factory=FeedOptions)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrendResult:
-    """What came out.
-
-    Attributes:
-        items, trends: how the trainings went; None where there was none.
-        valid, test: mean metrics over the held-out steps; empty if a signal ended training.
-    """
-
-    items: FitSummary | None
-    trends: FitSummary | None
-    valid: Mapping[str, float]
-    test: Mapping[str, float]
-
-    @property
-    def stopped(self) -> FitSummary | None:
-        """The training that a signal ended."""
-        return next((each for each in (self.items, self.trends) if each and each.train.stopped_by), None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -314,62 +186,65 @@ class TrendForecaster:
                 f"interaction that follows another one, so that there is no next item to choose by; {remedy}"
             )
 
-    def fit_items(
-        self, fitting: TrendFit, *, on_step: OnStep | None = None, watch: Watch | None = None
-    ) -> FitSummary:
+    def fit_items(self, fitting: TrendFit, *, watch: Watch | None = None) -> FitSummary:
         """Learn next items.
 
         Raises:
             IntuneError: see `require_next_items`; whatever `fit` raises.
         """
         self.require_next_items()
-        module = self.model.next_item
-        with (
-            feeding(self.sessions, fitting.feed) as loader,
-            _watched("next items", loader, fitting.items, on_step, watch) as on_step,
-        ):
-            return fit(
-                module,
-                self._adam(module, self.options.item_learning_rate),
-                loader,
-                loss=module.loss,
-                evaluate=lambda: {"loss": self.loss_of_items()},
-                options=self._inside(fitting.items, "items"),
-                metrics=("loss",),
-                config=self._config("items"),
-                on_step=on_step,
-            )
+        return self._fit(
+            self.model.next_item,
+            self.sessions,
+            self._inside(fitting.items, "items"),
+            fitting.feed,
+            rate=self.options.item_learning_rate,
+            evaluate=lambda: {"loss": self.loss_of_items()},
+            metrics=("loss",),
+            config=self._config("items"),
+            watched=None if watch is None else partial(watch, "next items"),
+        )
 
-    def fit_trends(
-        self, fitting: TrendFit, *, on_step: OnStep | None = None, watch: Watch | None = None
-    ) -> FitSummary:
+    def fit_trends(self, fitting: TrendFit, *, watch: Watch | None = None) -> FitSummary:
         """Learn acceleration.
 
         Raises:
             IntuneError: whatever `fit` raises; a checkpoint that began with another item embedding is refused.
         """
-        module = self.model.forecaster
         config = self._config("trends") | {"item_embedding": _digest(self.model.items.weight)}
         self.model.items.weight.requires_grad_(self.options.tune_items)
-        with (
-            feeding(self.series, fitting.feed) as loader,
-            _watched("acceleration", loader, fitting.trends, on_step, watch) as on_step,
-        ):
-            return fit(
-                module,
-                self._adam(module, self.options.learning_rate),
-                loader,
-                loss=module.loss,
-                evaluate=lambda: {"loss": self.loss_of_trends(), **self.metrics("valid")},
-                options=self._inside(fitting.trends, "trends"),
-                metrics=self._names,
-                config=config,
-                on_step=on_step,
-            )
+        return self._fit(
+            self.model.forecaster,
+            self.series,
+            self._inside(fitting.trends, "trends"),
+            fitting.feed,
+            rate=self.options.learning_rate,
+            evaluate=lambda: {"loss": self.loss_of_trends(), **self.metrics("valid")},
+            metrics=self._names,
+            config=config,
+            watched=None if watch is None else partial(watch, "acceleration"),
+        )
 
-    def _adam(self, module: torch.nn.Module, rate: float) -> torch.optim.Optimizer:
+    def _fit(
+        self,
+        module: TwoTower | Forecaster,
+        pipeline: Pipeline,
+        options: FitOptions,
+        feed: FeedOptions,
+        *,
+        rate: float,
+        watched: Callable[[Loader, int], AbstractContextManager[OnStep | None]] | None,
+        **more: Any,
+    ) -> FitSummary:
+        """One of the two trainings, AdamW at this learning rate; what else is said goes to `fit`."""
         wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        return torch.optim.AdamW(wanted, lr=rate, weight_decay=self.options.weight_decay)
+        optimizer = torch.optim.AdamW(wanted, lr=rate, weight_decay=self.options.weight_decay)
+        with feeding(pipeline, feed) as loader:
+            steps = min(options.epochs * len(loader), options.max_steps or 2**62)
+            with nullcontext() if watched is None else watched(loader, steps) as on_step:
+                return fit(
+                    module, optimizer, loader, loss=module.loss, options=options, on_step=on_step, **more
+                )
 
     def _inside(self, options: FitOptions, name: str) -> FitOptions:
         """The same with a folder of its own for what each of the two trainings writes."""
@@ -389,15 +264,12 @@ class TrendForecaster:
         """What may decide when training on acceleration ends."""
         return ("loss", *(f"{name}@{k}" for name in ("precision", "gain") for k in self.options.cutoffs))
 
-    def fit(
-        self, fitting: TrendFit | None = None, *, on_step: OnStep | None = None, watch: Watch | None = None
-    ) -> TrendResult:
+    def fit(self, fitting: TrendFit | None = None, *, watch: Watch | None = None) -> TrendResult:
         """Train what is to be trained; then validation's metrics, and the test's, once.
 
         Args:
             fitting: how long, and within what.
-            on_step: see `OnStep`.
-            watch: for a live display, in place of `on_step`; see `Watch`.
+            watch: for a live display; see `Watch`.
 
         Raises:
             IntuneError: data, checkpoint or an option cannot be used, or a loss is no number.
@@ -408,10 +280,10 @@ class TrendForecaster:
             require_metric(fitting.trends.metric, self._names)
         items = trends = None
         if self.options.forecaster in LEARNS_ITEMS:
-            items = self.fit_items(fitting, on_step=on_step, watch=watch)
+            items = self.fit_items(fitting, watch=watch)
         stopped = items is not None and items.train.stopped_by is not None
         if self.options.forecaster in LEARNS_TRENDS and not stopped:
-            trends = self.fit_trends(fitting, on_step=on_step, watch=watch)
+            trends = self.fit_trends(fitting, watch=watch)
             stopped = trends.train.stopped_by is not None
         valid = {} if stopped else self.metrics("valid")
         return TrendResult(
@@ -429,11 +301,3 @@ def in_blocks(numbers: Ints) -> Iterator[slice]:
     block = (np.cumsum(numbers) - 1) // SCORES_AT_ONCE
     edges = np.flatnonzero(np.diff(block, prepend=-2, append=-2)).tolist()
     return (slice(start, stop) for start, stop in itertools.pairwise(edges))
-
-
-def _watched(
-    name: str, loader: Loader, options: FitOptions, on_step: OnStep | None, watch: Watch | None
-) -> AbstractContextManager[OnStep | None]:
-    if watch is None:
-        return nullcontext(on_step)
-    return watch(name, loader, min(options.epochs * len(loader), options.max_steps or 2**62))

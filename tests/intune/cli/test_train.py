@@ -6,12 +6,13 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
 import tyro
 
 from intune.cli import train
-from intune.cli.train import PeakMemory, how_to_resume, parse_slots, summarise
+from intune.cli.click_runs import summarise
+from intune.cli.train import PeakMemory, how_to_resume
 from intune.cli.train_click import dlrm
+from intune.cli.train_options import parse_slots
 from intune.errors import ConfigError
 from intune.pipelines import Allocation, PipelineStats
 from intune.workloads.checkpoint import CheckpointStore
@@ -33,7 +34,7 @@ STATS = PipelineStats(
     memory_resident=900 << 20,
     allocation=Allocation.shared(2),
 )
-METRICS = {"auc": 0.79, "rows": 50_000, "log_loss": 0.455, "normalised_entropy": 0.81}
+METRICS = {"auc": 0.79, "rows": 50_000, "positives": 12_000, "log_loss": 0.455, "normalised_entropy": 0.81}
 SUMMARY = TrainSummary(
     step=100,
     rows=100_000,
@@ -49,13 +50,6 @@ SUMMARY = TrainSummary(
     checkpoint=None,
     stopped_by=None,
 )
-
-
-@pytest.fixture(autouse=True)
-def _same_torch_threads() -> object:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +125,7 @@ def test_being_stopped_without_a_folder_says_that_nothing_was_saved() -> None:
 
 
 def test_summary_has_speed_waiting_memory_and_the_best_auc() -> None:
-    text = summarise(SUMMARY, STATS, resident=900 << 20, best_auc=0.8)
+    text = summarise(SUMMARY, PeakMemory(lambda: STATS), best_auc=0.8)
     assert text.splitlines() == [
         "100,000 rows in 11.5 s, step 100: 10,000 rows/s while training, loss 0.4600",
         "waited for data 20.0% of the time; first batch after 0.25 s",
@@ -142,16 +136,28 @@ def test_summary_has_speed_waiting_memory_and_the_best_auc() -> None:
 
 
 def test_summary_says_what_is_not_known_or_not_there() -> None:
-    alone = summarise(SUMMARY, STATS, resident=0, best_auc=None)
+    smaller = dataclasses.replace(STATS, memory_resident=0)
+    alone = summarise(SUMMARY, PeakMemory(lambda: smaller), best_auc=None)
     assert "below the best" not in alone
     assert "700 MiB resident" in alone  # this process's own peak is more than the samples saw
     nothing = dataclasses.replace(
         SUMMARY, rows=0, evaluations=(), checkpoint=Path("runs/step-000000000100.pt")
     )
-    text = summarise(nothing, STATS, resident=0, best_auc=None)
+    text = summarise(nothing, PeakMemory(lambda: STATS), best_auc=None)
     assert "step 100: nothing was left to train" in text
     assert "no rows held out" in text
     assert "saved runs/step-000000000100.pt" in text
+
+
+@pytest.mark.parametrize(("positives", "label"), [(0, 0), (50_000, 1)])
+def test_held_out_rows_of_one_label_have_no_auc_and_that_is_said(positives: int, label: int) -> None:
+    metrics = {**METRICS, "auc": float("nan"), "normalised_entropy": float("nan"), "positives": positives}
+    alike = dataclasses.replace(SUMMARY, evaluations=(Evaluation(step=100, metrics=metrics),))
+    last = summarise(alike, PeakMemory(lambda: STATS), best_auc=0.8).splitlines()[-1]
+    assert last == (
+        "log loss 0.4550 on 50,000 held-out rows; no AUC, which compares rows of both labels, and all of these have "
+        f"{label}: hold out others"
+    )
 
 
 def test_the_most_resident_memory_is_remembered() -> None:

@@ -10,23 +10,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 import tyro
 
 from intune.cli import train_click
-from intune.cli.train_click import DEMONSTRATION_ROWS, Run, Tables, dcnv2, dlrm, unified_embedding
+from intune.cli.click_runs import Run
+from intune.cli.train_click import DEMONSTRATION_ROWS, Tables, dcnv2, dlrm, unified_embedding
 from intune.errors import ConfigError
 from intune.workloads.click_tables import TableChoice
 from intune.workloads.data.movielens import read_movielens
 from intune.workloads.data.ratings import RatingsOptions, write_ratings
 from tests.intune.workloads.ratings_files import drawn, write_recbole
-
-
-@pytest.fixture(autouse=True)
-def _same_torch_threads() -> object:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def call(function: Callable[..., None], *words: str) -> None:
@@ -83,7 +76,7 @@ def test_the_demonstration_is_the_authors_where_nothing_is_said(
         "embedding_dim": None,
         "embedding": choice,
     }
-    assert (run.epochs, run.seed) == (5, 42)
+    assert (run.epochs, run.feeding.seed) == (5, 42)
 
 
 def test_the_demonstration_trains_from_a_folder_of_ratings(
@@ -130,7 +123,7 @@ def test_a_run_can_be_followed_in_tensorboard(
     started: list[tuple[Run, dict[str, Any]]], tmp_path: Path
 ) -> None:
     call(dlrm, "--data", "d", "--tensorboard", str(tmp_path))
-    assert started[0][0].tensorboard == tmp_path
+    assert started[0][0].saving.tensorboard == tmp_path
 
 
 def test_every_command_has_its_help() -> None:

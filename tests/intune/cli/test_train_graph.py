@@ -1,21 +1,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from intune.cli.main import main
 from tests.intune.workloads.ratings_files import drawn, write_recbole
-
-
-@pytest.fixture(autouse=True)
-def _same_torch_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

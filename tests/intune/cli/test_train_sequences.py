@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from intune.cli.commands.sequences import COMMANDS
 from intune.cli.main import main
@@ -14,13 +12,6 @@ from intune.workloads.data.movielens import read_movielens
 from intune.workloads.data.ratings import RatingsOptions, write_ratings
 from intune.workloads.data.splits import SplitOptions
 from tests.intune.workloads.ratings_files import drawn, write_recbole
-
-
-@pytest.fixture(autouse=True)
-def _same_torch_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from intune.cli.main import main
-
-
-@pytest.fixture(autouse=True)
-def _same_torch_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def test_from_a_market_to_forecasts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

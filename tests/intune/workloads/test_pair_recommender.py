@@ -14,11 +14,12 @@ from intune.workloads.data.market import MarketOptions, write_market
 from intune.workloads.data.movielens import read_movielens
 from intune.workloads.data.ratings import RatingsOptions, write_ratings
 from intune.workloads.data.splits import SplitOptions
+from intune.workloads.feeding import FeedOptions, feeding
 from intune.workloads.fitting import FitOptions
 from intune.workloads.negatives import NegativeSampler
 from intune.workloads.pair_recommender import OBJECTIVES, PairOptions, PairRecommender, make_encoder
 from intune.workloads.rating_data import RatingData, find_rating_data
-from intune.workloads.recommender_job import FeedOptions, JobResult, feeding, run_job
+from intune.workloads.recommender_job import JobResult, run_job
 from tests.intune.workloads.ratings_files import drawn, write_recbole
 
 EVERY = [

@@ -25,8 +25,9 @@ from intune.workloads.data.movielens import read_movielens
 from intune.workloads.data.ratings import RatingsOptions, write_ratings
 from intune.workloads.data.splits import SplitOptions
 from intune.workloads.fitting import FitOptions
+from intune.workloads.optim import ClippedAdamW
 from intune.workloads.sequence_evaluation import keep_elements, rank_sessions
-from intune.workloads.sequence_job import ClippedAdamW, SequenceJob, _training, ready
+from intune.workloads.sequence_job import SequenceJob, _training, ready
 from intune.workloads.sequence_models import MODELS, Material, TextOptions, module_of
 from tests.intune.workloads.ratings_files import drawn, write_recbole
 

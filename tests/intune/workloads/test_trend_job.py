@@ -25,13 +25,14 @@ from intune.workloads.data.ratings import RatingsOptions, write_ratings
 from intune.workloads.data.splits import SplitOptions
 from intune.workloads.data.tables import SeriesOptions
 from intune.workloads.evaluation import SCORES_AT_ONCE
+from intune.workloads.feeding import FeedOptions, feeding
 from intune.workloads.fitting import FitOptions
 from intune.workloads.rating_data import RatingData
-from intune.workloads.recommender_job import FeedOptions, feeding
 from intune.workloads.sequence_stages import IGNORED
 from intune.workloads.training import OnStep
 from intune.workloads.trend_data import CutOptions, TrendData, find_trend_data
-from intune.workloads.trend_job import FORECASTERS, TrendFit, TrendForecaster, TrendOptions, in_blocks
+from intune.workloads.trend_job import TrendForecaster, in_blocks
+from intune.workloads.trend_options import FORECASTERS, TrendFit, TrendOptions
 from intune.workloads.trend_stages import NextItemsBefore, SeriesBefore
 from tests.intune.workloads.ratings_files import drawn, write_recbole
 
