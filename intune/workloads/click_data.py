@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,17 @@ from intune.pipelines.paths import find
 from intune.pipelines.source import make_source
 from intune.pipelines.transforms import Vocabulary, VocabularyBuilder
 from intune.pipelines.transforms.criteo import DENSE, SPARSE, criteo
+from intune.workloads.click_columns import (
+    WRITTEN,
+    ClickColumns,
+    check_alike,
+    check_kinds,
+    element,
+    highest,
+    is_list,
+    parse_cardinalities,
+    parse_columns,
+)
 from intune.workloads.click_files import ClickFiles, find_click_files
 from intune.workloads.click_labels import LABEL, MISSING_LABEL, Labelled
 from intune.workloads.data.description import DATASET_FILE
@@ -34,39 +44,6 @@ READ_THROUGH_BATCH = 65_536
 
 EVALUATION_BATCH = 8192
 """Rows of an evaluation batch, at least: how rows are grouped does not change the score, and few batches cost less."""
-
-_TEXT = (
-    pa.types.is_string,
-    pa.types.is_large_string,
-    pa.types.is_string_view,
-    pa.types.is_binary,
-    pa.types.is_large_binary,
-    pa.types.is_binary_view,
-)
-"""Tests of types whose values are hashed by their bytes."""
-
-_WRITTEN = '{"schema_version": 1, "columns": {"label": "…", "dense": ["…"], "categorical": ["…"]}}'
-"""What a description that names columns looks like, for messages."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClickColumns:
-    """Names of a click log's columns; Criteo's, where nothing else is said.
-
-    Attributes:
-        label: 0 or 1.
-        dense: numbers, of which `criteo` takes log(1 + x), with 0 for negative and missing ones; may be none.
-        sparse: ids, or lists of them.
-    """
-
-    label: str = LABEL
-    dense: tuple[str, ...] = DENSE
-    sparse: tuple[str, ...] = SPARSE
-
-    @property
-    def all(self) -> list[str]:
-        """All columns, the label first."""
-        return [self.label, *self.dense, *self.sparse]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +74,7 @@ class ClickData:
     @property
     def has_lists(self) -> bool:
         """Whether any categorical feature is a list of ids."""
-        return any(_is_list(self.schema.field(name).type) for name in self.columns.sparse)
+        return any(is_list(self.schema.field(name).type) for name in self.columns.sparse)
 
     def pipeline(self, paths: Sequence[str], columns: Sequence[str] | None = None) -> Pipeline:
         """Rows of these files, missing integers filled in; all columns where none are named."""
@@ -119,10 +96,10 @@ class ClickData:
         schemas = [self.schema] if self.test_schema is None else [self.schema, self.test_schema]
         found = {}
         for name in names:
-            types = [_element(schema.field(name).type) for schema in schemas]
+            types = [element(schema.field(name).type) for schema in schemas]
             whole = [type_ for type_ in types if pa.types.is_integer(type_) or pa.types.is_temporal(type_)]
             if fill < 0 and any(pa.types.is_unsigned_integer(type_) for type_ in whole):
-                found[name] = min(_highest(type_) for type_ in whole)
+                found[name] = min(highest(type_) for type_ in whole)
             elif whole or (fill == 0 and any(pa.types.is_boolean(type_) for type_ in types)):
                 found[name] = fill
         return found
@@ -144,16 +121,16 @@ def find_click_data(data: str) -> ClickData:
     """
     folder = Path(os.path.expanduser(data))
     files = find_click_files(str(clicks_of(folder)) if (folder / "ratings").is_dir() else data)
-    columns = _columns(files.described, files.description)
+    columns = parse_columns(files.described, files.description)
     found = _open(files.train, files.filesystem, columns, _remedy(files))
-    _check_kinds(columns, found.schema, files.train)
+    check_kinds(columns, found.schema, files.train)
     train, test, held_out = found.files, found.files[:0], None
     if files.test is not None:
         held_out = _open(
             files.test, files.filesystem, columns, ", which are trained on; write them there too"
         )
         test = held_out.files
-        _check_alike(columns, found.schema, held_out.schema, files)
+        check_alike(columns, found.schema, held_out.schema, files)
     elif files.filesystem is None:
         # Spark writes a file for each of its partitions, also for those without rows.
         filled = tuple(file for file in train if sum(file.rows))
@@ -167,7 +144,7 @@ def find_click_data(data: str) -> ClickData:
         schema=found.schema,
         rows=sum(sum(file.rows) for file in train),
         test_schema=None if held_out is None else held_out.schema,
-        cardinalities=_cardinalities(files.described, columns, files.description),
+        cardinalities=parse_cardinalities(files.described, columns, files.description),
         best_auc=files.described.get("teacher", {}).get("auc", {}).get("test"),
     )
     clash = [name for name in columns.sparse if name in (LABEL, "dense", "sparse")]
@@ -247,7 +224,7 @@ def _remedy(files: ClickFiles) -> str:
         return f", which {files.description} names; mend it"
     return (
         f"; click logs have {LABEL}, {DENSE[0]} … {DENSE[-1]} and {SPARSE[0]} … {SPARSE[-1]}: convert them with "
-        f"`intune data criteo`, rename them, or say what yours are called in a {DATASET_FILE} beside them: {_WRITTEN}"
+        f"`intune data criteo`, rename them, or say what yours are called in a {DATASET_FILE} beside them: {WRITTEN}"
     )
 
 
@@ -305,103 +282,3 @@ def _transform(data: ClickData, ids: Sequence[int] | int | Vocabulary) -> Labell
         label=None,
     )
     return Labelled(label=columns.label, features=features)
-
-
-def _columns(described: Mapping[str, Any], file: str) -> ClickColumns:
-    """The columns that a data set's description, read from `file`, names."""
-    given = described.get("columns")
-    if given is None:
-        return ClickColumns()
-    remedy = f"write {_WRITTEN}, with [] for no dense columns, or leave `columns` out for Criteo's"
-    if not isinstance(given, Mapping):
-        raise SchemaError(f"{file} has `columns` {given!r}; {remedy}")
-    missing = [f"`columns.{key}`" for key in ("label", "dense", "categorical") if key not in given]
-    if missing:
-        raise SchemaError(f"{file} has no {', '.join(missing)}; {remedy}")
-    label, dense, sparse = given["label"], given["dense"], given["categorical"]
-    for key, names in (("label", [label]), ("dense", dense), ("categorical", sparse)):
-        if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-            raise SchemaError(f"{file} has `columns.{key}` {given[key]!r}; {remedy}")
-    if not sparse:
-        raise SchemaError(f"{file} has no name in `columns.categorical`; click models need one at least")
-    columns = ClickColumns(label=label, dense=tuple(dense), sparse=tuple(sparse))
-    twice = [name for name, count in Counter(columns.all).items() if count > 1]
-    if twice:
-        raise SchemaError(f"{file} names the column `{twice[0]}` twice in `columns`; give it one place")
-    return columns
-
-
-def _cardinalities(described: Mapping[str, Any], columns: ClickColumns, file: str) -> tuple[int, ...] | None:
-    """Distinct ids of each categorical feature, where the description knows them."""
-    given = described.get("cardinalities")
-    if given is None:
-        return None
-    remedy = "write how many distinct ids each categorical column has, or leave `cardinalities` out"
-    if not isinstance(given, Mapping):
-        raise SchemaError(f"{file} has `cardinalities` {given!r}; {remedy}")
-    for name in columns.sparse:
-        if name not in given:
-            raise SchemaError(f"{file} has no `cardinalities.{name}`; {remedy}")
-        if type(given[name]) is not int or given[name] < 0:
-            raise SchemaError(f"{file} has `cardinalities.{name}` {given[name]!r}; {remedy}")
-    return tuple(given[name] for name in columns.sparse)
-
-
-def _check_kinds(columns: ClickColumns, schema: pa.Schema, files: str) -> None:
-    """Raise a `SchemaError` where ids are floats, which are neither hashed nor counted, or dense columns no numbers."""
-    for name in columns.dense:
-        kind = _kind(schema.field(name).type)
-        if kind == "text" or kind.startswith("lists"):
-            raise SchemaError(
-                f"{files}: column `{name}` holds {kind}, but dense columns hold a number a row; write it so, or name "
-                f"it among the categorical ones in {DATASET_FILE}"
-            )
-    for name in columns.sparse:
-        if (kind := _kind(schema.field(name).type)) in ("floats", "lists of floats"):
-            raise SchemaError(
-                f"{files}: column `{name}` holds {kind}, but ids are whole numbers or text; write it so (pandas makes "
-                f"floats of whole numbers of which some are missing, unless they are of its type Int64)"
-            )
-
-
-def _check_alike(columns: ClickColumns, train: pa.Schema, test: pa.Schema, files: ClickFiles) -> None:
-    """Raise a `SchemaError` unless the features are held out as what they are trained on: the id 7 and the text "7" are
-    two ids, so that a model would be judged by ids that it has never seen."""
-    for name in (*columns.dense, *columns.sparse):
-        kinds = [_kind(schema.field(name).type) for schema in (train, test)]
-        if kinds[0] == kinds[1] or (name in columns.dense and {*kinds} == {"floats", "whole numbers"}):
-            continue
-        raise SchemaError(
-            f"{files.test}: column `{name}` holds {kinds[1]}, but {kinds[0]} in {files.train}; write both "
-            f"alike"
-        )
-
-
-def _kind(type_: pa.DataType) -> str:
-    """What a column of that type holds, as far as ids differ by it."""
-    if _is_list(type_):
-        return f"lists of {_kind(type_.value_type)}"
-    if pa.types.is_dictionary(type_):
-        return _kind(type_.value_type)
-    if any(is_text(type_) for is_text in _TEXT):
-        return "text"
-    if pa.types.is_floating(type_):
-        return "floats"
-    whole = pa.types.is_integer(type_) or pa.types.is_boolean(type_)
-    return "whole numbers" if whole else str(type_)
-
-
-def _is_list(type_: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
-    )
-
-
-def _element(type_: pa.DataType) -> pa.DataType:
-    return type_.value_type if _is_list(type_) else type_
-
-
-def _highest(type_: pa.DataType) -> int:
-    """The highest number that a type of whole numbers knows."""
-    bits: int = type_.bit_width if pa.types.is_unsigned_integer(type_) else type_.bit_width - 1
-    return (1 << bits) - 1

@@ -6,14 +6,10 @@ It knows no model: a workload gives the loss of a batch and, where it has held-o
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -23,6 +19,7 @@ from intune.pipelines.errors import ConfigError, CorruptError
 from intune.pipelines.memory import peak_resident_bytes
 from intune.pipelines.schema import rows_of
 from intune.workloads.checkpoint import CheckpointStore
+from intune.workloads.stopping import Stop, Stopped, catching_signals
 
 FORMAT = 1
 """Version of what a checkpoint holds."""
@@ -235,8 +232,6 @@ class Trainer:
         self._unread: list[Tensor] = []
         self._mean_loss = math.nan
 
-    # ---- state -----------------------------------------------------------------------------------------------
-
     def state_dict(self) -> dict[str, Any]:
         """All that decides how training goes on: parameters, optimiser, position in the data, random states."""
         return {
@@ -296,8 +291,6 @@ class Trainer:
         self.step = state["step"]
         self._position = state["loader"]
 
-    # ---- training --------------------------------------------------------------------------------------------
-
     def fit(self) -> TrainSummary:
         """Train to the end, or until SIGINT, SIGTERM or SIGHUP: then the step under way is finished and saved.
 
@@ -316,13 +309,13 @@ class Trainer:
         else:
             # A loader whose loop was broken off would begin the epoch anew.
             self.loader.load_state_dict(self._position)
-        with _catching_signals() as stop:
+        with catching_signals() as stop:
             try:
                 self._run(stop)
                 self._report()
                 self._save()
                 self._finish(stop)
-            except _Stopped:
+            except Stopped:
                 self._report()
                 self._save()
         return TrainSummary(
@@ -341,7 +334,7 @@ class Trainer:
             stopped_by=stop.signal,
         )
 
-    def _run(self, stop: _Stop) -> None:
+    def _run(self, stop: Stop) -> None:
         """Train; `_epochs` is then how many epochs were begun."""
         options = self.options
         for epoch in range(self.loader.epoch, options.epochs):
@@ -369,7 +362,7 @@ class Trainer:
         self._epochs = max(options.epochs, self.loader.epoch)
         self._look(options.epochs, stop)
 
-    def _finish(self, stop: _Stop) -> None:
+    def _finish(self, stop: Stop) -> None:
         """Evaluate what training has ended with, and let the monitor look at it whether or not it is due.
 
         After the last save: a run that goes on from there must not know of a look that it would not have had.
@@ -379,7 +372,7 @@ class Trainer:
         if self._monitor is not None and self._epochs > self._monitor.looked:
             self._monitor.look(self._epochs, self._evaluations[-1], self.model)
 
-    def _look(self, epochs: int, stop: _Stop) -> bool:
+    def _look(self, epochs: int, stop: Stop) -> bool:
         """Let the monitor look at the model after so many epochs; whether it ends training."""
         monitor = self._monitor
         if monitor is None:
@@ -406,7 +399,7 @@ class Trainer:
     def _done(self) -> bool:
         return self.options.max_steps is not None and self.step >= self.options.max_steps
 
-    def _timed_batches(self, stop: _Stop) -> Iterator[Batch]:
+    def _timed_batches(self, stop: Stop) -> Iterator[Batch]:
         iterator: Iterator[Batch] | None = None
         while True:
             began = self._clock()
@@ -477,61 +470,6 @@ class Trainer:
         finally:
             self.model.train()
         self._times["evaluate"] += self._clock() - began
-
-
-class _Stopped(BaseException):
-    """A signal asked training to stop; never leaves `Trainer.fit`.
-
-    Not an `Exception`, so that no ``except Exception`` on the data path takes it for a failure.
-    """
-
-
-class _Stop:
-    """Remembers the signal that asked to stop, and breaks off waits for data and evaluations."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._interruptible = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
-        if self._interruptible:
-            raise _Stopped
-
-    def check(self) -> None:
-        """Raise `_Stopped` if a signal has come."""
-        if self.signal is not None:
-            raise _Stopped
-
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """Within, a signal raises `_Stopped` at once."""
-        self._interruptible = True
-        try:
-            self.check()
-            yield
-        finally:
-            self._interruptible = False
-
-
-@contextmanager
-def _catching_signals() -> Iterator[_Stop]:
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    # The terminal is gone; a job under `nohup` is to live on.
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _plain(value: Any) -> Any:
