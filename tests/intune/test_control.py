@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import threading
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from intune.absence import Absence
 from intune.agents.base import Decision, Proposal
-from intune.agents.guard import Guard
-from intune.agents.registry import make
 from intune.control import (
     COST,
     CREDIT_S,
@@ -31,7 +26,7 @@ from intune.control import (
     Thrift,
     describe,
 )
-from intune.decisions import DecisionLog, Entry
+from intune.decisions import Entry
 from intune.envs.measurement import Measurement
 from intune.pipelines import Allocation
 from intune.pipelines.errors import ConfigError, LoaderError
@@ -484,33 +479,6 @@ def test_cheap_rounds_come_as_often_as_wished() -> None:
         assert thrift.interval(1.0) == 1.0
         now.now += 1.0
         spent.now += 0.005
-
-
-def test_hours_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once what is kept is full, more intervals add nothing: memory, threads, files and the log are bounded."""
-    monkeypatch.setattr("intune.control.KEPT", 64)
-    clock = Clock()
-    most = 32 << 10
-    log = DecisionLog(tmp_path / "decisions.jsonl", header={"agent": "ds2"}, most_bytes=most)
-    one, _ = controller(Guard(make("ds2")), clock, watch=[log.add], interval=10.0)
-    process = psutil.Process()
-    rounds(one, clock, 100, seconds=10.0)
-    before = process.num_fds(), threading.active_count(), _objects()
-    rounds(one, clock, 150, seconds=10.0)
-    after = process.num_fds(), threading.active_count(), _objects()
-    assert after[:2] == before[:2]
-    assert after[2] < before[2] + 100  # one object a round would be 150
-    assert one.rounds == 250
-    assert len(one.entries) == 64
-    files = sorted(tmp_path.iterdir())
-    assert [file.name for file in files] == ["decisions.jsonl", "decisions.jsonl.1"]
-    assert all(file.stat().st_size < most + 4096 for file in files)
-    log.close()
-
-
-def _objects() -> int:
-    gc.collect()
-    return len(gc.get_objects())
 
 
 def test_memory_base_is_what_was_resident_before() -> None:

@@ -26,7 +26,7 @@ from tests.intune.tuned import Clock, Scripted, an_entry, simulated
 
 
 def read(endpoint: Endpoint, path: str = "/metrics") -> str:
-    with urllib.request.urlopen(f"http://{endpoint.host}:{endpoint.port}{path}", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{endpoint.host}:{endpoint.port}{path}", timeout=60) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         return str(answer.read().decode())
 
@@ -107,11 +107,11 @@ def test_a_process_forked_meanwhile_does_not_keep_the_port() -> None:
 def test_who_leaves_without_an_answer_is_no_line_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     endpoint = Endpoint(0)
     before = set(threading.enumerate())
-    with socket.create_connection((LOOPBACK, endpoint.port), timeout=10) as probe:
+    with socket.create_connection((LOOPBACK, endpoint.port), timeout=60) as probe:
         assert read(endpoint) == ""  # the one before it is being served by now
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it ends with a reset
     for thread in set(threading.enumerate()) - before:
-        thread.join(timeout=10)
+        thread.join(timeout=60)
     endpoint.close()
     assert capfd.readouterr().err == ""
 
@@ -122,7 +122,7 @@ def test_nothing_listens_unless_asked_to() -> None:
         assert listening() == before
     with intune.tune(simulated(Clock()), agent=Scripted(), knowledge=False, prometheus=0):
         (port,) = listening() - before
-        with socket.create_connection((LOOPBACK, port), timeout=10):
+        with socket.create_connection((LOOPBACK, port), timeout=60):
             pass
     assert listening() == before
 

@@ -20,7 +20,7 @@ def threads():
     gc.collect()
     for thread in threading.enumerate():
         if thread.name.startswith("intune-") and not ("loader" in globals() and loader.tuning):
-            thread.join(5)
+            thread.join(60)
     return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("intune-"))
 
 def made(display="auto"):
@@ -68,7 +68,7 @@ CELLS = [
 def cells(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """The cells, run."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in CELLS])
-    client = nbclient.NotebookClient(notebook, timeout=60, kernel_name="python3", allow_errors=True)
+    client = nbclient.NotebookClient(notebook, timeout=170, kernel_name="python3", allow_errors=True)
     client.execute(
         cwd=os.getcwd(),
         env={

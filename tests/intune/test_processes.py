@@ -55,7 +55,7 @@ def child(how, target, *args):
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     process = multiprocessing.get_context(how).Process(target=target, args=args)
     process.start()
-    process.join(60)
+    process.join(120)
     assert process.exitcode is not None, "the child hangs"
     return process.exitcode
 

@@ -94,7 +94,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     ]  # fmt: skip
     try:
         for process in processes:
-            _, said = process.communicate(timeout=120)
+            _, said = process.communicate(timeout=170)
             assert process.returncode == 0, said
             assert not said, said
     finally:

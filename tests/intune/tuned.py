@@ -82,7 +82,7 @@ def tuner_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "intune-tuner"]
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     """Give other threads time until `true`, which they are to make so."""
     pause = threading.Event()
     for _ in range(int(seconds / 0.005)):

@@ -99,7 +99,7 @@ def test_a_terminated_write_leaves_nothing_and_no_traceback(tmp_path: Path) -> N
         assert list(out.rglob("*.parquet"))
         process.terminate()
         try:
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=120)
         finally:
             process.kill()
     assert process.returncode == 143
@@ -120,9 +120,12 @@ def test_an_interrupted_write_leaves_nothing(
                 os.kill(os.getpid(), number)
 
     monkeypatch.setattr(data, "Progress", Interrupted)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests may run under `nohup`
     try:
         left = _intune(*FOREVER, tmp_path / "data")
     except SystemExit as error:
         left = error.code  # type: ignore[assignment]
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert left == code
     assert list(tmp_path.iterdir()) == []
