@@ -8,73 +8,26 @@ tuned on line. Nothing in its state says which stage is slow, so it has to find 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from intune.agents.base import Agent, Proposal, where_sound
+from intune.agents.dqn_paper_network import BRANCHES, TRANSITION, Arrays, PaperNetwork, shapes, values_of
 from intune.agents.measures import without_absent
-from intune.agents.one_thread import one_thread
-from intune.agents.qlearner import Batch, QLearner, QLearning
+from intune.agents.qlearner import QLearning
 from intune.agents.qweights import Weights, load
 from intune.envs.actions import MOVES, feasible
 from intune.envs.jobs import Bools, Floats
 from intune.envs.measurement import Measurement
-from intune.envs.observation import PAPER_FIELDS, paper_features
+from intune.envs.observation import paper_features
 from intune.pipelines.errors import ConfigError
-
-HIDDEN = 64
-BRANCHES = 8
-"""Stages that the network has a branch for; further ones share the last."""
 
 SHIPPED = Path(__file__).resolve().parent / "weights" / "dqn-paper.npz"
 CAPACITY = 512
 BATCH = 16
-
-
-class PaperNetwork(nn.Module):
-    """``[N, 6]`` to ``[N, BRANCHES, 5]``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(len(PAPER_FIELDS), HIDDEN)
-        self.second = nn.Linear(HIDDEN, HIDDEN)
-        self.third = nn.Linear(HIDDEN, BRANCHES * len(MOVES))
-
-    def forward(self, state: Tensor) -> Tensor:
-        """``[N, BRANCHES, 5]`` values."""
-        hidden = torch.relu(self.second(torch.relu(self.first(state))))
-        values: Tensor = self.third(hidden)
-        return values.reshape(len(state), BRANCHES, len(MOVES))
-
-    def arrays(self) -> dict[str, Any]:
-        """Parameters by name, as NumPy arrays."""
-        return {name: value.detach().numpy().copy() for name, value in self.state_dict().items()}
-
-
-class OneBranch(nn.Module):
-    """The values of one stage's branch, so that `QLearner` learns each branch from the same reward."""
-
-    def __init__(self, network: PaperNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, state: Tensor, branch: Tensor) -> Tensor:
-        """``[B, 5]`` values of `branch` (``[B]``)."""
-        values: Tensor = self.network(state)
-        return values[torch.arange(len(state)), branch]
-
-
-def values_of(arrays: Mapping[str, Any], state: Any) -> Any:
-    """``[N, BRANCHES, 5]`` in NumPy."""
-    hidden = np.maximum(state @ arrays["first.weight"].T + arrays["first.bias"], 0.0)
-    hidden = np.maximum(hidden @ arrays["second.weight"].T + arrays["second.bias"], 0.0)
-    values = hidden @ arrays["third.weight"].T + arrays["third.bias"]
-    return values.reshape(len(state), BRANCHES, len(MOVES))
+LEARNING_RATE = 1e-4
 
 
 def reward_of(measured: Measurement, scale: Floats) -> Floats:
@@ -86,21 +39,6 @@ def reward_of(measured: Measurement, scale: Floats) -> Floats:
 def branches(stages: int) -> Any:
     """``[S]`` the branch of every stage."""
     return np.minimum(np.arange(stages), BRANCHES - 1)
-
-
-def shapes() -> dict[str, tuple[int, ...]]:
-    """Of the parameters, by name."""
-    with torch.device("meta"):
-        return {name: tuple(value.shape) for name, value in PaperNetwork().state_dict().items()}
-
-
-def _network(weights: Weights) -> PaperNetwork:
-    """With these parameters. Draws no random numbers: those of the process are the trainer's."""
-    with torch.device("meta"):
-        made = PaperNetwork()
-    state = {name: torch.tensor(np.asarray(value)) for name, value in weights.arrays.items()}
-    made.load_state_dict(state, assign=True)
-    return made
 
 
 class DQNPaper(Agent):
@@ -138,7 +76,8 @@ class DQNPaper(Agent):
     def start(self, jobs: int, stages: int) -> None:
         """Forget everything but what was learnt in the simulator."""
         self._rng = np.random.default_rng(self._seed)
-        self._tuner = Tuner(self.weights, seed=self._seed) if self._learning else None
+        config = QLearning(learning_rate=LEARNING_RATE, gamma=self.weights.gamma, double=False)
+        self._tuner = Tuner(self.weights.arrays, config, seed=self._seed) if self._learning else None
         self._last: tuple[Any, Any, Bools] | None = None
         self._scale: Floats = np.zeros(jobs)
 
@@ -164,7 +103,7 @@ class DQNPaper(Agent):
             before, chosen, made = self._last
             usable = made & (sound | measured.killed) & (self._scale > 0) & np.isfinite(reward) & ~first
             self._tuner.saw(before, chosen, reward, state, measured, usable)
-        arrays = self.weights.arrays if self._tuner is None else self._tuner.arrays()
+        arrays = self.weights.arrays if self._tuner is None else self._tuner.network.arrays
         values = values_of(arrays, state)[:, branches(measured.stages)]
         choice = values.argmax(axis=2)
         if self.epsilon > 0:
@@ -199,57 +138,34 @@ class Tuner:
     """The network as it goes on learning from the running jobs.
 
     Args:
-        weights: to begin with.
-        config: of the learner.
+        arrays: parameters to begin with.
+        config: of the network.
         seed: of what is drawn from memory.
         capacity: transitions remembered; batch: drawn for a gradient step; steps: gradient steps a decision.
     """
 
     def __init__(
-        self, weights: Weights | None, *, config: QLearning | None = None, seed: int = 0, capacity: int = CAPACITY,
-        batch: int = BATCH, steps: int = 1,
+        self, arrays: Arrays, config: QLearning, *, seed: int = 0, capacity: int = CAPACITY, batch: int = BATCH,
+        steps: int = 1,
     ) -> None:  # fmt: skip
-        self.network = PaperNetwork() if weights is None else _network(weights)
-        gamma = 0.9 if weights is None else weights.gamma
-        self.learner = QLearner(
-            OneBranch(self.network), config or QLearning(learning_rate=1e-4, gamma=gamma, double=False)
-        )
+        self.network = PaperNetwork(arrays, config)
+        self.remembered = 0
         self._rng = np.random.default_rng(seed)
-        self._capacity, self._batch, self._steps = capacity, batch, steps
-        self._memory: list[tuple[Any, ...]] = []
-        self._next = 0
-
-    def arrays(self) -> dict[str, Any]:
-        """Parameters as they are now."""
-        return self.network.arrays()
+        self._memory = np.zeros(capacity, dtype=TRANSITION)
+        self._batch, self._steps = batch, steps
 
     def saw(
         self, state: Any, choice: Any, reward: Floats, following: Any, measured: Measurement, usable: Any
     ) -> None:
         """Remember a decision of every job that is `usable`, and learn a little."""
-        branch = branches(measured.stages)
-        for i in np.flatnonzero(usable):
-            for s in np.flatnonzero(measured.present[i]):
-                entry = (state[i], branch[s], choice[i, s], reward[i], following[i], bool(measured.killed[i]))
-                if len(self._memory) < self._capacity:
-                    self._memory.append(entry)
-                else:
-                    self._memory[self._next % self._capacity] = entry
-                self._next += 1
-        if len(self._memory) >= self._batch:
-            with one_thread():
-                for _ in range(self._steps):
-                    self.learner.learn(self._drawn())
-
-    def _drawn(self) -> Batch:
-        picked = [self._memory[i] for i in self._rng.integers(0, len(self._memory), self._batch)]
-        state, branch, action, reward, following, ended = zip(*picked, strict=True)
-        where = torch.as_tensor(np.array(branch))
-        return Batch(
-            state=(torch.as_tensor(np.stack(state)), where),
-            following=(torch.as_tensor(np.stack(following)), where),
-            action=torch.as_tensor(np.array(action)),
-            reward=torch.as_tensor(np.array(reward, dtype=np.float32)),
-            discount=torch.as_tensor(self.learner.config.gamma * ~np.array(ended)).float(),
-            allowed=torch.ones(len(picked), len(MOVES), dtype=torch.bool),
-        )
+        job, stage = np.nonzero(usable[:, None] & measured.present)
+        new = np.zeros(len(job), dtype=TRANSITION)
+        new["state"], new["following"] = state[job], following[job]
+        new["branch"], new["action"] = branches(measured.stages)[stage], choice[job, stage]
+        new["reward"], new["ended"] = reward[job], measured.killed[job]
+        self._memory[(self.remembered + np.arange(len(job))) % len(self._memory)] = new
+        self.remembered += len(job)
+        filled = min(self.remembered, len(self._memory))
+        if filled >= self._batch:
+            for _ in range(self._steps):
+                self.network.learn(self._memory[self._rng.integers(0, filled, self._batch)])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
-import torch
 
 from intune.agents.dqn_paper import DQNPaper, Tuner
+from intune.agents.dqn_paper_network import drawn
 from intune.agents.oracle_plan import plan
 from intune.agents.outcomes import mean
 from intune.agents.pretrain import Interrupted, Recipe
@@ -45,15 +46,15 @@ def pretrain_paper(
         Interrupted: by Ctrl-C, where something was learnt by then.
     """
     began = time.monotonic()
-    torch.manual_seed(recipe.seed)
     tuner = Tuner(
-        None, config=recipe.learning, seed=recipe.seed, capacity=recipe.buffer, batch=recipe.batch_size,
-        steps=recipe.gradient_steps,
+        drawn(np.random.default_rng(recipe.seed)), recipe.learning, seed=recipe.seed, capacity=recipe.buffer,
+        batch=recipe.batch_size, steps=recipe.gradient_steps,
     )  # fmt: skip
+    network = tuner.network
     sources = [JobSource(Scenario.load(name), split="train", seed=recipe.seed) for name in recipe.families]
-    agent = DQNPaper(weights=Weights(arrays=tuner.arrays(), gamma=recipe.learning.gamma), seed=recipe.seed)
+    agent = DQNPaper(weights=Weights(arrays=network.arrays, gamma=recipe.learning.gamma), seed=recipe.seed)
     scores: list[float] = []
-    arrays, learnt = tuner.arrays(), False
+    arrays, learnt = deepcopy(network.arrays), False
     try:
         for episode in range(recipe.episodes):
             part = min(1.0, episode / max(1.0, 0.5 * recipe.episodes))
@@ -74,14 +75,14 @@ def pretrain_paper(
                 shares.append(float(np.nan_to_num(mean(best.share(measured.delivered, step + 1)))))
                 kills += int(measured.killed.sum())
             scores.append(float(np.mean(shares)))
-            arrays, learnt = tuner.arrays(), tuner.learner.updates > 0
+            arrays, learnt = deepcopy(network.arrays), network.updates > 0
             if watch is not None:
                 watch(episode, {"rate": scores[-1], "killed": float(kills), "explored": agent.epsilon})
     except KeyboardInterrupt:
         if not learnt:
             raise
         raise Interrupted(_weights(recipe, arrays, scores, time.monotonic() - began)) from None
-    if not tuner.learner.updates:
+    if not network.updates:
         raise ConfigError(
             f"nothing was learnt: there were fewer transitions than `batch_size`={recipe.batch_size}; give more "
             "`episodes`, `jobs` or `steps`, or a smaller one"

@@ -9,20 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from intune.agents.dqn_paper import (
-    BRANCHES,
-    SHIPPED,
-    DQNPaper,
-    PaperNetwork,
-    Tuner,
-    branches,
-    reward_of,
-    shapes,
-    values_of,
-)  # fmt: skip
+from intune.agents.dqn_paper import SHIPPED, DQNPaper, Tuner, branches, reward_of
+from intune.agents.dqn_paper_network import BRANCHES, drawn, shapes, values_of
 from intune.agents.dqn_paper_training import PAPER_RECIPE, pretrain_paper
+from intune.agents.qlearner import QLearning
 from intune.agents.qweights import Weights, load
 from intune.envs.actions import MOVES
 from intune.envs.measurement import Measurement
@@ -41,15 +32,6 @@ def liking(*moves: int) -> Weights:
     for branch, move in enumerate(moves):
         bias[branch, MOVES.index(move)] = 1.0
     return Weights(arrays=arrays, gamma=0.9)
-
-
-def test_numpy_gives_the_same_values_as_torch() -> None:
-    torch.manual_seed(0)
-    made = PaperNetwork()
-    state = np.random.default_rng(0).random((5, 6), dtype=np.float32)
-    with torch.inference_mode():
-        expected = made(torch.as_tensor(state)).numpy()
-    np.testing.assert_allclose(values_of(made.arrays(), state), expected, atol=1e-6)
 
 
 def test_every_stage_gets_the_increment_of_its_branch(measurement: Measured) -> None:
@@ -81,13 +63,14 @@ def test_the_reward_is_the_rate_times_the_free_memory(measurement: Measured) -> 
 
 def test_values_of_a_problem_of_one_step_are_its_rewards(measurement: Measured) -> None:
     """Every transition ends (out of memory is the end): values become the rewards, here -1."""
-    tuner = Tuner(None, seed=0, capacity=64, batch=32, steps=1)
+    config = QLearning(learning_rate=1e-3, gamma=0.9, double=False)
+    tuner = Tuner(drawn(np.random.default_rng(0)), config, seed=0, capacity=64, batch=32, steps=1)
     state = np.full((2, 6), 0.5, dtype=np.float32)
     killed = measurement(jobs=2, stages=3, killed=True)
     choice = np.array([[0, 1, 2], [3, 4, 0]])
-    for _ in range(800):
+    for _ in range(200):
         tuner.saw(state, choice, np.full(2, -1.0), state, killed, np.array([True, True]))
-    found = values_of(tuner.arrays(), state)
+    found = values_of(tuner.network.arrays, state)
     for job in range(2):
         for stage in range(3):
             assert found[job, stage, choice[job, stage]] == pytest.approx(-1.0, abs=0.12)
@@ -104,7 +87,7 @@ def test_tuning_on_line_is_seeded_and_leaves_the_weights_alone(measurement: Meas
             slots = agent.propose(measurement(slots=slots, busy=1.0, delivered=900.0 + 10 * step)).slots
             given.append(slots.copy())
         assert agent._tuner is not None
-        assert any((agent._tuner.arrays()[name] != value).any() for name, value in before.items())
+        assert any((agent._tuner.network.arrays[name] != value).any() for name, value in before.items())
         runs.append(np.stack(given))
     np.testing.assert_array_equal(*runs)
     for name, value in before.items():
@@ -119,7 +102,7 @@ def test_increments_that_were_not_made_teach_nothing(measurement: Measured) -> N
     for values in ({}, {}, {"delivered": 0.0}, {}, {}):
         agent.propose(measurement(**values))
         tuner: Any = agent._tuner
-        remembered.append(len(tuner._memory))
+        remembered.append(tuner.remembered)
     # Rewards of the first interval's scale come from the second on; the third has none, the fourth no decision.
     assert np.diff(remembered).tolist() == [3, 0, 0, 3]
 
