@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -235,7 +236,7 @@ def fault(now: PipelineStats, before: PipelineStats) -> str:
         counters += [(f"`{name}` of stage {stage.name!r}", stage, then, name) for name in names]
     for what, new, old, name in counters:
         value, earlier = getattr(new, name), getattr(old, name)
-        if not math.isfinite(value):
+        if not isinstance(value, Real) or not math.isfinite(value):
             return f"{what} is {value}"
         if not value - earlier > -1e-6:
             return f"{what} fell from {earlier:g} to {value:g}"

@@ -296,6 +296,7 @@ def test_counters_that_stand_still_change_nothing() -> None:
     [
         (lambda stats, at: replace(stats, elapsed_s=math.nan), "`elapsed_s` is nan"),
         (lambda stats, at: replace(stats, rows=-at), "`rows` fell from "),
+        (lambda stats, at: replace(stats, wait_s=None), "`wait_s` is None"),
         (
             lambda stats, at: replace(
                 stats, stages=(replace(stats.stages[0], busy_s=-at), *stats.stages[1:])
