@@ -9,14 +9,13 @@ import numpy as np
 
 from intune.pipelines.errors import ConfigError, DataError
 from intune.pipelines.schema import Array, Block, Column
-from intune.pipelines.transforms.base import Transform, as_patterns, choose, number
+from intune.pipelines.transforms.base import Transform, as_patterns, choose, number, require_free
 from intune.pipelines.transforms.cast import Cast
 from intune.pipelines.transforms.clip import Clip
 from intune.pipelines.transforms.compose import Compose, Step
 from intune.pipelines.transforms.fill_missing import FillMissing
 from intune.pipelines.transforms.hash import Hash
 from intune.pipelines.transforms.log1p import Log1p
-from intune.pipelines.transforms.select import Select
 from intune.pipelines.transforms.stack import Stack
 from intune.pipelines.transforms.vocabulary import Vocabulary
 
@@ -75,21 +74,50 @@ def criteo(
             "exactly one of `size` and `vocabulary` decides what becomes of the categories, but "
             f"{'neither is' if size is None else 'both are'} given; give the tables' rows or a vocabulary"
         )
-    steps: list[Step] = []
-    if dense and (clip is not None or not log):
-        steps.append(Clip(columns=dense, min=0, max=clip))
-    if dense and log:
-        logarithms = Log1p(columns=dense, fill_missing=True, dtype="float32", into="dense")
-        steps.append(_Finite(columns=dense, numbers=Compose(logarithms)))
-    elif dense:
-        stacked = Stack(columns=dense, into="dense", dtype="float32")
-        numbers = Compose(FillMissing(columns=dense, value=0.0), stacked)
-        steps.append(_Finite(columns=dense, numbers=numbers))
-    steps.append(categories)
+    parts: list[tuple[str | tuple[str, ...], Step]] = [(sparse, categories)]
+    if dense:
+        parts.insert(0, (dense, _numbers(dense, log, clip)))
     if label is not None:
-        steps.append(Cast(columns=label, dtype="float32"))
-    kept = [*([] if label is None else [label]), *(["dense"] if dense else []), *([into] if into else sparse)]
-    return Compose(*steps, Select(columns=kept))
+        parts.insert(0, (label, Cast(columns=label, dtype="float32")))
+    return Compose(_Beside(parts=tuple(parts)))
+
+
+def _numbers(dense: tuple[str, ...], log: bool, clip: float | None) -> _Finite:
+    """What makes the matrix ``dense`` of these columns."""
+    steps: list[Step] = []
+    if clip is not None or not log:
+        steps.append(Clip(columns=dense, min=0, max=clip))
+    if log:
+        steps.append(Log1p(columns=dense, fill_missing=True, dtype="float32", into="dense"))
+    else:
+        steps.append(FillMissing(columns=dense, value=0.0))
+        steps.append(Stack(columns=dense, into="dense", dtype="float32"))
+    return _Finite(columns=dense, numbers=Compose(*steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Beside(Transform):
+    """What each part makes of columns of its own, so that one may be called as what is made of others.
+
+    Attributes:
+        parts: names or patterns, and what is made of these columns.
+    """
+
+    parts: tuple[tuple[str | tuple[str, ...], Step], ...]
+
+    def __call__(self, block: Mapping[str, Column]) -> Block:
+        """What they make, side by side.
+
+        Raises:
+            SchemaError: two of them make a column of one name.
+        """
+        made: Block = {}
+        for columns, step in self.parts:
+            given = {name: block[name] for name in choose(block, columns, "criteo")}
+            for name, column in step(given).items():
+                require_free("criteo", name, made)
+                made[name] = column
+        return made
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,6 +131,20 @@ def test_numbers_that_float32_does_not_have_are_refused_by_their_columns_name(lo
     assert criteo(size=10, log=log)(block)["dense"][3, 3] == 0
 
 
+def test_a_column_may_be_called_as_what_is_made_of_others() -> None:
+    """Or as a pattern means: the matrix of numbers was taken for a category by `d*`."""
+    block: Block = {"sparse": np.array([1.0]), "dense": np.array([7]), "device": np.array([7])}
+    options: dict[str, Any] = {"size": 10, "dense": ["sparse"], "label": None}
+    made = criteo(sparse=["dense", "device"], **options)(block)
+    assert made["dense"].tolist() == [[pytest.approx(math.log(2))]]  # type: ignore[union-attr]
+    assert made["sparse"].shape == (1, 2)  # type: ignore[union-attr]
+    assert criteo(sparse="d*", **options)(block)["sparse"].tolist() == made["sparse"].tolist()  # type: ignore[union-attr]
+    with pytest.raises(
+        SchemaError, match="criteo: there is already a column `dense`; give the result another"
+    ):
+        criteo(sparse=["dense"], multi_hot=True, **options)(block)
+
+
 def test_no_rows_are_no_numbers_that_float32_does_not_have() -> None:
     assert criteo(size=10)(slice_block(raw(5), 2, 2))["dense"].shape == (0, 13)
 
@@ -194,7 +208,7 @@ def test_the_number_of_sizes_and_missing_columns() -> None:
         criteo(size=[5, 6])(raw(2))
     block = raw(2)
     del block["C7"]
-    with pytest.raises(SchemaError, match="Hash: there is no column `C7`; did you mean"):
+    with pytest.raises(SchemaError, match="criteo: there is no column `C7`; did you mean"):
         criteo(size=5)(block)
 
 
