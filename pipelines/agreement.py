@@ -70,6 +70,13 @@ def widened(
     return agreed
 
 
+def read_as(types: Mapping[str, pa.DataType], fill: Sequence[tuple[str, Any]]) -> pa.Schema:
+    """As what columns are read, once it is known what stands for their nulls. Only what is said of a column by its name
+    makes it another: a pattern, or a number for all, may mean others."""
+    named = dict(fill)
+    return pa.schema([(name, arrow.filled_type(type_, named.get(name))) for name, type_ in types.items()])
+
+
 def fills(
     path: str, names: Sequence[str], types: Mapping[str, pa.DataType], fill: Sequence[tuple[str, Any]]
 ) -> tuple[Any, ...]:

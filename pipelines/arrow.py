@@ -48,12 +48,19 @@ def describe(type_: pa.DataType) -> str:
         return "string"
     if pa.types.is_fixed_size_list(type_) and describe(type_.value_type) == "number":
         return "matrix"
-    if (pa.types.is_list(type_) or pa.types.is_large_list(type_)) and describe(type_.value_type) in (
-        "number",
-        "string",
-    ):
+    if is_list(type_) and describe(type_.value_type) in ("number", "string"):
         return "list"
     raise SchemaError(f"has type {type_}, which cannot be batched; leave it out or cast it when writing")
+
+
+def is_list(type_: pa.DataType) -> bool:
+    """Whether a column of this type holds lists of varying length."""
+    return bool(
+        pa.types.is_list(type_)
+        or pa.types.is_large_list(type_)
+        or pa.types.is_list_view(type_)
+        or pa.types.is_large_list_view(type_)
+    )
 
 
 def plain(type_: pa.DataType) -> pa.DataType:
@@ -64,7 +71,7 @@ def plain(type_: pa.DataType) -> pa.DataType:
         return plain(type_.storage_type)
     if pa.types.is_dictionary(type_):
         return plain(type_.value_type)
-    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+    if is_list(type_):
         return pa.list_(plain(type_.value_type))
     if pa.types.is_fixed_size_list(type_):
         return pa.list_(plain(type_.value_type), type_.list_size)
@@ -144,7 +151,7 @@ def to_column(data: pa.ChunkedArray, fill: Any = None, type_: pa.DataType | None
 def _coded(type_: pa.DataType) -> bool:
     if isinstance(type_, pa.BaseExtensionType):
         return _coded(type_.storage_type)
-    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+    if is_list(type_):
         return _coded(type_.value_type)
     return bool(pa.types.is_dictionary(type_))
 
@@ -188,7 +195,7 @@ def _convert(array: pa.Array, fill: Any, type_: pa.DataType) -> Column:
         return _ragged(array, fill, type_)
     if kind == "matrix":
         return _matrix(array, fill, type_)
-    return _numbers(array, fill)
+    return _numbers(array, fill, type_)
 
 
 def _text(array: pa.Array, type_: pa.DataType) -> pa.Array:
@@ -200,8 +207,9 @@ def _text(array: pa.Array, type_: pa.DataType) -> pa.Array:
         raise _too_long(type_, error) from error
 
 
-def _numbers(array: pa.Array, fill: Any) -> Array:
-    type_ = array.type
+def _numbers(array: pa.Array, fill: Any, type_: pa.DataType) -> Array:
+    if pa.types.is_boolean(array.type):
+        array = array.cast(type_)
     if pa.types.is_temporal(type_):
         array = array.view(pa.int64() if type_.bit_width == 64 else pa.int32())
         type_ = array.type
@@ -248,6 +256,15 @@ def _filled(array: pa.Array, fill: Any) -> pa.Array:
         return pc.fill_null(array, value)
     except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError, OverflowError) as error:
         raise _unfit(fill, type_) from error
+
+
+def filled_type(type_: pa.DataType, fill: Any) -> pa.DataType:
+    """As what a column of a plain type is read whose nulls `fill` stands for: as int8 where booleans get a third
+    value, else as what it is."""
+    if is_list(type_):
+        return pa.list_(filled_type(type_.value_type, fill))
+    third = isinstance(fill, int | np.integer) and fill not in (0, 1) and -128 <= fill < 128
+    return pa.int8() if third and pa.types.is_boolean(type_) else type_
 
 
 def check_fill(fill: Any, type_: pa.DataType) -> None:

@@ -179,7 +179,7 @@ class _Agreeing:
             agreement.require_usable(first, name, type_)
         if not any(sum(file.rows) for file in self._files):
             raise DataError(f"{first}: the data set has no rows ({len(self._files)} file(s) looked at)")
-        schema = pa.schema(list(self._types.items()))
+        schema = agreement.read_as(self._types, source.fill)
         row_bytes, guessed = sizes.row_bytes(schema, self._footers)
         return Dataset(
             filesystem=filesystem,

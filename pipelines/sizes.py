@@ -69,7 +69,7 @@ def _chunk_bytes(type_: pa.DataType, chunk: Any, rows: int) -> float:
         values = max(
             chunk.total_uncompressed_size, chunk.num_values * STRING_OFFSET_BYTES + _text_bytes(chunk)
         )
-    return float(values + (rows * LIST_OFFSET_BYTES if _is_list(type_) else 0))
+    return float(values + (rows * LIST_OFFSET_BYTES if arrow.is_list(type_) else 0))
 
 
 def _text_bytes(chunk: Any) -> float:
@@ -84,8 +84,4 @@ def _text_bytes(chunk: Any) -> float:
 
 def _value_bytes(type_: pa.DataType) -> float | None:
     """Decoded bytes of a list's value; None for strings, in lists or not."""
-    return arrow.row_bytes(type_.value_type) if _is_list(type_) else None
-
-
-def _is_list(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_))
+    return arrow.row_bytes(type_.value_type) if arrow.is_list(type_) else None

@@ -57,6 +57,27 @@ def test_fills_go_by_name_then_by_the_last_pattern_and_a_number_to_numbers_only(
     assert fills({"*": 1, "I*": 2})["I1"] == 2
 
 
+def test_booleans_named_with_a_third_value_are_small_numbers_in_every_file(tmp_path: Path) -> None:
+    """A flag that is yes, no or not known, as pandas and Spark write it, could not be read at all."""
+    write(tmp_path / "a.parquet", pa.table({"flag": [True, False], "bag": [[True], []]}))
+    write(tmp_path / "b.parquet", pa.table({"flag": [None, True], "bag": [[None, False], None]}))
+
+    def read(fill: Any) -> list[dict[str, Any]]:
+        reader = Reader(open_dataset(make_source(tmp_path, fill=fill)))
+        blocks = [reader.read(LoadBlock(file=file, groups=(0,), skip=0, rows=2)) for file in range(2)]
+        reader.close()
+        assert len({block["flag"].dtype for block in blocks}) == 1  # type: ignore[union-attr]
+        return [rows_as_python(block) for block in blocks]
+
+    assert read({"flag": -1, "bag": 2}) == [
+        {"flag": [1, 0], "bag": [[1], []]},
+        {"flag": [-1, 1], "bag": [[2, 0], []]},
+    ]
+    assert read({"flag": 0, "bag": True})[1] == {"flag": [False, True], "bag": [[True, False], []]}
+    with pytest.raises(SchemaError, match=r"'flag' has type bool, for which `fill`=-1 is no value"):
+        read(-1)
+
+
 def test_a_fill_by_name_that_can_mean_nothing_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     """A name mistyped left NaN in the batches, and a value of another type ended the job at the first null."""
     columns = {"I1": [1], "F": [0.5], "S": ["a"], "L": [[1]], "D": pa.array(["a"]).dictionary_encode()}
@@ -107,6 +128,11 @@ ALIKE = {
         pa.array([["a"]], pa.list_(pa.dictionary(pa.int32(), pa.string()))),
         pa.array([["b", "c"], []], pa.large_list(pa.large_string())),
         pa.list_(pa.large_string()),
+    ),
+    "list views": (
+        pa.array([["a"], []], pa.list_view(pa.string())),
+        pa.array([["b", "c"], []], pa.large_list_view(pa.string())),
+        pa.list_(pa.string()),
     ),
     "nulls in lists": (
         pa.array([[1]], FIRM),
