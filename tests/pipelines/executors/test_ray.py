@@ -39,6 +39,8 @@ from intune.pipelines.loader import Loader
 
 ROWS, GROUP = 24_000, 1_000
 BUDGET = Budget(cpus=2, memory=512 << 20)
+TIGHT = Budget(cpus=2, memory=3 << 19)
+"""With it workers are far from done when the trainer is, so that the death of one is always missed."""
 PATIENCE = 150
 """Seconds after which what is waited for is not to come any more, however busy the machine."""
 
@@ -113,6 +115,7 @@ def data(tmp_path_factory) -> Path:
                 "id": np.arange(part * rows, (part + 1) * rows),
                 "x": rng.random(rows).astype(np.float32),
                 "bag": pa.array([list(range(i % 4)) for i in range(rows)], type=pa.list_(pa.int64())),
+                **{f"unread{i}": rng.random(rows) for i in range(8)},
             }
         )
         pq.write_table(table, folder / f"{part}.parquet", row_group_size=GROUP)
@@ -148,8 +151,8 @@ def expected(data) -> str:
             return digest(loader)
 
 
-def ray_loader(pipe, **options):
-    return pipe.loader(executor="ray", budget=BUDGET, **options)
+def ray_loader(pipe, budget=BUDGET, **options):
+    return pipe.loader(executor="ray", budget=budget, **options)
 
 
 def test_batches_are_those_of_threads_while_slots_change(data, expected):
@@ -214,7 +217,7 @@ def test_batches_of_two_row_groups_survive_the_death_of_the_worker_of_one(data, 
         if index == 3:
             os.kill(rng.choice(loader._fleet.pids()), signal.SIGKILL)
 
-    with ray_loader(pipe) as loader:
+    with ray_loader(pipe, TIGHT) as loader:
         assert digest(loader, kill) == expected
         assert loader.stats().workers_lost > 0
     with ray_loader(pipe) as loader:
@@ -283,7 +286,7 @@ def test_killing_workers_at_random_changes_nothing(data, expected, caplog):
             with contextlib.suppress(ProcessLookupError):  # killed just before, and not missed yet
                 os.kill(rng.choice(pids), signal.SIGKILL)
 
-    with ray_loader(pipeline(data)) as loader, caplog.at_level(logging.WARNING, "intune"):
+    with ray_loader(pipeline(data), TIGHT) as loader, caplog.at_level(logging.WARNING, "intune"):
         assert digest(loader, kill) == expected
         stats = loader.stats()
     assert stats.workers_lost > 0
@@ -296,7 +299,7 @@ def test_killing_all_workers_at_once_changes_nothing(data, expected):
             for pid in loader._fleet.pids():
                 os.kill(pid, signal.SIGKILL)
 
-    with ray_loader(pipeline(data)) as loader:
+    with ray_loader(pipeline(data), TIGHT) as loader:
         assert digest(loader, kill) == expected
         assert loader.stats().workers_lost >= 2
 
@@ -311,10 +314,10 @@ def test_a_worker_dies_that_only_holds_blocks(data, monkeypatch):
         return choose(self, run, task, blocks)
 
     monkeypatch.setattr(RayFleet, "_choose", apart)
-    pipe = Pipeline.from_parquet(data).shuffle(24, seed=1).batch(250).map(lambda block: block)
+    read = Pipeline.from_parquet(data, columns=["id", "x", "bag"])
+    pipe = read.shuffle(24, seed=1).batch(250).map(lambda block: block)
     with pipe.loader(executor="threads") as loader:
         expected = digest(loader)
-    budget = Budget(cpus=2, memory=3 << 19)
     slots = {"load": 4, "shuffle": 1, "batch": 1, "transform": 1}
 
     def kill(index, loader):
@@ -325,7 +328,7 @@ def test_a_worker_dies_that_only_holds_blocks(data, monkeypatch):
             assert not holder.running
             os.kill(holder.pid, signal.SIGKILL)
 
-    with pipe.loader(executor="ray", budget=budget, allocation=slots) as loader:
+    with pipe.loader(executor="ray", budget=TIGHT, allocation=slots) as loader:
         assert digest(loader, kill) == expected
         assert loader.stats().workers_lost == 1
 
@@ -354,7 +357,7 @@ def test_the_others_go_on_where_there_is_no_room_for_a_new_worker(data, expected
         if index == 5:
             os.kill(loader._fleet.pids()[0], signal.SIGKILL)
 
-    with ray_loader(pipeline(data)) as loader:
+    with ray_loader(pipeline(data), TIGHT) as loader:
         monkeypatch.setattr(RayWorkers, "_spawn", nowhere)
         monkeypatch.setattr(RayWorkers, "_introduce", impatient)
         monkeypatch.setattr("intune.pipelines.executors.ray_workers.START_PATIENCE", 0.0)
