@@ -91,8 +91,8 @@ class ClickData:
         )
 
     def _integers(self, names: Sequence[str], fill: int) -> dict[str, int]:
-        """What stands for a null in those of the columns that hold whole numbers or lists of them, the same in training
-        and held-out rows; 0, in booleans, too."""
+        """What stands for a null in those of the columns that hold whole numbers, booleans or lists of them: the same
+        in training and held-out rows."""
         schemas = [self.schema] if self.test_schema is None else [self.schema, self.test_schema]
         found = {}
         for name in names:
@@ -100,7 +100,7 @@ class ClickData:
             whole = [type_ for type_ in types if pa.types.is_integer(type_) or pa.types.is_temporal(type_)]
             if fill < 0 and any(pa.types.is_unsigned_integer(type_) for type_ in whole):
                 found[name] = min(highest(type_) for type_ in whole)
-            elif whole or (fill == 0 and any(pa.types.is_boolean(type_) for type_ in types)):
+            elif whole or any(pa.types.is_boolean(type_) for type_ in types):
                 found[name] = fill
         return found
 
@@ -244,16 +244,14 @@ def _open(files: str, filesystem: Any, columns: ClickColumns, remedy: str) -> Da
     if missing:
         raise SchemaError(f"{files} lacks the columns {', '.join(missing)}{remedy}")
     found = open_dataset(make_source(files, columns=columns.all, filesystem=filesystem))
-    for name in (columns.label, *columns.sparse):
-        if pa.types.is_boolean(found.schema.field(name).type):
-            for file in found.files:
-                _check_no_nulls(file, name)
+    if pa.types.is_boolean(found.schema.field(columns.label).type):
+        for file in found.files:
+            _check_no_nulls(file, columns.label)
     return found
 
 
 def _check_no_nulls(file: FileEntry, name: str) -> None:
-    """Raise a `SchemaError` where the file's footer, if it is at hand, tells of nulls in a column of booleans, which
-    have no third value to stand for them."""
+    """Raise a `SchemaError` where the file's footer, if it is at hand, tells of nulls in a label of booleans."""
     if file.footer is None:
         return
     nulls = 0
@@ -264,9 +262,8 @@ def _check_no_nulls(file: FileEntry, name: str) -> None:
                 nulls += column.statistics.null_count or 0
     if nulls:
         raise SchemaError(
-            f"{file.path}: column `{name}` holds null in {nulls:,} of {sum(file.rows):,} rows, for which booleans have "
-            f"no value; leave those rows out, write false or true there or, if it is an id, write it as whole numbers "
-            f"or text"
+            f"{file.path}: column `{name}` holds null in {nulls:,} of {sum(file.rows):,} rows, but labels are "
+            f"0 or 1; leave those rows out, or write false or true there"
         )
 
 
