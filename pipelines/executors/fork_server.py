@@ -35,10 +35,18 @@ LOOK_S = 0.05
 TOLD_S = 1.0
 """Seconds within which the server tells how a process ended."""
 
-available = (
-    hasattr(os, "pidfd_open") and hasattr(socket, "SOCK_SEQPACKET") and os.path.exists("/proc/self/fd")
-)
-"""Whether this system has what it takes: Linux does."""
+
+def _is_available() -> bool:
+    try:  # Python may know calls that the system lacks, or a sandbox refuses
+        signal.pidfd_send_signal(own := os.pidfd_open(os.getpid()), 0)
+    except (AttributeError, OSError):
+        return False
+    os.close(own)
+    return hasattr(socket, "SOCK_SEQPACKET") and os.path.exists("/proc/self/fd")
+
+
+available = _is_available()
+"""Whether this system has what it takes: Linux does from 5.3 on."""
 
 
 class Child:

@@ -12,6 +12,7 @@ import importlib
 import os
 import pickle
 import select
+import signal
 import socket
 import sys
 import warnings
@@ -119,6 +120,7 @@ def _draw_anew() -> None:
 def main() -> None:
     """Run the server over the descriptors given as arguments, and in its forks their work."""
     asked, lifeline = process_worker.begun()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, nobody is told how processes end
     end = Server(socket.socket(fileno=asked), lifeline).serve()
     if end is None:
         os._exit(0)

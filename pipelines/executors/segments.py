@@ -41,8 +41,13 @@ class Segment:
     @classmethod
     def create(cls) -> Segment:
         """A new one, empty."""
-        if hasattr(os, "memfd_create"):
+        try:
             return cls(os.memfd_create("intune"))
+        except AttributeError:  # Python knows of no such call
+            pass
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EPERM):
+                raise  # else the system lacks it, or a sandbox refuses it
         import tempfile
 
         with tempfile.TemporaryFile(buffering=0) as file:

@@ -1,5 +1,6 @@
 """Worker processes are forks of one that has imported what they need, and are as fresh interpreters otherwise."""
 
+import errno
 import importlib
 import os
 import pickle
@@ -203,6 +204,27 @@ def test_programs_that_a_function_starts_inherit_nothing_of_what_is_shared():
             assert pool(stage, {"x": np.zeros(1000)})["inherited"] == 0
     finally:
         pool.close()
+
+
+def test_how_one_ended_is_told_where_the_script_ignores_how_its_children_end(asked):
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        process = asked.begin()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    process.kill()
+    assert process.end(60.0) == "was killed by SIGKILL, as the system does when memory runs out"
+
+
+@pytest.mark.parametrize("call", ["pidfd_open", "pidfd_send_signal"])
+def test_there_is_none_where_the_system_lacks_what_it_takes(call, monkeypatch):
+    assert fork_server._is_available()
+    monkeypatch.setattr(os if call == "pidfd_open" else signal, call, lacking)
+    assert not fork_server._is_available()
+
+
+def lacking(*_):
+    raise OSError(errno.ENOSYS, "Function not implemented")
 
 
 def test_without_a_server_a_process_is_a_fresh_interpreter(asked, monkeypatch, tmp_path):
