@@ -31,11 +31,6 @@ class Running(Protocol):
         """What was measured of the last interval, N = 1."""
         ...
 
-    @property
-    def limit(self) -> float:
-        """Slots that may be given out in the next interval."""
-        ...
-
     def step(self, action: Any) -> None:
         """Give slots and run one interval."""
         ...
@@ -74,11 +69,6 @@ class Episode:
     def now(self) -> Measurement:
         """See `Running`."""
         return self._job.measurement(self._read)
-
-    @property
-    def limit(self) -> float:
-        """See `Running`."""
-        return self._job.limit
 
     def step(self, action: Any) -> None:
         """See `Running`.
@@ -154,11 +144,6 @@ class EpisodeOfArrays:
     def now(self) -> Measurement:
         """See `Running`."""
         return self._one.now
-
-    @property
-    def limit(self) -> float:
-        """See `Running`."""
-        return float(self._one.limit[0])
 
     def step(self, action: Any) -> None:
         """See `Running`."""

@@ -59,11 +59,6 @@ class Episodes:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
-    def limit(self) -> Floats:
-        """``[N]`` slots that may be given out in the next interval."""
-        return self._simulator.limit
-
     def adopt(self, rows: Ints, fresh: Episodes, chosen: Any) -> None:
         """New episodes at `rows`, those of `fresh` at `chosen`; the others go on."""
         self._simulator.adopt(rows, fresh._simulator, chosen)

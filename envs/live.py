@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.error import ClosedEnvironmentError, ResetNeeded
-from numpy.typing import NDArray
+from gymnasium.error import ResetNeeded
 
-from intune.envs import render, spaces
+from intune.envs import spaces
 from intune.envs.actions import feasible
 from intune.envs.jobs import Floats
 from intune.envs.measure import widened
 from intune.envs.measurement import Measurement
 from intune.envs.observer import Observer
+from intune.envs.one_pipeline import OnePipelineEnv
 from intune.envs.settings import EnvSettings
-from intune.envs.simulated import HISTORY, RENDER_MODES, check_render_mode, width_of
 from intune.envs.tunable import Tunable
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.errors import ConfigError, LoaderError
@@ -33,7 +30,7 @@ SETTINGS = ("observation", "action", "pool", "reward", "reference", "episode_ste
 OBSERVER_OPTIONS = ("resources", "memory_base", "slots_per_cpu", "memory_bandwidth")
 
 
-class LivePipelineEnv(gym.Env[Any, Any]):
+class LivePipelineEnv(OnePipelineEnv):
     """One pipeline that somebody else consumes, tuned while it runs.
 
     Each step gives slots through `Tunable.resize`, waits one interval and measures it. Nothing here touches the
@@ -58,8 +55,6 @@ class LivePipelineEnv(gym.Env[Any, Any]):
         ConfigError: see `EnvSettings` and `Observer`.
     """
 
-    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 4}  # noqa: RUF012
-
     def __init__(
         self,
         tunable: Tunable,
@@ -70,23 +65,19 @@ class LivePipelineEnv(gym.Env[Any, Any]):
         render_mode: str | None = None,
         **settings: Any,
     ) -> None:
-        check_render_mode(render_mode)
         if isinstance(interval, bool) or not isinstance(interval, int | float) or not 0 < interval < math.inf:
             raise ConfigError(f"`interval`={interval!r} must be seconds above 0")
         for name in settings:
             if name not in (*SETTINGS, *OBSERVER_OPTIONS):
                 known = ", ".join(("tunable", "interval", "render_mode", *SETTINGS, *OBSERVER_OPTIONS))
                 raise ConfigError(f"unknown setting `{name}` of the live environment; known are {known}")
-        self.settings = EnvSettings.of(**{name: settings[name] for name in SETTINGS if name in settings})
+        chosen = EnvSettings.of(**{name: settings[name] for name in SETTINGS if name in settings})
         self.observer = Observer(
             tunable, clock=clock, **{name: settings[name] for name in OBSERVER_OPTIONS if name in settings}
         )
         self.interval = float(interval)
-        self.render_mode = render_mode
         self._names = tuple(tunable.stages)
-        self.stages = width_of(len(self._names), self.settings)
-        self.observation_space = spaces.observation_space(self.settings.observation, self.stages)
-        self.action_space = spaces.action_space(self.settings.action, self.stages, pool=self.settings.pool)
+        super().__init__(chosen, len(self._names), render_mode=render_mode)
         self._spec: EnvSpec | None = None
         self._wait = wait
         self._now: Measurement | None = None
@@ -95,16 +86,10 @@ class LivePipelineEnv(gym.Env[Any, Any]):
         self._reference: float | None = None
         self._steps = 0
         self._moved = 0.0
-        self._over = self._closed = False
-        self._rates: deque[float] = deque(maxlen=HISTORY)
 
     @property
     def measurement(self) -> Measurement:
-        """What was measured of the last interval (N = 1).
-
-        Raises:
-            ResetNeeded: before `reset`.
-        """
+        """See `OnePipelineEnv`."""
         return self._running()
 
     @property
@@ -192,33 +177,6 @@ class LivePipelineEnv(gym.Env[Any, Any]):
             info["over"] = str(over)
         return self._observation(), value, terminated, truncated, info
 
-    def action_masks(self) -> NDArray[np.bool_]:
-        """Which moves would be made in full: as `SimulatedPipelineEnv.action_masks`.
-
-        Raises:
-            ConfigError: with absolute actions, which have none.
-            ResetNeeded: before `reset`.
-        """
-        if self.settings.action != "moves":
-            raise ConfigError('`action_masks` needs `action`="moves"')
-        now = self._running()
-        return spaces.action_masks(now.present, now.slots, now.slot_limit).reshape(-1)
-
-    def render(self) -> Any:
-        """A picture ``[height, width, 3]`` or a text of the pipeline, as `render_mode` says.
-
-        Raises:
-            ResetNeeded: before `reset`.
-        """
-        if self.render_mode is None:
-            gym.logger.warn(
-                '`render` needs a `render_mode`: gymnasium.make(…, render_mode="rgb_array" or "ansi")'
-            )
-            return None
-        now = self._running()
-        draw = render.picture if self.render_mode == "rgb_array" else render.text
-        return draw(now, self._rates)
-
     def close(self) -> None:
         """Stop tuning. The pipeline keeps the slots it has, and goes on."""
         self._closed = True
@@ -289,10 +247,6 @@ class LivePipelineEnv(gym.Env[Any, Any]):
             "killed": bool(now.killed[0]),
             "sound": bool(now.sound()[0]),
         }
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedEnvironmentError("the environment is closed; make another")
 
     def _running(self) -> Measurement:
         self._check_open()

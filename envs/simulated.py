@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
-from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
-from intune.envs import render, spaces
 from intune.envs.episode import Episode, EpisodeOfArrays, Running
 from intune.envs.job_sources import MOST_JOBS, first_job, source_of
 from intune.envs.jobs import Floats
 from intune.envs.measurement import Measurement
+from intune.envs.one_pipeline import OnePipelineEnv
 from intune.envs.settings import EnvSettings
 from intune.pipelines.errors import ConfigError
 
-RENDER_MODES = ("rgb_array", "ansi")
-HISTORY = 240
-"""Intervals of the rate that a picture shows at most."""
 
-
-class SimulatedPipelineEnv(gym.Env[Any, Any]):
+class SimulatedPipelineEnv(OnePipelineEnv):
     """One job, tuned for an episode: each step gives slots, runs one interval and measures it.
 
     The first interval is over when `reset` returns: one slot a stage, or `options["slots"]`. An episode is
@@ -43,29 +37,17 @@ class SimulatedPipelineEnv(gym.Env[Any, Any]):
         ConfigError: see `EnvSettings` and `source_of`.
     """
 
-    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 4}  # noqa: RUF012
-
     def __init__(self, scenario: Any = "paper", *, render_mode: str | None = None, **settings: Any) -> None:
-        check_render_mode(render_mode)
-        self.settings = EnvSettings.of(("scenario", "render_mode"), **settings)
-        self._source, width = source_of(scenario, self.settings)
-        self.stages = width_of(width, self.settings)
-        self.render_mode = render_mode
-        self.observation_space = spaces.observation_space(self.settings.observation, self.stages)
-        self.action_space = spaces.action_space(self.settings.action, self.stages, pool=self.settings.pool)
+        chosen = EnvSettings.of(("scenario", "render_mode"), **settings)
+        self._source, width = source_of(scenario, chosen)
+        super().__init__(chosen, width, render_mode=render_mode)
         self._episode: Running | None = None
         self._job = 0
-        self._over = self._closed = False
         self._next: int | None = None
-        self._rates: deque[float] = deque(maxlen=HISTORY)
 
     @property
     def measurement(self) -> Measurement:
-        """What was measured of the last interval (N = 1): what agents that are not neural networks decide on.
-
-        Raises:
-            ResetNeeded: before `reset`.
-        """
+        """See `OnePipelineEnv`."""
         return self._running().now
 
     def reset(
@@ -112,39 +94,6 @@ class SimulatedPipelineEnv(gym.Env[Any, Any]):
             self._rates.append(episode.summary()[0])
         return episode.observe(), episode.reward, episode.terminated, episode.truncated, self._info()
 
-    def action_masks(self) -> NDArray[np.bool_]:
-        """Which moves would be made in full: ``[S x 5]``, stage by stage (see `spaces.action_masks`).
-
-        The name and the layout are those that masked learners look for.
-
-        Raises:
-            ConfigError: with absolute actions, which have none.
-            ResetNeeded: before `reset`.
-        """
-        if self.settings.action != "moves":
-            raise ConfigError('`action_masks` needs `action`="moves"')
-        episode = self._running()
-        now = episode.now
-        return spaces.action_masks(now.present, now.slots, [episode.limit]).reshape(-1)
-
-    def render(self) -> Any:
-        """A picture ``[height, width, 3]`` or a text of the pipeline, as `render_mode` says.
-
-        Raises:
-            ResetNeeded: before `reset`.
-        """
-        if self.render_mode is None:
-            gym.logger.warn(
-                '`render` needs a `render_mode`: gymnasium.make(…, render_mode="rgb_array" or "ansi")'
-            )
-            return None
-        now = self._running().now
-        return (
-            render.picture(now, self._rates)
-            if self.render_mode == "rgb_array"
-            else render.text(now, self._rates)
-        )
-
     def close(self) -> None:
         """Nothing is held; `reset` and `step` raise from now on."""
         self._closed = True
@@ -155,36 +104,11 @@ class SimulatedPipelineEnv(gym.Env[Any, Any]):
         rate, memory, killed = episode.summary()
         return {"job": self._job, "rate": rate, "memory": memory, "moved": episode.moved, "killed": killed}
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedEnvironmentError("the environment is closed; make another")
-
     def _running(self) -> Running:
         self._check_open()
         if self._episode is None:
             raise ResetNeeded("call `reset` first")
         return self._episode
-
-
-def check_render_mode(mode: str | None) -> None:
-    """Look whether `mode` is one.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if mode is not None and mode not in RENDER_MODES:
-        raise ConfigError(f"`render_mode`={mode!r} must be None, 'rgb_array' or 'ansi'")
-
-
-def width_of(width: int, settings: EnvSettings) -> int:
-    """Stages that actions and observations have room for.
-
-    Raises:
-        ConfigError: `settings.stages` is less than the jobs have.
-    """
-    if settings.stages is not None and settings.stages < width:
-        raise ConfigError(f"`stages`={settings.stages} must be {width} or more: so many stages there are")
-    return settings.stages or width
 
 
 def reset_options(

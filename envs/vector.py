@@ -14,13 +14,21 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from intune.envs import render, spaces
+from intune.envs import spaces
 from intune.envs.episodes import Episodes
 from intune.envs.job_sources import first_job, source_of
 from intune.envs.jobs import Bools, Floats
 from intune.envs.measurement import Measurement
+from intune.envs.one_pipeline import (
+    HISTORY,
+    RENDER_MODES,
+    check_masked,
+    check_render_mode,
+    picture_of,
+    width_of,
+)
 from intune.envs.settings import EnvSettings
-from intune.envs.simulated import HISTORY, RENDER_MODES, check_render_mode, reset_options, width_of
+from intune.envs.simulated import reset_options
 from intune.envs.succession import Succession, Turn
 from intune.pipelines.errors import ConfigError
 from intune.pipelines.whole import at_least
@@ -224,12 +232,9 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             ConfigError: with absolute actions, which have none.
             ResetNeeded: before `reset`.
         """
-        if self.settings.action != "moves":
-            raise ConfigError('`action_masks` needs `action`="moves"')
-        parts = [
-            spaces.action_masks(each.now.present, each.now.slots, each.limit) for each in self._running()
-        ]
-        return np.concatenate(parts).reshape(self.num_envs, -1)
+        check_masked(self.settings)
+        now = self.measurement
+        return spaces.action_masks(now.present, now.slots, now.slot_limit).reshape(self.num_envs, -1)
 
     def render(self) -> Any:
         """A tuple with a picture or a text of each job, as `render_mode` says.
@@ -242,8 +247,7 @@ class SimulatedPipelineVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
                 '`render` needs a `render_mode`: gymnasium.make_vec(…, render_mode="rgb_array" or "ansi")'
             )
             return None
-        draw = render.picture if self.render_mode == "rgb_array" else render.text
-        now = self.measurement
+        draw, now = picture_of(self.render_mode), self.measurement
         return tuple(draw(now.take(slice(i, i + 1)), rates) for i, rates in enumerate(self._rates))
 
     def close_extras(self, **kwargs: Any) -> None:

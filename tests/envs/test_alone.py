@@ -112,7 +112,7 @@ def test_an_episode_is_one_of_episodes(
         assert one.reward == pytest.approx(other.reward, rel=1e-6, abs=1e-9)
         assert (one.moved, one.terminated, one.truncated) == (other.moved, other.terminated, other.truncated)
         assert one.summary() == pytest.approx(other.summary())
-        assert one.limit == other.limit
+        assert one.now.slot_limit == other.now.slot_limit
         if one.terminated:
             break
 
