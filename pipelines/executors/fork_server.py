@@ -49,6 +49,14 @@ available = _is_available()
 """Whether this system has what it takes: Linux does from 5.3 on."""
 
 
+def _rights() -> tuple[object, ...]:
+    """What a process may do, and what others may do with files that it makes: no process can be given those of another,
+    so once they change here (a service that gives up being root) further ones are forks of another server."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        mask = [line for line in status if line.startswith("Umask:")]
+    return os.getresuid(), os.getresgid(), os.getgroups(), mask
+
+
 class Child:
     """A process that was asked for; it may not be there yet. For any thread.
 
@@ -151,6 +159,7 @@ class Server:
             self._process = start("fork_server_process", [end.fileno(), read])
             if_it_fails.pop_all()
         self.pid = self._process.pid
+        self.rights = _rights()
         self.libraries: set[str] = set()
         self._socket = ours
         self._children: dict[int, Child] = {}
@@ -265,7 +274,7 @@ def fork(end: int, libraries: Iterable[str] = ()) -> Child:
     """
     global _server
     with _lock:
-        if _server is not None and not _server.lost:
+        if _server is not None and not _server.lost and _server.rights == _rights():
             _server.libraries.update(libraries)
             with contextlib.suppress(OSError):  # it was killed, and nobody has noticed yet
                 return _server.fork(end)

@@ -124,6 +124,27 @@ def test_their_surroundings_are_those_of_the_moment(asked, tmp_path, monkeypatch
     assert asked.ask(first, os.getcwd) != str(tmp_path)
 
 
+def test_what_files_they_make_may_be_read_by_is_as_it_is_here(asked):
+    first = asked.begin()
+    before = os.umask(0o027)
+    try:
+        second = asked.begin()
+        assert [asked.ask(process, lambda: os.umask(0)) for process in (first, second)] == [before, 0o027]
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up what it may")
+def test_what_was_given_up_no_process_has_from_then_on(asked):
+    asked.begin()
+    before = os.getgroups()
+    os.setgroups([65534])
+    try:
+        assert asked.ask(asked.begin(), os.getgroups) == [65534]
+    finally:
+        os.setgroups(before)
+
+
 def test_each_draws_numbers_of_its_own(asked):
     draws = [asked.ask(asked.begin(), lambda: np.random.random(4).tolist()) for _ in range(3)]  # noqa: NPY002
     assert len({tuple(draw) for draw in draws}) == 3
