@@ -1,45 +1,6 @@
 """`TunableDataLoader`: a `torch.utils.data.DataLoader` whose batches are made by workers that can be resized.
 
-The batches and their order are the DataLoader's. What differs:
-
-- *Random numbers in the dataset.* A DataLoader without workers draws from the process's own generators, as does
-  this where batches are made in the trainer's thread; code that draws is kept out of other threads, where nothing
-  would say which batch gets which numbers. A DataLoader with workers gives every worker its own, so that they depend
-  on the number of workers. Here, in processes, every batch gets its own, of `random`, `numpy.random` and torch,
-  seeded from the epoch's base seed and the batch's number as torch seeds a worker from the base seed and the
-  worker's: the same whatever the slots, and the same as with a worker for every batch. (Workers that persist have
-  one base seed for good; it is mixed with the number of epochs before. Torch's are seeded once and draw on.)
-  (Iterators of an iterable-style dataset are seeded exactly as torch's workers.) A generator that the dataset keeps
-  for itself draws on in every process's copy, as in torch's workers; there, which batches a copy makes depends on how
-  fast the others are. With ``num_workers=0`` its numbers are the DataLoader's; so they are, however batches are made,
-  where the dataset makes one from the sample's index.
-- *The sampler* is read in the trainer's thread, further ahead than the DataLoader would, but not where it draws from
-  a generator given to it, or draws others' random numbers or counts as it goes: others may draw in between.
-- *What goes on where it was* when a loop is left early (a stream, a sampler that counts what it gave, samples read
-  from where a file is) loses nothing: where a DataLoader without workers has it, and the first batches show it in what
-  the dataset, `collate_fn` or the sampler keep, batches are made in the trainer's thread when it asks for them. What
-  shows there nowhere, as a global iterator, is read ahead all the same.
-- *What the trainer changes in the dataset* while an epoch is under way shows as many batches later as are made ahead;
-  in processes, if it is an attribute or a short list or dictionary, of the dataset or of what it keeps: it is sent to
-  them again then. What is written into an array shows there in the next epoch.
-- *What the trainer changes in it between two epochs* shows in the next one, but where workers persist and are
-  processes: those keep the copy that they began with, as torch's do. (What lies in shared memory they see.) Where
-  batches are made in threads, or in the trainer's, there is no copy, and it shows also with `persistent_workers=True`,
-  where torch's workers would not see it; ``workers="process"`` has it as they do.
-- *Threads* have torch's modes, NumPy's and `decimal`'s settings and context variables as the trainer's had them when
-  the batch was begun.
-- *A `collate_fn` that changes what it keeps* (it counts, or works in one buffer) is noticed in the first batches, but
-  not where it does so in global variables of an imported module; nor, with an iterable-style dataset without workers,
-  is it that samples lie in memory which its iterator uses again for those of the next batch.
-- *Worker processes* are as fresh interpreters with torch imported, whatever `multiprocessing_context` says; as many as
-  slots are used, or were until some seconds ago. Their start counts for no `timeout`, and tensors in shared memory lie
-  in the same memory there. They get what the trainer's process has set for all code in it, and the data that it
-  has in the user's own modules and in attributes of the classes written in them: options, vocabularies, registries,
-  up to 64 MiB. What cannot be sent is named in a warning where the code reads it and does not make it itself, unless
-  the first batches are compared with those that a process makes of the same indices: where those differ,
-  ``workers="auto"`` does without processes. What was changed in installed packages (a patched function) is not sent;
-  a batch that fails for want of it is then made in the trainer's process.
-  `worker_init_fn` and several iterators leave no choice but processes, and nothing to compare with.
+The batches and their order are the DataLoader's; `docs/dataloader.md` says what differs.
 """
 
 from __future__ import annotations
@@ -48,15 +9,16 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
 from intune.adapters.dataloader_epoch import Epoch
-from intune.adapters.dataloader_indices import Indices, generators_of
-from intune.adapters.dataloader_seed import saved_seed, seed_state
+from intune.adapters.dataloader_indices import Indices
+from intune.adapters.dataloader_random import generators_of, seed_state
 from intune.adapters.dataloader_settings import read_settings, same_settings
+from intune.adapters.dataloader_state import STATE_VERSION, SavedState, belongs_to
 from intune.adapters.dataloader_workshop import Workshop
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.budget import Budget
@@ -65,8 +27,6 @@ from intune.pipelines.executors.choice import detect
 from intune.pipelines.executors.fork_server import server_pids
 from intune.pipelines.memory import resident_bytes
 from intune.pipelines.metrics import PipelineStats, StageMeter, StageStats
-
-STATE_VERSION = 1
 
 
 @dataclass(slots=True)
@@ -103,7 +63,6 @@ class TunableDataLoader:
         budget: Budget | None = None,
         workers: Literal["auto", "thread", "process"] = "auto",
         allocation: Allocation | Mapping[str, int] | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = read_settings(dataloader)
         self.dataloader = dataloader
@@ -117,7 +76,6 @@ class TunableDataLoader:
         self._workers = workers
         self.workshop = Workshop(self.settings, self.budget, workers)
         self._workshops = [self.workshop]
-        self.clock = clock
         self.pid = os.getpid()
         self.epoch = 0
         self.counts = Counts()
@@ -187,7 +145,7 @@ class TunableDataLoader:
         with self._changed:
             self._active.append(weakref.ref(epoch))
             self._divide()
-        epoch.feed.resize(self.allocation)  # it may have been resized before it was known to be there
+        epoch.in_flight.resize(self.allocation)  # it may have been resized before it was known to be there
         self._limit_processes()
         return epoch
 
@@ -215,7 +173,7 @@ class TunableDataLoader:
         reading = loops[-1].feed.reading if loops and loops[-1].complete else None
         return {
             "version": STATE_VERSION,
-            "belongs_to": self._belongs_to(),
+            "belongs_to": belongs_to(self.settings),
             "generators": reading.at_end()
             if isinstance(reading, Indices)
             else [generator.get_state() for generator in generators_of(self.settings)],
@@ -233,39 +191,18 @@ class TunableDataLoader:
             LoaderError: it is no state, or that of another loader.
         """
         self._check_usable()
-        try:
-            version, belongs_to = int(state["version"]), dict(state["belongs_to"])
-            epoch, batch, generators = int(state["epoch"]), int(state["batch"]), list(state["generators"])
-            counted = None if state.get("counted") is None else int(state["counted"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise LoaderError(
-                f"`state` is not a loader's state ({error!r}); give what state_dict() returned"
-            ) from error
-        if version != STATE_VERSION:
-            raise LoaderError(
-                f"`state` has version {version}, but this is {STATE_VERSION}; it cannot be read"
-            )
-        belongs_to.setdefault("generators", len(generators))  # early states do not say
-        for name, value in self._belongs_to().items():
-            if belongs_to.get(name) != value:
-                raise LoaderError(
-                    f"`state` was saved with {name} {belongs_to.get(name)!r}, but this loader has {value!r}; "
-                    "its position means nothing here"
-                )
+        saved = SavedState.read(state, self.settings)
         for loop in self._loops():
             loop.close()
-        self.epoch = epoch
-        if state.get("told") is not None:
-            self._tell(state["told"])
-        for generator, saved in zip(generators_of(self.settings), generators, strict=True):
-            generator.set_state(saved)
-        self.workshop.seed = saved_seed(state)
-        self._last = {"epoch": epoch, "batch": batch, "counted": counted}
-        self._counted = counted
-        self._resume = None
-        kept = ("epoch", "batch", "ahead", "generators", "base_seed", "repeat", "random", "counts", "turn")
-        if "random" in state:
-            self._resume = {name: state[name] for name in kept if name in state}
+        self.epoch = saved.epoch
+        if saved.told is not None:
+            self._tell(saved.told)
+        for generator, before in zip(generators_of(self.settings), saved.generators, strict=True):
+            generator.set_state(before)
+        self.workshop.seed = saved.seed
+        self._last = {"epoch": saved.epoch, "batch": saved.batch, "counted": saved.counted}
+        self._counted = saved.counted
+        self._resume = saved.resume
 
     def resize(self, allocation: Allocation | Mapping[str, int]) -> None:
         """Other slots from now on: takes effect at the next task and loses no batch. Worker processes that no slot is
@@ -280,7 +217,7 @@ class TunableDataLoader:
     def stats(self, *, resident: bool = False) -> PipelineStats:
         """What was measured so far; `resident` also adds up the resident memory of all workers (a few ms)."""
         self.check_process()
-        readings = [loop.feed.read() for loop in self._loops()]
+        readings = [loop.in_flight.read() for loop in self._loops()]
         with self._changed:
             # One that is closed counts itself until `leave` has taken what it counted.
             loops = [loop for ref in self._active if (loop := ref()) is not None]
@@ -291,15 +228,15 @@ class TunableDataLoader:
                     self._stage(name, loops, [stages[number] for stages, _ in readings if stages])
                     for number, name in enumerate(self.stages)
                 ),
-                elapsed_s=counts.elapsed_s + sum(self.clock() - loop.began for loop in loops),
+                elapsed_s=counts.elapsed_s + sum(time.monotonic() - loop.began for loop in loops),
                 epoch=epoch,
                 batch=batch,
                 batches=counts.batches,
                 rows=counts.rows,
                 step_s=counts.step_s,
                 wait_s=counts.wait_s,
-                memory_held=sum(loop.feed.ledger.held for loop in loops),
-                memory_peak=max([counts.peak, *(loop.feed.ledger.peak for loop in loops)]),
+                memory_held=sum(loop.in_flight.ledger.held for loop in loops),
+                memory_peak=max([counts.peak, *(loop.in_flight.ledger.peak for loop in loops)]),
                 memory_resident=resident_bytes([os.getpid(), *self.workshop.processes.pids(), *server_pids()])
                 if resident
                 else 0,
@@ -311,7 +248,7 @@ class TunableDataLoader:
 
     def least_left(self, seconds: float) -> int | None:
         """As of `Loader`: fewest bytes that were left to this job in the last `seconds`."""
-        found = [loop.feed.least_left(seconds) for loop in self._loops()]
+        found = [loop.in_flight.least_left(seconds) for loop in self._loops()]
         return min((left for left in found if left is not None), default=None)
 
     @property
@@ -375,13 +312,13 @@ class TunableDataLoader:
         with self._changed:
             self._active = [ref for ref in self._active if ref() not in (None, epoch)]
             for name, meter in self._meters.items():
-                meter.add(epoch.feed.meters[name])
-            self.counts.elapsed_s += self.clock() - epoch.began
-            self.counts.peak = max(self.counts.peak, epoch.feed.ledger.peak)
+                meter.add(epoch.in_flight.meters[name])
+            self.counts.elapsed_s += time.monotonic() - epoch.began
+            self.counts.peak = max(self.counts.peak, epoch.in_flight.ledger.peak)
             self._last = epoch.state()
             if epoch.complete and self.epoch == epoch.epoch:  # else `set_epoch` was called meanwhile
                 self.epoch += 1
-            epoch.workshop.give_back_fleet(epoch.feed.fleet)
+            epoch.workshop.give_back_fleet(epoch.in_flight.fleet)
             self._divide()
 
     # ---- inside ----------------------------------------------------------------------------------------------
@@ -414,7 +351,7 @@ class TunableDataLoader:
     def _stage(self, name: str, loops: Sequence[Epoch], now: Sequence[StageStats]) -> StageStats:
         """A stage over all loops, those under way included."""
         meter = StageMeter(name)
-        for meters in (self._meters, *(loop.feed.meters for loop in loops)):
+        for meters in (self._meters, *(loop.in_flight.meters for loop in loops)):
             meter.add(meters[name])
         return meter.read(
             slots=self.allocation.of(name),
@@ -427,7 +364,7 @@ class TunableDataLoader:
 
     def _divide(self) -> None:
         for loop in self._loops():
-            loop.feed.set_memory(self.share())
+            loop.in_flight.set_memory(self.share())
 
     def _tell(self, epoch: int) -> None:
         """Tell the epoch to whatever of the DataLoader wants to know."""
@@ -444,7 +381,7 @@ class TunableDataLoader:
     def _set(self, allocation: Allocation) -> None:
         self.allocation = self._capped(allocation)
         for loop in self._loops():
-            loop.feed.resize(self.allocation)
+            loop.in_flight.resize(self.allocation)
         self._limit_processes()
 
     def _limit_processes(self) -> None:
@@ -457,21 +394,6 @@ class TunableDataLoader:
             return allocation
         slots = {name: allocation.of(name) for name in self.stages}
         return Allocation.per_stage({**slots, "fetch": most}, memory=allocation.memory)
-
-    def _belongs_to(self) -> dict[str, Any]:
-        settings = self.settings
-        try:
-            samples = None if settings.iterable else len(settings.dataset)
-        except (TypeError, NotImplementedError):  # a custom sampler may do without
-            samples = None
-        return {
-            "dataset": type(settings.dataset).__qualname__,
-            "samples": samples,
-            "batch_size": self.dataloader.batch_size,
-            "drop_last": settings.drop_last,
-            "iterators": settings.sources if settings.iterable else 0,
-            "generators": len(generators_of(settings)),
-        }
 
     def _check_usable(self) -> None:
         if self._closed:

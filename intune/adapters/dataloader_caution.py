@@ -21,8 +21,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from intune.adapters.dataloader_indices import Item, generators_of, global_states, restore
-from intune.adapters.dataloader_late_draws import draws_late
+from intune.adapters.dataloader_draws import draws_late
+from intune.adapters.dataloader_indices import Item
+from intune.adapters.dataloader_random import generators_of, global_states, restore
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.adapters.dataloader_standing import Standing, open_files, standing
 from intune.adapters.dataloader_worker import fetch_samples
@@ -74,7 +75,6 @@ class Caution:
     """Of one loop. For the trainer's thread.
 
     Args:
-        settings: of the DataLoader.
         verdict: of the loader; it is written here.
         code: whether the dataset and `collate_fn` are looked at, and not only the sampler.
         resumed: whether the loop goes on with what was read already.

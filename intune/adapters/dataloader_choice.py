@@ -10,15 +10,13 @@ that are made sooner than handed over (see `dataloader_cheap.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from intune.adapters.dataloader_kept_back import keeps_back_open
 from intune.adapters.dataloader_mentions import Mentions, mentions
-from intune.adapters.dataloader_parcel import Parcel
 from intune.adapters.dataloader_probe import WORTH_SENDING_S, Measurement
+from intune.adapters.dataloader_sendable import Survey, keeps_back_open
 from intune.adapters.dataloader_settings import LoaderSettings
-from intune.adapters.dataloader_survey import Survey
 from intune.adapters.pickled_size import fingerprint, structure_bytes
 from intune.pipelines.budget import Budget, format_bytes
 from intune.pipelines.errors import ConfigError
@@ -26,9 +24,6 @@ from intune.pipelines.errors import ConfigError
 SPEED_UP = 1.5
 """Of two threads over one: halfway between code that holds the lock (1) and code that does not (2). Seen on
 two processors with some five busy processes beside: 1.2 to 1.4 and 1.7 to 2."""
-
-MOST_COPIED = 64 << 20
-"""Bytes of a dataset up to which it is pickled before anything is known, lest it open files meanwhile."""
 
 Kind = Literal["thread", "serial", "process", "here"]
 
@@ -41,58 +36,75 @@ class Choice:
         kind: ``"thread"``, ``"serial"`` (one thread at a time), ``"process"``, or ``"here"`` (in the trainer's
             own thread, when it asks for a batch).
         reason: a sentence.
-        parcel: what to send to processes, where it had to be packed before the code ran.
+        warn: whether that is to be warned of.
+        otherwise: where it runs if processes cannot be trusted with it.
     """
 
     kind: Kind
     reason: str
-    parcel: Parcel | None = None
+    warn: bool = False
+    otherwise: Kind = "thread"
 
 
 DRAWS = (
     "the code draws from the process's random generators, which in threads it would share with the training"
 )
+_UNSENDABLE_DRAWS = Choice(kind="here", reason=f"{DRAWS}, and it cannot be sent to a process")
+_OWN_THREAD = Choice(
+    kind="here",
+    reason="the code reads what only the trainer's thread has in a `threading.local`; workers='thread' says that every "
+    "thread may make its own",
+)
 
 
-def choose_before(
-    settings: LoaderSettings, mentioned: Mentions | None = None, survey: Survey | None = None
-) -> Choice | None:
-    """What needs no measurement; None if it does.
+def choose_asked(workers: str, settings: LoaderSettings, survey: Survey) -> Choice | None:
+    """What the user or the DataLoader's own arguments decide; None where it is to be measured.
 
     Args:
-        mentioned: what the code may do; read from it by default.
-        survey: what of it can be sent.
+        workers: as of `TunableDataLoader`.
+        survey: what of the DataLoader can be sent.
+
+    Raises:
+        ConfigError: what is asked for cannot be.
+    """
+    if workers == "auto":
+        return choose_before(settings, survey)
+    reason = f"workers={workers!r} was asked for"
+    if workers == "process":
+        return Choice(kind="process", reason=reason)
+    if workers != "thread":
+        raise ConfigError(f"`workers`={workers!r} is unknown; use 'auto', 'thread' or 'process'")
+    if settings.iterable and settings.num_workers:
+        raise ConfigError(
+            f"`workers`='thread', but each of the {settings.num_workers} iterators of this iterable-style dataset "
+            "needs a process to know its number in; use 'process', or num_workers=0 for one iterator"
+        )
+    if settings.inits_workers:
+        raise ConfigError(
+            "`workers`='thread', but `worker_init_fn` is made for processes; use 'process', or leave it out"
+        )
+    return Choice(kind="thread", reason=reason)
+
+
+def choose_before(settings: LoaderSettings, survey: Survey | None = None) -> Choice | None:
+    """What needs no measurement; None if it does.
 
     Raises:
         ConfigError: `worker_init_fn` cannot be called, since it is made for processes and there can be none.
     """
-    mentioned = mentions(settings) if mentioned is None else mentioned
     survey = Survey(settings) if survey is None else survey
-    if settings.iterable and settings.num_workers:
-        return Choice(
-            kind="process",
-            reason=f"each of the {settings.num_workers} iterators needs a process to know its number in",
-        )
-    if mentioned.generator and not settings.num_workers and not settings.iterable:
+    if settings.iterable:
+        return _choose_for_iterators(settings)
+    mentioned = mentions(settings)
+    if mentioned.generator and not settings.num_workers:
         return Choice(
             kind="here",
             reason="the code keeps a random generator, whose numbers depend on the order in which batches are made",
         )
-    if mentioned.thread and not (settings.num_workers and settings.worker_init_fn is not None):
-        return Choice(
-            kind="here",
-            reason="the code reads what only the trainer's thread has in a `threading.local`; workers='thread' says "
-            "that every thread may make its own",
-        )
-    if settings.iterable and mentioned.random:
-        return Choice(
-            kind="here",
-            reason=f"{DRAWS}; with num_workers=1 its iterator has generators of its own and reads ahead",
-        )
-    if settings.iterable:
-        return Choice(kind="thread", reason="there is one iterator, over the dataset in this process")
+    if mentioned.thread and not settings.inits_workers:
+        return _OWN_THREAD
     unsendable = choose_unsendable(settings, survey)
-    if settings.worker_init_fn is not None and settings.num_workers:
+    if settings.inits_workers:
         if unsendable is not None:
             what = "`dataset`" if survey.size is None else "`collate_fn` or `worker_init_fn`"
             raise ConfigError(
@@ -101,12 +113,62 @@ def choose_before(
             )
         return Choice(kind="process", reason="`worker_init_fn` is made for processes")
     if unsendable is not None:
-        if mentioned.random:
-            return Choice(kind="here", reason=f"{DRAWS}, and it cannot be sent to a process")
-        return None
+        return _UNSENDABLE_DRAWS if mentioned.random else None
     if mentioned.worker_info and settings.num_workers:
         return Choice(kind="process", reason="the code asks torch which worker it runs in")
     return None
+
+
+def _choose_for_iterators(settings: LoaderSettings) -> Choice:
+    if settings.num_workers:
+        return Choice(
+            kind="process",
+            reason=f"each of the {settings.num_workers} iterators needs a process to know its number in",
+        )
+    mentioned = mentions(settings)
+    if mentioned.thread:
+        return _OWN_THREAD
+    if mentioned.random:
+        return Choice(
+            kind="here",
+            reason=f"{DRAWS}; with num_workers=1 its iterator has generators of its own and reads ahead",
+        )
+    return Choice(kind="thread", reason="there is one iterator, over the dataset in this process")
+
+
+def choose_measured(
+    settings: LoaderSettings,
+    measured: Measurement,
+    mentioned: Mentions,
+    *,
+    unsendable: Choice | None,
+    kept: bool,
+    size: int | None,
+    budget: Budget,
+) -> Choice:
+    """What the first batches say of where the next ones are to be made.
+
+    Args:
+        measured: of them.
+        mentioned: what the code may do with others.
+        unsendable: as of `choose_unsendable`, before any of the code ran.
+        kept: whether the dataset was kept as it was then.
+        size: its bytes, about; None if it cannot be sent.
+    """
+    if unsendable is not None and measured.random:
+        return _UNSENDABLE_DRAWS
+    opened = None if unsendable else choose_opened(settings, kept=kept)
+    unshared = choose_unshared(settings, measured, size or 0, budget)
+    choice = unsendable or opened or unshared or choose(measured, size or 0, budget)
+    threads = choice.kind == "thread" or (choice.kind == "process" and not settings.num_workers)
+    if unshared is not None and threads:
+        choice = replace(unshared, kind="here")
+    if mentioned.mixes_up:
+        choice = choose_unmixed(choice, measured, None if unsendable else size, budget)
+    if choice.kind == "thread" and measured.random and not settings.num_workers:
+        choice = Choice(kind="here", reason=f"{DRAWS}; {choice.reason}")
+    otherwise: Kind = "thread" if opened is None and not mentioned.mixes_up else "serial"
+    return replace(choice, otherwise="here" if measured.random or measured.changes else otherwise)
 
 
 def choose_unsendable(settings: LoaderSettings, survey: Survey | None = None) -> Choice | None:
@@ -198,19 +260,19 @@ def choose_unmixed(choice: Choice, measured: Measurement, size: int | None, budg
     )
 
 
-def choose_after(settings: LoaderSettings, parcel: Parcel | None) -> Choice | None:
+def choose_opened(settings: LoaderSettings, *, kept: bool) -> Choice | None:
     """What the code did to the dataset decides, where it has opened files by now; None if it has not.
 
     Args:
-        parcel: with the dataset as it was before.
+        kept: whether there is the dataset as it was before.
     """
     dataset = settings.dataset
     # The first looks through what is too large for the second.
     if structure_bytes(dataset) is not None and fingerprint(dataset, refuse=keeps_back_open) is not None:
         return None
     opened = "the dataset has opened what cannot be shared by threads"
-    if parcel is not None:
-        return Choice(kind="process", reason=f"{opened}: every process opens its own", parcel=parcel)
+    if kept:
+        return Choice(kind="process", reason=f"{opened}: every process opens its own")
     return Choice(
         kind="serial",
         reason=f"{opened}, so that only one thread at a time may use it; workers='thread' says that several may",

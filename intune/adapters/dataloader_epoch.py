@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ from intune.pipelines.operations import LOOKS
 
 if TYPE_CHECKING:
     from intune.adapters.dataloader import TunableDataLoader
-    from intune.adapters.dataloader_workshop import Workshop
 
 _OVER = "this loop over the loader is over: it was closed; begin a new one"
 
@@ -42,28 +42,28 @@ class Epoch(Iterator[Any]):
         ahead: frozenset[int] = frozenset(),
     ) -> None:
         self._loader = loader
-        self._workshop = loader.workshop
+        self.workshop = loader.workshop
         self._settings = loader.settings
-        self._clock = loader.clock
         self._before = began
         self.epoch = loader.epoch
         self._next = done
         self._ahead = set(ahead)
         self._over = False
         self._asked: float | None = None
-        self.began = self._clock()
+        self.began = time.monotonic()
         self.closed = False
         self.feed = Feed(loader, reading, fleet, resumed=bool(done or ahead))
+        self.in_flight = self.feed.in_flight
         # With workers the DataLoader reads ahead from here on; without, not before it is asked for a batch.
         if self._settings.num_workers:
             self.feed.read_ahead()
-            if self._workshop.choice is not None and not self._workshop.here:
+            if self.workshop.choice is not None and not self.workshop.here:
                 self.feed.offer()
 
     # ---- batches ---------------------------------------------------------------------------------------------
 
     def __next__(self) -> Any:
-        now = self._clock()
+        now = time.monotonic()
         counts = self._loader.counts
         if self._asked is not None:
             counts.step_s += now - self._asked
@@ -78,7 +78,7 @@ class Epoch(Iterator[Any]):
         except BaseException:
             self.close()
             raise
-        counts.wait_s += (asked := self._clock()) - now
+        counts.wait_s += (asked := time.monotonic()) - now
         if made is None:
             self._over = True
             self.close()
@@ -88,7 +88,7 @@ class Epoch(Iterator[Any]):
         if made.error is not None:
             # The error's traceback will hold this frame and so the loop, which must not hold the error: it would
             # end when the garbage collector comes by, in whatever thread, and not when it is dropped.
-            self.feed.let_go()
+            self.in_flight.let_go()
             try:
                 raise made.error
             finally:
@@ -101,10 +101,10 @@ class Epoch(Iterator[Any]):
         """The next batch, waiting for it; None at the end of the epoch."""
         feed = self.feed
         while True:
-            feed.let_go()
+            self.in_flight.let_go()
             feed.begin_batch()
             feed.read_ahead()
-            if self._workshop.choice is None:
+            if self.workshop.choice is None:
                 feed.decide()
             made = self._made()
             if made is None:
@@ -121,14 +121,14 @@ class Epoch(Iterator[Any]):
     def _made(self) -> Made | None:
         """What comes next; None where there is nothing more."""
         feed = self.feed
-        if self._workshop.here and not feed.out:
+        if self.workshop.here and not self.in_flight.count:
             return feed.make()
         feed.offer()
-        return self._take() if feed.out else None
+        return self._take() if self.in_flight.count else None
 
     def _take(self) -> Made:
         timeout = self._settings.timeout if self._settings.num_workers else None
-        made = self.feed.take(None) if timeout is None else self._take_within(timeout)
+        made = self.in_flight.take(None) if timeout is None else self._take_within(timeout)
         if made is None:
             raise LoaderError(_OVER)
         return made
@@ -136,12 +136,12 @@ class Epoch(Iterator[Any]):
     def _take_within(self, timeout: float) -> Made | None:
         """The next batch. Time in which processes start does not count: the DataLoader's own are forks, which are
         there at once, while the first of ours has to import torch, and each of them the user's modules."""
-        processes = self._workshop.processes
+        processes = self.workshop.processes
         counted = 0
         while True:
             starting = processes.starting
             try:
-                return self.feed.take(timeout / LOOKS)
+                return self.in_flight.take(timeout / LOOKS)
             except TimeoutError:
                 counted += not (starting or processes.starting)
                 if counted == LOOKS:
@@ -164,11 +164,6 @@ class Epoch(Iterator[Any]):
         return len(self._loader.dataloader._index_sampler)
 
     # ---- where it is -----------------------------------------------------------------------------------------
-
-    @property
-    def workshop(self) -> Workshop:
-        """Where its batches are made."""
-        return self._workshop
 
     @property
     def batch(self) -> int:
@@ -200,10 +195,10 @@ class Epoch(Iterator[Any]):
             return  # in a fork the workers' locks may be held for ever
         self.closed = True
         self.feed.reading.leave(self.delivered, finished=self._over)
-        self.feed.stop()
+        self.in_flight.stop()
         self._loader.leave(self)
 
     def __del__(self) -> None:
         # A loop left early drops its iterator: the workers need not go on for nobody.
-        if hasattr(self, "feed"):
-            self.feed.close_dropped(self.close)
+        if hasattr(self, "in_flight"):
+            self.in_flight.close_dropped(self.close)

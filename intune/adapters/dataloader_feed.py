@@ -1,70 +1,41 @@
-"""From what a loop is read from to tasks under way: reads ahead, offers tasks, takes their outputs in turn."""
+"""What one loop reads, and where it has it made: by workers ahead of the trainer, or in the trainer's own thread."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from intune.adapters.dataloader_caution import Caution
 from intune.adapters.dataloader_choice import DRAWS
-from intune.adapters.dataloader_indices import Item, global_states, restore
-from intune.adapters.dataloader_seed import EpochSeed
-from intune.adapters.dataloader_settings import current_device
+from intune.adapters.dataloader_in_flight import InFlight
+from intune.adapters.dataloader_indices import Indices, Item
+from intune.adapters.dataloader_random import EpochSeed, global_states, restore
 from intune.adapters.dataloader_sources import Sources
-from intune.adapters.dataloader_tasks import (
-    SEGMENT,
-    Fetcher,
-    Made,
-    MapFetcher,
-    Tasks,
-    chain_plan,
-    pinned_here,
-)
-from intune.adapters.dataloader_watch import Watched
-from intune.pipelines.allocation import Allocation
-from intune.pipelines.errors import IntuneError
+from intune.adapters.dataloader_tasks import Fetcher, Made, MapFetcher, pinned_here
 from intune.pipelines.executors.threads import ThreadFleet
-from intune.pipelines.memory import MemoryLedger
-from intune.pipelines.metrics import StageMeter, StageStats
-from intune.pipelines.pressure import Pressure
-from intune.pipelines.run import Run, close_dropped
-from intune.pipelines.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from intune.adapters.dataloader import TunableDataLoader
 
 
-class Reading(Protocol):
-    """What an epoch is read from: `Indices` of a sampler, or `Sources` of an iterable-style dataset."""
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether its end was seen."""
-
-    def pull(self) -> Item | None:
-        """What the next batch is made of; None at the end."""
-
-    def handed_over(self, item: Item, delivered: int) -> None:
-        """A batch has gone to the trainer, which has `delivered` in all."""
-
-    def state(self) -> dict[str, Any]:
-        """What a saved state must keep beside the number of batches handed over."""
-
-    def leave(self, delivered: int, *, finished: bool) -> None:
-        """The loop is over."""
+Reading = Indices | Sources
+"""What an epoch is read from: a sampler, or an iterable-style dataset."""
 
 
 class Feed:
-    """What one loop has under way. Its methods are for the trainer's thread, but those that ask or resize.
+    """Of one loop, for the trainer's thread.
 
     Args:
         loader: whose loop it is.
         reading: where items come from.
         fleet: the threads that work on it.
         resumed: whether the loop goes on with what was read already.
+
+    Attributes:
+        in_flight: what they are at.
     """
 
     def __init__(
@@ -73,16 +44,9 @@ class Feed:
         self._loader = loader
         self._workshop = loader.workshop
         self._settings = loader.settings
-        self._clock = loader.clock
-        self._pressure = Pressure(clock=loader.clock)
         self.reading = reading
-        self.fleet = fleet
-        self.meters = {name: StageMeter(name) for name in loader.stages}
-        self.ledger = MemoryLedger()
+        self.in_flight = InFlight(loader, fleet)
         self._fetcher: Fetcher | None = None
-        self._run: Run | None = None
-        self._tasks: Tasks | None = None
-        self._watched: Watched | None = None
         self._items: deque[Item] = deque()
         self._failure: Exception | None = None
         self._caution = Caution(
@@ -91,14 +55,11 @@ class Feed:
             code=self._workshop.auto or loader.settings.iterable,
             resumed=resumed,
         )
-        self._offered = 0
-        self._held: int | None = None
-        self.out = 0
 
     @property
     def spent(self) -> bool:
         """Whether everything that was read has been taken, and there is no more to read."""
-        return self.reading.exhausted and not self._items and not self.out
+        return self.reading.exhausted and not self._items and not self.in_flight.count
 
     # ---- reading and offering --------------------------------------------------------------------------------
 
@@ -173,7 +134,7 @@ class Feed:
             workshop.sized and not workshop.here and workshop.verdict.ahead
         )
         wanted = self._lookahead() if ahead else 1
-        while len(self._items) + self.out < wanted and self._pull():
+        while len(self._items) + self.in_flight.count < wanted and self._pull():
             pass
 
     def make(self) -> Made | None:
@@ -182,14 +143,14 @@ class Feed:
         if not self._items:
             return None
         workshop, item = self._workshop, self._items.popleft()
-        began, ran_s = self._clock(), time.thread_time()
+        began, ran_s = time.monotonic(), time.thread_time()
         if now := item.made is None:
             workshop.make(item, self._the_fetcher(), self.seed)
         made: Made = item.made
         item.made = None  # the two would keep each other until the garbage collector comes by
         if self._settings.pin and made.error is None and not made.ended:
             made = pinned_here(made, self._settings)
-        seconds, cpu_s = self._clock() - began, time.thread_time() - ran_s
+        seconds, cpu_s = time.monotonic() - began, time.thread_time() - ran_s
         if not made.ended:
             self._book(made, seconds, cpu_s)
             # A loop's first batch warms up.
@@ -199,7 +160,7 @@ class Feed:
 
     def _book(self, made: Made, seconds: float, cpu_s: float) -> None:
         """Count a batch that was made in the trainer's thread: all the work is that of the first stage."""
-        first, *_ = meters = list(self.meters.values())
+        first, *_ = meters = list(self.in_flight.meters.values())
         for meter in meters:
             meter.tasks += 1
             meter.rows += made.rows
@@ -209,68 +170,17 @@ class Feed:
         first.pass_time(seconds, 1, 1, shared=False, ready=False)
 
     def offer(self) -> None:
-        """Make tasks of the items at hand. Until the first batch has told how large one is, only one at a time,
+        """Have workers make the items at hand. Until the first batch has told how large one is, only one at a time,
         beside those that are made already."""
         while self._items and not self._workshop.here:
-            if not self._workshop.sized and self.out and self._items[0].made is None:
-                return
-            if self._run is None:
-                self._begin_run(self._items[0].rows)
-            assert self._tasks is not None
-            assert self._run is not None
-            if self._offered == len(self._tasks.plan.levels[0]):
-                if self.out:
-                    return  # the next run begins when this one has been read to its end
-                self.stop()
-                continue
-            if self._items[0].made is None:
-                self._tasks.fetcher = self._the_fetcher()  # the run may have begun before the choice was made
+            item = self._items[0]
+            if item.made is None:
+                if not self._workshop.sized and self.in_flight.count:
+                    return
                 self._workshop.send_changes()
-            item = self._items.popleft()
-            self._tasks.items[self._offered] = item
-            self._tasks.plan.levels[0].rows[self._offered] = item.rows  # which all levels share
-            self._offered += 1
-            self.out += 1
-            with self._run.lock:
-                self._run.scheduler.offer(self._offered)
-                self._run.work.notify()
-
-    def _begin_run(self, rows: int) -> None:
-        loader = self._loader
-        plan = chain_plan(loader.stages, SEGMENT, max(1, rows), self._workshop.sizes.row_bytes)
-        self._tasks = Tasks(
-            plan=plan,
-            settings=self._settings,
-            fetcher=self._the_fetcher(),
-            device=current_device() if self._settings.pin else None,
-        )
-        scheduler = Scheduler(
-            plan,
-            loader.stages,
-            allocation=loader.allocation,
-            memory=loader.share(),
-            offered=0,
-            in_order=self._settings.in_order,
-            ledger=self.ledger,
-            meters=self.meters,
-            pressed=self._pressure,
-            now=self._clock(),
-        )
-        self._run = Run(
-            self._tasks,
-            scheduler,
-            retries=0,
-            max_skipped=0,
-            on_skip=_no_skips,
-            clock=self._clock,
-            measure=self._workshop.sizes.measure,
-            deliver=_as_it_is,
-        )
-        self._offered = 0
-        self._watched = Watched(self._tasks, self._workshop.watch)
-        self.fleet.start(self._run, loader.allocation.total, self._watched)
-        if loader.allocation is not scheduler.allocation:  # resized meanwhile
-            self.resize(loader.allocation)
+            if not self.in_flight.offer(item, self._the_fetcher()):
+                return
+            self._items.popleft()
 
     def _the_fetcher(self) -> Fetcher:
         if self._workshop.choice is None:
@@ -282,31 +192,13 @@ class Feed:
     @property
     def seed(self) -> EpochSeed | None:
         """Of the epoch's workers; None for an iterable-style dataset, whose iterators know it."""
-        return getattr(self.reading, "seed", None)
-
-    # ---- taking ----------------------------------------------------------------------------------------------
-
-    def take(self, timeout: float | None) -> Made | None:
-        """The next output, waiting for it; None if the loop was closed meanwhile.
-
-        Raises:
-            TimeoutError: it did not come within `timeout` seconds.
-        """
-        assert self._run is not None
-        found = self._run.next_output(timeout)
-        if found is None:
-            return None
-        self._held, (made,) = found
-        self.out -= 1
-        self._workshop.sized = True
-        taken: Made = made
-        return taken
+        return self.reading.seed if isinstance(self.reading, Indices) else None
 
     def reconsider(self, made: Made) -> bool:
         """Whether what was taken has to be made again, and what comes after it, in the trainer's own thread: there its
         code fails not, or draws the random numbers it should."""
         workshop, states = self._workshop, None
-        if self._held is None:
+        if not self.in_flight.holding:
             return False  # it was made there
         if made.error is not None and self.seed is not None:
             workshop.mend(made, self.seed)
@@ -332,68 +224,7 @@ class Feed:
 
     def _begin_anew(self, item: Item) -> None:
         """Take back what is under way, from `item` on, which was taken last."""
-        assert self._tasks is not None
-        assert self._watched is not None
-        self._items.extendleft(reversed([found for _, found in sorted(self._tasks.items.items())]))
-        watched = self._watched
-        self.stop()
-        self._workshop.watch.settle(watched)
-        self._fetcher = self._held = None
-        self.out = 0
+        self._items.extendleft(reversed(self.in_flight.take_back()))
+        self._fetcher = None
         if isinstance(self.reading, Sources):
             self.reading.begin_anew(item)
-
-    def let_go(self) -> None:
-        """The trainer is done with what was taken last."""
-        if self._held is not None and self._run is not None and self._tasks is not None:
-            self._run.consumed(self._held)
-            self._tasks.items.pop(self._held, None)
-        self._held = None
-
-    def stop(self) -> None:
-        """Leave what is under way."""
-        if (run := self._run) is not None:
-            self.fleet.stop(run)
-        self._run = self._tasks = self._watched = None
-
-    def close_dropped(self, close: Callable[[], None]) -> None:
-        """`close` a loop that nobody refers to any more, see `run.close_dropped`."""
-        if (run := self._run) is None:
-            close()
-        else:
-            close_dropped(run, close)
-
-    # ---- for the loader --------------------------------------------------------------------------------------
-
-    def resize(self, allocation: Allocation) -> None:
-        """Other slots for the run under way."""
-        if (run := self._run) is not None:
-            with run.lock:
-                run.scheduler.resize(allocation, self._clock())
-                run.work.notify_all()
-            self.fleet.resize(allocation.total)
-
-    def least_left(self, seconds: float) -> int | None:
-        """Fewest bytes that were left to this job in the last `seconds`, as far as was looked."""
-        return self._pressure.least_left(seconds)
-
-    def read(self) -> tuple[tuple[StageStats, ...], int]:
-        """Stages as they are now, and bytes that may be held; nothing where no task has been offered yet."""
-        if (run := self._run) is None:
-            return (), 0
-        with run.lock:
-            run.scheduler.tick(self._clock())
-            return run.scheduler.read(), run.scheduler.limit
-
-    def set_memory(self, memory: int) -> None:
-        """Bytes that this loop may hold, where several share the budget."""
-        if (run := self._run) is not None:
-            run.scheduler.memory = memory
-
-
-def _as_it_is(payload: Any) -> list[Any]:
-    return [payload]
-
-
-def _no_skips(message: str) -> None:
-    raise IntuneError(f"nothing may be skipped here, but it was: {message}")

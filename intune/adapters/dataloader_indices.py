@@ -7,10 +7,8 @@ until its turn comes.
 
 from __future__ import annotations
 
-import random
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +16,7 @@ import numpy as np
 import torch
 
 from intune.adapters.dataloader_draws import draws_of, length_of
-from intune.adapters.dataloader_seed import EpochSeed
+from intune.adapters.dataloader_random import EpochSeed, draw_seed, generators_of
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.adapters.dataloader_surroundings import Surroundings
 
@@ -53,7 +51,6 @@ class Indices:
     """One epoch's reading of the sampler.
 
     Args:
-        settings: of the DataLoader.
         seed: that of earlier epochs, kept with persistent workers; None to draw one.
         done: batches at the start that are not wanted, since they were handed over before.
         ahead: the same of later ones.
@@ -239,52 +236,3 @@ class Indices:
 
 def _equal(states: States, others: States) -> bool:
     return all(map(torch.equal, states, others)) if len(states) == len(others) else False
-
-
-def draw_seed(settings: LoaderSettings) -> int:
-    """The seed of an epoch's workers, drawn as the DataLoader draws it."""
-    return int(torch.empty((), dtype=torch.int64).random_(generator=settings.generator).item())
-
-
-def generators_of(settings: LoaderSettings) -> list[torch.Generator]:
-    """The generators that the DataLoader and its samplers own."""
-    found: list[torch.Generator] = []
-    sampler = settings.index_sampler
-    for owner in (settings, sampler, getattr(sampler, "sampler", None)):
-        generator = getattr(owner, "generator", None)
-        if isinstance(generator, torch.Generator) and not any(generator is other for other in found):
-            found.append(generator)
-    return found
-
-
-def global_states() -> dict[str, Any]:
-    """The states of the process's own random generators: torch's, Python's, NumPy's; of plain types."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
-    return {
-        "torch": torch.get_rng_state(),
-        "python": random.getstate(),
-        "numpy": (str(kind), [int(key) for key in keys], int(position), int(has_gauss), float(gauss)),
-    }
-
-
-@contextmanager
-def as_of(states: dict[str, Any] | None) -> Iterator[None]:
-    """The process's random generators as they were in `states`, and back to what they are now afterwards."""
-    if states is None:
-        yield
-        return
-    now = global_states()
-    restore(states)
-    try:
-        yield
-    finally:
-        restore(now)
-
-
-def restore(states: dict[str, Any]) -> None:
-    """Set the process's random generators to `states`."""
-    torch.set_rng_state(states["torch"])
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, position, has_gauss, cached = states["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002

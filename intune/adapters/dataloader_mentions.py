@@ -12,7 +12,7 @@ import random
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -121,19 +121,12 @@ class _Users:
 def mentions(settings: LoaderSettings) -> Mentions:
     """What the code of a dataset and its collate function mentions, and that of what they refer to."""
     found = dict(_NOTHING)
-    waiting: deque[Any] = deque([settings.dataset, settings.collate_fn])
-    seen: dict[int, Any] = {}
     users = _Users()
-    while waiting and len(seen) < MOST and not all(found.values()):
-        value = waiting.popleft()
-        if id(value) in seen:
-            continue
-        seen[id(value)] = value
-        try:
+    for value in _reached([settings.dataset, settings.collate_fn], lambda value: _look(value, found)):
+        if all(found.values()):
+            break
+        with suppress(Exception):  # the user's classes may do anything when they are looked at
             users.note(value)
-            waiting.extend(_look(value, found))
-        except Exception:  # the user's classes may do anything when they are looked at
-            continue
     return Mentions(**found, mixes_up=users.mixes_up())
 
 
@@ -146,24 +139,16 @@ def unmade(settings: LoaderSettings, names: Iterable[str]) -> list[str]:
     """
     read: set[str] = set()
     made: set[str] = set()
-    waiting: deque[Any] = deque([settings.dataset, settings.collate_fn, settings.worker_init_fn])
-    seen: dict[int, Any] = {}
-    while waiting and len(seen) < MOST:
-        value = waiting.popleft()
-        if id(value) in seen:
-            continue
-        seen[id(value)] = value
+    begin = [settings.dataset, settings.collate_fn, settings.worker_init_fn]
+    for value in _reached(begin, lambda value: _look(value, dict(_NOTHING))):
         if isinstance(value, FunctionType) and not _passed_over(value.__module__):
             read.update(_read(value))
             made.update(_stored(value.__code__, value.__module__))
-        with suppress(Exception):  # the user's classes may do anything when they are looked at
-            waiting.extend(_look(value, dict(_NOTHING)))
     found = []
     for name in names:
         owner, _, last = name.rpartition(".")
-        known = (
-            {name} if owner in sys.modules else {f".{last}"}
-        )  # of whose class an attribute is is not known
+        # Of whose class an attribute is is not known.
+        known = {name} if owner in sys.modules else {f".{last}"}
         if known & read and not {name, f".{last}"} & made:
             found.append(name)
     return found
@@ -175,17 +160,26 @@ def steps_draw(steps: Sequence[dis.Instruction], function: FunctionType, owner: 
     loaded, others = names_of(steps)
     free = {step.argval for step in steps if step.opname == "LOAD_DEREF"}
     cells = [cell for name, cell in _cells(function) if name in free]
-    waiting: deque[Any] = deque(_look_at_names(function, loaded, others, cells, found))
-    waiting.extend(inspect.getattr_static(owner, name, None) for name in others)
+    begin = [*_look_at_names(function, loaded, others, cells, found)]
+    begin += (inspect.getattr_static(owner, name, None) for name in others)
+    for _ in _reached(begin, lambda value: () if isinstance(value, Dataset) else _look(value, found)):
+        if found["random"] or found["generator"]:
+            return True
+    return found["random"] or found["generator"]
+
+
+def _reached(values: Iterable[Any], look: Callable[[Any], Iterable[Any]]) -> Iterator[Any]:
+    """Some things, and those that `look` finds that they refer to, each once; the nearest first."""
+    waiting = deque(values)
     seen: dict[int, Any] = {}
-    while waiting and len(seen) < MOST and not (found["random"] or found["generator"]):
+    while waiting and len(seen) < MOST:
         value = waiting.popleft()
-        if id(value) in seen or isinstance(value, Dataset):
+        if id(value) in seen:
             continue
         seen[id(value)] = value
+        yield value
         with suppress(Exception):  # the user's classes may do anything when they are looked at
-            waiting.extend(_look(value, found))
-    return found["random"] or found["generator"]
+            waiting.extend(look(value))
 
 
 def _look(value: Any, found: dict[str, bool]) -> Iterator[Any]:

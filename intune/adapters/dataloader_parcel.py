@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from intune.adapters.dataloader_refusal import refusal
 from intune.adapters.dataloader_runtime import Runtime
+from intune.adapters.dataloader_sendable import refusal
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.adapters.dataloader_worker import Worker
 from intune.adapters.long_lists import KeptItems, copied_items, kept_items, long_lists
@@ -131,7 +131,7 @@ class Parcel:
         else:
             arrays = File(lambda file: _write(file, found, buffers)) if found else None
         file = File(lambda file: file.writelines((runtime, content)))
-        arriving = _Arriving(file.path, begin, None if arrays is None else arrays.path, buffers)
+        arriving = _Call(_arrived, file.path, begin, None if arrays is None else arrays.path, buffers)
         return cls(
             stream=Holder(pickle.dumps(arriving, protocol=5), [held, file, arrays, lists]),
             digest=digest,
@@ -186,7 +186,7 @@ def _dumped(value: Any, lists: Sequence[Frozen]) -> tuple[memoryview, list[memor
         return raw.nbytes < APART
 
     pickler = _Pickler(file, protocol=5, buffer_callback=take)
-    places = [_Place(one.file.number, one.file.path) for one in lists]
+    places = [_Call(_listed, one.file.number, one.file.path) for one in lists]
     pickler.dump(places)
     # From now on, a list counts as pickled where the other process has made it of the place.
     apart = {id(place): one.kept.value for place, one in zip(places, lists, strict=True)}
@@ -248,24 +248,19 @@ def _equal(found: Sequence[memoryview], parcel: Parcel) -> bool:
 # ---- in a worker process -----------------------------------------------------------------------------------
 
 
-class _Arriving:
-    """A parcel on its way."""
+class _Call:
+    """What calling a function makes in the other process.
 
-    def __init__(self, *parts: Any) -> None:
-        self._parts = parts
+    Args:
+        function: by name.
+        arguments: of it.
+    """
 
-    def __reduce__(self) -> Any:
-        return _arrived, self._parts
-
-
-class _Place:
-    """Where a list's items are."""
-
-    def __init__(self, *parts: Any) -> None:
-        self._parts = parts
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self._call = function, arguments
 
     def __reduce__(self) -> Any:
-        return _listed, self._parts
+        return self._call
 
 
 _last: Callable[[], Worker | None] = lambda: None  # noqa: E731

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import random
 import sys
 import threading
 import time
@@ -12,8 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-import numpy as np
-import torch
+from intune.adapters.dataloader_random import random_states
 
 WAITING_SHARE = 0.5
 """Of a batch's time without using a processor, from which on it is storage that counts, which threads wait for as
@@ -213,17 +210,3 @@ def thread_seconds() -> tuple[float, float]:
     except (OSError, ValueError):
         return time.thread_time(), 0.0
     return time.thread_time(), int(delayed) * 1e-9
-
-
-def random_states() -> tuple[Any, ...]:
-    """Of the process's own generators, to be compared: some 15 us."""
-    return bytes(torch.default_generator.get_state().numpy()), random.getstate(), _numpy_state()
-
-
-def _numpy_state() -> Any:
-    generator = np.random.mtrand._rand._bit_generator  # whose states NumPy's own way takes 40 us to copy
-    if type(generator) is np.random.MT19937:
-        # 624 words and a position.
-        return ctypes.string_at(generator.ctypes.state_address, 4 * 625)
-    numbers: Any = np.random.get_state(legacy=False)  # noqa: NPY002
-    return repr(numbers)

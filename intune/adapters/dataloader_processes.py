@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from intune.adapters.dataloader_indices import Item
-from intune.adapters.dataloader_seed import EpochSeed
+from intune.adapters.dataloader_random import EpochSeed
 from intune.adapters.dataloader_tasks import Made
 from intune.adapters.dataloader_worker import BeginRequest, FetchRequest, NextRequest
 from intune.pipelines.errors import LoaderError, WorkerLostError

@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from intune.adapters.dataloader_globals import Globals, gather
-from intune.adapters.dataloader_set_globals import set_globals
+from intune.adapters.dataloader_globals import Globals, gather, set_globals
 from intune.pipelines.executors.import_path import import_path
 from intune.pipelines.executors.surroundings import OWN
 

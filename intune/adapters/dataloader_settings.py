@@ -22,7 +22,7 @@ class LoaderSettings:
         index_sampler: gives what one batch is made of: lists of indices, or single keys without batching; None
             for an iterable-style dataset.
         batched: whether samples are put together to batches (False for ``batch_size=None``).
-        batch_size: samples of a batch of an iterable-style dataset.
+        batch_size: samples of a batch; None without batching, and where a batch sampler was given.
         drop_last: leave out an iterable-style dataset's last batch if it is short.
         collate_fn: makes the batch of the samples.
         num_workers: as given; 0 means that the dataset is used in the trainer's process.
@@ -39,7 +39,7 @@ class LoaderSettings:
     iterable: bool
     index_sampler: Any
     batched: bool
-    batch_size: int
+    batch_size: int | None
     drop_last: bool
     collate_fn: Callable[[Any], Any]
     num_workers: int
@@ -56,6 +56,11 @@ class LoaderSettings:
         """Iterators over an iterable-style dataset: one for each worker of the DataLoader."""
         return max(1, self.num_workers)
 
+    @property
+    def inits_workers(self) -> bool:
+        """Whether `worker_init_fn` is called: there are processes that it is made for."""
+        return self.worker_init_fn is not None and self.num_workers > 0
+
 
 def read_settings(dataloader: Any) -> LoaderSettings:
     """The settings of a DataLoader.
@@ -69,9 +74,10 @@ def read_settings(dataloader: Any) -> LoaderSettings:
         )
     for method in ("__iter__", "_get_iterator"):
         if getattr(type(dataloader), method, None) is not getattr(DataLoader, method, None):
+            saved = hasattr(dataloader, "state_dict")  # as torchdata's StatefulDataLoader has it
             raise ConfigError(
                 f"`dataloader` is a {type(dataloader).__name__}, whose own {method} would be passed over; "
-                "wrap the plain DataLoader"
+                f"wrap the plain DataLoader{', which then has a state_dict() too' if saved else ''}"
             )
     dataset = dataloader.dataset
     if any(base.__name__ in ("IterDataPipe", "MapDataPipe") for base in type(dataset).__mro__):
@@ -87,7 +93,7 @@ def read_settings(dataloader: Any) -> LoaderSettings:
         iterable=iterable,
         index_sampler=None if iterable else (dataloader.batch_sampler if batched else dataloader.sampler),
         batched=batched,
-        batch_size=int(dataloader.batch_size or 1),
+        batch_size=dataloader.batch_size,
         drop_last=bool(dataloader.drop_last),
         collate_fn=dataloader.collate_fn,
         num_workers=workers,

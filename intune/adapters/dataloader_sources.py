@@ -41,10 +41,9 @@ class ThreadLink:
     def __init__(
         self, settings: LoaderSettings, lock: threading.Lock, *, skip: int = 0, ahead: Callable[[], bool]
     ) -> None:
-        size = settings.batch_size if settings.batched else None
         self._lock = lock
         with lock:
-            self._reader = SampleReader(iter(settings.dataset), size, settings.drop_last)
+            self._reader = SampleReader(iter(settings.dataset), settings.batch_size, settings.drop_last)
         self._skip = skip
         self._batched = settings.batched
         self._ahead = ahead

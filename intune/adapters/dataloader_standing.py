@@ -1,6 +1,8 @@
 """Where objects stand: the values that they keep and the places in the files that they have open.
 
-What is read further than anybody asked for shows there, if it shows at all: a counter, a buffer, a file's place.
+What is read further than anybody asked for shows there, if it shows at all: a counter, a buffer, a file's place. What
+the trainer changes in a dataset while an epoch is under way shows in a glimpse: some 20 us for a few objects, so that
+it can be taken before every batch.
 """
 
 from __future__ import annotations
@@ -9,15 +11,14 @@ import queue
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 
-from intune.adapters.dataloader_glimpse import glimpse
 from intune.adapters.pickled_size import fingerprint
 
 MOST = 2_000
@@ -126,3 +127,66 @@ def _contents(cell: CellType) -> list[Any]:
         return [cell.cell_contents]
     except ValueError:  # not yet filled
         return []
+
+
+# ---- a glimpse ---------------------------------------------------------------------------------------------
+
+GLIMPSED = 200
+"""Objects that a glimpse is taken at."""
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_UNSEEN = (type, FunctionType, BuiltinFunctionType, ModuleType, np.ndarray, torch.Tensor)
+"""Kinds that no glimpse is taken into."""
+
+
+@dataclass(frozen=True, slots=True)
+class Glimpse:
+    """Equal to another one if nothing seen has changed between the two.
+
+    Attributes:
+        marks: what was seen.
+        kept: what was looked at, lest others get their ids meanwhile.
+    """
+
+    marks: tuple[Any, ...]
+    kept: list[Any] = field(compare=False)
+
+
+def glimpse(*values: Any) -> Glimpse:
+    """What objects and those that they keep look like now."""
+    marks: list[Any] = []
+    kept: dict[int, Any] = {}
+    waiting = deque(values)
+    while waiting and len(kept) < GLIMPSED:
+        value = waiting.popleft()
+        if type(value) in _PLAIN:
+            marks.append((type(value), value))
+            continue
+        marks.append(id(value))
+        if id(value) in kept:
+            continue
+        kept[id(value)] = value
+        if isinstance(value, torch.Tensor):
+            marks.append(_version(value))
+        elif not isinstance(value, _UNSEEN):
+            parts = _seen_parts(value)
+            marks.append(len(parts))
+            waiting.extend(parts)
+    return Glimpse(tuple(marks), list(kept.values()))
+
+
+def _seen_parts(value: Any) -> list[Any]:
+    if isinstance(value, dict | list | tuple):
+        if len(value) > MOST_ITEMS:
+            return [len(value)]
+        return [*value.keys(), *value.values()] if isinstance(value, dict) else list(value)
+    try:
+        kept = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return []
+    return [*kept.keys(), *kept.values()]
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """How often it was written into; not counted of those made for inference."""
+    return 0 if tensor.is_inference() else int(tensor._version)

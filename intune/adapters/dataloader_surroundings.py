@@ -8,13 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import overrides
 
 _DEVICES = ("cpu", "cuda", "xpu")
-
-_OLD_NUMPY = int(np.__version__.split(".", maxsplit=1)[0]) < 2
 
 
 class Surroundings:
@@ -24,7 +21,7 @@ class Surroundings:
     precision and NumPy's `errstate` among them).
     """
 
-    __slots__ = ("_autocasts", "_context", "_device", "_errors", "_grad", "_inference", "_modes")
+    __slots__ = ("_autocasts", "_context", "_device", "_grad", "_inference", "_modes")
 
     def __init__(self) -> None:
         self._context = contextvars.copy_context()
@@ -33,8 +30,6 @@ class Surroundings:
         self._autocasts = _autocasts()
         self._modes: list[Any] = list(overrides._get_current_function_mode_stack())  # type: ignore[no-untyped-call]
         self._device = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
-        # NumPy 2 keeps it in a context variable.
-        self._errors: Any = (np.geterr(), np.geterrcall()) if _OLD_NUMPY else None
 
     def copy(self) -> Surroundings:
         """The same, for another thread."""
@@ -61,8 +56,6 @@ class Surroundings:
             yield torch.set_grad_enabled(self._grad)
         for device, dtype, cache in self._autocasts:
             yield torch.autocast(device, dtype=dtype, cache_enabled=cache)
-        if self._errors is not None:
-            yield np.errstate(call=self._errors[1], **self._errors[0])
         if self._modes:
             yield _pushed(self._modes)
 
@@ -70,18 +63,11 @@ class Surroundings:
 def _autocasts() -> list[tuple[str, torch.dtype, bool]]:
     """Kinds of devices for which autocast is on, each with its type."""
     cache = torch.is_autocast_cache_enabled()
-    if hasattr(torch, "get_autocast_dtype"):
-        return [
-            (device, torch.get_autocast_dtype(device), cache)
-            for device in _DEVICES
-            if torch.is_autocast_enabled(device)
-        ]
-    on: list[tuple[str, torch.dtype, bool]] = []  # torch 2.3
-    if torch.is_autocast_cpu_enabled():
-        on.append(("cpu", torch.get_autocast_cpu_dtype(), cache))
-    if torch.is_autocast_enabled():
-        on.append(("cuda", torch.get_autocast_gpu_dtype(), cache))
-    return on
+    return [
+        (device, torch.get_autocast_dtype(device), cache)
+        for device in _DEVICES
+        if torch.is_autocast_enabled(device)
+    ]
 
 
 @contextmanager

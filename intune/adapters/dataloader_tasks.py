@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, Protocol
@@ -18,9 +18,10 @@ import torch
 
 from intune.adapters.batch_bytes import visible_bytes
 from intune.adapters.dataloader_indices import Item
+from intune.adapters.dataloader_random import random_states
 from intune.adapters.dataloader_settings import LoaderSettings, use_device
 from intune.adapters.dataloader_worker import fetch_samples
-from intune.pipelines.errors import IntuneError, StageError
+from intune.pipelines.errors import IntuneError, LoaderError, StageError
 from intune.pipelines.operations import Result
 from intune.pipelines.plan import Level, Operation, Plan
 
@@ -111,21 +112,78 @@ class Sizes:
         return found
 
 
+class Watch:
+    """What one loader's threads do: how many are at a task, and whose code drew random numbers.
+
+    Attributes:
+        looks: whether tasks are watched for random numbers.
+    """
+
+    def __init__(self) -> None:
+        self.looks = False
+        self._changed = threading.Condition()
+        self._running = 0
+        self._drew: set[int] = set()
+        self._alarms = 0
+
+    @contextlib.contextmanager
+    def task(self, tasks: Tasks, item: Item) -> Iterator[None]:
+        """A thread is at one of an item.
+
+        Raises:
+            LoaderError: it comes too late.
+        """
+        with self._changed:
+            if tasks.over:
+                raise LoaderError("the batches are made anew elsewhere")
+            self._running += 1
+        try:
+            before = random_states() if self.looks and item.made is None else None
+            yield
+            if before is not None and random_states() != before:  # by its code, or by the trainer's
+                self._drew.add(item.ordinal)
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def settle(self, tasks: Tasks, patience: float = 30.0) -> None:
+        """Let no thread begin with `tasks` any more, not even one that has taken its task, and wait until none is at
+        it: the user's code is about to run in the trainer's."""
+        with self._changed:
+            tasks.over = True
+            self._changed.wait_for(lambda: not self._running, patience)
+
+    def suspects(self, ordinal: int) -> bool:
+        """Whether random numbers were drawn while a batch was made, by its code or by the trainer's, and it should be
+        found out by which. Every false alarm makes that twice as rare, since it costs a batch."""
+        with self._changed:
+            if ordinal not in self._drew:
+                return False
+            self._drew.discard(ordinal)
+            self._alarms += 1
+            return self._alarms & (self._alarms - 1) == 0
+
+
 @dataclass(kw_only=True)
 class Tasks:
     """What one plan's tasks work on, and how: both the work and the runner of a `Run`.
 
     Attributes:
         items: what task number ``i`` is about; filled by the trainer's thread before the task is offered.
+        watch: of the threads that do them.
         device: of the trainer's thread, which pinning must not leave for another; None without pinning.
+        over: whether nobody wants them any more.
     """
 
     plan: Plan
     settings: LoaderSettings
     fetcher: Fetcher
+    watch: Watch
     skip: bool = False
     device: int | None = None
     items: dict[int, Item] = field(default_factory=dict)
+    over: bool = False
 
     def where(self, level: int, index: int) -> str:
         """Stage, batch and indices."""
@@ -133,13 +191,18 @@ class Tasks:
 
     def run(self, level: int, index: int, inputs: Sequence[Any]) -> Result:
         """Do a task. What the user's code raises travels on in the batch's place, since batches that come
-        before it are to be delivered first."""
+        before it are to be delivered first.
+
+        Raises:
+            LoaderError: nobody wants it any more.
+        """
         item = self.items[index]
         stage = self.plan.levels[level].stage
-        try:
-            return Result(self._do(stage, item, inputs))
-        except BaseException as error:  # of the user's code: nothing interrupts a worker's thread
-            return Result(failed(item, error, where(stage, item, self.settings)))
+        with self.watch.task(self, item):
+            try:
+                return Result(self._do(stage, item, inputs))
+            except BaseException as error:  # of the user's code: nothing interrupts a worker's thread
+                return Result(failed(item, error, where(stage, item, self.settings)))
 
     def _do(self, stage: str, item: Item, inputs: Sequence[Made]) -> Made:
         if stage == "fetch":
@@ -284,7 +347,6 @@ class MapFetcher:
     """Samples of a map-style dataset in this process.
 
     Args:
-        settings: of the DataLoader.
         lock: held while a batch is made, where the code must not be used by two threads at once. It is collated
             then, too: samples may lie in memory that is used again for the next, or be read on by `collate_fn`.
     """

@@ -14,10 +14,10 @@ from typing import Any
 from torch.utils.data import default_collate
 
 from intune.adapters.dataloader_copies import copied, difference
-from intune.adapters.dataloader_indices import Item, as_of, global_states, restore
-from intune.adapters.dataloader_kept_back import keeps_back_open
-from intune.adapters.dataloader_probe import Measurement, Probe, random_states
-from intune.adapters.dataloader_seed import EpochSeed
+from intune.adapters.dataloader_indices import Item
+from intune.adapters.dataloader_probe import Measurement, Probe
+from intune.adapters.dataloader_random import EpochSeed, as_of, global_states, random_states, restore
+from intune.adapters.dataloader_sendable import keeps_back_open
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.adapters.dataloader_tasks import make_here
 from intune.adapters.dataloader_worker import FetchRequest, like_a_worker
@@ -41,7 +41,6 @@ class Trial:
     """The first batches of an epoch, in the trainer's thread.
 
     Args:
-        settings: of the DataLoader.
         seed: of the epoch.
         alone: whether two threads at once must not make any.
 
@@ -57,7 +56,8 @@ class Trial:
         self._together: list[Item] = []
         self._last: tuple[Item, Any, Any] | None = None
         self._before: dict[str, Any] | None = None
-        self._after: dict[str, Any] | None = None
+        self._after: dict[str, Any] = {}
+        self._left: tuple[Any, ...] = ()
         self.reuses = False
 
     @property
@@ -68,16 +68,15 @@ class Trial:
     def measure(self, items: Iterator[Item]) -> Measurement:
         """Make some and watch them. The trainer's random generators are as the DataLoader leaves them: as they were
         where it has workers, and with the draws of the first batch where it has none."""
-        self._after = global_states()
+        self._after, self._left = global_states(), random_states()
         probe = Probe(
             self._make, together=self._make_together, before=self._note, after=self._own, state=self._state
         )
         measured = probe.measure(self._watchable(items))
         if measured.random:
             return measured
-        before, after = self._after, global_states()
-        if self._together and not _alike(before, after):
-            restore(before)
+        if self._together and random_states() != self._left:
+            restore(self._after)
             for item in self._together:
                 item.made = None  # each may have had the other's numbers
             return replace(measured, random=True)
@@ -121,7 +120,7 @@ class Trial:
     def _own(self, item: Item) -> None:
         """Give the batch before this one memory of its own, if this one was written over it: of collating as torch
         does it is certain that it was not."""
-        self._after = global_states()
+        self._after, self._left = global_states(), random_states()
         if item.made is None or item.made.error is not None:
             return
         if self._settings.batched and self._settings.collate_fn is default_collate:
@@ -174,14 +173,6 @@ class Trial:
         if difference(here, again.made.data, values=False):
             return ""
         return difference(here, there, values=False)
-
-
-def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return bool(
-        one["python"] == other["python"]
-        and one["numpy"] == other["numpy"]
-        and (one["torch"] == other["torch"]).all()
-    )
 
 
 def _line(error: Exception) -> str:

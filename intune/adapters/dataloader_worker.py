@@ -6,18 +6,15 @@ Imported by the worker processes themselves; how they are started and spoken to 
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data._utils import worker as torch_worker
 
-from intune.adapters.dataloader_indices import as_of, global_states
-from intune.adapters.dataloader_seed import EpochSeed
+from intune.adapters.dataloader_random import EpochSeed, as_of, global_states, seed_batch
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.pipelines.executors.worker_number import worker_number
 
@@ -51,46 +48,35 @@ class NextRequest:
 
 
 class Worker:
-    """A dataset's copy in a worker process. One request at a time.
-
-    Args:
-        settings: of the DataLoader.
-    """
+    """A dataset's copy in a worker process. One request at a time."""
 
     def __init__(self, settings: LoaderSettings) -> None:
-        self._dataset = settings.dataset
-        self._batched = settings.batched
-        self._batch_size = settings.batch_size
-        self._drop_last = settings.drop_last
-        self._collate: Callable[[Any], Any] = settings.collate_fn
-        self._init = settings.worker_init_fn
-        self._num_workers = settings.num_workers
+        self._settings = replace(settings, index_sampler=None, generator=None)  # which stay with the trainer
         self._begun: tuple[int, int] | None = None
         self._samples: SampleReader | None = None
 
     def __call__(self, request: Any) -> Any:
         """Answer a request: the batch, or (samples, batch) of an iterator, None at its end."""
+        settings = self._settings
         if isinstance(request, FetchRequest):
             self._become(self._number_for(request.ordinal), request.seed)
             seed_batch(request.seed.of_batches, request.ordinal)
             with as_of(request.random):
-                return self._collate(fetch_samples(self._dataset, request.index, self._batched))
+                return settings.collate_fn(fetch_samples(settings.dataset, request.index, settings.batched))
         if isinstance(request, BeginRequest):
             self._become(request.worker, request.seed)
-            self._samples = SampleReader(
-                iter(self._dataset), self._batch_size if self._batched else None, self._drop_last
-            )
+            self._samples = SampleReader(iter(settings.dataset), settings.batch_size, settings.drop_last)
             for _ in range(request.skip):
                 self._samples.next()
             return True
         assert self._samples is not None
         taken = self._samples.next()
-        return None if taken is None else (taken[0], self._collate(taken[1]))
+        return None if taken is None else (taken[0], settings.collate_fn(taken[1]))
 
     def _number_for(self, ordinal: int) -> int:
         """Which of torch's workers makes a batch: that of its turn, or one for good where it is told at its start."""
-        number = ordinal if self._init is None else worker_number() or 0
-        return number % max(1, self._num_workers)
+        number = worker_number() or 0 if self._settings.inits_workers else ordinal
+        return number % max(1, self._settings.num_workers)
 
     def _become(self, number: int, seed: EpochSeed) -> None:
         """Be the worker `number` of torch's: seeds, `get_worker_info` and `worker_init_fn`, once for a seed."""
@@ -98,18 +84,18 @@ class Worker:
             return
         torch.set_num_threads(1)
         seed_batch(seed.of_batches, number)
-        torch_worker._worker_info = worker_info(self._dataset, self._num_workers, number, seed.base)
-        if self._init is not None and self._num_workers:
-            self._init(number)
+        torch_worker._worker_info = worker_info(self._settings, number, seed)
+        if self._settings.inits_workers and (begin := self._settings.worker_init_fn) is not None:
+            begin(number)
         self._begun = (seed.base, number)
 
 
-def worker_info(dataset: Any, num_workers: int, number: int, base_seed: int) -> Any:
+def worker_info(settings: LoaderSettings, number: int, seed: EpochSeed) -> Any:
     """What torch's worker knows of itself; None where the DataLoader has none, and code asks for that."""
-    if not num_workers:
+    if not settings.num_workers:
         return None
     return torch_worker.WorkerInfo(
-        id=number, num_workers=num_workers, seed=base_seed + number, dataset=dataset
+        id=number, num_workers=settings.num_workers, seed=seed.base + number, dataset=settings.dataset
     )
 
 
@@ -126,19 +112,11 @@ def like_a_worker(settings: LoaderSettings, seed: EpochSeed, ordinal: int) -> It
     before = torch_worker._worker_info
     with as_of(global_states()):
         seed_batch(seed.of_batches, ordinal)
-        torch_worker._worker_info = worker_info(settings.dataset, settings.num_workers, number, seed.base)
+        torch_worker._worker_info = worker_info(settings, number, seed)
         try:
             yield
         finally:
             torch_worker._worker_info = before
-
-
-def seed_batch(base_seed: int, number: int) -> None:
-    """Seed the process's random generators as those of torch's worker `number` are at its start."""
-    random.seed(base_seed + number)
-    torch.default_generator.manual_seed(base_seed + number)
-    words = torch_worker._generate_state(base_seed, number)  # type: ignore[no-untyped-call]
-    np.random.seed(words)  # noqa: NPY002
 
 
 def fetch_samples(dataset: Any, index: Any, batched: bool) -> Any:

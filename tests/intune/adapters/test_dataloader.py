@@ -297,7 +297,7 @@ def test_two_loaders_in_one_process_do_not_meet():
 
 
 def test_an_epoch_of_more_batches_than_are_planned_at_once(monkeypatch):
-    monkeypatch.setattr("intune.adapters.dataloader_feed.SEGMENT", 5)
+    monkeypatch.setattr("intune.adapters.dataloader_in_flight.SEGMENT", 5)
     with wrap(DataLoader(Samples(67), 3, shuffle=True, generator=torch.Generator().manual_seed(4))) as loader:
         plain = DataLoader(Samples(67), 3, shuffle=True, generator=torch.Generator().manual_seed(4))
         for _ in range(2):
@@ -339,7 +339,7 @@ def test_it_looks_like_the_dataloader_it_was_made_of():
 
 
 def test_batches_are_pinned_on_the_trainers_device_where_the_dataloader_pins(monkeypatch):
-    from intune.adapters import dataloader_feed, dataloader_settings, dataloader_tasks
+    from intune.adapters import dataloader_in_flight, dataloader_settings, dataloader_tasks
 
     pinned, lock = [], threading.Lock()
 
@@ -349,7 +349,7 @@ def test_batches_are_pinned_on_the_trainers_device_where_the_dataloader_pins(mon
         return batch + 1000
 
     monkeypatch.setattr(dataloader_settings, "pinning_device", lambda: "cuda")
-    monkeypatch.setattr(dataloader_feed, "current_device", lambda: 3)
+    monkeypatch.setattr(dataloader_in_flight, "current_device", lambda: 3)
     monkeypatch.setattr(dataloader_tasks, "pinned", pin)
     with wrap(DataLoader(Samples(20), 4, pin_memory=True), workers="thread") as loader:
         assert loader.stages == ("fetch", "collate", "transfer")
@@ -388,14 +388,14 @@ def test_what_is_counted_never_falls_while_a_loop_ends():
         for _ in range(5):
             next(loop)
         seen = [loader.stats()]
-        stop = loop.feed.stop
+        stop = loop.in_flight.stop
 
         def stop_and_look():
             seen.append(loader.stats())  # as a tuner's thread may at any time
             stop()
             seen.append(loader.stats())
 
-        loop.feed.stop = stop_and_look
+        loop.in_flight.stop = stop_and_look
         loop.close()
         seen.append(loader.stats())
     assert len(seen) == 4

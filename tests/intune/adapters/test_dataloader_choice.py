@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from intune.adapters import dataloader_choice, dataloader_standing, dataloader_trial, dataloader_workshop
+from intune.adapters import dataloader_choice, dataloader_shipment, dataloader_standing, dataloader_trial
 from intune.adapters.dataloader_choice import (
     SPEED_UP,
     choose,
@@ -312,7 +312,7 @@ def test_a_dataset_is_looked_through_once_before_the_first_batch_and_once_after_
             looks.append(1)
             return vars(self)
 
-    monkeypatch.setattr(dataloader_workshop, "MOST_COPIED", 0)  # as of a large one
+    monkeypatch.setattr(dataloader_shipment, "MOST_COPIED", 0)  # as of a large one
     dataset = Large(12)
     for module in (dataloader_choice, dataloader_standing, dataloader_trial):
         monkeypatch.setattr(module, "fingerprint", lambda *_, **__: b"")
@@ -333,9 +333,9 @@ def test_what_a_sample_of_a_long_list_did_not_tell_is_found_before_anything_is_s
         def __getitem__(self, i):
             return self.rows[i + 2][0]
 
-    monkeypatch.setattr(dataloader_workshop, "MOST_COPIED", most_copied)
+    monkeypatch.setattr(dataloader_shipment, "MOST_COPIED", most_copied)
     monkeypatch.setattr(
-        dataloader_workshop, "choose", lambda *_: dataloader_choice.Choice(kind="process", reason="")
+        dataloader_choice, "choose", lambda *_: dataloader_choice.Choice(kind="process", reason="")
     )
     with wrap(DataLoader(Rows(6), 3)) as loader:
         assert torch.cat(list(loader)).tolist() == list(range(2, 8))

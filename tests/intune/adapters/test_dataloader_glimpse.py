@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Subset
 
-from intune.adapters.dataloader_glimpse import MOST_ITEMS, glimpse
+from intune.adapters.dataloader_standing import MOST_ITEMS, glimpse
 from intune.pipelines import Allocation
 from tests.intune.adapters.common import wrap
 from tests.intune.adapters.datasets import Samples
@@ -93,7 +93,7 @@ def test_a_dataset_that_cannot_be_sent_any_more_is_used_as_it_was_until_the_epoc
     ):
         loop = iter(loader)
         next(loop)
-        loader.workshop._first = None  # as of a large one
+        loader.workshop.shipment.first = None  # as of a large one
         dataset.options.add, dataset.lock = 1000, threading.Lock()
         assert all(int(batch[0]) < 1000 for batch in loop)
         (record,) = caplog.records

@@ -13,10 +13,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from intune.adapters import dataloader_globals, dataloader_set_globals, pickled_values
-from intune.adapters.dataloader_globals import gather
+from intune.adapters import dataloader_globals, pickled_values
+from intune.adapters.dataloader_globals import gather, set_globals
 from intune.adapters.dataloader_mentions import unmade
-from intune.adapters.dataloader_set_globals import set_globals
 from intune.adapters.dataloader_settings import read_settings
 from intune.adapters.user_modules import is_users
 from tests.intune.adapters.common import wrap
@@ -87,7 +86,7 @@ def script(tmp_path, monkeypatch):
     for name in ("a_script_module", "a_module_for_later"):
         monkeypatch.setitem(sys.modules, name, sys.modules.pop(name))
     yield SimpleNamespace(module=module, later=later)
-    dataloader_set_globals._later.wanted = {}
+    dataloader_globals._later.wanted = {}
 
 
 @pytest.fixture
@@ -246,3 +245,81 @@ def test_code_that_reads_what_stays_behind_is_warned_of_once(script, caplog):
     assert unmade(read_settings(DataLoader(script.module.Connects())), names) == []
     of_classes = ["a_script_module.Config.scale", "a_script_module.Config.other"]
     assert unmade(read_settings(DataLoader(script.module.Map())), of_classes) == of_classes[:1]
+
+
+# ---- how it is set -----------------------------------------------------------------------------------------
+
+
+def len_of(module):
+    return len(vars(module))
+
+
+class Kept:
+    def __init__(self, value):
+        self.value = value
+
+
+class OnlyOne:
+    made = None
+
+    def __new__(cls):
+        cls.made = cls.made or super().__new__(cls)
+        return cls.made
+
+
+class Fails:
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def test_values_are_set_in_the_objects_that_others_refer_to(module):
+    module.SCALE, module.options, module.names, module.unset = 1, Namespace(rate=1), ["a"], None
+    module.kept, module.shape, module.numbers, module.code = Kept(1), SimpleNamespace(rows=1), {1}, len
+    module.other, module.only = {"a": 1}, OnlyOne()
+    before = {name: vars(module)[name] for name in ("options", "names", "kept", "shape", "numbers", "other")}
+    wanted = {
+        "SCALE": 5,
+        "options": Namespace(rate=2),
+        "names": ["b"],
+        "unset": "set",
+        "kept": Kept(2),
+        "shape": SimpleNamespace(rows=2),
+        "numbers": {2},
+        "code": len_of,
+        "other": ["another", "kind"],
+        "only": OnlyOne(),
+    }
+    pickled = {name: pickle.dumps(value) for name, value in wanted.items()}
+    set_globals({"a_users_module": pickled, "not_imported": {"x": pickle.dumps(1)}})
+    assert (module.SCALE, module.unset, module.code, module.other) == (
+        5,
+        "set",
+        len_of,
+        ["another", "kind"],
+    )
+    del before["other"]
+    assert all(vars(module)[name] is value for name, value in before.items())
+    assert (module.options.rate, module.names, module.kept.value) == (2, ["b"], 2)
+    assert (module.shape.rows, module.numbers) == (2, {2})
+    assert "not_imported" not in sys.modules
+
+
+def test_what_cannot_be_made_again_is_told_and_the_others_are_set(module, caplog):
+    module.SCALE, module.bad = 1, None
+    wanted = {"bad": pickle.dumps(Fails()), "SCALE": pickle.dumps(2)}
+    with caplog.at_level(logging.WARNING, "intune"):
+        set_globals({"a_users_module": wanted})
+    assert (module.SCALE, module.bad) == (2, None)
+    assert "`a_users_module.bad` cannot be made again in a worker process" in caplog.text
+
+
+def test_a_module_that_is_imported_later_gets_them_then(tmp_path, monkeypatch):
+    (tmp_path / "a_module_for_later_still.py").write_text("OPTIONS = {'plus': 0}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    set_globals({"a_module_for_later_still": {"OPTIONS": pickle.dumps({"plus": 7})}})
+    try:
+        assert "a_module_for_later_still" not in sys.modules
+        assert importlib.import_module("a_module_for_later_still").OPTIONS == {"plus": 7}
+    finally:
+        dataloader_globals._later.wanted = {}
+        sys.modules.pop("a_module_for_later_still", None)

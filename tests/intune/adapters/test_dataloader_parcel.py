@@ -226,7 +226,7 @@ def test_every_epoch_begins_with_the_dataset_as_the_trainer_has_it(kind):
             expected = [[0, 1, 10, 0], [1, 1, 1, 0], [2, value + 1, 2, 0], [3, 1, value, value]]
             data.rows[1], data.rows[2] = (1, 0), (2, 0)
             assert torch.cat(list(loader)).tolist() == expected
-    assert loader.workshop._worker is None
+    assert loader.workshop.shipment.stream is None
 
 
 def test_copies_that_are_more_than_the_budget_are_told(caplog):
@@ -235,6 +235,6 @@ def test_copies_that_are_more_than_the_budget_are_told(caplog):
     small = Budget(cpus=3, memory=Parcel.of(settings).bytes_for(3) - 1)
     with caplog.at_level(logging.WARNING, "intune"), wrap(plain, budget=small) as loader:
         for _ in range(2):
-            loader.workshop._send()
+            loader.workshop.shipment.send()
     (record,) = caplog.records
     assert "copies of the dataset for 3 worker processes take about" in record.getMessage()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 
-from intune.adapters import dataloader_choice, dataloader_workshop
+from intune.adapters import dataloader_choice
 from intune.adapters.dataloader_choice import Choice
 from intune.adapters.dataloader_mentions import mentions
 from intune.adapters.dataloader_settings import read_settings
@@ -272,7 +272,7 @@ def test_code_of_libraries_is_taken_to_be_fit_for_threads():
 @pytest.fixture
 def _threads(monkeypatch):
     choice = Choice(kind="thread", reason="so it was measured")
-    monkeypatch.setattr(dataloader_workshop, "choose", lambda *_: choice)
+    monkeypatch.setattr(dataloader_choice, "choose", lambda *_: choice)
 
 
 @pytest.mark.usefixtures("_threads")

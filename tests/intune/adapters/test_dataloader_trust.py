@@ -19,15 +19,15 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
-from intune.adapters import dataloader_choice, dataloader_workshop
-from intune.adapters.dataloader_choice import Choice, choose_after
+from intune.adapters import dataloader_choice
+from intune.adapters.dataloader_choice import Choice, choose_opened
 from intune.adapters.dataloader_copies import copied, difference
 from intune.adapters.dataloader_indices import Item
-from intune.adapters.dataloader_seed import EpochSeed
+from intune.adapters.dataloader_random import EpochSeed
+from intune.adapters.dataloader_sendable import unopened
 from intune.adapters.dataloader_settings import read_settings
+from intune.adapters.dataloader_tasks import MapFetcher, Tasks, Watch, chain_plan
 from intune.adapters.dataloader_trial import Trial
-from intune.adapters.dataloader_unopened import unopened
-from intune.adapters.dataloader_watch import Watch, Watched
 from intune.pipelines import Allocation
 from intune.pipelines.errors import LoaderError
 from tests.intune.adapters import datasets
@@ -59,14 +59,14 @@ from tests.intune.adapters.datasets import (
 def _processes(monkeypatch):
     """Have a measurement say that processes are best."""
     choice = Choice(kind="process", reason="so it was measured")
-    monkeypatch.setattr(dataloader_workshop, "choose", lambda *_: choice)
+    monkeypatch.setattr(dataloader_choice, "choose", lambda *_: choice)
 
 
 @pytest.fixture
 def _threads(monkeypatch):
     """The same of threads: on a busy machine anything takes long."""
     choice = Choice(kind="thread", reason="so it was measured")
-    monkeypatch.setattr(dataloader_workshop, "choose", lambda *_: choice)
+    monkeypatch.setattr(dataloader_choice, "choose", lambda *_: choice)
 
 
 # ---- worker processes know what the script has set ---------------------------------------------------------
@@ -275,14 +275,14 @@ def test_a_dataset_that_cannot_be_sent_any_more_is_used_here_and_an_iterable_one
     with caplog.at_level(logging.WARNING, "intune"):
         with wrap(DataLoader(Adds(6), 3), workers="process") as loader:
             assert torch.cat(list(loader)).tolist() == list(range(6))
-            loader.workshop._first = None  # as of a large one
+            loader.workshop.shipment.first = None  # as of a large one
             loader.dataset.add = Unsendable(10)
             assert torch.cat(list(loader)).tolist() == list(range(10, 16))
             assert loader.workshop.choice.kind == "serial"
         assert "the dataset has changed and cannot be sent to processes any more" in caplog.text
         with wrap(DataLoader(Stream((4,)), 2, num_workers=1)) as loader:
             assert len(list(loader)) == 2
-            loader.workshop._first = None
+            loader.workshop.shipment.first = None
             loader.dataset.other = Unsendable(1)
             assert len(list(loader)) == 2
         assert "worker processes go on with the dataset as it was" in caplog.text
@@ -293,7 +293,7 @@ def test_a_worker_init_fn_that_cannot_be_called_any_more_is_warned_of(caplog):
     plain = DataLoader(dataset, 3, num_workers=1, worker_init_fn=mark_dataset)
     with caplog.at_level(logging.WARNING, "intune"), wrap(plain) as loader:
         assert torch.cat(list(loader))[:, 3].tolist() == [100] * 6
-        loader.workshop._first = None  # as of a large one
+        loader.workshop.shipment.first = None  # as of a large one
         dataset.lock = threading.Lock()
         assert torch.cat(list(loader))[:, 0].tolist() == list(range(6))
         assert loader.workshop.choice.kind == "serial"
@@ -432,11 +432,11 @@ def test_what_a_dataset_keeps_back_when_it_is_sent_is_not_used_by_two():
     dataset.cache = [1]
     loader = DataLoader(ConcatDataset([dataset, dataset]), 4)
     settings = read_settings(loader)
-    assert choose_after(settings, b"pickled before") is None
+    assert choose_opened(settings, kept=True) is None
     trial = Trial(settings, EpochSeed(0))
     assert trial.measure(Item(n, 4, index=list(range(4 * n, 4 * n + 4))) for n in range(9)).speed_up is None
-    assert choose_after(settings, b"pickled before").kind == "process"
-    assert choose_after(settings, None).kind == "serial"
+    assert choose_opened(settings, kept=True).kind == "process"
+    assert choose_opened(settings, kept=False).kind == "serial"
     dataset.file.close()
 
 
@@ -604,19 +604,19 @@ def test_what_may_only_be_used_in_one_thread_is_used_in_the_trainers(kind, caplo
 
 
 def test_no_thread_begins_what_is_made_elsewhere_now():
-    class Tasks:
-        items = {0: Item(0, 1)}  # noqa: RUF012
+    settings, watch = read_settings(DataLoader(Samples(1))), Watch()
 
-        def run(self, level, index, inputs):
-            return "done"
+    def make():
+        plan = chain_plan(("fetch", "collate"), 1, 1, 0.0)
+        items = {0: Item(0, 1, index=[0])}
+        return Tasks(plan=plan, settings=settings, fetcher=MapFetcher(settings), watch=watch, items=items)
 
-    watch = Watch()
-    watched, later = Watched(Tasks(), watch), Watched(Tasks(), watch)
-    assert watched.run(0, 0, []) == "done"
-    watch.settle(watched)
+    tasks, later = make(), make()
+    assert tasks.run(0, 0, []).payload.error is None
+    watch.settle(tasks)
     with pytest.raises(LoaderError):
-        watched.run(0, 0, [])
-    assert later.run(0, 0, []) == "done"
+        tasks.run(0, 0, [])
+    assert later.run(0, 0, []).payload.error is None
 
 
 def test_an_error_that_speaks_of_threads_but_comes_in_any_is_the_users():

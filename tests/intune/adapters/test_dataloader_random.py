@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 from intune.adapters import dataloader_choice
-from intune.adapters.dataloader_seed import EpochSeed, saved_seed, seed_state
+from intune.adapters.dataloader_random import EpochSeed, saved_seed, seed_state
 from intune.pipelines import Allocation
 from tests.intune.adapters.common import assert_same, same, wrap
 from tests.intune.adapters.datasets import Noisy, Stream

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SequentialSampler
 
-from intune.adapters.dataloader_late_draws import counts_late, draws_late
+from intune.adapters.dataloader_draws import counts_late, draws_late
 from intune.pipelines import Allocation
 from tests.intune.adapters.common import assert_same, wrap
 from tests.intune.adapters.datasets import Samples
