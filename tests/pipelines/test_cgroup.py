@@ -313,12 +313,12 @@ def test_a_run_under_a_limit_close_to_its_budget_is_not_killed(
     limited_group: tuple[Path, int], tmp_path: Path
 ) -> None:
     folder, _ = limited_group
-    rows, group, columns = 1_200_000, 50_000, 24
+    rows, group, columns = 700_000, 35_000, 24
     values = np.random.default_rng(0).integers(0, 100, rows)
     table = pa.table({f"c{i}": values for i in range(columns)})
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=group)
-    assert table.nbytes > 200 << 20
-    budget, slack = 100 << 20, 40 << 20
+    assert table.nbytes > 128 << 20
+    budget, slack = 60 << 20, 40 << 20
     printed = printed_by(LOADING_CHILD, str(folder), str(tmp_path), str(budget), str(slack))
     seen, peak = json.loads(printed)
     assert seen == rows
