@@ -80,30 +80,35 @@ def read_as(types: Mapping[str, pa.DataType], fill: Sequence[tuple[str, Any]]) -
 def fills(
     path: str, names: Sequence[str], types: Mapping[str, pa.DataType], fill: Sequence[tuple[str, Any]]
 ) -> tuple[Any, ...]:
-    """What stands for a null in each column; what is said of a column by its name must fit, a pattern may mean others
-    too."""
+    """What stands for a null in each column: what is said of it by its name, which must fit, or else by the last
+    pattern that matches it, which may mean others too."""
+    known = set(names)
+    patterns = [(name, value) for name, value in fill if _is_pattern(name)]
     for name, value in fill:
         if name in types and value is not None:
             try:
                 arrow.check_fill(value, types[name])
             except SchemaError as error:
                 raise SchemaError(f"{path}: column {name!r} {error}") from None
-        elif name not in names and name != EVERY_NUMBER and not MAGIC.search(name):
+        elif name not in known and not _is_pattern(name):
             raise SchemaError(
                 f"{path}: `fill` has a value for {name!r}, which is no column; {_there_are(path, names)}"
             )
-    return tuple(_fill_for(name, type_, fill) for name, type_ in types.items())
+    named = dict(fill)
+    return tuple(
+        named[name] if name in named else _matching(name, type_, patterns) for name, type_ in types.items()
+    )
 
 
-def _fill_for(name: str, type_: pa.DataType, fill: Sequence[tuple[str, Any]]) -> Any:
-    """The fill of a column: by its exact name first, then the last pattern that matches it."""
-    for pattern, value in fill:
-        if pattern == name:
-            return value
+def _is_pattern(name: str) -> bool:
+    return name == EVERY_NUMBER or MAGIC.search(name) is not None
+
+
+def _matching(name: str, type_: pa.DataType, patterns: Sequence[tuple[str, Any]]) -> Any:
     numeric = arrow.holds_numbers(type_)
     matches = [
         value
-        for pattern, value in fill
+        for pattern, value in patterns
         if (numeric if pattern == EVERY_NUMBER else fnmatch.fnmatchcase(name, pattern))
     ]
     return matches[-1] if matches else None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from intune.pipelines import footers
+from intune.pipelines import agreement, footers
 from intune.pipelines.dataset import open_dataset
 from intune.pipelines.errors import (
     SchemaError,
@@ -76,6 +77,19 @@ def test_booleans_named_with_a_third_value_are_small_numbers_in_every_file(tmp_p
     assert read({"flag": 0, "bag": True})[1] == {"flag": [False, True], "bag": [[True, False], []]}
     with pytest.raises(SchemaError, match=r"'flag' has type bool, for which `fill`=-1 is no value"):
         read(-1)
+
+
+def test_ten_times_as_many_columns_by_name_take_some_ten_times_as_long() -> None:
+    def spent(count: int) -> float:
+        names = [f"c{number}" for number in range(count)]
+        schema = pa.schema([(name, pa.int64()) for name in names])
+        began = time.process_time()
+        types = agreement.select("x", schema, names)
+        assert agreement.fills("x", names, types, [(name, 0) for name in names]) == (0,) * count
+        return time.process_time() - began
+
+    few = min(spent(300) for _ in range(3))
+    assert min(spent(3000) for _ in range(2)) < 40 * few, "each name beside each other is a hundred times"
 
 
 def test_a_fill_by_name_that_can_mean_nothing_is_refused_before_anything_is_read(tmp_path: Path) -> None:
