@@ -185,7 +185,9 @@ class Forecaster(nn.Module):
             known = self.dropout(self.norm(self.items(item)))
             inputs.append(known[:, None].expand(-1, scale.shape[1], -1))
         made = torch.cat(inputs, dim=-1)
-        states = self.dropout(self.lstm(made)[0])
+        # Many CPUs have no LSTM of fewer bits.
+        with torch.autocast(made.device.type, enabled=False):
+            states = self.dropout(self.lstm(made)[0])
         out = self.head(torch.cat([states, made], dim=-1))
         return Forecast(
             mean=out[..., 0] * scale,

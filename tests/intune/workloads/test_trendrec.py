@@ -51,6 +51,17 @@ def test_acceleration_and_scale_by_hand() -> None:
     torch.testing.assert_close(running_scale(velocity), torch.tensor([[3, 4.5, 1 + 11 / 3, 6]]))
 
 
+def test_under_autocast_acceleration_is_learnt_nearly_as_without() -> None:
+    forecaster, velocity, item = model().forecaster, velocities(), torch.arange(5)
+    with torch.autocast("cpu", torch.bfloat16):
+        under = forecaster.loss({"item": item, "velocity": velocity})
+    under.backward()
+    assert all(parameter.grad is not None for parameter in forecaster.lstm.parameters())
+    torch.testing.assert_close(
+        under, forecaster.loss({"item": item, "velocity": velocity}), rtol=0.02, atol=0.02
+    )
+
+
 @pytest.mark.parametrize("likelihood", ["gaussian", "student-t"])
 def test_the_loss_is_the_likelihood_of_scaled_acceleration(likelihood: str) -> None:
     forecaster, velocity, item = model(likelihood=likelihood).forecaster, velocities(), torch.arange(5)
