@@ -189,7 +189,7 @@ def test_slots_decide_how_many_fetch_at_once():
                 busy += 1
                 most = max(most, busy)
             if 20 <= i < 40:
-                together.wait(20)  # only passes if five are here at once
+                together.wait(60)  # only passes if five are here at once
             with lock:
                 busy -= 1
             return super().__getitem__(i)

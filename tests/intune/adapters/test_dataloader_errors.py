@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -173,14 +174,15 @@ def test_a_batch_that_does_not_come_in_time_is_an_error():
     class Stuck(Samples):
         def __getitem__(self, i):
             if i == 2:
-                gate.wait(30)
+                gate.wait(60)
             return super().__getitem__(i)
 
-    dataloader = DataLoader(Stuck(6), 1, num_workers=1, timeout=0.2)
+    dataloader = DataLoader(Stuck(6), 1, num_workers=1, timeout=60)
     with wrap(dataloader, workers="thread", allocation=Allocation.shared(1)) as loader:
         loop = iter(loader)
         next(loop)
         next(loop)
+        loop._settings = replace(loop._settings, timeout=0.2)
         with pytest.raises(StageTimeout, match=r"`timeout`=0\.2 s"):
             next(loop)
         gate.set()
@@ -194,10 +196,19 @@ class Overridden(DataLoader):
         return iter([1, 2])
 
 
+class KeepsItsState(Overridden):
+    def state_dict(self):
+        return {}
+
+
 def test_what_cannot_be_wrapped_is_refused():
     for wrong, message in (
         ([1, 2], "`dataloader` must be a torch.utils.data.DataLoader, but list was given"),
-        (Overridden(Samples(2)), "a Overridden, whose own __iter__ would be passed over"),
+        (
+            Overridden(Samples(2)),
+            "a Overridden, whose own __iter__ would be passed over; .* plain DataLoader$",
+        ),
+        (KeepsItsState(Samples(2)), "the plain DataLoader, which then has a state_dict"),
     ):
         with pytest.raises(ConfigError, match=message):
             wrap(wrong)
@@ -289,7 +300,7 @@ def test_a_loop_that_an_exception_has_ended_is_freed_without_the_garbage_collect
                 for _ in loop:
                     pass
             del loop, _
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while watched() is not None:  # the worker that reported the error may not be done with it
                 assert time.monotonic() < deadline
                 time.sleep(0.001)
@@ -402,7 +413,7 @@ def test_a_slow_trainer_does_not_make_what_is_held_grow():
         loop = iter(loader)
         for _ in range(10):
             next(loop)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while loader.stats().stage("collate").running or loader.stats().stage("fetch").running:
             assert time.monotonic() < deadline
         assert loader.stats().stage("fetch").tasks < 10 + 2 * 2 * 3 + 2

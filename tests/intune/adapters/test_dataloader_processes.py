@@ -13,12 +13,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from intune.adapters.dataloader_in_flight import InFlight
 from intune.adapters.dataloader_processes import Processes
 from intune.pipelines import Allocation
 from intune.pipelines.errors import ConfigError, StageError, StageTimeout, WorkerLostError
 from intune.pipelines.executors import processes
 from intune.pipelines.executors.processes import ProcessPool
 from intune.pipelines.executors.threads import ThreadFleet
+from intune.pipelines.operations import LOOKS
 from tests.intune.adapters.common import assert_same, same, wrap
 from tests.intune.adapters.datasets import (
     Failing,
@@ -300,9 +302,25 @@ def test_samples_that_cannot_be_made_again_here_say_what_to_do():
         next(iter(loader))
 
 
-def test_the_start_of_a_process_takes_none_of_the_time_for_a_batch():
-    with wrap(DataLoader(Stream(), 5, num_workers=1, timeout=0.5)) as loader:
-        assert len(list(loader)) == 2
+@pytest.mark.parametrize("starting", [True, False])
+def test_the_start_of_a_process_takes_none_of_the_time_for_a_batch(monkeypatch, starting):
+    take, waited = InFlight.take, []
+
+    def late(in_flight, timeout):
+        waited.append(timeout)
+        if len(waited) <= 2 * LOOKS:
+            raise TimeoutError
+        return take(in_flight, None)
+
+    monkeypatch.setattr(InFlight, "take", late)
+    monkeypatch.setattr(Processes, "starting", starting)
+    with wrap(DataLoader(Samples(6), 2, num_workers=1, timeout=60), workers="thread") as loader:
+        if starting:
+            assert len(list(loader)) == 3
+        else:
+            with pytest.raises(StageTimeout, match="`timeout`=60 s"):
+                next(iter(loader))
+            assert sum(waited) == pytest.approx(60)
 
 
 def test_a_process_that_does_not_answer_in_time_is_an_error(tmp_path):
@@ -313,9 +331,10 @@ def test_a_process_that_does_not_answer_in_time_is_an_error(tmp_path):
             open(tmp_path / "pipe").close()  # which nobody writes to
             yield 1
 
-    with wrap(DataLoader(Stuck(), 1, num_workers=1, timeout=0.2)) as loader:
+    with wrap(DataLoader(Stuck(), 1, num_workers=1, timeout=60)) as loader:
         loop = iter(loader)
         assert next(loop).tolist() == [0]
+        loop._settings = dataclasses.replace(loop._settings, timeout=0.2)
         with pytest.raises(StageTimeout, match=r"`timeout`=0\.2 s"):
             next(loop)
         (pid,) = loader.workshop.processes.pids()
