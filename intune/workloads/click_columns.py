@@ -95,7 +95,7 @@ def check_kinds(columns: ClickColumns, schema: pa.Schema, files: str) -> None:
     """Raise a `SchemaError` where ids are floats, which are neither hashed nor counted, or dense columns no numbers."""
     for name in columns.dense:
         kind = _kind(schema.field(name).type)
-        if kind == "text" or kind.startswith("lists"):
+        if kind not in ("floats", "whole numbers"):
             raise SchemaError(
                 f"{files}: column `{name}` holds {kind}, but dense columns hold a number a row; write it so, or name "
                 f"it among the categorical ones in {DATASET_FILE}"

@@ -439,7 +439,13 @@ def test_labels_that_are_true_false_or_null_are_refused_with_what_helps(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("prices", "kind"), [(["1", "2", "3", "4"], "text"), ([[1.0], [], [2.0], [3.0, 4.0]], "lists of floats")]
+    ("prices", "kind"),
+    [
+        (["1", "2", "3", "4"], "text"),
+        ([[1.0], [], [2.0], [3.0, 4.0]], "lists of floats"),
+        # Of nanoseconds since 1970 the logarithm is nearly the same in all rows, and large.
+        (pa.array([1, 2, 3, 4], pa.timestamp("us")), r"timestamp\[us\]"),
+    ],
 )
 def test_dense_columns_that_are_no_numbers_are_refused_at_once(
     tmp_path: Path, prices: Any, kind: str
