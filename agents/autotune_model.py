@@ -15,6 +15,8 @@ from intune.envs.jobs import Bools, Floats, Ints
 
 NANOSECOND = 1e-9
 """The hill climb takes a step that makes an element up to this much slower, so steps without any effect too."""
+LEAST = 1e-300
+"""Seconds, in place of none at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +60,12 @@ def wait_time(producer: Floats, consumer: Floats, buffer: Floats) -> Floats:
         producer, consumer: seconds from one element to the next, if the other side were infinitely fast.
         buffer: elements that the buffer holds.
     """
-    slow = np.maximum(producer, consumer)
-    ratio = np.divide(np.minimum(producer, consumer), slow, out=np.zeros_like(slow), where=slow > 0)
-    equal = ratio >= 1.0
-    ratio = np.where(equal, 0.5, ratio)
-    power = ratio**buffer
-    empty = np.where(consumer > producer, power, 1.0) * (1.0 - ratio) / (1.0 - ratio * power)
-    return producer * np.where(equal, 1.0 / (buffer + 1.0), empty)
+    ratio = consumer / np.maximum(producer, LEAST)
+    with np.errstate(over="ignore"):  # a ratio far above 1: the buffer is never empty
+        power = ratio ** (buffer + 1.0)
+    equal = power == 1.0
+    empty = (1.0 - ratio) / np.where(equal, 1.0, 1.0 - power)
+    return np.asarray(producer * np.where(equal, 1.0 / (buffer + 1.0), empty))
 
 
 def output_time(self_time: Floats, parallelism: Floats, present: Bools) -> Floats:
@@ -74,11 +75,11 @@ def output_time(self_time: Floats, parallelism: Floats, present: Bools) -> Float
     be infinitely fast, as AUTOTUNE does in its climb.
     """
     each = np.where(present, self_time / np.maximum(parallelism, 1.0), 0.0)
-    consumer = np.flip(np.flip(each, axis=-1).cumsum(axis=-1), axis=-1)
-    out: Floats = each[..., 0].copy()
+    # An absent stage passes on what it gets: it takes no time itself, and never lets an element wait.
+    consumer = np.where(present, each[..., ::-1].cumsum(axis=-1)[..., ::-1], 0.0)
+    out: Floats = each[..., 0]
     for i in range(1, each.shape[-1]):
-        made = each[..., i] + wait_time(out, consumer[..., i], parallelism[..., i])
-        out = np.where(present[..., i], made, out)
+        out = each[..., i] + wait_time(out, consumer[..., i], parallelism[..., i])
     return out
 
 
@@ -94,35 +95,34 @@ def hill_climb(tuned: Tuned, *, cpu_stop: bool) -> tuple[Floats, Bools]:
     found = np.where(tuned.present, 1.0, 0.0)
     rows = np.arange(len(found))
     last = np.full(len(found), -1)
+    part = tuned
     while len(rows):
         now = found[rows]
-        part = tuned.rows(rows)
-        nothing, best = _best_step(part, now)
+        time, best = _best_step(part, now)
         full_up = (now * part.element_bytes).sum(axis=1) > part.ram_budget
-        stop = nothing | full_up
+        stop = (best < 0) | full_up
         if cpu_stop:
             work = np.where(part.present, part.self_time, 0.0).sum(axis=1)
-            stop |= output_time(part.self_time, now, part.present) < work / part.cpu_budget
+            stop |= time < work / part.cpu_budget
         back = rows[full_up & (last[rows] >= 0)]
         found[back, last[back]] -= 1.0
-        rows, best = rows[~stop], best[~stop]
+        if stop.any():
+            rows, best = rows[~stop], best[~stop]
+            part = tuned.rows(rows)
         found[rows, best] += 1.0
         last[rows] = best
     return found, np.asarray((found * tuned.element_bytes).sum(axis=1) <= tuned.ram_budget)
 
 
-def _best_step(tuned: Tuned, now: Floats) -> tuple[Bools, Ints]:
-    """Whether no step is left, and the stage whose step lowers the output time most, for each job."""
+def _best_step(tuned: Tuned, now: Floats) -> tuple[Floats, Ints]:
+    """``[N]`` the output time, and the stage of which one more worker lowers it most; -1 where no step is left."""
     width = now.shape[1]
-    tried = now[:, None, :] + np.eye(width)
-    before = output_time(tuned.self_time, now, tuned.present)
-    after = output_time(
-        tuned.self_time[:, None, :], tried, np.broadcast_to(tuned.present[:, None, :], tried.shape)
-    )
-    gain = before[:, None] - after
+    tried = now[:, None, :] + np.eye(width + 1, width, -1)  # none, and one more of each stage
+    times = output_time(tuned.self_time[:, None, :], tried, tuned.present[:, None, :])
+    gain = times[:, :1] - times[:, 1:]
     possible = tuned.present & (now < tuned.most[:, None]) & (gain > -NANOSECOND)
-    gain = np.where(possible, gain, -np.inf)
-    return np.asarray(~possible.any(axis=1)), gain.argmax(axis=1)
+    best = np.where(possible, gain, -np.inf).argmax(axis=1)
+    return times[:, 0], np.where(possible.any(axis=1), best, -1)
 
 
 def stage_based(tuned: Tuned, target: Floats) -> tuple[Floats, Bools]:
