@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from intune.envs.capacity import ROUNDS, knee, service
 from intune.envs.jobs import Bools, Floats, Jobs, slot_limit
-from intune.envs.model import ALL, ROUNDS, knee, service
+from intune.envs.model import ALL
 from intune.envs.pools import pooled_peak
 from intune.envs.prepared import TINY, prepare
 

@@ -10,17 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import exp, floor, inf, isfinite, nan, sqrt
 
+from intune.envs.capacity import ROUNDS
 from intune.envs.conditions import Tape
 from intune.envs.jobs import STAGE_FIELDS, Jobs
 from intune.envs.measurement import UNLIMITED, Measurement
-from intune.envs.model import ALL, ROUNDS
+from intune.envs.model import ALL
 from intune.envs.prepared import LEAST_KNEE, TINY, prepare
 from intune.envs.reading import Reading, Row, measurement_of
 
 
 @dataclass(slots=True)
 class Able:
-    """What stages could do if nothing but their slots limited them: see the class of that kind in `model.py`."""
+    """What stages could do if nothing but their slots limited them: `capacity.Able`."""
 
     capacity: Row
     at_once: Row
@@ -30,6 +31,22 @@ class Able:
     room: Row
     eased: float = 1.0
     processors: float = 1.0
+
+
+@dataclass(slots=True)
+class Flow:
+    """What happened in the interval: `model.Flow`."""
+
+    rows: Row
+    rate: Row
+    busy: Row
+    cpu: Row
+    starved: Row
+    blocked: Row
+    queue_fill: Row
+    waiting_bytes: Row
+    queued_bytes: float
+    traffic: float
 
 
 class JobAlone:
@@ -111,7 +128,8 @@ class JobAlone:
         now = self._tape[min(self._step, len(self._tape) - 1)]
         standing = min(self._down, self.interval)
         seconds = self.interval - standing
-        reading = self._advance(now, max(seconds, TINY), seconds / self.interval)
+        flow = self._advance(now, max(seconds, TINY))
+        reading = self._measured(flow, now, seconds / self.interval)
         self._down -= standing
         if reading.killed:
             self.slots = self._given = reading.slots = [1.0] * self.count
@@ -121,8 +139,8 @@ class JobAlone:
             reading.since_change = 0.0
         return reading
 
-    def _advance(self, now: Row, seconds: float, share: float) -> Reading:
-        """`model.advance`, and what is measured of it; the job ran for `share` of the interval."""
+    def _advance(self, now: Row, seconds: float) -> Flow:
+        """`model.advance`."""
         stages, width = range(self.count), self._width
         able = self._able(now, seconds)
         rows, held_up = _passed(able, self._queue, self._step_rate, seconds)
@@ -155,40 +173,53 @@ class JobAlone:
             rest = ratio(max(cpus - delivered * factor * self._step_cpu, 0.0), sum(cpu))
             cpu = [each * rest for each in cpu]
         idle = [1.0 - busy[i] / able.capacity[i] for i in stages]
-
         row_bytes = self._stage["row_bytes"]
         waiting_bytes = [queue[i] * row_bytes[i] for i in stages]
-        total = sum(waiting_bytes)
-        queued = max(total, self._queued)
-        held = sum([self.slots[i] * now[2 * width + i] for i in stages]) + queued
-        self._queue, self._queued, self._given = queue, total, self.slots
-        self._step += 1
-        self._since_change += self.interval
-        ahead = self._tape[min(self._step, len(self._tape) - 1)]
-        used, allowed, base, killed = self._memory(held, now[4 * width + 2], ahead[4 * width + 2])
-        killed = killed and share > 0
-        cpus_used = sum(cpu) * share
-        busy, cpu = self._misjudged(now, rows, busy, cpu, share)
-        delivered = 0.0 if killed or share <= 0 else rows[-1] / self.interval
-        return Reading(
-            slots=self.slots,
-            rate=through if share == 1.0 else [each * share for each in through],
+        before, self._queued = self._queued, sum(waiting_bytes)
+        self._queue, self._given = queue, self.slots
+        return Flow(
+            rows=rows,
+            rate=through,
             busy=busy,
             cpu=cpu,
             starved=[0.0 if held_up[i] else idle[i] for i in stages],
             blocked=[idle[i] if held_up[i] else 0.0 for i in stages],
-            queued_bytes=waiting_bytes,
             queue_fill=[min(queue[i] / max(able.room[i], 1e-9), 1.0) for i in stages],
+            waiting_bytes=waiting_bytes,
+            queued_bytes=max(self._queued, before),
+            traffic=moved * factor / self._memory_bandwidth if isfinite(self._memory_bandwidth) else nan,
+        )
+
+    def _measured(self, flow: Flow, now: Row, share: float) -> Reading:
+        """`Simulator._measure`; the job ran for `share` of the interval."""
+        width = self._width
+        self._step += 1
+        self._since_change += self.interval
+        ahead = self._tape[min(self._step, len(self._tape) - 1)]
+        held = sum([self.slots[i] * now[2 * width + i] for i in range(self.count)]) + flow.queued_bytes
+        used, allowed, killed = self._memory(held, now[4 * width + 2], ahead[4 * width + 2])
+        killed = killed and share > 0
+        busy, cpu = self._misjudged(now, flow, share)
+        delivered = 0.0 if killed or share <= 0 else flow.rows[-1] / self.interval
+        return Reading(
+            slots=self.slots,
+            rate=flow.rate if share == 1.0 else [each * share for each in flow.rate],
+            busy=busy,
+            cpu=cpu,
+            starved=flow.starved,
+            blocked=flow.blocked,
+            queued_bytes=flow.waiting_bytes,
+            queue_fill=flow.queue_fill,
             delivered=delivered,
             waiting=max(1.0 - delivered * self.step_seconds, 0.0),
             cpus=ahead[4 * width + 1],
-            cpus_used=cpus_used + delivered * self._step_cpu,
+            cpus_used=sum(flow.cpu) * share + delivered * self._step_cpu,
             memory_used=used,
-            memory_base=base,
-            memory_queued=queued,
+            memory_base=self._base,
+            memory_queued=flow.queued_bytes,
             memory_limit=min(allowed, UNLIMITED),
             slot_limit=ahead[4 * width + 3],
-            bandwidth=moved * factor / self._memory_bandwidth if isfinite(self._memory_bandwidth) else nan,
+            bandwidth=flow.traffic,
             since_change=self._since_change,
             killed=killed,
         )
@@ -231,7 +262,7 @@ class JobAlone:
     def _as_few(
         self, now: Row, able: Able, stage: int, rate: float, eased: float = 1.0
     ) -> tuple[float, float]:
-        """`model._as_few`."""
+        """`capacity.as_few`."""
         work, took, most = able.cpu[stage], able.took[stage], able.at_once[stage]
         for _ in range(ROUNDS):
             running = rate * took
@@ -260,7 +291,7 @@ class JobAlone:
         return working
 
     def _service(self, now: Row, stage: int, slots: float) -> tuple[float, float]:
-        """`model.service`: processor and waiting seconds per row of a stage with `slots` at work at once."""
+        """`capacity.service`: processor and waiting seconds per row of a stage with `slots` at work at once."""
         work, wait = now[stage], now[self._width + stage]
         if not self._scaling:
             return work, wait
@@ -281,8 +312,9 @@ class JobAlone:
             waited.append(through[i] * wait)
         return used, waited
 
-    def _misjudged(self, now: Row, rows: Row, busy: Row, cpu: Row, share: float) -> tuple[Row, Row]:
+    def _misjudged(self, now: Row, flow: Flow, share: float) -> tuple[Row, Row]:
         """Slots at work and processors used as they are measured; see `Simulator`."""
+        rows, busy, cpu = flow.rows, flow.busy, flow.cpu
         if not self._misjudges:
             return (
                 (busy, cpu)
@@ -298,14 +330,14 @@ class JobAlone:
             seen_cpu.append(cpu[i] * misjudge)
         return seen_busy, seen_cpu
 
-    def _memory(self, held: float, now: float, ahead: float) -> tuple[float, float, float, bool]:
-        """Bytes in use and allowed, the base, and whether a node ran out of memory; see `Simulator._as_one_node`."""
+    def _memory(self, held: float, now: float, ahead: float) -> tuple[float, float, bool]:
+        """Bytes in use and allowed, and whether a node ran out of memory; see `Simulator._as_one_node`."""
         allowed, killed = inf, False
         for at, (memory, share) in enumerate(self._nodes):
             base = self._base if at == 0 else 0.0
             killed = killed or share * held + base > memory * now
             allowed = min(allowed, (memory * ahead - base) / max(share, 1e-30))
-        return held + self._base, max(allowed, 0.0) + self._base, self._base, killed
+        return held + self._base, max(allowed, 0.0) + self._base, killed
 
 
 def _passed(able: Able, queue: Row, step_rate: float, seconds: float) -> tuple[Row, list[bool]]:
@@ -324,7 +356,7 @@ def _passed(able: Able, queue: Row, step_rate: float, seconds: float) -> tuple[R
 
 
 def _knee(load: float, width: float) -> float:
-    """`model.knee`."""
+    """`capacity.knee`."""
     low = min(load, 1.0 / max(load, TINY))
     return float((1.0 + low ** (1.0 / max(width, LEAST_KNEE))) ** -width)
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from intune.envs.jobs import ABSENT_WAIT, Floats, Jobs, slot_limit
-from intune.envs.model import Conditions
 
 LONGEST_LOSS = 1024
 """Intervals after which a worker that died is back at the latest."""
@@ -25,6 +24,26 @@ CHANNELS_PER_JOB = 4
 def channels(stages: int) -> int:
     """Random numbers that one interval of one job needs."""
     return CHANNELS_PER_STAGE * stages + CHANNELS_PER_JOB
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What the world does to the jobs in one interval; an agent has no say in it.
+
+    Attributes:
+        cpu, wait: ``[N, S]`` seconds per row of processor and of waiting, disturbances included.
+        lost: ``[N]`` share of all slots that is missing.
+        slot_bytes: ``[N, S]`` working set of a slot.
+        cpus: ``[N]`` CPUs there are; nodes in proportion.
+        memory: ``[N]`` memory as a multiple of the nodes' at first.
+    """
+
+    cpu: Floats
+    wait: Floats
+    lost: Floats
+    slot_bytes: Floats
+    cpus: Floats
+    memory: Floats
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from intune.envs.conditions import (
     CHANNELS_PER_STAGE,
     Coming,
+    Conditions,
     channels,
     intervals_of_loss,
     part_of_loss,
     share_lost,
 )
 from intune.envs.jobs import ABSENT_WAIT, Floats, Jobs, slot_limit
-from intune.envs.model import Conditions
 
 Singles = NDArray[np.float32]
 

@@ -30,35 +30,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from intune.envs.capacity import Able, able_of, as_few, service
+from intune.envs.conditions import Conditions
 from intune.envs.jobs import Bools, Floats, Jobs
 from intune.envs.pools import pooled_flows, pooled_peak, shared_anew
-from intune.envs.prepared import LEAST_KNEE, TINY, Prepared, ratio
-
-ROUNDS = 2
-"""In which it is reckoned how many slots are at work where not all can be: each further one changes less."""
+from intune.envs.prepared import TINY, Prepared, ratio
 
 ALL = 1.0 - 1e-9
 """Of the rows that storage has for a stage, so many are all of them, rounding aside."""
-
-
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """What the world does to the jobs in one interval; an agent has no say in it.
-
-    Attributes:
-        cpu, wait: ``[N, S]`` seconds per row of processor and of waiting, disturbances included.
-        lost: ``[N]`` share of all slots that is missing.
-        slot_bytes: ``[N, S]`` working set of a slot.
-        cpus: ``[N]`` CPUs there are; nodes in proportion.
-        memory: ``[N]`` memory as a multiple of the nodes' at first.
-    """
-
-    cpu: Floats
-    wait: Floats
-    lost: Floats
-    slot_bytes: Floats
-    cpus: Floats
-    memory: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,30 +99,6 @@ class Flow:
     traffic: Floats | None
 
 
-def service(
-    cpu: Floats,
-    wait: Floats,
-    slots: Floats,
-    contention: Floats,
-    coherence: Floats,
-    crowding: Floats | None = None,
-) -> tuple[Floats, Floats]:
-    """Processor and waiting seconds per row with `slots` at work at once (Universal Scalability Law).
-
-    Args:
-        cpu, wait: seconds per row of one slot alone, ``[N, S]``.
-        slots: at work at once, 1 or more.
-        contention, coherence: sigma and kappa.
-        crowding: see `Jobs`; None for none.
-    """
-    others = slots - 1.0
-    alone = cpu + wait
-    work = cpu + alone * (coherence * slots * others)
-    if crowding is not None:
-        work = work + cpu * (crowding * others)
-    return work, wait + alone * (contention * others)
-
-
 def passed(rate: Floats, queue: Floats, room: Floats, seconds: Floats) -> tuple[Floats, Bools]:
     """Rows that pass each stage and the trainer in `seconds`, and where it is the stages behind that held it up.
 
@@ -192,79 +147,62 @@ def advance(
     jobs = prepared.jobs
     width = jobs.stages
     seconds = np.maximum(seconds, TINY)
-    pooling = bool(pool.any())
-    pooled = pool[:, None] > 0 if pooling else None
-    coming, due, working, shared = state.coming, state.due, slots, pool
-    if prepared.parts.delay:
-        before = (state.slots, coming, due)
-        if pooling or state.pool.any():
-            before = shared_anew(slots, pool, state.slots, state.pool, coming, due)
-        coming, due, missing = joining(*before, slots, jobs.resize_delay[:, None], seconds[:, None])
-        working = slots - missing
-        if pooling:
-            shared = pool - missing.max(axis=1)  # every stage of a pool misses the same slots
-    if pooling:
-        shared = np.where(pool > 0, np.maximum(shared * (1.0 - now.lost), TINY), 0.0)
-    able = _able(prepared, state, now, working, shared, pooled)
+    pooled = pool[:, None] > 0 if pool.any() else None
+    working, shared, coming, due = _joined(prepared, state, now, slots, pool, seconds)
+    able = able_of(prepared, now, working, shared, pooled, state.running)
     rows, held_up = passed(able.rate, state.queue, able.room, seconds)
     if prepared.parts.scaling:
         through = rows[:, :width] / seconds[:, None]
-        cpu, took = _as_few(prepared, now, through, able.cpu, able.took, able.at_once, able.eased)
+        cpu, took = as_few(prepared, now, through, able.cpu, able.took, able.at_once, able.eased)
         able = replace(able, cpu=cpu, took=took)
     if pooled is not None:
         rows = np.where(pooled, pooled_flows(rows, state.queue, able.took, shared * seconds), rows)
     full = None
     if prepared.parts.storage:
         full = rows[:, :width] >= prepared.storage_rate * (seconds * ALL)[:, None]
-
-    # Shared limits: one factor for all flows.
     through, delivered = rows[:, :width] / seconds[:, None], rows[:, width] / seconds
-    traffic = None
-    slower: Floats | float = 1.0
-    if prepared.parts.memory_bandwidth:
-        traffic = np.add.reduce(through * jobs.traffic, axis=1)
-        slower = ratio(jobs.memory_bandwidth, traffic)
-    demand = np.add.reduce(through * able.cpu, axis=1)
-    if prepared.parts.trainer_cpu:
-        demand += delivered * jobs.step_cpu
-    lost: Floats | float = 1.0
-    if prepared.parts.switching:
-        lost = 1.0 + jobs.switching * np.maximum(demand - now.cpus, 0.0)
-    load = slower * demand / able.cpus
-    # Of the time that a slot would work, it has a processor for this share.
-    processor = 1.0 / (np.maximum(load, 1.0) * (1.0 + jobs.oversubscription * np.maximum(load - 1.0, 0.0)))
-    factor = slower * processor / lost
+    short = _short(prepared, now, able, through, delivered)
+    factor = short.factor
     rows *= factor[:, None]
     through *= factor[:, None]
     queue = np.maximum(state.queue + rows[:, :width] - rows[:, 1:], 0.0)
 
-    cpu, busy = _at_work(prepared, now, able, slower, through, delivered * factor, processor, lost)
+    cpu, busy = _at_work(prepared, now, able, short, through, delivered * factor)
     if full is not None and full.any():
-        busy = _with_those_that_queue(busy, full, able.capacity, shared if pooling else None, factor)
+        busy = _with_those_that_queue(busy, full, able.capacity, None if pooled is None else shared, factor)
     idle = 1.0 - busy / able.capacity
     blocked = idle * held_up[:, :width]
     held = slots if pooled is None else np.where(pooled, pooled_peak(busy, pool, now.slot_bytes), slots)
     waiting_bytes = queue * jobs.row_bytes
-    before = np.add.reduce(state.queue * jobs.row_bytes, axis=1)
-    queued = np.maximum(np.add.reduce(waiting_bytes, axis=1), before)
+    queued_before = np.add.reduce(state.queue * jobs.row_bytes, axis=1)
+    queued = np.maximum(np.add.reduce(waiting_bytes, axis=1), queued_before)
     memory, limit, killed = _memory(prepared, now, held, queued)
     flow = Flow(
-        rows=rows,
-        rate=through,
-        busy=busy,
-        cpu=cpu,
-        starved=idle - blocked,
-        blocked=blocked,
-        room=able.room,
-        waiting_bytes=waiting_bytes,
-        queued_bytes=queued,
-        memory=memory,
-        memory_limit=limit,
-        killed=killed,
-        traffic=None if traffic is None else traffic * factor / jobs.memory_bandwidth,
-    )
+        rows=rows, rate=through, busy=busy, cpu=cpu, starved=idle - blocked, blocked=blocked, room=able.room,
+        waiting_bytes=waiting_bytes, queued_bytes=queued, memory=memory, memory_limit=limit, killed=killed,
+        traffic=None if short.traffic is None else short.traffic * factor / jobs.memory_bandwidth,
+    )  # fmt: skip
     running = np.maximum(busy, 1.0)
     return State(queue=queue, slots=slots, pool=pool, running=running, coming=coming, due=due), flow
+
+
+def _joined(
+    prepared: Prepared, state: State, now: Conditions, slots: Floats, pool: Floats, seconds: Floats
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Slots that work on average, ``[N, S]``, and of the pool, ``[N]``; slots that are on their way, until when."""
+    coming, due, working, shared = state.coming, state.due, slots, pool
+    pooling = bool(pool.any())
+    if prepared.parts.delay:
+        before = (state.slots, coming, due)
+        if pooling or state.pool.any():
+            before = shared_anew(slots, pool, state.slots, state.pool, coming, due)
+        coming, due, missing = joining(*before, slots, prepared.jobs.resize_delay[:, None], seconds[:, None])
+        working = slots - missing
+        if pooling:
+            shared = pool - missing.max(axis=1)  # every stage of a pool misses the same slots
+    if pooling:
+        shared = np.where(pool > 0, np.maximum(shared * (1.0 - now.lost), TINY), 0.0)
+    return working, shared, coming, due
 
 
 def joining(
@@ -294,150 +232,68 @@ def joining(
 
 
 @dataclass(frozen=True, slots=True)
-class _Able:
-    """What stages could do if nothing but their slots limited them.
+class _Short:
+    """What all flows lose where all stages together want more than there is.
 
     Attributes:
-        capacity: ``[N, S]`` slots that work; at_once: those that contend with each other, 1 or more.
-        cpu: ``[N, S]`` processor seconds per row; took: with waiting.
-        rate: ``[N, S + 1]`` rows/s, the trainer's as well.
-        room: ``[N, S]`` rows that the queue behind the stage may hold.
-        eased: ``[N]`` what the knee leaves of the rates; cpus: of the processors.
+        memory: ``[N]`` share of the rows for which its bandwidth suffices; 1 where no job's is limited.
+        processor: ``[N]`` share of the time that a slot would work for which it has a processor.
+        lost: ``[N]`` how many times as long everything takes with switching; 1 where no job loses time to it.
+        traffic: ``[N]`` bytes/s that slots would move; None where no job's is limited.
     """
 
-    capacity: Floats
-    at_once: Floats
-    cpu: Floats
-    took: Floats
-    rate: Floats
-    room: Floats
-    eased: Floats | float
-    cpus: Floats
+    memory: Floats | float
+    processor: Floats
+    lost: Floats | float
+    traffic: Floats | None
+
+    @property
+    def factor(self) -> Floats:
+        """``[N]`` what is left of the flows."""
+        return np.asarray(self.memory * self.processor / self.lost)
 
 
-def _able(
-    prepared: Prepared,
-    state: State,
-    now: Conditions,
-    slots: Floats,
-    pool: Floats,
-    pooled: Bools | None,
-) -> _Able:
+def _short(prepared: Prepared, now: Conditions, able: Able, through: Floats, delivered: Floats) -> _Short:
     jobs, parts = prepared.jobs, prepared.parts
-    if now.lost.any():
-        slots = slots * (1.0 - now.lost)[:, None]
-    capacity = np.minimum(slots, jobs.most_slots)
-    np.maximum(capacity, TINY, out=capacity)
-    at_once = np.maximum(capacity, 1.0)
-    if pooled is not None:
-        at_once = np.where(pooled, np.minimum(state.running, at_once), at_once)
-    cpu, wait = now.cpu, now.wait
-    if parts.scaling:
-        cpu, wait = service(cpu, wait, at_once, jobs.contention, jobs.coherence, prepared.crowding)
-    took = cpu + wait
-    rate = np.empty((len(jobs), jobs.stages + 1), order="F")
-    np.divide(capacity, took, out=rate[:, :-1])
-    eased: Floats | float = 1.0
-    cpus = now.cpus
-    if parts.knee:
-        needed = cpu
-        if parts.scaling:
-            needed, _ = _as_few(prepared, now, rate[:, :-1].min(axis=1, keepdims=True), cpu, took, at_once)
-        load = _load(jobs, now, rate[:, :-1], needed, took, pool)
-        left = knee(load, jobs.knee)
-        eased, cpus = np.where(load <= 1.0, left, 1.0), np.where(load > 1.0, left, 1.0) * cpus
-        rate[:, :-1] *= eased[:, None]
-        took = took / eased[:, None]
-    if parts.storage:
-        np.minimum(rate[:, :-1], prepared.storage_rate, out=rate[:, :-1])
-    rate[:, -1] = prepared.step_rate
-    room = prepared.queue_rows * at_once
-    if parts.queue_limit:
-        asked = np.add.reduce(room * jobs.row_bytes, axis=1)
-        room *= np.minimum(1.0, jobs.queue_bytes / np.maximum(asked, TINY))[:, None]
-    return _Able(
-        capacity=capacity, at_once=at_once, cpu=cpu, took=took, rate=rate, room=room, eased=eased, cpus=cpus
-    )
-
-
-def _as_few(
-    prepared: Prepared,
-    now: Conditions,
-    rate: Floats,
-    cpu: Floats,
-    took: Floats,
-    at_once: Floats,
-    eased: Floats | float = 1.0,
-) -> tuple[Floats, Floats]:
-    """Processor seconds per row, and with waiting, ``[N, S]``, where no more rows pass than `rate`.
-
-    Slots without input, without room for their output or in a queue for storage contend with nobody: those at work
-    are as many as the rows that pass take (Little's law), and the fewer they are the less each takes.
-
-    Args:
-        prepared, now: as of `advance`.
-        rate: ``[N, S]`` rows/s at most.
-        cpu, took: ``[N, S]`` seconds per row with `at_once` slots at work.
-        at_once: ``[N, S]`` slots.
-        eased: ``[N]``, see `_Able`; `took` is that much longer.
-    """
-    jobs = prepared.jobs
-    for _ in range(ROUNDS):
-        running = np.minimum(np.maximum(rate * took, 1.0), at_once)
-        cpu, wait = service(now.cpu, now.wait, running, jobs.contention, jobs.coherence, prepared.crowding)
-        took = (cpu + wait) / np.reshape(eased, (-1, 1))
-    return cpu, took
-
-
-def _load(jobs: Jobs, now: Conditions, rate: Floats, cpu: Floats, took: Floats, pool: Floats) -> Floats:
-    """``[N]`` what slots would take of the processors, of what there is; 0 of a pool that can never queue for them."""
-    slots = rate.min(axis=1)
-    shared = pool > 0
-    if shared.any():
-        slots = np.where(shared, np.minimum(slots, pool / np.add.reduce(took, axis=1)), slots)
-        slots = np.where(shared & (pool <= now.cpus), 0.0, slots)
-    return np.asarray(slots * (np.add.reduce(cpu, axis=1) + jobs.step_cpu) / now.cpus)
-
-
-def knee(load: Floats, width: Floats) -> Floats:
-    """Factor by which a rate is below the lesser of two limits, of which one is `load` times the other.
-
-    A smooth minimum: ``(1 + load^p)^(-1/p)`` instead of ``1 / max(1, load)``, with ``p = 1 / width``.
-    """
-    low = np.minimum(load, 1.0 / np.maximum(load, TINY))
-    # (low^p + 1)^(-1/p), without overflow; low is 0 to 1.
-    return np.where(width > 0, (1.0 + low ** (1.0 / np.maximum(width, LEAST_KNEE))) ** -width, 1.0)
+    traffic = None
+    memory: Floats | float = 1.0
+    if parts.memory_bandwidth:
+        traffic = np.add.reduce(through * jobs.traffic, axis=1)
+        memory = ratio(jobs.memory_bandwidth, traffic)
+    demand = np.add.reduce(through * able.cpu, axis=1)
+    if parts.trainer_cpu:
+        demand += delivered * jobs.step_cpu
+    lost: Floats | float = 1.0
+    if parts.switching:
+        lost = 1.0 + jobs.switching * np.maximum(demand - now.cpus, 0.0)
+    load = memory * demand / able.cpus
+    processor = 1.0 / (np.maximum(load, 1.0) * (1.0 + jobs.oversubscription * np.maximum(load - 1.0, 0.0)))
+    return _Short(memory=memory, processor=processor, lost=lost, traffic=traffic)
 
 
 def _at_work(
-    prepared: Prepared,
-    now: Conditions,
-    able: _Able,
-    slower: Floats | float,
-    through: Floats,
-    delivered: Floats,
-    processor: Floats,
-    lost: Floats | float,
+    prepared: Prepared, now: Conditions, able: Able, short: _Short, through: Floats, delivered: Floats
 ) -> tuple[Floats, Floats]:
     """Processors used and slots at work on average, ``[N, S]``: what a slot's time looks like to one who measures.
 
-    Work is stretched where processors are short, or memory, for which all flows are `slower`. Time `lost` to switching
-    is spent on processors.
+    Work is stretched where processors are short, or memory. Time lost to switching is spent on processors.
     """
     jobs, cpu, wait = prepared.jobs, now.cpu, now.wait
-    stalled = None if isinstance(slower, float) else np.where(prepared.uses_traffic, slower[:, None], 1.0)
+    lost, stalled = short.lost, None
+    if isinstance(short.memory, np.ndarray):
+        stalled = np.where(prepared.uses_traffic, short.memory[:, None], 1.0)
     if prepared.parts.scaling:
         # Slots that queue for a processor, or stall on one for memory, contend as those that get on.
-        works = np.reshape(lost / processor, (-1, 1))
+        works = np.reshape(lost / short.processor, (-1, 1))
         longer = able.took + able.cpu * ((works if stalled is None else works / stalled) - 1.0)
         running = np.minimum(np.maximum(through * longer, 1.0), able.at_once)
         cpu, wait = service(cpu, wait, running, jobs.contention, jobs.coherence, prepared.crowding)
     used, waited = through * cpu, through * wait
-    if not isinstance(lost, float):
+    if isinstance(lost, np.ndarray):
         used *= lost[:, None]
     if stalled is not None:
         used /= stalled
-    busy = np.minimum(used / (processor * able.eased)[:, None] + waited, able.capacity)
+    busy = np.minimum(used / (short.processor * able.eased)[:, None] + waited, able.capacity)
     if stalled is not None:
         # There are no more processors to stall on than there are.
         rest = np.maximum(now.cpus - delivered * jobs.step_cpu, 0.0)

@@ -214,15 +214,10 @@ class Simulator:
         limit = jobs.memory * ahead.memory[:, None]
         rate, busy, cpu, starved, blocked = flow.rate, flow.busy, flow.cpu, flow.starved, flow.blocked
         delivered = flow.rows[:, -1] / jobs.interval
-        cpus_used = np.add.reduce(cpu, axis=1)
         if share is not None:
             delivered = delivered * (share > 0)
-            rate, busy, cpu, cpus_used = (
-                rate * share[:, None],
-                busy * share[:, None],
-                cpu * share[:, None],
-                cpus_used * share,
-            )
+            rate, busy, cpu = rate * share[:, None], busy * share[:, None], cpu * share[:, None]
+        cpus_used = np.add.reduce(cpu, axis=1)
         if self._misjudges:
             # A mean over many tasks is judged better than one of a few.
             tasks = np.maximum(flow.rows[:, :-1] / np.maximum(jobs.block_rows, 1.0), 1.0)

@@ -8,16 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intune.envs.conditions import quiet
+from intune.envs.capacity import service
+from intune.envs.conditions import Conditions, quiet
 from intune.envs.jobs import Floats, Jobs
-from intune.envs.model import (
-    Conditions,
-    Flow,
-    State,
-    advance,
-    passed,
-    service,
-)
+from intune.envs.model import Flow, State, advance, passed
 from intune.envs.pools import pooled_flows, pooled_peak
 from intune.envs.prepared import prepare
 from intune.envs.simulator import rate_of
