@@ -2,9 +2,8 @@
 
 This is what trainers, storage and memory are stated relative to in a scenario. It follows `model.py`: a stage of n
 slots delivers ``n / (a (1 + sigma (n - 1) + kappa n (n - 1)) + gamma cpu (n - 1))`` rows/s with ``a = cpu + wait``,
-slots are whole, and all work together takes no more processors and slots than there are. How the knee and switching
-slow a machine that is nearly full is left out, and so is that slots which have less to do than they could contend less:
-where they crowd and processors are short, a few percent more can be reached.
+slots are whole, all work together takes no more processors and slots than there are, and slots without work contend
+with nobody. How the knee and switching slow a machine that is nearly full is left out.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from intune.envs.capacity import ROUNDS, service
+from intune.envs.jobs import Floats
 
 _POINTS = 8
 _ROUNDS = 4
@@ -79,8 +79,26 @@ def attainable(work: Work, rate: Floats) -> NDArray[np.bool_]:
     cpu, kappa, gamma = (part.reshape(shape) for part in (work.cpu, work.coherence, work.crowding))
     each = cpu * (1.0 + gamma * (given - 1.0)) + alone * (kappa * given * (given - 1.0))
     used = rate * (each.sum(axis=0) + work.step_cpu)
+    least = rate * (work.cpu.sum(axis=0) + work.step_cpu)
+    doubtful = np.nonzero(possible & (used > work.cpus) & (least <= work.cpus))
+    if doubtful[0].size:
+        used[doubtful] = rate[doubtful] * _at_work(work, doubtful[-1], given[:, *doubtful])
     result: NDArray[np.bool_] = possible & (used <= work.cpus) & (given.sum(axis=0) <= work.slots)
     return result
+
+
+def _at_work(work: Work, jobs: NDArray[np.intp], slots: Floats) -> Floats:
+    """``[K]`` processor seconds per row of all stages and the trainer, of `jobs` with `slots` ``[S, K]`` each.
+
+    The stage that is slowest keeps its slots at work; of the others as many are as the rows that it passes take.
+    """
+    law = [part[:, jobs] for part in (work.contention, work.coherence, work.crowding)]
+    alone = work.cpu[:, jobs], work.wait[:, jobs]
+    cpu, wait = service(*alone, slots, *law)
+    through = (slots / (cpu + wait)).min(axis=0)
+    for _ in range(ROUNDS):  # as `capacity.as_few` does
+        cpu, wait = service(*alone, np.clip(through * (cpu + wait), 1.0, slots), *law)
+    return np.asarray(cpu.sum(axis=0) + work.step_cpu[jobs])
 
 
 def best_rate(work: Work) -> Floats:

@@ -41,28 +41,19 @@ def some_jobs(count: int, seed: int) -> Jobs:
     )
 
 
-def tried(jobs: Jobs, row: int) -> float:
-    """The best of all allocations of one job, stage by stage and by processors."""
-    limit = int(jobs.limit[row])
-    best = 0.0
-    for slots in product(range(1, limit + 1), repeat=3):
-        if sum(slots) > limit or any(n > most for n, most in zip(slots, jobs.most_slots[row], strict=True)):
-            continue
-        rate, seconds = np.inf, float(jobs.step_cpu[row])
-        for at, n in enumerate(slots):
-            sigma, kappa = jobs.contention[row, at], jobs.coherence[row, at]
-            alone = jobs.cpu[row, at] + jobs.wait[row, at]
-            crowded = jobs.cpu[row, at] * jobs.crowding[row, at] * (n - 1)
-            rate = min(rate, n / (alone * (1 + sigma * (n - 1) + kappa * n * (n - 1)) + crowded))
-            seconds += jobs.cpu[row, at] + alone * kappa * n * (n - 1) + crowded
-        best = max(best, min(rate, float(jobs.cpus[row].sum()) / seconds))
-    return best
+def tried(jobs: Jobs) -> float:
+    """The best rate of all allocations of one job in the simulator."""
+    limit, most = int(jobs.limit[0]), jobs.most_slots[0]
+    slots = np.array(
+        [s for s in product(range(1, limit + 1), repeat=3) if sum(s) <= limit and (s <= most).all()]
+    )
+    return float(rate_of(jobs.take(np.zeros(len(slots), dtype=int)), slots, steps=6).max())
 
 
 def test_the_best_rate_is_that_of_the_best_of_all_allocations() -> None:
     jobs = some_jobs(24, seed=0)
     found = best_rate(work_of(jobs))
-    expected = np.array([tried(jobs, row) for row in range(len(jobs))])
+    expected = np.array([tried(jobs.take([row])) for row in range(len(jobs))])
     # Taking a stage's least slots can use fewer processors than the allocation that is best without looking at them.
     assert (found <= expected * 1.0001).all()
     assert (found >= expected * 0.98).all()
@@ -77,9 +68,7 @@ def test_the_slots_it_takes_reach_it_in_the_simulator() -> None:
     assert (slots.sum(axis=1) <= jobs.limit).all()
     reached = rate_of(jobs, slots, steps=40) / rate
     assert reached.min() > 0.99
-    # Slots that have less to do than they could contend less than is reckoned here.
-    assert np.quantile(reached, 0.95) < 1.01
-    assert reached.max() < 1.1
+    assert reached.max() < 1.01
 
 
 def test_slots_without_contention_are_rate_times_seconds() -> None:
