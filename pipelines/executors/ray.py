@@ -52,6 +52,9 @@ MOST_DEATHS = 2
 WATCH_S = 1.0
 """Seconds between two looks at whether Ray is still there."""
 
+SILENCE_S = 60.0
+"""Seconds in which no task ends after which it is said what they may all wait for."""
+
 
 class RayFleet:
     """A worker process per CPU of the budget; all run any stage's tasks, several at once.
@@ -74,6 +77,7 @@ class RayFleet:
         self._outputs: dict[Key, Output] = {}
         self._deaths: dict[Key, int] = {}
         self._closed = threading.Event()
+        self._heard = 0.0  # when a task was given out, or came back, for the last time
         self._unique = itertools.count(1)
         self._landings = Landings()
         try:
@@ -184,7 +188,9 @@ class RayFleet:
     # ---- what goes wrong -------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Ray tells nobody that it was shut down, and calls that were under way are never heard of again."""
+        """Ray tells nobody that it was shut down, and calls that were under way are never heard of again; nor that a
+        task of the user's waits for a CPU."""
+        told = False
         while not self._closed.wait(WATCH_S):
             try:
                 self._workers.check_connected()
@@ -193,6 +199,18 @@ class RayFleet:
                 if run is not None:
                     run.end(error)
                 return
+            if not told and self._is_silent() and self._workers.hold_all():
+                told = True
+                logger.warning(
+                    "no task has ended on Ray in %.0f s, and this loader's workers hold all CPUs: functions of the "
+                    "pipeline that start tasks or actors themselves wait for ever; leave them some, by `budget`",
+                    SILENCE_S,
+                )
+
+    def _is_silent(self) -> bool:
+        with self._changed:
+            busy = any(worker.running for worker in self._workers.alive)
+            return busy and time.monotonic() - self._heard > SILENCE_S
 
     def _died(self, worker: Worker) -> None:
         """A worker process is gone: what it held and did is made again, another takes its place."""
@@ -260,6 +278,7 @@ class RayFleet:
                     return
                 self._changed.wait(1.0)
             worker.running[task.key] = task
+            self._heard = time.monotonic()
             for held in blocks:
                 held.users += 1  # also if what it was postponed with is lost meanwhile
             freed, worker.freed = worker.freed, []
@@ -405,6 +424,7 @@ class RayFleet:
     def _leave(self, call: Call) -> bool:
         """A worker no longer runs a task; returns whether it ran it with nothing else beside it."""
         with self._changed:
+            self._heard = time.monotonic()
             if call.worker.running.get(call.task.key) is call.task:  # else one of an epoch that is over
                 del call.worker.running[call.task.key]
             for held in call.blocks:

@@ -111,6 +111,10 @@ class RayWorkers:
         with self.changed:
             return [worker.pid for worker in self.alive if worker.node == here]
 
+    def hold_all(self) -> bool:
+        """Whether nothing else can start where they run."""
+        return self._books and not free_cpus(self.ray, self._group)
+
     def _node(self) -> str:
         """This machine's node; empty for a client (``ray://``), which is told of the one that its server runs on."""
         if not self.ray.is_initialized() or self.ray.util.client.ray.is_connected():
@@ -264,7 +268,7 @@ class RayWorkers:
                 return came, late
             logger.warning(
                 "no Ray worker has started in %.0f s: the cluster may have no free CPU any more, or a node have yet to "
-                "install what the job wants; going on to wait, up to %.0f s",
+                "start or to install what the job wants; going on to wait, up to %.0f s",
                 waited,
                 START_PATIENCE,
             )
@@ -274,8 +278,11 @@ class RayWorkers:
         that is taken, in the cluster. Waits a little, since CPUs just let go are booked late."""
         if not self._books:
             return budget.cpus
+        all_of_it = int(self.ray.cluster_resources().get("CPU", 0))
+        if not all_of_it:
+            return budget.cpus  # a cluster that scales from nothing starts nodes for those who ask
         group = capturing_group(self.ray)
-        wanted = min(budget.cpus, int(self.ray.cluster_resources().get("CPU", 0)))
+        wanted = min(budget.cpus, all_of_it)
         began = time.monotonic()
         while True:
             if group is not None and (have := free_cpus(self.ray, group)):
@@ -283,8 +290,8 @@ class RayWorkers:
                 return min(budget.cpus, have)
             have = free_cpus(self.ray)
             waited = time.monotonic() - began
-            if have >= max(1, wanted) or (have >= 1 and waited > ROOM_PATIENCE / 4):
-                return max(1, min(wanted, have))
+            if have >= wanted or (have >= 1 and waited > ROOM_PATIENCE / 4):
+                return min(wanted, have)
             if waited > ROOM_PATIENCE:
                 raise ConfigError(
                     "the Ray cluster has no free CPU for a worker; free one (a loader takes all that its budget has), "

@@ -184,6 +184,42 @@ def test_functions_go_to_ray_once_while_they_stay_the_same(monkeypatch: pytest.M
     assert put == [b"one", b"job", b"job", b"other", b"job"]
 
 
+def test_a_cluster_that_scales_from_nothing_is_asked_for_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its autoscaler starts none for those who ask for nothing: the job ended, since no CPU was free."""
+    workers = Cluster(monkeypatch).workers
+    workers._books = True
+    workers.ray.cluster_resources = lambda: {"memory": 1e9}
+    assert workers._size(Budget(cpus=3, memory=1 << 30)) == 3
+
+
+def test_it_is_said_once_what_functions_may_wait_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that starts a task and waits for it, where the loader holds all CPUs, hung without a word."""
+    workers = Cluster(monkeypatch).workers
+    workers._books, workers._group = True, None
+    free = {"CPU": 1.0}
+    workers.ray.available_resources = lambda: free
+    workers.alive = [Worker(number=0, actor=None)]
+    fleet: Any = object.__new__(RayFleet)
+    fleet._workers, fleet._changed, fleet._heard, now = workers, workers.changed, 0.0, [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    def said(at: float) -> int:
+        now[0], looks = at, iter([False, False, True])
+        fleet._closed = SimpleNamespace(wait=lambda seconds: next(looks))
+        caplog.clear()
+        fleet._watch()
+        return len(caplog.records)
+
+    assert said(99.0) == 0  # nothing runs
+    workers.alive[0].running[0, 0] = None
+    assert said(99.0) == 0  # there is room for what it waits for
+    free.clear()
+    assert said(59.0) == 0
+    assert said(61.0) == 1
+
+
 @pytest.mark.parametrize(("comes", "looks"), [(1, 1), (3, 3), (99, 10)])
 def test_a_node_may_take_minutes_to_start_the_first_worker(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, comes: int, looks: int
