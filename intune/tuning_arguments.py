@@ -46,7 +46,7 @@ def folder_of(name: str, value: object) -> Path | None:
 
 def check_knowledge(value: object) -> None:
     """True, False or a folder."""
-    if not isinstance(value, bool | str | Path):
+    if not isinstance(value, bool | str | Path) or value == "":
         raise ConfigError(
             f"`knowledge`={value!r} must be True, False (to begin without and keep nothing) or a folder to keep it in"
         )

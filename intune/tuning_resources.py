@@ -10,9 +10,12 @@ from functools import partial
 from typing import Any
 
 from intune.envs.resources import ResourceReader, Resources
-from intune.pipelines.budget import DEFAULT_SHARE, Budget, Usable
+from intune.pipelines.budget import DEFAULT_SHARE, Budget, Usable, affine_cpus
 from intune.pipelines.executors.choice import choose, reach, usable_by
 from intune.pipelines.whole import at_least
+
+LAUNCHERS = ("SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
+"""Where Slurm's srun, Open MPI and MPICH say how many of a job's processes there are on this machine."""
 
 
 def budget_of(cpus: int | None, memory: int | str | None, options: Mapping[str, Any]) -> Budget:
@@ -26,14 +29,14 @@ def budget_of(cpus: int | None, memory: int | str | None, options: Mapping[str, 
     ranks = ranks_here()
     reach(executor)
     world = max(at_least("world_size", options.get("world_size", 1), 1), ranks)
-    usable = usable_by(executor, here=ranks, world=world) if cpus is None else usable_by(executor)
+    usable = usable_by(executor, here=_sharing(), world=world) if cpus is None else usable_by(executor)
     return Budget.detect(cpus=cpus, memory=memory, share=DEFAULT_SHARE / ranks, usable=usable)
 
 
 def _usable_part(executor: str | None, world: int) -> Usable:
     """A rank's part of what there is now: what is free may be taken by all of them at once."""
     ranks = ranks_here()
-    usable = usable_by(executor, here=ranks, world=max(world, ranks))
+    usable = usable_by(executor, here=_sharing(), world=max(world, ranks))
     return replace(usable, memory_left=usable.memory_left // ranks)
 
 
@@ -49,14 +52,15 @@ def resources_of(inner: Any) -> Callable[[], Resources]:
 
 
 def ranks_here() -> int:
-    """Trainers on this machine: ``LOCAL_WORLD_SIZE``, as torchrun, Accelerate and Ray Train set it.
+    """Trainers on this machine: ``LOCAL_WORLD_SIZE``, as torchrun, Accelerate and Ray Train set it, or what srun or
+    mpirun say.
 
     Lightning only says how many there are in all, and which of those here this is: then it is all of them, but no
     more than this machine has accelerators, where it has any.
     """
-    local = _whole("LOCAL_WORLD_SIZE")
-    if local:
-        return local
+    for name in ("LOCAL_WORLD_SIZE", *LAUNCHERS):
+        if local := _whole(name):
+            return local
     world = _whole("WORLD_SIZE")
     if not world or _whole("LOCAL_RANK") is None:
         return 1
@@ -64,6 +68,14 @@ def ranks_here() -> int:
     return min(world, devices) if devices else world
 
 
+def _sharing() -> int:
+    """Those that share the CPUs of this one: none but itself, where its launcher has bound each to its own."""
+    ranks = ranks_here()
+    launched = not _whole("LOCAL_WORLD_SIZE") and any(map(_whole, LAUNCHERS))
+    return 1 if launched and ranks * affine_cpus() <= (os.cpu_count() or 1) else ranks
+
+
 def _whole(name: str) -> int | None:
-    text = os.environ.get(name, "")
-    return int(text) if text.isdecimal() else None
+    """A number from the environment; of Slurm's one for every node, ``5,4(x3)``, the largest."""
+    counts = [part.partition("(")[0] for part in os.environ.get(name, "").split(",")]
+    return max(map(int, counts)) if all(map(str.isdecimal, counts)) else None

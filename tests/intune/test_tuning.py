@@ -41,7 +41,7 @@ from intune.learnt import name_of
 from intune.pipelines import Allocation, Budget, Loader, Pipeline
 from intune.pipelines.budget import Usable
 from intune.tuning import MOST_TOLD, _agent, _folder
-from intune.tuning_resources import ranks_here, resources_of
+from intune.tuning_resources import LAUNCHERS, ranks_here, resources_of
 from tests.intune.tuned import STAGES, Clock, Scripted, simulated, tuner_threads, wait_until
 
 QUICK = Pace(shortest=0.001, longest=0.002, tasks=0)
@@ -52,7 +52,7 @@ OFFER = Usable(cpus=8, memory=32 << 30, memory_left=16 << 30)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("INTUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("INTUNE", raising=False)
-    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE", "LOCAL_RANK"):
+    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE", "LOCAL_RANK", *LAUNCHERS):
         monkeypatch.delenv(name, raising=False)
     yield
     wait_until(lambda: not tuner_threads())
@@ -271,6 +271,7 @@ def test_what_cannot_be_tuned_is_told() -> None:
     [
         ({"knowledge": None}, "True, False"),
         ({"knowledge": 3}, "or a folder"),
+        ({"knowledge": ""}, "to begin without and keep nothing"),
         ({"watch": [3]}, "must be a function"),
         ({"watch": None}, "must be a function"),
         ({"log": 5}, "must be a folder"),
@@ -630,6 +631,18 @@ def test_ranks_on_one_machine_share_it(pipeline: Pipeline, monkeypatch: pytest.M
         assert tuned.budget == Budget(cpus=8, memory=4 << 30)
 
 
+@pytest.mark.parametrize(("bound", "cpus"), [(False, 2), (True, 8)])
+def test_ranks_that_srun_has_bound_to_cpus_of_their_own_share_the_memory_only(
+    bound: bool, cpus: int, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Usable, "detect", classmethod(lambda cls, **_: OFFER))
+    monkeypatch.setattr("intune.tuning_resources.affine_cpus", lambda: OFFER.cpus)
+    monkeypatch.setattr(os, "cpu_count", lambda: 32 if bound else 8)
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "4(x2)")
+    with intune.tune(pipeline, agent="even", executor="threads", knowledge=False) as tuned:
+        assert tuned.budget == Budget(cpus=cpus, memory=1 << 30)
+
+
 @pytest.mark.parametrize(
     ("variables", "devices", "ranks"),
     [
@@ -639,6 +652,11 @@ def test_ranks_on_one_machine_share_it(pipeline: Pipeline, monkeypatch: pytest.M
         ({"WORLD_SIZE": "4", "LOCAL_RANK": "1"}, 0, 4),
         ({"WORLD_SIZE": "16", "LOCAL_RANK": "1"}, 8, 8),
         ({"WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, 8, 2),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4"}, 0, 4),
+        ({"SLURM_STEP_TASKS_PER_NODE": "5,4(x3)"}, 0, 5),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)", "LOCAL_WORLD_SIZE": "8"}, 0, 8),  # torchrun under srun
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, 0, 2),
+        ({"MPI_LOCALNRANKS": "3"}, 0, 3),
     ],
 )
 def test_ranks_on_this_machine(
