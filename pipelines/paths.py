@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 from pyarrow import fs
@@ -52,6 +52,10 @@ _KEYS = re.compile(r"//[^/]*@")
 GOOGLE_PATIENCE = 30
 """Seconds for which Google's client tries again by itself. Left alone it is a quarter of an hour, and that `retries`
 times more: where it found no credentials, nobody would hear of it before."""
+
+_URI_CHARACTERS = "%:/?[]@!$&'()*+,;=~"
+"""What stands for itself in a URI, beside letters and digits. A ``#`` does not: what follows it would be no part of the
+path, and the folder before it be read."""
 
 _OPTIONS = re.compile(r"\?[A-Za-z_][\w.-]*=[^?*]*\Z")
 """At the end of a URI, what the filesystem is to be told; any other ``?`` stands for a character."""
@@ -136,7 +140,7 @@ def _connect(uri: str, *, retries: int, sleep: Callable[[float], None]) -> tuple
 
     def connect() -> tuple[Any, str]:
         try:
-            made: tuple[Any, str] = fs.FileSystem.from_uri(_less_patient(uri))
+            made: tuple[Any, str] = fs.FileSystem.from_uri(quote(_less_patient(uri), safe=_URI_CHARACTERS))
             return made
         except (pa.ArrowInvalid, ValueError, TypeError, ImportError) as error:
             raise ConfigError(
@@ -177,10 +181,17 @@ def _from_uris(uris: Sequence[str], connect: Callable[[str], tuple[Any, str]]) -
 
 def _expand(filesystem: Any, path: str) -> list[fs.FileInfo]:
     """A file, the files of a folder, or those that match a glob."""
-    # What is there by that very name is meant, whatever characters it has.
-    found = _named(filesystem, path)
-    if found is None and MAGIC.search(path):
-        return _glob(filesystem, path)
+    try:
+        # What is there by that very name is meant, whatever characters it has.
+        found = _named(filesystem, path)
+        if found is None and MAGIC.search(path):
+            return _glob(filesystem, path)
+    except UnicodeError as error:
+        if not is_local(filesystem):
+            raise
+        raise DataError(
+            f"{path!r}: {error.object!r} is no name in UTF-8, as Arrow wants it; rename it"
+        ) from error
     if found is None:
         raise NotFoundError(f"{path}: no such file or folder")
     return found

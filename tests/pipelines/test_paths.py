@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import fsspec
 import numpy as np
@@ -85,6 +86,25 @@ def test_globs_take_a_uris_options_and_a_filesystem_of_the_users(
     assert names(make_source("*.parquet", filesystem=fs.LocalFileSystem())) == ["a.parquet"]
     below = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
     assert names(make_source("*.parquet", filesystem=below)) == ["a.parquet"]
+
+
+@pytest.mark.parametrize("name", ["a b", "é", "#1", "x#y", "{1}", "50%25"])
+def test_a_uri_may_have_characters_that_have_to_be_quoted(tmp_path: Path, name: str) -> None:
+    """As keys of object stores often have them. Of `data/#1.parquet`, the whole folder was read."""
+    write(tmp_path / "other.parquet")
+    written = name.replace("%25", "%")
+    write(tmp_path / written / f"{written}.parquet")
+    for uri in (f"{name}/{name}.parquet", f"{name}/*.parquet", quote(f"{written}/{written}.parquet"), name):
+        assert names(make_source(f"file://{tmp_path}/{uri}")) == [f"{written}.parquet"]
+
+
+def test_a_name_that_is_not_utf_8_is_said_to_be_none(tmp_path: Path) -> None:
+    """Arrow cannot list the folder; it was said to be out of reach, after five tries."""
+    write(tmp_path / "a.parquet").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.parquet"))
+    write(tmp_path / "b.parquet")
+    for path in ("", "*.parquet", os.fsdecode(b"caf\xe9.parquet")):
+        with pytest.raises(DataError, match=r"caf\\(xe9|udce9)\.parquet' is no name in UTF-8, .* rename it"):
+            open_dataset(make_source(f"{tmp_path}/{path}"))
 
 
 def test_relative_paths_are_relative_to_where_the_program_runs(
