@@ -189,15 +189,7 @@ class Tuned:
         if begin:
             self._begin_with(known)
         observer = Observer(inner, resources=resources_of(inner))
-        header = {
-            "agent": agent.name,
-            "pipeline": name if len(name) <= MOST_TOLD else f"{name[: MOST_TOLD - 1]}…",
-            "stages": list(inner.stages),
-            "cpus": budget.cpus,
-            "memory": budget.memory,
-            "began": time.time(),
-        }
-        sinks = open_sinks(shown, header)
+        sinks = open_sinks(shown, _header(agent, name, inner.stages, budget))
         try:
             self.controller = Controller(observer, agent, inner.stages, watch=sinks.listeners)
         except BaseException:  # of an agent of the user's
@@ -333,6 +325,18 @@ class _Batches(Iterator[Any]):
         if name.startswith("__") or name in ("_tuned", "_batches"):
             raise AttributeError(name)
         return getattr(self._batches, name)
+
+
+def _header(agent: Agent, name: str, stages: Sequence[str], budget: Budget) -> dict[str, Any]:
+    """What a log tells of the run; read back by `intune.report`."""
+    return {
+        "agent": agent.name,
+        "pipeline": name if len(name) <= MOST_TOLD else f"{name[: MOST_TOLD - 1]}…",
+        "stages": list(stages),
+        "cpus": budget.cpus,
+        "memory": budget.memory,
+        "began": time.time(),
+    }
 
 
 def _end(thread: ControlThread, sinks: Sinks, pid: int) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from intune.comparing import Outcome
+    from intune.profiling import ProfileConfig
 
 COMPARE_HELP = """\
 Run a real pipeline under one agent after another, each from a cold start, and compare what they delivered.
@@ -72,7 +73,6 @@ def compare(
     """
     from intune.cli.writing import check_file, check_folder, check_picture, write_all
     from intune.compare_page import draw, page
-    from intune.comparing import compare as run
     from intune.profiling import ProfileConfig
 
     check_file("json", json)
@@ -83,22 +83,7 @@ def compare(
         data=data, transform=transform, batch_size=batch_size, shuffle=shuffle, executor=executor, cpus=cpus,
         memory=memory, step_ms=step_ms, seconds=seconds,
     )  # fmt: skip
-    names = tuple(name for words in agents for name in words.split(",") if name)
-    done: dict[str, int] = {}
-    found: list[Outcome] = []
-    try:
-        with Progress("comparing agents") as progress:
-
-            def told(agent: str, rows: int, share: float) -> None:
-                done[agent] = rows
-                progress(sum(done.values()), share)
-
-            for one in run(config, names, told=told, log=log):
-                found.append(one)  # noqa: PERF402 - what there is by then is shown, whatever comes
-    except BaseException:
-        if found:
-            _show(found)
-        raise
+    found = _compared(config, tuple(name for words in agents for name in words.split(",") if name), log)
 
     def save(path: Path) -> None:
         document = {"data": data, "agents": [one.as_dict() for one in found]}
@@ -114,6 +99,28 @@ def compare(
         print(f"wrote {path}")
     if lost is not None:
         raise lost
+
+
+def _compared(config: ProfileConfig, agents: tuple[str, ...], log: Path | None) -> list[Outcome]:
+    """What came of the agents; of a comparison that is ended early, those that were done are shown."""
+    from intune.comparing import compare as run
+
+    done: dict[str, int] = {}
+    found: list[Outcome] = []
+    try:
+        with Progress("comparing agents") as progress:
+
+            def told(agent: str, rows: int, share: float) -> None:
+                done[agent] = rows
+                progress(sum(done.values()), share)
+
+            for one in run(config, agents, told=told, log=log):
+                found.append(one)  # noqa: PERF402 - what there is by then is shown, whatever comes
+    except BaseException:
+        if found:
+            _show(found)
+        raise
+    return found
 
 
 def _show(found: Sequence[Outcome]) -> None:
