@@ -140,7 +140,7 @@ def _connect(uri: str, *, retries: int, sleep: Callable[[float], None]) -> tuple
 
     def connect() -> tuple[Any, str]:
         try:
-            made: tuple[Any, str] = fs.FileSystem.from_uri(quote(_less_patient(uri), safe=_URI_CHARACTERS))
+            made: tuple[Any, str] = fs.FileSystem.from_uri(_quoted(_less_patient(uri)))
             return made
         except (pa.ArrowInvalid, ValueError, TypeError, ImportError) as error:
             raise ConfigError(
@@ -149,6 +149,12 @@ def _connect(uri: str, *, retries: int, sleep: Callable[[float], None]) -> tuple
             ) from error
 
     return patiently(connect, shown, None, retries, sleep)
+
+
+def _quoted(uri: str) -> str:
+    return (
+        quote(uri, safe=_URI_CHARACTERS) if "://" in uri else uri
+    )  # a local path, beside URIs, is taken as it is
 
 
 def _less_patient(uri: str) -> str:

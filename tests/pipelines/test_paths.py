@@ -96,6 +96,8 @@ def test_a_uri_may_have_characters_that_have_to_be_quoted(tmp_path: Path, name: 
     write(tmp_path / written / f"{written}.parquet")
     for uri in (f"{name}/{name}.parquet", f"{name}/*.parquet", quote(f"{written}/{written}.parquet"), name):
         assert names(make_source(f"file://{tmp_path}/{uri}")) == [f"{written}.parquet"]
+    both = [f"file://{tmp_path}/other.parquet", f"{tmp_path}/{written}"]
+    assert names(make_source(both)) == ["other.parquet", f"{written}.parquet"]
 
 
 def test_a_name_that_is_not_utf_8_is_said_to_be_none(tmp_path: Path) -> None:
