@@ -193,18 +193,12 @@ def held_up(run: Run) -> dict[str, float]:
 
 
 def read_run(folder: Path) -> Run:
-    """The run whose log is in `folder`, or in the only folder in it that has one, or at that path.
+    """The run whose log is in `folder`, or at that path; see `log_in`.
 
     Raises:
         ConfigError: there is none, it has no interval, its header lacks something, or a stage is not in the header.
     """
-    path = folder / LOG if folder.is_dir() else folder
-    if not path.is_file():
-        within = sorted(str(log.parent) for log in folder.glob(f"*/{LOG}"))
-        if len(within) == 1:
-            return read_run(Path(within[0]))
-        where = f"one of {named(within)}" if within else "the folder that was given to intune.tune(log=…)"
-        raise ConfigError(f"`run`={str(folder)!r} has no {LOG}; give {where}")
+    path = log_in(folder)
     lines, broken = _lines(path)
     more = path.with_name(path.name + ".1")
     if more.is_file():
@@ -230,6 +224,23 @@ def read_run(folder: Path) -> Run:
     if not intervals:
         raise ConfigError(f"{path} has no decision yet; wait until the job has run for some seconds")
     return Run(**header, intervals=tuple(intervals), unreadable=broken)
+
+
+def log_in(folder: Path) -> Path:
+    """The log in `folder` or, where that has none, in the only folder in it that has one; or at that path.
+
+    Raises:
+        ConfigError: there is none, or several folders have one.
+    """
+    path = folder / LOG if folder.is_dir() else folder
+    if path.is_file():
+        return path
+    within = sorted(folder.glob(f"*/{LOG}"))
+    if len(within) == 1:
+        return within[0]
+    folders = named(str(log.parent) for log in within)
+    where = f"one of {folders}" if within else "the folder that was given to intune.tune(log=…)"
+    raise ConfigError(f"`run`={str(folder)!r} has no {LOG}; give {where}")
 
 
 def _header(where: str, line: dict[str, Any]) -> dict[str, Any]:

@@ -38,11 +38,12 @@ def report(
         plots: Folder for PNG pictures (needs matplotlib); by default none are made.
     """
     from intune.cli.writing import check_file, check_folder, check_pictures
-    from intune.report import counted, gain, held_up, logs_beside, named, read_run
+    from intune.report import counted, gain, held_up, log_in, logs_beside, named, read_run
     from intune.report_page import page
 
-    found = read_run(run)
-    target = (run if run.is_dir() else run.parent) / "report.html" if html is None else html
+    log = log_in(run)
+    found = read_run(log)
+    target = log.parent / "report.html" if html is None else html
     check_file("html", target)
     check_folder("plots", plots)
     check_pictures("plots", plots)
@@ -63,7 +64,7 @@ def report(
             f"rate at the end: {brought.last / brought.first:.2f}x that of the slots it began with, "
             f"which were seen for {max(brought.seconds_first, 1.0):.0f} s"
         )
-    if others := logs_beside(run):
+    if others := logs_beside(log.parent):
         folders = named(map(str, others))
         print(f"this is one loader of {len(others) + 1} that logged there; the others are in {folders}")
     for path in written:

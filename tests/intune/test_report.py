@@ -355,9 +355,12 @@ def test_of_several_ranks_it_is_told_that_one_is_shown(run: Path, capsys: pytest
 
 def test_a_folder_with_the_log_of_one_loader_will_do(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As `intune run --log` makes it."""
+    loader = run.rename(run.parent / "loader-1")
     assert main(["report", str(run.parent)]) == 0
-    assert "5 intervals" in capsys.readouterr().out
-    assert (run.parent / "report.html").is_file()
+    said = capsys.readouterr().out
+    assert "5 intervals" in said
+    assert "this is one" not in said
+    assert (loader / "report.html").is_file()
 
 
 def test_of_many_stages_the_first_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
