@@ -57,27 +57,11 @@ def pretrain_paper(
     arrays, learnt = deepcopy(network.arrays), False
     try:
         for episode in range(recipe.episodes):
-            part = min(1.0, episode / max(1.0, 0.5 * recipe.episodes))
-            source = sources[episode % len(sources)]
-            ids = np.arange(episode * recipe.jobs, (episode + 1) * recipe.jobs)
-            jobs, normals = source.take(ids, recipe.steps + 1)
-            best = plan(jobs, recipe.steps + 1)
-            simulator = Simulator(jobs, record(jobs, normals))
-            agent.start(len(jobs), jobs.stages)
-            agent.epsilon = recipe.exploration + part * (recipe.final_exploration - recipe.exploration)
-            agent.tuned_by(tuner, np.random.default_rng([recipe.seed, episode]))
-            measured = simulator.run()
-            shares, kills = [], 0
-            for step in range(recipe.steps):
-                proposal = agent.propose(measured)
-                simulator.allocate(proposal.slots, proposal.pool)
-                measured = simulator.run()
-                shares.append(float(np.nan_to_num(mean(best.share(measured.delivered, step + 1)))))
-                kills += int(measured.killed.sum())
-            scores.append(float(np.mean(shares)))
+            score = _episode(recipe, episode, agent, tuner, sources[episode % len(sources)])
+            scores.append(score["rate"])
             arrays, learnt = deepcopy(network.arrays), network.updates > 0
             if watch is not None:
-                watch(episode, {"rate": scores[-1], "killed": float(kills), "explored": agent.epsilon})
+                watch(episode, score)
     except KeyboardInterrupt:
         if not learnt:
             raise
@@ -88,6 +72,27 @@ def pretrain_paper(
             "`episodes`, `jobs` or `steps`, or a smaller one"
         )
     return _weights(recipe, arrays, scores, time.monotonic() - began)
+
+
+def _episode(
+    recipe: Recipe, episode: int, agent: DQNPaper, tuner: Tuner, source: JobSource
+) -> dict[str, float]:
+    ids = np.arange(episode * recipe.jobs, (episode + 1) * recipe.jobs)
+    jobs, normals = source.take(ids, recipe.steps + 1)
+    best = plan(jobs, recipe.steps + 1)
+    simulator = Simulator(jobs, record(jobs, normals))
+    agent.start(len(jobs), jobs.stages)
+    agent.epsilon = recipe.explored(episode)
+    agent.tuned_by(tuner, np.random.default_rng([recipe.seed, episode]))
+    measured = simulator.run()
+    shares, kills = [], 0
+    for step in range(recipe.steps):
+        proposal = agent.propose(measured)
+        simulator.allocate(proposal.slots, proposal.pool)
+        measured = simulator.run()
+        shares.append(float(np.nan_to_num(mean(best.share(measured.delivered, step + 1)))))
+        kills += int(measured.killed.sum())
+    return {"rate": float(np.mean(shares)), "killed": float(kills), "explored": agent.epsilon}
 
 
 def _weights(recipe: Recipe, arrays: Any, scores: list[float], seconds: float) -> Weights:

@@ -25,7 +25,8 @@ from intune.agents.qlearner import QLearner, QLearning
 from intune.agents.qweights import Weights
 from intune.agents.replay import Replay
 from intune.envs.conditions import record
-from intune.envs.jobs import Jobs
+from intune.envs.jobs import Floats, Jobs
+from intune.envs.measurement import Measurement
 from intune.envs.scenario import Scenario
 from intune.envs.simulator import Simulator
 from intune.envs.source import JobSource
@@ -83,6 +84,11 @@ class Recipe:
         if not self.families:
             raise ConfigError("`families` is empty; name at least one scenario")
 
+    def explored(self, episode: int) -> float:
+        """Share of random choices in an episode."""
+        part = min(1.0, episode / max(1.0, 0.5 * self.episodes))
+        return self.exploration + part * (self.final_exploration - self.exploration)
+
 
 Watch = Callable[[int, dict[str, float]], None]
 """Told of each episode: its number, and loss, share of the best rate, kills."""
@@ -121,10 +127,8 @@ def pretrain(recipe: Recipe, *, watch: Watch | None = None) -> Weights:
     arrays, learnt = network.arrays(), False
     try:
         for episode in range(recipe.episodes):
-            part = min(1.0, episode / max(1.0, 0.5 * recipe.episodes))
-            explore = recipe.exploration + part * (recipe.final_exploration - recipe.exploration)
             with one_thread():
-                score = _episode(recipe, episode, learner, replay, sources, rng, explore)
+                score = _episode(recipe, episode, learner, replay, sources, rng)
             scores.append(score)
             arrays, learnt = network.arrays(), learner.updates > 0
             if watch is not None:
@@ -198,20 +202,19 @@ def _episode(
     replay: Replay,
     sources: Sequence[JobSource],
     rng: np.random.Generator,
-    explore: float,
 ) -> dict[str, float]:
     jobs, normals = draw(sources, episode, recipe.jobs, recipe.steps + 2)
-    tape = record(jobs, normals)
     best = plan(jobs, recipe.steps + 2)
-    simulator = Simulator(jobs, tape)
-    agent = DQN(weights=Weights(arrays=learner.network.arrays(), gamma=recipe.learning.gamma))  # type: ignore[operator]
+    simulator = Simulator(jobs, record(jobs, normals))
+    agent = DQN()
     agent.start(len(jobs), jobs.stages)
     guard = MemoryRecord(len(jobs), jobs.stages)
     measured = simulator.run()
     rates, losses, kills = [], [], 0
     rows = np.arange(len(jobs))
+    explored = recipe.explored(episode)
     # Some jobs explore more than others throughout.
-    chance = explore * rng.random(len(jobs)) * 2.0
+    chance = explored * rng.random(len(jobs)) * 2.0
     for step in range(recipe.steps + 1):
         guard.see(measured)
         options, seen = agent.look(measured)
@@ -222,20 +225,13 @@ def _episode(
         choice = agent.values(seen).argmax(axis=1)
         noise = np.where(seen.allowed, rng.random(seen.allowed.shape), -1.0).argmax(axis=1)
         choice = np.where(rng.random(len(jobs)) < chance, noise, choice)
-        sound = measured.sound()
-        choice = np.where(sound, choice, 0)
+        choice = np.where(measured.sound(), choice, 0)
         slots, pool, _ = fit(guard, measured, options.slots[rows, choice], options.pool[rows, choice])
         simulator.allocate(slots, pool)
-        used = np.where(pool > 0, pool, (slots * jobs.present).sum(axis=1))
         measured = simulator.run()
         share = best.share(measured.delivered, step + 1)
-        reward = (
-            np.minimum(np.nan_to_num(share), 1.2)
-            - recipe.slot_cost * used / measured.cpus
-            - recipe.memory_cost * measured.memory_used / measured.memory_limit
-            - recipe.killed_cost * measured.killed
-        )
-        replay.add(seen, choice, reward)
+        used = np.where(pool > 0, pool, (slots * jobs.present).sum(axis=1))
+        replay.add(seen, choice, _reward(recipe, share, used, measured))
         rates.append(float(np.nan_to_num(mean(share))))
         kills += int(measured.killed.sum())
         # One decision has no state after it yet.
@@ -246,8 +242,22 @@ def _episode(
         "rate": float(np.mean(rates[5:])) if len(rates) > 5 else float(np.mean(rates)),
         "loss": float(np.mean(losses)) if losses else 0.0,
         "killed": float(kills),
-        "explored": explore,
+        "explored": explored,
     }
+
+
+def _reward(recipe: Recipe, share: Floats, used: Floats, measured: Measurement) -> Floats:
+    """``[N]`` of the decisions before an interval: the share of the best rate, less what it took.
+
+    Args:
+        share: ``[N]``; used: ``[N]`` slots.
+    """
+    return np.asarray(
+        np.minimum(np.nan_to_num(share), 1.2)
+        - recipe.slot_cost * used / measured.cpus
+        - recipe.memory_cost * measured.memory_used / measured.memory_limit
+        - recipe.killed_cost * measured.killed
+    )
 
 
 def describe(recipe: dict[str, Any]) -> str:

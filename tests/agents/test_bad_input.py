@@ -23,7 +23,7 @@ from intune.envs.simulator import Simulator
 Measured = Callable[..., Measurement]
 BLIND = ("oracle",)
 """Agents that go by something else than measurements."""
-REHEARSING = ("planner", "dqn")
+REHEARSING = ("planner", "dqn", "dqn+guard")
 DECIDING = [name for name in registry.names() if name not in BLIND]
 STAGES = ("load", "batch", "transform")
 
@@ -167,7 +167,7 @@ def test_masked_stages_never_matter(name: str) -> None:
             np.testing.assert_array_equal(slots, slots_wide)
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", [*registry.names(), "dqn+guard"])
 def test_a_decision_at_eight_stages_costs_ten_simulated_intervals_at_most(name: str) -> None:
     """Forty for those that rehearse candidates in a twin of the job first; an interval takes a quarter of a
     millisecond where a decision of most agents takes half of one."""
