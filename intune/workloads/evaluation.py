@@ -31,6 +31,7 @@ from torch import Tensor
 
 from intune.pipelines.errors import ConfigError, DataError
 from intune.pipelines.schema import Ragged, slice_column
+from intune.workloads.distinct import among, distinct
 from intune.workloads.rating_data import HeldOut
 
 Ints = npt.NDArray[np.int64]
@@ -109,11 +110,10 @@ def hits_of(ranked: Ints, targets: Ragged, items: int) -> npt.NDArray[np.bool_]:
         twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] % stride != items)
         if twice.any():
             raise DataError(f"`ranked` has an item twice in row {int(np.argmax(twice.any(axis=1)))}")
-    right = np.unique(np.repeat(np.arange(rows), lengths) * stride + values)
+    right = distinct(np.repeat(np.arange(rows), lengths) * stride + values)
     if len(right) != len(values):
         raise DataError("`targets` has an item twice in a row; give each right answer once")
-    place = np.minimum(np.searchsorted(right, keys), len(right) - 1)
-    return np.asarray(right[place] == keys)
+    return among(keys, right)
 
 
 def metric_names(cutoffs: Sequence[int]) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ class SymmetricPattern(nn.Module):
         order = np.lexsort((columns, rows))
         rows, columns = rows[order], columns[order]
         keys, mirrored = rows * np.int64(size) + columns, columns * np.int64(size) + rows
-        if len(np.unique(keys)) != len(keys):
+        if not np.diff(keys).all():
             raise DataError("an entry of the matrix is given twice; join repeated interactions first")
         mirror = np.argsort(mirrored, kind="stable")
         if not np.array_equal(mirrored[mirror], keys):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from intune.pipelines.errors import ConfigError, DataError
 from intune.pipelines.schema import Ragged
+from intune.workloads.distinct import among
 from intune.workloads.rating_data import RatingData
 
 Ints = npt.NDArray[np.int64]
@@ -153,7 +154,4 @@ class _Pairs:
         keys = user * np.int64(self._items) + item
         if self._bits is not None:
             return np.asarray((self._bits[keys >> 3] >> (keys & 7).astype(np.uint8)) & 1, dtype=np.bool_)
-        if not len(self._keys):
-            return np.zeros(len(keys), dtype=np.bool_)
-        place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        return np.asarray(self._keys[place] == keys)
+        return among(keys, self._keys)

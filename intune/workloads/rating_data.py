@@ -23,6 +23,7 @@ from intune.pipelines.errors import ConfigError, CorruptError, NotFoundError, Sc
 from intune.pipelines.schema import Ragged
 from intune.workloads.data.description import read_description
 from intune.workloads.data.splits import PARTS, SPLITS
+from intune.workloads.distinct import among, distinct
 
 Ints = npt.NDArray[np.int64]
 SplitName: TypeAlias = Literal["train", "valid", "test"]
@@ -157,7 +158,7 @@ class RatingData:
         pairs = [self.train_pairs] if split == "valid" else [self.train_pairs, self._pairs("valid")]
         met = self._once(*(np.concatenate(column) for column in zip(*pairs, strict=True)))
         asked = self._once(user[known], item[known])
-        new = ~np.isin(self._keys(*asked), self._keys(*met))
+        new = ~among(self._keys(*asked), self._keys(*met))
         if not new.any():
             raise SchemaError(
                 f"{self.folder} holds out no {split} interaction with an item that is new to its user, and others are "
@@ -165,7 +166,7 @@ class RatingData:
             )
         cold, repeated = int(np.count_nonzero(~known)), int(np.count_nonzero(known) - np.count_nonzero(new))
         user, item = asked[0][new], asked[1][new]
-        users = np.unique(user)
+        users = distinct(user)
         seen = grouped(*met, rows=self.users)
         rows = np.searchsorted(users, user)
         return HeldOut(
@@ -183,7 +184,7 @@ class RatingData:
 
     def _once(self, user: Ints, item: Ints) -> tuple[Ints, Ints]:
         """Each pair once, sorted."""
-        return np.divmod(np.unique(self._keys(user, item)), np.int64(self.items))
+        return np.divmod(distinct(self._keys(user, item)), np.int64(self.items))
 
     def _pairs(self, split: SplitName) -> tuple[Ints, Ints]:
         table = self.table(f"ratings/{split}", ["user", "item"])

@@ -18,6 +18,7 @@ from intune.pipelines.schema import Array, Block, Column, Ragged, elements
 from intune.pipelines.transforms.base import Transform
 from intune.pipelines.transforms.mixing import key_of, mix
 from intune.pipelines.whole import at_least
+from intune.workloads.distinct import distinct
 from intune.workloads.sequence_stages import IGNORED, matrix_of, sessions_of
 
 
@@ -124,7 +125,7 @@ class DrawNegatives(Transform):
         sessions = sessions_of("DrawNegatives", block, self.column)
         target = matrix_of("DrawNegatives", block, self.target)
         rows = np.repeat(np.arange(len(sessions)), np.asarray(sessions.lengths))
-        held = np.unique(rows * self.items + sessions.values)
+        held = distinct(rows * self.items + sessions.values)
         counts = np.bincount(held // self.items, minlength=len(sessions))
         free = np.where(counts == self.items, self.items, self.items - counts)
         drawn = generator_of(self.seed, target).integers(0, free[:, None], target.shape)

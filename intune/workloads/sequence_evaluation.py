@@ -15,6 +15,7 @@ from torch import Tensor
 from intune.pipelines import Pipeline
 from intune.pipelines.errors import DataError
 from intune.pipelines.schema import Ragged, take_column
+from intune.workloads.distinct import among, distinct
 from intune.workloads.evaluation import RankingMetrics, top_k
 from intune.workloads.rating_data import RatingData
 
@@ -124,7 +125,7 @@ def first_met(targets: Ragged, seen: Ragged, *, items: int) -> npt.NDArray[np.bo
     asked = keys(targets)
     first = np.zeros(len(asked), dtype=np.bool_)
     first[np.unique(asked, return_index=True)[1]] = True
-    return first & ~np.isin(asked, keys(seen))
+    return first & ~among(asked, distinct(keys(seen)))
 
 
 def _lists(column: pa.ListArray) -> Ragged:

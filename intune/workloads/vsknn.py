@@ -19,6 +19,7 @@ from intune.pipelines import Pipeline
 from intune.pipelines.errors import ConfigError, DataError
 from intune.pipelines.schema import Array, Ragged, concat_columns, take_column
 from intune.workloads.attention import at_least
+from intune.workloads.distinct import distinct
 from intune.workloads.popularity import require_items
 from intune.workloads.sequence_stages import Window
 
@@ -84,7 +85,7 @@ class VSKNN:
         require_items(sessions.values, self.config.items)
         rows = np.repeat(np.arange(len(sessions)), sessions.lengths)
         # Distinct pairs, sorted by session and then item.
-        pairs = np.unique(rows * self.config.items + sessions.values)
+        pairs = distinct(rows * self.config.items + sessions.values)
         rows, items = pairs // self.config.items, pairs % self.config.items
         self._sessions = Ragged(items, _offsets(rows, len(sessions)))
         # A stable sort keeps each item's sessions in order of time.
