@@ -166,6 +166,7 @@ def test_a_twin_is_made_of_the_latest_intervals_of_a_running_job() -> None:
 
 def test_a_twin_is_quick_enough_to_make_between_two_decisions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some 50 ms on a quiet machine, see benchmarks/envs.py: a few calls of the physics of few jobs each."""
+    history = [noisy(a_job(), SLOTS[i : i + 1], POOL[i : i + 1], seed=i) for i in range(8)]
     sizes: list[int] = []
     at_rest = calibrate_model.at_rest
 
@@ -174,7 +175,7 @@ def test_a_twin_is_quick_enough_to_make_between_two_decisions(monkeypatch: pytes
         return at_rest(jobs, *rest)
 
     monkeypatch.setattr(calibrate_model, "at_rest", counted)
-    twin_of([noisy(a_job(), SLOTS[i : i + 1], POOL[i : i + 1], seed=i) for i in range(8)])
+    twin_of(history)
     assert len(sizes) <= 15
     assert sum(sizes) <= 2_000
 
