@@ -100,6 +100,29 @@ def test_a_uri_may_have_characters_that_have_to_be_quoted(tmp_path: Path, name: 
     assert names(make_source(both)) == ["other.parquet", f"{written}.parquet"]
 
 
+def test_a_host_is_connected_to_once_however_many_of_its_files_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the files of a Delta table are: of ten thousand in S3, making clients alone took 17 s of a processor."""
+    wanted = [f"{number} #é.parquet" for number in range(9)]
+    for name in wanted:
+        write(tmp_path / "a b" / name)
+    connected: list[str] = []
+    original = paths_module._connect
+
+    def connect(uri: str, **options: Any) -> tuple[Any, str]:
+        connected.append(uri)
+        return original(uri, **options)
+
+    monkeypatch.setattr(paths_module, "_connect", connect)
+    uris = [quote(f"{tmp_path}/a b/{name}") for name in wanted]
+    assert names(make_source([f"file://{uri}" for uri in uris])) == wanted
+    assert len(connected) == 1
+    assert names(make_source([f"file://{uri}?use_mmap=false" for uri in uris])) == wanted
+    for other in (f"file://{tmp_path}/a b/", f"{tmp_path}/a b", f"file://{tmp_path}/a b/*"):
+        assert names(make_source([f"file://{uris[0]}", other])) == [wanted[0], *wanted]
+
+
 def test_a_name_that_is_not_utf_8_is_said_to_be_none(tmp_path: Path) -> None:
     """Arrow cannot list the folder; it was said to be out of reach, after five tries."""
     write(tmp_path / "a.parquet").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.parquet"))
