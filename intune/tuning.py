@@ -91,7 +91,7 @@ def tune(
         agent: who decides: a name of `intune.agents.registry`, an `Agent` (an instance, for this loader alone), or None
             for nobody.
         cpus: CPUs the pipeline may keep busy; by default all that the job may use, divided by the ranks on this
-            machine (that torchrun, srun or mpirun have started).
+            machine (begun by torchrun, srun, mpirun or `torch.multiprocessing.spawn`).
         memory: bytes, or text as ``"24GiB"``, that the pipeline's blocks may hold; by default a quarter of what
             is free, divided by the ranks on this machine.
         tune: False turns tuning off, as does ``INTUNE=off`` in the environment: the batches stay the same.

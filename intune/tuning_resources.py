@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -55,17 +56,28 @@ def ranks_here() -> int:
     """Trainers on this machine: ``LOCAL_WORLD_SIZE``, as torchrun, Accelerate and Ray Train set it, or what srun or
     mpirun say.
 
-    Lightning only says how many there are in all, and which of those here this is: then it is all of them, but no
-    more than this machine has accelerators, where it has any.
+    Lightning only says how many there are in all, and which of those here this is, and `torch.multiprocessing.spawn`
+    says nothing, so that the process group has to: then it is all of them, but no more than this machine has
+    accelerators, where it has any.
     """
     for name in ("LOCAL_WORLD_SIZE", *LAUNCHERS):
         if local := _whole(name):
             return local
-    world = _whole("WORLD_SIZE")
-    if not world or _whole("LOCAL_RANK") is None:
+    world = _whole("WORLD_SIZE") if _whole("LOCAL_RANK") is not None else _spawned()
+    if not world:
         return 1
     devices = torch.cuda.device_count() if (torch := sys.modules.get("torch")) is not None else 0
     return min(world, devices) if devices else world
+
+
+def _spawned() -> int:
+    """Ranks of the process group, where this is one of processes that a Python program began for it; else 0."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or multiprocessing.parent_process() is None:
+        return 0
+    begun = distributed.is_available() and distributed.is_initialized()
+    world: int = distributed.get_world_size() if begun else 0
+    return world
 
 
 def _sharing() -> int:

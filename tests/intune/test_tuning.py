@@ -631,6 +631,19 @@ def test_ranks_on_one_machine_share_it(pipeline: Pipeline, monkeypatch: pytest.M
         assert tuned.budget == Budget(cpus=8, memory=4 << 30)
 
 
+@pytest.mark.parametrize(("parent", "ranks"), [(object(), 3), (None, 1)])
+def test_ranks_that_were_spawned_count_by_their_process_group(
+    parent: object, ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process on each machine, which no other began, has its machine to itself."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: parent)
+    assert ranks_here() == 1
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    assert ranks_here() == ranks
+
+
 @pytest.mark.parametrize(("bound", "cpus"), [(False, 2), (True, 8)])
 def test_ranks_that_srun_has_bound_to_cpus_of_their_own_share_the_memory_only(
     bound: bool, cpus: int, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
