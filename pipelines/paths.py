@@ -212,7 +212,7 @@ def _expand(filesystem: Any, path: str) -> list[fs.FileInfo]:
         found = _named(filesystem, path)
         if found is None and MAGIC.search(path):
             return _glob(filesystem, path)
-    except UnicodeError as error:
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
         if not is_local(filesystem):
             raise
         raise DataError(
