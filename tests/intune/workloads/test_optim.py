@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from intune.errors import ConfigError
 from intune.workloads.dlrm import DLRM, DLRMConfig
-from intune.workloads.optim import Adagrad, decay_linearly, make_optimizer, sum_rows
+from intune.workloads.optim import Adagrad, ClippedAdamW, decay_linearly, make_optimizer, sum_rows
 
 CONFIG = DLRMConfig(table_sizes=(7, 3, 11), embedding_dim=4, dense_features=5, bottom=(6, 4), top=(8, 1))
 DENSE_CONFIG = DLRMConfig(**{**CONFIG.__dict__, "sparse_gradients": False})
@@ -264,3 +264,15 @@ def test_adam_is_torchs() -> None:
     )
     assert isinstance(optimizer, torch.optim.Adam)
     assert [group["lr"] for group in optimizer.param_groups] == [0.2, 0.1]
+
+
+def test_the_gradient_is_shortened_before_the_step() -> None:
+    mine, theirs = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+    clipped = ClippedAdamW([mine], lr=0.1, weight_decay=0.01, clip=1.0)
+    plain = torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.01)
+    for length in (10.0, 0.5):
+        gradient = torch.tensor([length, 0.0, 0.0])
+        mine.grad, theirs.grad = gradient.clone(), gradient / max(1.0, length)
+        clipped.step()
+        plain.step()
+    torch.testing.assert_close(mine, theirs)

@@ -25,7 +25,7 @@ from intune.workloads.data.movielens import read_movielens
 from intune.workloads.data.ratings import RatingsOptions, write_ratings
 from intune.workloads.data.splits import SplitOptions
 from intune.workloads.fitting import FitOptions
-from intune.workloads.optim import ClippedAdamW
+from intune.workloads.rating_data import find_rating_data
 from intune.workloads.sequence_evaluation import keep_elements, rank_sessions
 from intune.workloads.sequence_job import SequenceJob, _training, ready
 from intune.workloads.sequence_models import MODELS, Material, TextOptions, module_of
@@ -43,6 +43,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "context": 64,
         "batch_size": 8,
         "completions": 3,
+        "most_tokens": 8,
     },
 }
 FIT = FitOptions(metric="ndcg@10", epochs=2, evaluate_epochs=1, patience=5)
@@ -510,23 +511,5 @@ def test_a_folder_without_a_data_set_is_refused(tmp_path: Path) -> None:
 
 
 def test_items_without_titles_are_called_by_their_text(folder: Path) -> None:
-    material = Material(data=ready_data(folder))
+    material = Material(data=find_rating_data(folder))
     assert material.names[0].startswith("Film 1 (1981)")
-
-
-def ready_data(folder: Path) -> Any:
-    from intune.workloads.rating_data import find_rating_data
-
-    return find_rating_data(folder)
-
-
-def test_the_gradient_is_shortened_before_the_step() -> None:
-    mine, theirs = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
-    clipped = ClippedAdamW([mine], lr=0.1, weight_decay=0.01, clip=1.0)
-    plain = torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.01)
-    for length in (10.0, 0.5):
-        gradient = torch.tensor([length, 0.0, 0.0])
-        mine.grad, theirs.grad = gradient.clone(), gradient / max(1.0, length)
-        clipped.step()
-        plain.step()
-    torch.testing.assert_close(mine, theirs)
