@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from intune.envs.capacity import ROUNDS, service
 from intune.envs.jobs import Floats
 
+ONE = 1.0 + 1e-9
+"""Slots that are one, rounding aside."""
+
 _POINTS = 8
 _ROUNDS = 4
 
@@ -63,10 +66,12 @@ def slots_for(work: Work, rate: Floats) -> Floats:
     rest = load * (1.0 - sigma)
     square = slope * slope - 4.0 * kappa * load * rest
     never = (square < 0.0) | (slope <= 0.0)
+    # Where a second slot is only in the way, a root below one slot is none.
+    never |= (1.0 - sigma <= kappa) & (load > ONE)
     root = slope + np.sqrt(np.maximum(square, 0.0))
     found = np.where(never, np.inf, 2.0 * rest / np.where(never, 1.0, root))
     # One slot will do, also where a second one would only be in its way.
-    return np.where(load <= 1.0 + 1e-9, np.clip(found, 0.0, load), found)
+    return np.where(load <= ONE, np.clip(found, 0.0, load), found)
 
 
 def attainable(work: Work, rate: Floats) -> NDArray[np.bool_]:
@@ -75,9 +80,12 @@ def attainable(work: Work, rate: Floats) -> NDArray[np.bool_]:
     needed = np.maximum(np.ceil(slots_for(work, rate) - 1e-9), 1.0)
     possible = (needed <= work.most_slots.reshape(shape)).all(axis=0)
     given = np.where(possible, needed, 1.0)
-    alone = (work.cpu + work.wait).reshape(shape)
-    cpu, kappa, gamma = (part.reshape(shape) for part in (work.cpu, work.coherence, work.crowding))
-    each = cpu * (1.0 + gamma * (given - 1.0)) + alone * (kappa * given * (given - 1.0))
+    cpu, wait, *law = (
+        part.reshape(shape) for part in (work.cpu, work.wait, work.contention, work.coherence, work.crowding)
+    )
+    each, waits = service(cpu, wait, given, *law)
+    # Rounded up, slots may be past the point from which on more of them do harm.
+    possible &= (rate * (each + waits) <= given * ONE).all(axis=0)
     used = rate * (each.sum(axis=0) + work.step_cpu)
     least = rate * (work.cpu.sum(axis=0) + work.step_cpu)
     doubtful = np.nonzero(possible & (used > work.cpus) & (least <= work.cpus))

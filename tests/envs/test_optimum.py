@@ -71,6 +71,28 @@ def test_the_slots_it_takes_reach_it_in_the_simulator() -> None:
     assert reached.max() < 1.01
 
 
+def test_slots_that_are_only_in_the_way_of_each_other_reach_no_more_than_one() -> None:
+    rng = np.random.default_rng(5)
+    shape = (60, 2)
+    jobs = Jobs.of(
+        stages=2,
+        jobs=60,
+        cpu=10 ** rng.uniform(-7, -5, shape),
+        wait=10 ** rng.uniform(-7, -5, shape),
+        contention=rng.choice([0.5, 0.9, 1.0], shape),
+        coherence=rng.choice([0.0, 0.01, 0.3, 1.0], shape),
+        crowding=rng.choice([0.0, 0.1, 10.0], shape),
+        slots_per_cpu=1.0,
+        step=1e-12,
+        block_rows=64.0,
+    )
+    limit = int(jobs.limit[0])
+    slots = np.array([s for s in product(range(1, limit + 1), repeat=2) if sum(s) <= limit])
+    every = rate_of(jobs.take(np.repeat(np.arange(60), len(slots))), np.tile(slots, (60, 1)), steps=6)
+    found = best_rate(work_of(jobs)) / every.reshape(60, -1).max(axis=1)
+    assert 0.998 < found.min() <= found.max() < 1.001
+
+
 def test_slots_without_contention_are_rate_times_seconds() -> None:
     jobs = Jobs.of(stages=2, cpu=[[1e-6, 3e-6]], wait=[[1e-6, 0.0]])
     np.testing.assert_allclose(slots_for(work_of(jobs), np.array([2e6])), [[4.0], [6.0]])
