@@ -46,8 +46,8 @@ MAGIC = re.compile(r"[*?[]")
 _LITERAL = re.compile(r"(?:[^*?[]|\[[*?[]\])*")
 """A glob's part that stands for one name, maybe with characters that `glob.escape` wrapped up."""
 
-_KEYS = re.compile(r"//[^/]*@")
-"""What a URI has of keys and passwords, which do not belong in a log."""
+_KEYS = re.compile(r"//(?:[^/@]*:[^@]*|[^/]*)@")
+"""What a URI has of keys and passwords, which do not belong in a log: those of S3 may hold a slash."""
 
 GOOGLE_PATIENCE = 30
 """Seconds for which Google's client tries again by itself. Left alone it is a quarter of an hour, and that `retries`
@@ -144,9 +144,10 @@ def _connect(uri: str, *, retries: int, sleep: Callable[[float], None]) -> tuple
             return made
         except (pa.ArrowInvalid, ValueError, TypeError, ImportError) as error:
             raise ConfigError(
-                f"`paths` holds {shown!r}, which no filesystem takes: {error}; write it as pyarrow knows it (s3://…, "
-                "gs://…, abfs://…, hdfs://…, file:///…), or give `filesystem=`, such as fsspec.filesystem('https')"
-            ) from error
+                f"`paths` holds {shown!r}, which no filesystem takes: {_KEYS.sub('//', str(error))}; write it as "
+                "pyarrow knows it (s3://…, gs://…, abfs://…, hdfs://…, file:///…; a slash in a secret as %2F), or give "
+                "`filesystem=`, such as fsspec.filesystem('https')"
+            ) from None  # it has the keys in it
 
     return patiently(connect, shown, None, retries, sleep)
 
