@@ -120,6 +120,7 @@ def _locate(
         ]
     uri = next((path for path in paths if "://" in path), None)
     if filesystem is not None and not isinstance(filesystem, fs.PyFileSystem) and uri is not None:
+        uri = _KEYS.sub("//", uri)
         raise ConfigError(
             f"`paths` holds the URI {uri!r}, but `filesystem` is given too; leave it out, or write the path that the "
             f"file has on it, such as {uri.partition('://')[2]!r}"
