@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 PRETRAIN_HELP = """\
 Pre-train a learning agent in the simulator and write its weights, with recipe, seed and score.
 
-Without options, the weights shipped with the package are made again: 80 episodes of 200 jobs drawn from all families
+Without options, in the way of the weights shipped with the package: 80 episodes of 200 jobs drawn from all families
 of training scenarios. Of dqn-paper, the agent built after the paper, 300 episodes of 16 jobs. Ctrl-C
 ends it with the weights of the episodes that were done.
 
