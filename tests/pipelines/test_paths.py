@@ -219,7 +219,7 @@ def test_keys_in_uris_are_in_no_error(keys: str) -> None:
             open_dataset(make_source(f"{scheme}://{keys}@x/y?no=1"))
         assert "hush" not in str(told.value)
         assert told.value.__cause__ is None
-    with pytest.raises(ConfigError, match="'s3://x/y', but `filesystem` is given too; .* such as 'x/y'"):
+    with pytest.raises(ConfigError, match=r"'s3://x/y', but `filesystem` is given too; .* such as 'x/y'"):
         open_dataset(make_source(f"s3://{keys}@x/y", filesystem=fs.LocalFileSystem()))
 
 
