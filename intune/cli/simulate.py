@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from intune.agents.base import Agent
     from intune.simulation.results import Results
 
 SIMULATE_HELP = """\
@@ -170,6 +169,7 @@ def run(
         ConfigError: an agent or scenario that there is not, or a number out of range.
         Interrupted: by Ctrl-C, where a scenario was done by then.
     """
+    from intune.agents import registry
     from intune.agents.evaluate import Trial, evaluate
     from intune.agents.summary import summarise
     from intune.envs.scenario import Scenario
@@ -196,7 +196,9 @@ def run(
                 if told is not None:
                     told(scenario, agent, done)
 
-            traces = evaluate({agent: _maker(agent) for agent in names}, source, trial, watch=watch)
+            traces = evaluate(
+                {agent: partial(registry.make, agent) for agent in names}, source, trial, watch=watch
+            )
             results.interval[name] = float(source.jobs([0]).interval[0])
             results.scenarios[name] = summarise(traces, reference=reference, seed=seed)
     except KeyboardInterrupt:
@@ -219,15 +221,6 @@ def write(results: Results, *, json: Path | None, html: Path | None, plots: Path
     for path in written:
         print(f"wrote {path}", file=sys.stderr)
     return lost
-
-
-def _maker(name: str) -> Callable[[], Agent]:
-    def make() -> Agent:
-        from intune.agents import registry
-
-        return registry.make(name)
-
-    return make
 
 
 def _progress(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html import escape
 
 from intune.agents.summary import Summary
+from intune.envs.jobs import Floats
 from intune.report import counted
 from intune.simulation.results import Results, best_first
 from intune.simulation.svg import Bar, Line, bar_chart, line_chart
@@ -102,31 +104,20 @@ def _table(results: Results, summaries: list[Summary], colours: dict[str, int]) 
 
 
 def _curves(summaries: list[Summary], colours: dict[str, int], across: str) -> str:
-    lines = [
-        Line(
-            name=s.agent,
-            colour=_colour(colours[s.agent]),
-            values=s.curve.tolist(),
-            low=s.low.tolist(),
-            high=s.high.tolist(),
-            dashed=colours[s.agent] >= len(LIGHT),
-        )
-        for s in summaries
-    ]
+    lines = [replace(_line(s, colours, s.curve), low=s.low.tolist(), high=s.high.tolist()) for s in summaries]
     return line_chart(lines, across=across, up="share of the best rate", most=1.05)
 
 
 def _regret(summaries: list[Summary], colours: dict[str, int], across: str) -> str:
-    lines = [
-        Line(
-            name=s.agent,
-            colour=_colour(colours[s.agent]),
-            values=s.regret.tolist(),
-            dashed=colours[s.agent] >= len(LIGHT),
-        )
-        for s in summaries
-    ]
+    lines = [_line(s, colours, s.regret) for s in summaries]
     return line_chart(lines, across=across, up="intervals lost")
+
+
+def _line(summary: Summary, colours: dict[str, int], values: Floats) -> Line:
+    number = colours[summary.agent]
+    return Line(
+        name=summary.agent, colour=_colour(number), values=values.tolist(), dashed=number >= len(LIGHT)
+    )
 
 
 def _colour(number: int) -> int:
