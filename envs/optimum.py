@@ -88,9 +88,9 @@ def attainable(work: Work, rate: Floats) -> NDArray[np.bool_]:
     possible &= (rate * (each + waits) <= given * ONE).all(axis=0)
     used = rate * (each.sum(axis=0) + work.step_cpu)
     least = rate * (work.cpu.sum(axis=0) + work.step_cpu)
-    doubtful = np.nonzero(possible & (used > work.cpus) & (least <= work.cpus))
-    if doubtful[0].size:
-        used[doubtful] = rate[doubtful] * _at_work(work, doubtful[-1], given[:, *doubtful])
+    doubtful = possible & (used > work.cpus) & (least <= work.cpus)
+    if doubtful.any():
+        used[doubtful] = rate[doubtful] * _at_work(work, np.nonzero(doubtful)[-1], given[:, doubtful])
     result: NDArray[np.bool_] = possible & (used <= work.cpus) & (given.sum(axis=0) <= work.slots)
     return result
 
