@@ -63,7 +63,8 @@ class Child:
     Attributes:
         number: by which its server tells of it.
         code: as `subprocess.Popen.returncode`; None as long as it runs, and where nobody can tell any more.
-        problem: why it is not there, and never will be.
+        refused: why the system allows no further process.
+        problem: why it is not there, and never will be: for that reason or another.
     """
 
     def __init__(self, server: Server, number: int) -> None:
@@ -73,7 +74,7 @@ class Child:
         self._pid = 0
         self._unwanted = False
         self.code: int | None = None
-        self.problem = ""
+        self.refused = self.problem = ""
 
     @property
     def pid(self) -> int | None:
@@ -130,7 +131,9 @@ class Child:
 
     def born(self, reply: Born, descriptors: list[int]) -> None:
         """It is there, or never will be."""
-        self._pid, self.problem = reply.pid, reply.problem
+        self._pid, self.refused = reply.pid, reply.refused
+        if self.refused:
+            self.problem = f"could not be started ({self.refused})"
         self._descriptor = descriptors[0] if descriptors else -1
 
     def _known(self) -> bool:

@@ -59,7 +59,7 @@ class Server:
                 try:
                     pid = _fork()
                 except OSError as error:
-                    self._tell(Born(request.number, problem=f"could not be started ({error})"))
+                    self._tell(Born(request.number, refused=str(error)))
                 else:
                     if pid == 0:
                         self._leave()

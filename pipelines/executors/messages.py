@@ -22,11 +22,11 @@ class Fork:
 
 @dataclass(slots=True)
 class Born:
-    """From the fork server: a process is there, and a descriptor of it comes with this; or it is not, and why."""
+    """From the fork server: a process is there, and a descriptor of it comes with this; or why there may be none."""
 
     number: int
     pid: int = 0
-    problem: str = ""
+    refused: str = ""
 
 
 @dataclass(slots=True)

@@ -77,10 +77,7 @@ class Process:
             try:
                 self._process, ours = _started(libraries)
             except OSError as error:
-                raise WorkerLostError(
-                    f"a worker process could not be started: {error}; allow more processes and open files (ulimit -u, "
-                    "ulimit -n), or give the stage fewer slots"
-                ) from error
+                raise _not_started(error) from error
             self._channel = Channel(ours)
             _processes.add(self)
 
@@ -104,17 +101,11 @@ class Process:
 
         Raises:
             EOFError: the process died.
+            WorkerLostError: it could not be started.
             StageError: the function cannot be had there; its module is not found, for one.
         """
         if not self._greeted:
-            try:
-                with places() as descriptors:
-                    self._channel.send(hello(self.number), descriptors)
-            except OSError as error:
-                raise _not_shared(error) from error
-            self._channel.receive()
-            self._process.arrived()
-            self._greeted = True
+            self._greet()
         if self._prepared.get(stage) is function:
             return
         self._channel.send(Load(stage, function))
@@ -196,6 +187,20 @@ class Process:
 
     # ---- inside ----------------------------------------------------------------------------------------------
 
+    def _greet(self) -> None:
+        try:
+            with places() as descriptors:
+                self._channel.send(hello(self.number), descriptors)
+            self._channel.receive()
+        except OSError as error:
+            raise _not_shared(error) from error
+        except EOFError:
+            if not self.alive and self._process.refused:
+                raise _not_started(self._process.refused) from None
+            raise
+        self._process.arrived()
+        self._greeted = True
+
     def _release(self) -> None:
         _processes.discard(self)
         self._channel.close()
@@ -242,6 +247,13 @@ class Process:
         return _unpacked(reply.packed, memory, apart=used >= self.handed_over)
 
 
+def _not_started(reason: object) -> WorkerLostError:
+    return WorkerLostError(
+        f"a worker process could not be started: {reason}; allow more processes and open files (ulimit -u, ulimit -n; "
+        "in a container its limit of pids), or give the stage fewer slots"
+    )
+
+
 def _not_shared(error: Exception) -> WorkerLostError:
     return WorkerLostError(
         f"no memory can be shared with a worker process ({error}); allow more open files (ulimit -n), address space "
@@ -280,7 +292,7 @@ os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, a
 class _Fresh:
     """A worker process where this system has no fork server; as `fork_server.Child`."""
 
-    problem = ""
+    refused = problem = ""
 
     def __init__(self, end: int) -> None:
         read, self._lifeline = os.pipe()

@@ -114,6 +114,9 @@ class ProcessPool:
             except StageError:
                 self._give_back(process)  # it never got the block
                 raise
+            except WorkerLostError as error:
+                self._do_without(process, error)
+                continue
             except BaseException:
                 self._give_up(process)  # what it is doing is not known any more
                 raise
@@ -219,28 +222,35 @@ class ProcessPool:
                         self._start_beside(stage)
                         self._changed.wait()
                         continue
-                    try:
-                        process = (
-                            self._idle.pop() if self._idle else Process(self._free_number(), self._libraries)
-                        )
-                    except WorkerLostError as error:
-                        if not self._busy:
-                            raise
-                        self._go_on_with_fewer(error)
-                        continue
-                    if process.alive:
+                    process = self._rested() if self._idle else self._new()
+                    if process is not None:
                         self._busy.add(process)
                         process.handed_over = handed_over(self._count())
                         return process
-                    # It died idle: nothing is lost but the process, so this is nobody's try.
-                    self.workers_lost += 1
-                    logger.warning(
-                        "an idle worker process (pid %s) %s; going on without it",
-                        process.pid,
-                        process.end(0.0),
-                    )
             finally:
                 self._waiting -= 1
+
+    def _rested(self) -> Process | None:
+        """The process that was idle last, if it lives."""
+        process = self._idle.pop()
+        if process.alive:
+            return process
+        # It died idle: nothing is lost but the process, so this is nobody's try.
+        self.workers_lost += 1
+        logger.warning(
+            "an idle worker process (pid %s) %s; going on without it", process.pid, process.end(0.0)
+        )
+        return None
+
+    def _new(self) -> Process | None:
+        """A process that is begun; None where the system allows no more than those at work."""
+        try:
+            return Process(self._free_number(), self._libraries)
+        except WorkerLostError as error:
+            if not self._busy:
+                raise
+            self._go_on_with_fewer(error)
+            return None
 
     def _start_beside(self, stage: Map) -> None:
         """Have a process started for a call that waits for one, in a thread of its own. Each may import
@@ -255,6 +265,15 @@ class ProcessPool:
             except RuntimeError as error:  # the system allows no more threads
                 self._starters -= 1
                 self._go_on_with_fewer(error)
+
+    def _do_without(self, process: Process, error: WorkerLostError) -> None:
+        """A process is of no use since the system lacks something: others may be, if it was but begun."""
+        begun = process.fresh
+        self._give_up(process)
+        with self._changed:
+            if not (begun and self._busy):
+                raise error
+            self._go_on_with_fewer(error)
 
     def _go_on_with_fewer(self, error: Exception) -> None:
         self._failed_starts += 1

@@ -178,7 +178,7 @@ def test_one_that_cannot_be_forked_is_told(monkeypatch):
     thread.join()
     theirs.close()
     told = pickle.loads(message)
-    assert told == Born(7, problem="could not be started ([Errno 11] Resource temporarily unavailable)")
+    assert told == Born(7, refused="[Errno 11] Resource temporarily unavailable")
     os.close(writing)
     assert os.read(reading, 1) == b""  # whoever waits for it sees that nobody is there
     os.close(reading)

@@ -1184,6 +1184,42 @@ def test_a_process_that_is_still_starting_does_not_hold_up_the_end() -> None:
         pool(stage, {"x": np.zeros(1)})
 
 
+class Refused:
+    """A process that the system allows no more, seen as `fork_server.Child`."""
+
+    pid = code = None
+    running = False
+    refused = "[Errno 11] Resource temporarily unavailable"
+    problem = f"could not be started ({refused})"
+
+    def wait(self, patience: float) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+def test_where_no_further_process_is_allowed_calls_wait_for_those_there_are(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a container with a limit of pids: it was the function that was said to take processes down."""
+    pool, stage = pool_of(lambda block: block)
+    one = pool._borrow(stage)
+    monkeypatch.setattr(fork_server, "fork", lambda *_: Refused())
+    with ThreadPoolExecutor(1) as threads:
+        other = threads.submit(pool, stage, {"n": 1})
+        deadline = time.monotonic() + 60.0
+        while "going on with fewer" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        pool._give_back(one)
+        assert other.result(60.0) == {"n": 1}
+    assert pool.workers_lost == 0
+    pool.end_idle()
+    with pytest.raises(WorkerLostError, match=r"could not be started: \[Errno 11\] .*; allow more processes"):
+        pool(stage, {"n": 1})
+    pool.close()
+
+
 def refuse(*_: object) -> NoReturn:
     raise OSError(errno.EMFILE, "Too many open files")
 
