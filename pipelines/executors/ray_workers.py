@@ -280,7 +280,9 @@ class RayWorkers:
             return budget.cpus
         all_of_it = int(self.ray.cluster_resources().get("CPU", 0))
         if not all_of_it:
-            logger.warning("the Ray cluster has no CPU yet; asking for %d and waiting for its nodes", budget.cpus)
+            logger.warning(
+                "the Ray cluster has no CPU yet: asking for %d, and waiting for nodes", budget.cpus
+            )
             return budget.cpus  # one that scales from nothing starts nodes for those who ask
         group = capturing_group(self.ray)
         wanted = min(budget.cpus, all_of_it)
