@@ -20,7 +20,7 @@ Run a script with the torch DataLoaders it makes tuned, without editing it.
 What follows -- is run as it is, with its own exit code and signals; python stands for the interpreter that intune is
 installed for. In it, and in the Python processes that it starts (torchrun, accelerate launch), iterating over a
 DataLoader goes through intune.tune: the same batches in the same order. Standard error says which loaders are tuned
-and what came of it. INTUNE=off turns it off.
+and what came of it. INTUNE=off turns it off; so do python -E and -I, which pass over what the environment says.
 
 Examples:
   intune run -- python train.py --epochs 3
