@@ -21,9 +21,8 @@ import pyarrow as pa
 from intune.pipelines.errors import ConfigError, CorruptError, NotFoundError, StorageError
 from intune.workloads.data.bad_lines import BadLines
 from intune.workloads.data.columns import LABEL, describe_columns, schema
-from intune.workloads.data.description import write_description
 from intune.workloads.data.tsv import LONGEST_LINE, LineTooLongError, Readable, parse_block, read_blocks
-from intune.workloads.data.writer import ROW_GROUP_ROWS, PartWriter, Progress, new_dataset, storage_errors
+from intune.workloads.data.writer import ROW_GROUP_ROWS, PartWriter, Progress, new_dataset, write_description
 
 SPLITS = ("train", "test")
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -162,8 +161,7 @@ def convert_criteo(config: CriteoConfig, out: Path, *, progress: Progress | None
             "sources": [str(path) for path, _ in inputs],
             "bad_lines": {"count": bad.count, "examples": bad.quoted()},
         }
-        with storage_errors(folder):
-            write_description(folder, description)
+        write_description(folder, description)
     return description
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,6 @@ from intune.pipelines.errors import CorruptError, NotFoundError
 
 DATASET_FILE = "dataset.json"
 SCHEMA_VERSION = 1
-
-
-def write_description(folder: Path, description: Mapping[str, Any]) -> None:
-    """Write `description`, JSON values only, to the `dataset.json` of `folder`."""
-    text = json.dumps({"schema_version": SCHEMA_VERSION, **description}, indent=2, allow_nan=False)
-    (folder / DATASET_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def read_description(folder: Path) -> dict[str, Any]:

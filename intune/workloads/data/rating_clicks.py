@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from intune.pipelines.errors import ConfigError, SchemaError
-from intune.workloads.data.description import DATASET_FILE, write_description
-from intune.workloads.data.writer import PartWriter, new_dataset, storage_errors
+from intune.workloads.data.description import DATASET_FILE
+from intune.workloads.data.writer import PartWriter, new_dataset, storage_errors, write_description
 from intune.workloads.rating_data import find_rating_data
 
 CLICKS = "clicks"
@@ -115,8 +115,7 @@ def write_rating_clicks(ratings: Path, options: RatingClicksOptions, out: Path) 
                 for batch in part.combine_chunks().to_batches():
                     writer.write(batch)
                 writer.close({"kind": "rating-clicks", "split": name, "rows": part.num_rows})
-        with storage_errors(folder):
-            write_description(folder, description)
+        write_description(folder, description)
     return description
 
 

@@ -17,11 +17,10 @@ import pyarrow as pa
 
 from intune.pipelines.errors import ConfigError
 from intune.workloads.data import tables
-from intune.workloads.data.description import write_description
 from intune.workloads.data.interactions import CleaningOptions, Interactions, clean
 from intune.workloads.data.splits import CONTEXT, PARTS, SPLITS, TRAIN, Parts, SplitOptions, assign
 from intune.workloads.data.tables import SeriesOptions
-from intune.workloads.data.writer import PartWriter, Progress, new_dataset, storage_errors
+from intune.workloads.data.writer import PartWriter, Progress, new_dataset, write_description
 
 ROW_GROUP_ROWS = 8192
 """Neighbouring small row groups are read together; small ones let a shuffle over some of them mix small data sets."""
@@ -102,8 +101,7 @@ def write_ratings(
             },
             **(more or {}),
         }
-        with storage_errors(folder):
-            write_description(folder, description)
+        write_description(folder, description)
     return description
 
 

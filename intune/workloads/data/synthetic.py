@@ -35,7 +35,6 @@ from intune.workloads.data.columns import (
     scaled_cardinalities,
     schema,
 )
-from intune.workloads.data.description import write_description
 from intune.workloads.data.features import (
     BLOCK_ROWS,
     CategoricalColumn,
@@ -47,7 +46,7 @@ from intune.workloads.data.features import (
 )
 from intune.workloads.data.ids import format_hex, mix_ids
 from intune.workloads.data.teacher import Teacher, plant_teacher
-from intune.workloads.data.writer import ROW_GROUP_ROWS, PartWriter, Progress, new_dataset, storage_errors
+from intune.workloads.data.writer import ROW_GROUP_ROWS, PartWriter, Progress, new_dataset, write_description
 
 DEFAULT_FILE_ROW_GROUPS = 4
 MOST_THREADS = 4  # beyond, Python's lock between NumPy calls leaves little to gain
@@ -261,8 +260,7 @@ def write_synthetic(
             totals.stopped.set()
             pool.shutdown(wait=True)
         description = _describe(config, source, totals)
-        with storage_errors(folder):
-            write_description(folder, description)
+        write_description(folder, description)
     return description
 
 

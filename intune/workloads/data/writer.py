@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from intune.pipelines.errors import ConfigError, StorageError
-from intune.workloads.data.description import DATASET_FILE
+from intune.workloads.data.description import DATASET_FILE, SCHEMA_VERSION
 
 METADATA_KEY = "intune"
 ROW_GROUP_ROWS = 65_536
@@ -174,6 +174,13 @@ class PartWriter:
             # Closing writes the footer, which fails again on a full disk; the file is about to be removed.
             with suppress(OSError):
                 self._writer.close()
+
+
+def write_description(folder: Path, description: Mapping[str, Any]) -> None:
+    """Write `description`, JSON values only, to the `dataset.json` of `folder`."""
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **description}, indent=2, allow_nan=False)
+    with storage_errors(folder):
+        (folder / DATASET_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def folder_bytes(folder: Path) -> int:

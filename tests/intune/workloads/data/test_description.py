@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from intune.errors import CorruptError, NotFoundError
-from intune.workloads.data.description import DATASET_FILE, read_description, write_description
+from intune.workloads.data.description import DATASET_FILE, read_description
+from intune.workloads.data.writer import write_description
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
