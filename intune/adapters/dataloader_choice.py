@@ -196,10 +196,11 @@ def choose_unshared(
     """
     if not measured.changes:
         return None
-    # Copies of their own are what the code has in a DataLoader with workers; without, there is one for all batches.
+    # In a DataLoader with workers the code has copies of its own, as they were when the epoch began, however cheap its
+    # batches are; without, there is one for all of them.
     copies = settings.num_workers > 0 and size * budget.cpus <= budget.memory
     return Choice(
-        kind="process" if copies and measured.wall_s >= WORTH_SENDING_S else "here",
+        kind="process" if copies else "here",
         reason="the code changes what the dataset or `collate_fn` keeps, a counter or a buffer, which threads would "
         "share; workers='thread' says that they may",
     )

@@ -64,6 +64,7 @@ class FirstBatches:
         if unchanged:
             self._unsendable = self._prepare()
         mentioned = mentions(settings)
+        settings = self._as_in_a_worker()
         trial = Trial(settings, seed, alone=mentioned.mixes_up)
         measured = trial.measure(items)
         if held():
@@ -100,6 +101,18 @@ class FirstBatches:
                 self._survey = Survey(settings, whole=True)
                 unsendable = choose_unsendable(settings, self._survey)
         return unsendable
+
+    def _as_in_a_worker(self) -> LoaderSettings:
+        """With the copies of a small dataset and of `collate_fn` that a worker of the DataLoader would have: what the
+        code changes in place must be as it was when the next epoch begins."""
+        settings, first = self._settings, self._shipment.first
+        if not settings.num_workers or first is None:
+            return settings
+        try:
+            copy = first.opened().settings
+        except Exception:  # it is made again by whatever code it refers to; the processes will tell
+            return settings
+        return replace(settings, dataset=copy.dataset, collate_fn=copy.collate_fn)
 
     def _tried(self, choice: Choice, trial: Trial, *, random: bool, unchanged: bool) -> Choice:
         """Processes, if they make the same of the first batches; else what is chosen instead.

@@ -147,11 +147,13 @@ class Parcel:
         """The stream, as another object: who gets it makes the dataset again."""
         return Holder(self.stream, [self.stream])
 
-    @property
-    def dataset(self) -> Any:
-        """As it was, made again in this process."""
+    def opened(self) -> Worker:
+        """What a process makes of it, made in this one: the dataset as it was."""
         arrays = None if self.arrays is None else self.arrays.path
-        return _made(self.content.path, self.begin, arrays, self.buffers)[0]
+        try:
+            return _made(self.content.path, self.begin, arrays, self.buffers)[1]
+        finally:
+            _items.clear()  # which processes keep for the next one
 
     def bytes_for(self, processes: int) -> int:
         """About how much memory it takes besides the dataset itself, in files and in so many processes."""

@@ -122,7 +122,9 @@ class Shipment:
         settings = self._settings
         size = structure_bytes(settings.dataset)
         if size is None and self.first is not None:
-            settings = replace(settings, dataset=unopened(settings.dataset, self.first.dataset))
+            settings = replace(
+                settings, dataset=unopened(settings.dataset, self.first.opened().settings.dataset)
+            )
         self._last = Parcel.of(settings, self._last)
         if is_small(size) and self.first is None:
             self.first = self._last

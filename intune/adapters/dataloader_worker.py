@@ -48,16 +48,20 @@ class NextRequest:
 
 
 class Worker:
-    """A dataset's copy in a worker process. One request at a time."""
+    """A dataset's copy in a worker process. One request at a time.
+
+    Attributes:
+        settings: of the DataLoader, with the copy; nothing of its sampler.
+    """
 
     def __init__(self, settings: LoaderSettings) -> None:
-        self._settings = replace(settings, index_sampler=None, generator=None)  # which stay with the trainer
+        self.settings = replace(settings, index_sampler=None, generator=None)  # which stay with the trainer
         self._begun: tuple[int, int] | None = None
         self._samples: SampleReader | None = None
 
     def __call__(self, request: Any) -> Any:
         """Answer a request: the batch, or (samples, batch) of an iterator, None at its end."""
-        settings = self._settings
+        settings = self.settings
         if isinstance(request, FetchRequest):
             self._become(self._number_for(request.ordinal), request.seed)
             seed_batch(request.seed.of_batches, request.ordinal)
@@ -75,8 +79,8 @@ class Worker:
 
     def _number_for(self, ordinal: int) -> int:
         """Which of torch's workers makes a batch: that of its turn, or one for good where it is told at its start."""
-        number = worker_number() or 0 if self._settings.inits_workers else ordinal
-        return number % max(1, self._settings.num_workers)
+        number = worker_number() or 0 if self.settings.inits_workers else ordinal
+        return number % max(1, self.settings.num_workers)
 
     def _become(self, number: int, seed: EpochSeed) -> None:
         """Be the worker `number` of torch's: seeds, `get_worker_info` and `worker_init_fn`, once for a seed."""
@@ -84,8 +88,8 @@ class Worker:
             return
         torch.set_num_threads(1)
         seed_batch(seed.of_batches, number)
-        torch_worker._worker_info = worker_info(self._settings, number, seed)
-        if self._settings.inits_workers and (begin := self._settings.worker_init_fn) is not None:
+        torch_worker._worker_info = worker_info(self.settings, number, seed)
+        if self.settings.inits_workers and (begin := self.settings.worker_init_fn) is not None:
             begin(number)
         self._begun = (seed.base, number)
 

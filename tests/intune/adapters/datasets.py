@@ -151,6 +151,12 @@ class OpensLate(Samples):
         self.file.seek(8 * int(i))
         return torch.tensor(int.from_bytes(self.file.read(8), "little"))
 
+    def close(self):
+        if self.file is not None:
+            self.file.close()
+
+    __del__ = close
+
 
 class Stream(IterableDataset):
     """Iterable-style; shards itself by worker, unevenly, if `lengths` are given."""

@@ -188,7 +188,7 @@ def test_code_that_changes_what_it_keeps_has_copies_of_its_own_as_in_the_dataloa
 
     long, short = (Measurement(wall_s=wall_s, active_s=wall_s, changes=True) for wall_s in (0.1, 0.001))
     assert choice(2, long).kind == "process"
-    assert choice(2, short).kind == "here"
+    assert choice(2, short).kind == "process"
     assert choice(2, long, size=1 << 30).kind == "here"
     assert choice(0, long).kind == "here"
     assert choice(2, Measurement(wall_s=0.1, active_s=0.1)) is None
@@ -426,7 +426,7 @@ def test_code_that_draws_random_numbers_goes_to_processes_and_so_does_one_that_o
             assert loader.workshop.choice.kind == "process"
             assert torch.cat(list(loader)).tolist() == list(range(50))
     finally:
-        dataset.file.close()
+        dataset.close()
 
 
 def test_loops_that_begin_at_once_in_two_threads_choose_once(caplog):

@@ -91,6 +91,28 @@ class Exclusive(Remembering):
         return samples
 
 
+class InPlace(Samples):
+    """Changes what it keeps of a sample, as a transform does that writes into its input."""
+
+    def __init__(self, size):
+        super().__init__(size)
+        self.rows = [{"x": 8.0, "y": i} for i in range(size)]
+
+    def __getitem__(self, i):
+        row = self.rows[i]
+        row["x"] /= 2
+        return row["x"], row.pop("y")
+
+
+def test_samples_that_are_changed_in_place_are_as_they_were_in_the_next_epoch_as_of_a_dataloader_with_workers():
+    expected = [[torch.full((3,), 4.0, dtype=torch.float64), torch.arange(n, n + 3)] for n in range(0, 24, 3)]
+    with wrap(DataLoader(InPlace(24), 3, num_workers=2)) as loader:
+        for _ in range(2):
+            assert_same(loader, expected)
+        assert loader.workshop.choice.kind == "process"
+        assert loader.dataset.rows == InPlace(24).rows
+
+
 class Unsendable(Growing):
     """Collates; counts, and cannot be sent."""
 

@@ -56,7 +56,7 @@ def settings_of(**kept):
     ids=lambda value: type(value).__name__,
 )
 def test_a_dataset_arrives_as_it_was(value):
-    made = Parcel.of(settings_of(value=value, again=[value])).dataset
+    made = Parcel.of(settings_of(value=value, again=[value])).opened().settings.dataset
     assert type(made) is Keeps
     assert type(made.value) is type(value)
     assert same(made.value, value)
@@ -67,7 +67,7 @@ def test_a_dataset_arrives_as_it_was(value):
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_nested_tensors_arrive():
     nested = torch.nested.nested_tensor([torch.ones(1 << 16), torch.ones(1)])
-    assert not difference(Parcel.of(settings_of(value=nested)).dataset.value, nested)
+    assert not difference(Parcel.of(settings_of(value=nested)).opened().settings.dataset.value, nested)
 
 
 def test_what_arrives_may_be_written_to_and_is_as_it_was_the_next_time():
@@ -76,13 +76,13 @@ def test_what_arrives_may_be_written_to_and_is_as_it_was_the_next_time():
     )
     parcel = Parcel.of(settings)
     for _ in range(2):
-        made = parcel.dataset
+        made = parcel.opened().settings.dataset
         assert (made.array[5], made.tensor[5], made.rows[5], made.names[5]) == (0, 0, ROWS[5], ROWS[5][1])
         made.array[5] = made.tensor[5] = made.rows[5] = made.names[5] = 1
     assert Parcel.of(settings, parcel) is parcel
     frozen = np.zeros(1 << 16)
     frozen.flags.writeable = False
-    assert not Parcel.of(settings_of(array=frozen)).dataset.array.flags.writeable
+    assert not Parcel.of(settings_of(array=frozen)).opened().settings.dataset.array.flags.writeable
 
 
 def change_attribute(dataset):
@@ -122,7 +122,7 @@ def test_only_what_has_changed_is_made_again(change, kept, monkeypatch):
     after = Parcel.of(settings, before)
     assert after.stream != before.stream
     assert {name for name in ("arrays", "lists") if getattr(after, name) == getattr(before, name)} == kept
-    now, made = settings.dataset, after.dataset
+    now, made = settings.dataset, after.opened().settings.dataset
     assert all(same(getattr(made, name), getattr(now, name)) for name in vars(now))
 
 

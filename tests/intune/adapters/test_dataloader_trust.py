@@ -252,7 +252,7 @@ def test_other_attributes_of_a_dataset_that_opened_a_file_hold_in_the_next_epoch
             with loader.dataset.other:
                 assert torch.cat(list(loader)).tolist() == expected
     finally:
-        dataset.file.close()
+        dataset.close()
 
 
 def test_a_dataset_that_cannot_be_sent_any_more_is_used_here_and_an_iterable_one_as_it_was(caplog):

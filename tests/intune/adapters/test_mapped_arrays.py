@@ -25,7 +25,7 @@ def test_an_array_in_a_file_is_the_file_in_another_process_too(path, mode):
     dataset.array = np.load(path, mmap_mode=mode)
     assert structure_bytes(dataset) < 10_000
     parcel = Parcel.of(read_settings(DataLoader(dataset)))
-    made = parcel.dataset.array
+    made = parcel.opened().settings.dataset.array
     assert type(made) is np.memmap
     assert np.array_equal(made, dataset.array)
     assert made.flags.writeable == (mode == "r+")
