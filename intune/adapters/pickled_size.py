@@ -191,7 +191,7 @@ def _is_open_file(value: Any) -> bool:
 
 
 def _values(array: Any) -> bytes:
-    """Some or all values of an array; nothing of one that lies in a file or on a device."""
+    """Some or all values of an array; nothing of one on a device, or in a file that all processes share."""
     try:
         if isinstance(array, torch.Tensor):
             array = array.detach().resolve_conj().resolve_neg()
@@ -199,7 +199,7 @@ def _values(array: Any) -> bytes:
                 places = torch.arange(0, array.numel(), max(1, array.numel() // PLACES), device="cpu")
                 array = array.take(places)
             return bytes(array.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-        if isinstance(array, np.memmap):
+        if isinstance(array, np.memmap) and array.mode != "c":
             return b""
         if array.nbytes > WHOLE:
             array = array.flat[:: max(1, array.size // PLACES)]

@@ -113,3 +113,12 @@ def test_no_more_is_looked_through_than_is_asked_for():
     assert structure_bytes([np.zeros(1 << 20), threading.Lock()], most=1 << 20) > 1 << 20
     assert structure_bytes([threading.Lock()], most=1 << 20) is None
     assert structure_bytes([torch.zeros(1)], refuse=lambda part: isinstance(part, torch.Tensor)) is None
+
+
+@pytest.mark.parametrize(("mode", "seen"), [("r+", False), ("c", True)])
+def test_what_is_written_into_an_array_in_a_file_is_seen_where_it_is_its_own(tmp_path, mode, seen):
+    np.save(tmp_path / "array.npy", np.zeros(9))
+    array = np.load(tmp_path / "array.npy", mmap_mode=mode)
+    before = fingerprint(array)
+    array[3] = 1
+    assert (fingerprint(array) != before) is seen
