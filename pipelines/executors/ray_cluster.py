@@ -43,7 +43,9 @@ def connect(budget: Budget) -> Any:
         if ray.is_initialized():
             if connection(ray) == _started:
                 _users += 1
-        elif not _attach(ray):
+        elif os.environ.get("RAY_ADDRESS"):
+            ray.init(logging_level=logging.ERROR)
+        else:
             ray.init(
                 address="local",  # else Ray takes one that `ray start` left a note of, running or not
                 num_cpus=max(1, budget.cpus),
@@ -91,14 +93,7 @@ def attach() -> None:
             import ray
 
             if not ray.is_initialized():
-                _attach(ray)
-
-
-def _attach(ray: Any) -> bool:
-    if not os.environ.get("RAY_ADDRESS"):
-        return False
-    ray.init(logging_level=logging.ERROR)
-    return True
+                ray.init(logging_level=logging.ERROR)
 
 
 def disconnect(ray: Any, used: str) -> None:
