@@ -93,18 +93,7 @@ def calibrate(
     Raises:
         ConfigError: no sound measurement, or not as many names as stages.
     """
-    if not isinstance(measured, Measurement) and not len(measured):
-        raise ConfigError("`measured` is empty; give one interval at least")
-    joined = measured if isinstance(measured, Measurement) else Measurement.joined(list(measured))
-    count = int(joined.present[0].sum())
-    if len(stages) != count:
-        raise ConfigError(f"`stages` has {len(stages)} names, but {count} stages were measured")
-    sound = joined.take(_usable(joined))
-    if not len(sound):
-        raise ConfigError(
-            "`measured` has no interval in which every stage worked and rows were delivered; measure longer, or with "
-            "other allocations"
-        )
+    sound = _sound(measured, stages)
     layout = layout_of(sound, block_rows)
     found = search(sound, layout, iterations, starts)
     jobs = layout.jobs(found.values[None])
@@ -153,6 +142,22 @@ def twin_of(history: Sequence[Measurement], *, stages: Sequence[str] | None = No
 
 
 # ---- what goes in --------------------------------------------------------------------------------------------
+
+
+def _sound(measured: Measurement | Sequence[Measurement], stages: Sequence[str]) -> Measurement:
+    if not isinstance(measured, Measurement) and not len(measured):
+        raise ConfigError("`measured` is empty; give one interval at least")
+    joined = measured if isinstance(measured, Measurement) else Measurement.joined(list(measured))
+    count = int(joined.present[0].sum())
+    if len(stages) != count:
+        raise ConfigError(f"`stages` has {len(stages)} names, but {count} stages were measured")
+    sound = joined.take(_usable(joined))
+    if not len(sound):
+        raise ConfigError(
+            "`measured` has no interval in which every stage worked and rows were delivered; measure longer, or with "
+            "other allocations"
+        )
+    return sound
 
 
 def _usable(measured: Measurement) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:

@@ -66,17 +66,11 @@ def profile(
         name: Of the scenario; by default the file's.
         force: Write over a file that is there.
     """
-    from intune.cli.writing import check_file, write_all
+    from intune.cli.writing import write_all
     from intune.pipelines.errors import ConfigError
     from intune.profiling import ProfileConfig, run_profile
 
-    if out.suffix != ".toml":
-        raise ConfigError(f"`out`={str(out)!r} must end in .toml")
-    if out.exists() and not force:
-        raise ConfigError(f"`out`={str(out)!r} is there already; give another name, or --force")
-    if not out.parent.is_dir():
-        raise ConfigError(f"`out`: there is no folder {str(out.parent)!r}; make it first")
-    check_file("out", out)
+    _check_out(out, force=force)
     if name is not None and not name.strip():
         raise ConfigError(f"`name`={name!r} must be a text that is not empty")
     config = ProfileConfig(
@@ -101,6 +95,19 @@ def profile(
     _show(found, out, time.monotonic() - began)
     if lost is not None:  # what was measured is shown nevertheless
         raise lost
+
+
+def _check_out(out: Path, *, force: bool) -> None:
+    from intune.cli.writing import check_file
+    from intune.pipelines.errors import ConfigError
+
+    if out.suffix != ".toml":
+        raise ConfigError(f"`out`={str(out)!r} must end in .toml")
+    if out.exists() and not force:
+        raise ConfigError(f"`out`={str(out)!r} is there already; give another name, or --force")
+    if not out.parent.is_dir():
+        raise ConfigError(f"`out`: there is no folder {str(out.parent)!r}; make it first")
+    check_file("out", out)
 
 
 def _show(found: Profile, out: Path, seconds: float) -> None:
