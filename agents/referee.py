@@ -48,10 +48,24 @@ FED = 0.02
 nothing then, whatever rate is compared with (the first interval's has what was made before the trainer began)."""
 
 JOINING_S = 10.0
-"""Seconds within which slots that were added may yet begin to work: a process imports its libraries first."""
+"""Seconds within which slots that were added may yet begin to work: a process imports its libraries first. Twice as
+long the next time, where none of them was seen at work and the trainer waited."""
+
+LONGEST_JOINING_S = 80.0
+"""After so long they are what does not help: containers and nodes that are asked for take half a minute or more."""
 
 JOINED = 0.1
 """Share of the slots added by which slots at work have to be more, if those are among them."""
+
+STARTING = 0.25
+"""Loss at most that slots may cause that only begin to work, as processes that import do."""
+
+PROBATION = 4
+"""Intervals that a change which was kept has yet to prove itself in: rows that were queued are delivered at first, in a
+burst that says nothing of what follows."""
+
+RELAPSE = 0.1
+"""Loss, in two of them running, with which it goes back to what it replaced."""
 
 WARM = 1
 """Decisions at the beginning that are not judged: there is nothing to compare the first with."""
@@ -96,6 +110,15 @@ class Referee(Agent):
         self._age: Floats = np.zeros(jobs)
         # Slots at work then.
         self._work: Floats = np.zeros(jobs)
+        # Seconds that slots have to begin to work.
+        self._patience: Floats = np.full(jobs, JOINING_S)
+        # What the last change that was kept had replaced, and how many intervals it has yet to prove itself in.
+        self._prior_slots: Floats = np.zeros((jobs, stages))
+        self._prior_pool: Floats = np.zeros(jobs)
+        self._prior_rate: Floats = np.zeros(jobs)
+        self._left: Floats = np.zeros(jobs)
+        # Whether it delivered less in the last of them.
+        self._low: Bools = np.zeros(jobs, dtype=bool)
         # Whether the rate to compare with was seen for a moment only.
         self._brief: Bools = np.zeros(jobs, dtype=bool)
         # Whether the last decision was to return to what was before.
@@ -130,11 +153,11 @@ class Referee(Agent):
         self.agent.forget(rows)
         for array in (
             self._slots, self._pool, self._rate, self._work, self._tried, self._trial, self._hold, self._failures,
-            self._age, self._cpus, self._limit,
+            self._age, self._cpus, self._limit, self._left,
         ):  # fmt: skip
             array[rows] = 0.0
         self._returning[rows] = self._resized[rows] = self._brief[rows] = self._restarted[rows] = False
-        self._shrunk[rows], self._at_work[rows] = 1.0, np.nan
+        self._shrunk[rows], self._at_work[rows], self._patience[rows] = 1.0, np.nan, JOINING_S
         self._failed_pool[rows] = -1.0
 
     def knowledge(self) -> dict[str, Any]:
@@ -177,24 +200,36 @@ class Referee(Agent):
         fresh = sound & ~interrupted & (new | (self._rate == 0) | (self._age <= WARM) | refused)
         on_trial = sound & ~fresh & ~same & ~interrupted
         # What was added and does not work yet has not been tried.
-        joining = on_trial & (total > before)
-        joining &= _at_work(measured) < self._work + JOINED * (total - before)
-        joining &= (np.abs(rate / np.maximum(self._rate, 1e-12) - 1.0) <= CLEAR) & (self._tried == 0)
-        joining &= np.nan_to_num(measured.since_change, nan=np.inf) < JOINING_S
+        since = np.nan_to_num(measured.since_change, nan=np.inf)
+        idle = on_trial & (total > before)
+        idle &= _at_work(measured) < self._work + JOINED * (total - before)
+        change = rate / np.maximum(self._rate, 1e-12) - 1.0
+        joining = (
+            idle & (change <= CLEAR) & (change >= -STARTING) & (self._tried == 0) & (since < self._patience)
+        )
         on_trial &= ~joining
         count = np.where(on_trial, self._tried + 1.0, 0.0)
         mean = np.where(self._tried > 0, (self._trial * self._tried + rate) / np.maximum(count, 1.0), rate)
         gain = np.where(on_trial, mean / np.maximum(self._rate, 1e-12) - 1.0, 0.0)
-        enough = _fewer(total, before) & (np.nan_to_num(measured.waiting, nan=1.0) <= FED)
+        fed = np.nan_to_num(measured.waiting, nan=1.0) <= FED
+        enough = _fewer(total, before) & fed
         sure = CLEAR + EACH_DOUBLING * _doublings(total, before)
         clear = (gain > sure) | (gain < -CLEAR) | (count >= 2) | enough
         doubtful = on_trial & self._brief & ~_fewer(total, before) & (gain <= sure)
         better = on_trial & clear & (((gain > _needed(total, before)) & ~doubtful) | enough)
+        worse = on_trial & clear & ~better
+        settled = sound & same & ~fresh & (since >= self._patience)
+        lost = 1.0 - rate / np.maximum(self._prior_rate, 1e-12)
+        low = settled & (self._left > 0) & (lost > RELAPSE) & ~fed
+        relapsed = low & self._low
+        gain = np.where(relapsed, -lost, gain)
+        slow = worse & idle & (since < 2.0 * self._patience) & (gain >= -STARTING)
+        slow &= (self._patience < LONGEST_JOINING_S) & ~fed
         return _Trial(
             sound=sound, resized=resized, stale=stale, interrupted=interrupted, same=same & sound, fresh=fresh,
-            joining=joining, on_trial=on_trial, better=better, worse=on_trial & clear & ~better,
-            undecided=on_trial & ~clear,
-            twice=(count >= 2) & ~doubtful, count=count, mean=mean, gain=gain,
+            joining=joining, on_trial=on_trial, better=better, worse=worse | relapsed, slow=slow,
+            settled=settled, low=low, relapsed=relapsed, undecided=on_trial & ~clear,
+            twice=((count >= 2) & ~doubtful) | relapsed, count=count, mean=mean, gain=gain,
         )  # fmt: skip
 
     def _learn(self, trial: _Trial, measured: Measurement) -> None:
@@ -204,22 +239,41 @@ class Referee(Agent):
         self._tried = np.where(undecided, trial.count, 0.0)
         self._trial = np.where(undecided, trial.mean, 0.0)
         taken = fresh | better
+        self._put_on_probation(trial)
         self._slots = np.where(taken[:, None], measured.slots, self._slots)
         self._pool = np.where(taken, measured.pool, self._pool)
         self._brief = np.where(fresh, measured.interval < BRIEF_S, self._brief & ~trial.same & ~better)
-        kept = np.where(trial.same & ~fresh, 0.5 * self._rate + 0.5 * measured.delivered, self._rate)
+        kept = np.where(
+            trial.same & ~fresh & ~trial.relapsed, 0.5 * self._rate + 0.5 * measured.delivered, self._rate
+        )
         self._rate = np.where(fresh, measured.delivered, np.where(better, trial.mean, kept))
-        self._work = np.where(taken | trial.same, _at_work(measured), self._work)
-        self._failures = np.where(taken, 0.0, self._failures + worse)
-        hold = np.where(worse, 2.0 ** np.minimum(self._failures, LONGEST), np.maximum(self._hold - 1.0, 0.0))
+        self._work = np.where(taken | (trial.same & ~trial.relapsed), _at_work(measured), self._work)
+        self._patience = np.where(trial.slow, 2.0 * self._patience, self._patience)
+        self._failures = np.where(taken, 0.0, self._failures + (worse & ~trial.slow))
+        doublings = np.clip(self._failures, 1.0, LONGEST)
+        hold = np.where(worse, 2.0**doublings, np.maximum(self._hold - 1.0, 0.0))
         self._hold = np.where(taken, 0.0, hold)
+
+    def _put_on_probation(self, trial: _Trial) -> None:
+        """What a change that is kept replaces is what is returned to if it turns out to deliver less."""
+        better, relapsed = trial.better, trial.relapsed
+        self._prior_slots = np.where(better[:, None], self._slots, self._prior_slots)
+        self._prior_pool = np.where(better, self._pool, self._prior_pool)
+        self._prior_rate = np.where(better, self._rate, self._prior_rate)
+        self._left = np.where(
+            better, PROBATION, np.where(trial.fresh | relapsed, 0.0, self._left - trial.settled)
+        )
+        self._low = np.where(trial.settled, trial.low & ~relapsed, self._low & ~better)
+        self._slots = np.where(relapsed[:, None], self._prior_slots, self._slots)
+        self._pool = np.where(relapsed, self._prior_pool, self._pool)
+        self._rate = np.where(relapsed, self._prior_rate, self._rate)
 
     def _decide(self, asked: Proposal, trial: _Trial, measured: Measurement) -> Proposal:
         """Back to what was before, what is in force for now, or what the agent asks for."""
         sound, worse, undecided = trial.sound, trial.worse, trial.undecided
         back = worse | trial.interrupted
         waits = ((self._hold > 0) & sound & ~worse) | (trial.stale & ~back)
-        self._remember_failures(measured, worse, trial.twice)
+        self._remember_failures(measured, worse & ~trial.slow, trial.twice)
         known = sound & ~back & ~undecided & ~waits & self._has_failed(asked, measured)
         stays = undecided | trial.joining | waits | known
         slots = np.where(back[:, None], self._slots, np.where(stays[:, None], measured.slots, asked.slots))
@@ -345,6 +399,9 @@ class _Trial:
         fresh: it is from now on, whatever was before.
         joining: slots that were added are not at work yet.
         on_trial: it is something else; then it is `better`, `worse` or `undecided`.
+        settled: `same`, and for so long that all its slots can be at work.
+        low: what was kept delivers less then than what it replaced; relapsed: again, so it is `worse` after all.
+        slow: it is worse, but no slot that was added was seen at work, and they may need longer.
         twice: seen for two intervals, and compared with what was seen for long enough.
         count: intervals of the trial; mean: rows/s in them; gain: over what they are compared with.
     """
@@ -359,6 +416,10 @@ class _Trial:
     on_trial: Bools
     better: Bools
     worse: Bools
+    slow: Bools
+    settled: Bools
+    low: Bools
+    relapsed: Bools
     undecided: Bools
     twice: Bools
     count: Floats

@@ -104,6 +104,47 @@ def test_slots_that_are_not_at_work_yet_are_not_judged(measurement: Measured, co
         assert said[6].startswith("back to what was before")
 
 
+def test_slots_that_need_long_to_begin_are_given_longer_the_next_time(measurement: Measured) -> None:
+    """Containers that start for half a minute: every try ended before any of them worked, and none was ever kept."""
+    referee = Referee(Restless(4.0))
+    referee.start(1, 2)
+    slots, since, tries = np.array([[4.0, 2.0]]), 50.0, []
+    for _ in range(24):
+        joined = slots[0, 0] if since > 32.0 else 4.0
+        measured = measurement(
+            stages=2, slots=slots, busy=[[joined, 1.0]], delivered=100.0 * joined, interval=5.0, since_change=since,
+        )  # fmt: skip
+        proposal = referee.propose(measured)
+        tries.append(float(proposal.slots[0, 0]))
+        since = 5.0 if (proposal.slots != slots).any() else since + 5.0
+        slots = proposal.slots
+        if joined > 4.0:
+            break
+    assert (
+        tries.count(4.0) == 4
+    )  # two tries ended too early, after 10 and 20 seconds, with a rest of two intervals each
+    assert proposal.explain(0) == "one more"
+    assert slots[0, 0] == 12
+
+
+@pytest.mark.parametrize(("after", "given"), [(30.0, [5, 6, 5, 5, 4]), (95.0, [5, 6, 5, 5, 6])])
+def test_a_burst_does_not_prove_a_change(measurement: Measured, after: float, given: list[float]) -> None:
+    """What was queued comes at a hundred times the rate; then slots that are in each other's way deliver a third."""
+    referee = Referee(Restless())
+    referee.start(1, 2)
+    slots, asked = np.array([[4.0, 2.0]]), []
+    for rate in (100.0, 1e4, after, after, after):
+        proposal = referee.propose(measurement(stages=2, slots=slots, busy=slots, delivered=rate))
+        slots = proposal.slots
+        asked.append(float(slots[0, 0]))
+    assert asked == given
+    if given[-1] == 4:
+        assert (
+            proposal.explain(0)
+            == "back to what was before: the change brought -70.0%; next try in 4 intervals"
+        )
+
+
 @pytest.mark.parametrize(("gain", "kept"), [(1.02, False), (1.04, False), (1.1, True)])
 def test_many_more_slots_have_to_bring_more_than_noise(
     measurement: Measured, gain: float, kept: bool
