@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -225,18 +224,22 @@ def _block_bytes(stages: tuple[StageStats, ...]) -> list[float]:
     return sizes
 
 
-def fault(now: PipelineStats, before: PipelineStats) -> str:
-    """The first counter that fell between two readings of the same stages, or is no number: it is another pipeline's,
-    or was set back. Empty where there is none."""
-    counters: list[tuple[str, Any, Any, str]] = [
-        (f"`{name}`", now, before, name) for name in ("elapsed_s", "rows", "batches", "step_s", "wait_s")
+def counters(stats: PipelineStats) -> list[tuple[str, Any]]:
+    """What only grows, as a message names it, and its value."""
+    told = [
+        (f"`{name}`", getattr(stats, name)) for name in ("elapsed_s", "rows", "batches", "step_s", "wait_s")
     ]
-    for stage, then in zip(now.stages, before.stages, strict=True):
+    for stage in stats.stages:
         names = ("tasks", "rows", "busy_s", "cpu_s", "slot_s")
-        counters += [(f"`{name}` of stage {stage.name!r}", stage, then, name) for name in names]
-    for what, new, old, name in counters:
-        value, earlier = getattr(new, name), getattr(old, name)
-        if not isinstance(value, Real) or not math.isfinite(value):
+        told += [(f"`{name}` of stage {stage.name!r}", getattr(stage, name)) for name in names]
+    return told
+
+
+def fault(now: PipelineStats, before: PipelineStats) -> str:
+    """The first counter that fell between two readings of the same stages, or is NaN: it is another pipeline's, or was
+    set back. Empty where there is none."""
+    for (what, value), (_, earlier) in zip(counters(now), counters(before), strict=True):
+        if not math.isfinite(value):
             return f"{what} is {value}"
         if not value - earlier > -1e-6:
             return f"{what} fell from {earlier:g} to {value:g}"

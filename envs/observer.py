@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
-from intune.envs.measure import SLOTS_PER_CPU, fault, measure
+from intune.envs.measure import SLOTS_PER_CPU, counters, fault, measure
 from intune.envs.measurement import Measurement
 from intune.envs.resources import ResourceReader, Resources
 from intune.envs.tunable import Tunable, check_tunable, reads_resident
@@ -184,6 +184,11 @@ class Observer:
                 f"`stats()` of a {type(self.tunable).__name__} tells of the stages {list(told)}, but its `stages` are "
                 f"{list(self._names)}; give the same in the same order, as long as it is tuned"
             )
+        for what, value in counters(read):
+            if not isinstance(value, Real):
+                raise ConfigError(
+                    f"`stats()` of a {type(self.tunable).__name__} gave {what}={value!r}; it must give a number there"
+                )
         return read
 
     def _look(self) -> Resources:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 from dataclasses import replace
 from typing import Any, cast
@@ -296,7 +297,6 @@ def test_counters_that_stand_still_change_nothing() -> None:
     [
         (lambda stats, at: replace(stats, elapsed_s=math.nan), "`elapsed_s` is nan"),
         (lambda stats, at: replace(stats, rows=-at), "`rows` fell from "),
-        (lambda stats, at: replace(stats, wait_s=None), "`wait_s` is None"),
         (
             lambda stats, at: replace(
                 stats, stages=(replace(stats.stages[0], busy_s=-at), *stats.stages[1:])
@@ -305,7 +305,7 @@ def test_counters_that_stand_still_change_nothing() -> None:
         ),
     ],
 )
-def test_counters_that_fall_or_are_none_are_told_once(
+def test_counters_that_fall_or_are_nan_are_told_once(
     counted: Any, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock()
@@ -319,6 +319,25 @@ def test_counters_that_fall_or_are_none_are_told_once(
         caplog.text.count(f"what `stats()` of a SimulatedTunable counts: {said}") == len(caplog.records) == 1
     )
     assert describe(one).startswith(f"nothing was decided: {said}")
+
+
+@pytest.mark.parametrize(
+    ("counted", "said"),
+    [
+        (lambda stats: replace(stats, elapsed_s=None), "gave `elapsed_s`=None; it must give a number there"),
+        (
+            lambda stats: replace(stats, stages=(replace(stats.stages[0], tasks="3"), *stats.stages[1:])),
+            "gave `tasks` of stage 'load'='3'; it must give a number there",
+        ),
+    ],
+)
+def test_counters_that_are_no_numbers_are_refused(counted: Any, said: str) -> None:
+    clock = Clock()
+    one, tunable = controller(Scripted(MORE), clock)
+    read = tunable.stats
+    tunable.stats = lambda: counted(read())
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        rounds(one, clock, 1)
 
 
 def test_a_pipeline_that_counts_anew_now_and_then_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
