@@ -22,11 +22,12 @@ from intune.adapters.dataloader_state import STATE_VERSION, SavedState, belongs_
 from intune.adapters.dataloader_workshop import Workshop
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.budget import Budget
-from intune.pipelines.errors import ConfigError, LoaderError
+from intune.pipelines.errors import ConfigError
 from intune.pipelines.executors.choice import detect
 from intune.pipelines.executors.fork_server import server_pids
 from intune.pipelines.memory import resident_bytes
 from intune.pipelines.metrics import PipelineStats, StageMeter, StageStats
+from intune.pipelines.run import check_process, was_closed
 
 
 @dataclass(slots=True)
@@ -293,11 +294,7 @@ class TunableDataLoader:
 
     def check_process(self) -> None:
         """A `LoaderError` in a fork of the process that made the loader."""
-        if os.getpid() != self.pid:
-            raise LoaderError(
-                f"the loader was made in process {self.pid} and cannot be used in its fork {os.getpid()}; "
-                "make it after the fork, one in each process"
-            )
+        check_process(self.pid)
 
     def recap(self) -> None:
         """Keep to what can be used, now that it is known where the code runs."""
@@ -397,7 +394,7 @@ class TunableDataLoader:
 
     def _check_usable(self) -> None:
         if self._closed:
-            raise LoaderError("the loader is closed; make a new one")
+            raise was_closed()
         self.check_process()
 
 

@@ -32,7 +32,7 @@ from intune.adapters.dataloader_worker import Worker
 from intune.adapters.long_lists import KeptItems, copied_items, kept_items, long_lists
 from intune.adapters.mapped_arrays import mapped_again
 from intune.pipelines.executors.packing import Holder, Sharer, by_value
-from intune.pipelines.executors.segments import ALIGNMENT
+from intune.pipelines.executors.segments import ALIGNMENT, memory_file
 
 APART = 64 << 10
 """Bytes of an array from which on it is laid into a file: less is copied faster than it is mapped."""
@@ -55,8 +55,8 @@ class File:
 
     def __init__(self, write: Callable[[io.BufferedWriter], object]) -> None:
         self.number = next(_numbers)
-        if hasattr(os, "memfd_create"):
-            descriptor = os.memfd_create("intune-dataset")
+        descriptor = memory_file("intune-dataset")
+        if descriptor is not None:
             self.path = f"/proc/{os.getpid()}/fd/{descriptor}"
             weakref.finalize(self, os.close, descriptor)
         else:

@@ -22,6 +22,22 @@ ALIGNMENT = 64
 SMALLEST = 1 << 16
 
 
+def memory_file(name: str) -> int | None:
+    """A descriptor of memory that has no name in the file system; None where this system has none.
+
+    Raises:
+        OSError: there is no room for it: of descriptors, say.
+    """
+    try:
+        return os.memfd_create(name)
+    except AttributeError:  # Python knows of no such call
+        return None
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EPERM):  # the system lacks it, or a sandbox refuses it
+            return None
+        raise
+
+
 class Segment:
     """Anonymous shared memory that grows; both processes hold one over the same file.
 
@@ -41,13 +57,9 @@ class Segment:
     @classmethod
     def create(cls) -> Segment:
         """A new one, empty."""
-        try:
-            return cls(os.memfd_create("intune"))
-        except AttributeError:  # Python knows of no such call
-            pass
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.EPERM):
-                raise  # else the system lacks it, or a sandbox refuses it
+        descriptor = memory_file("intune")
+        if descriptor is not None:
+            return cls(descriptor)
         import tempfile
 
         with tempfile.TemporaryFile(buffering=0) as file:
