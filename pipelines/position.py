@@ -51,13 +51,8 @@ class Position:
             ahead = sorted({int(index) for index in state.get("ahead", ())})
             position = cls(epoch=int(state["epoch"]), batch=int(state["batch"]), ahead=tuple(ahead))
         except (KeyError, TypeError, ValueError) as error:
-            raise LoaderError(
-                f"`state` is not a loader's state ({error!r}); give what state_dict() returned"
-            ) from error
-        if version != STATE_VERSION:
-            raise LoaderError(
-                f"`state` has version {version}, but this is {STATE_VERSION}; it cannot be read"
-            )
+            raise not_a_state(error) from error
+        check_version(version, STATE_VERSION)
         for name, value in data.items():
             if saved_with.get(name) != value:
                 raise LoaderError(
@@ -74,3 +69,18 @@ class Position:
                 f"{batches} batches"
             )
         return position
+
+
+def not_a_state(error: Exception) -> LoaderError:
+    """What to raise where a state lacks something."""
+    return LoaderError(f"`state` is not a loader's state ({error!r}); give what state_dict() returned")
+
+
+def check_version(version: int, known: int) -> None:
+    """Refuse a state of another version.
+
+    Raises:
+        LoaderError: it is.
+    """
+    if version != known:
+        raise LoaderError(f"`state` has version {version}, but this is {known}; it cannot be read")

@@ -11,6 +11,7 @@ import torch
 from intune.adapters.dataloader_random import EpochSeed, generators_of, saved_seed
 from intune.adapters.dataloader_settings import LoaderSettings
 from intune.pipelines.errors import LoaderError
+from intune.pipelines.position import check_version, not_a_state
 
 STATE_VERSION = 1
 
@@ -60,13 +61,8 @@ class SavedState:
                 else None,
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise LoaderError(
-                f"`state` is not a loader's state ({error!r}); give what state_dict() returned"
-            ) from error
-        if version != STATE_VERSION:
-            raise LoaderError(
-                f"`state` has version {version}, but this is {STATE_VERSION}; it cannot be read"
-            )
+            raise not_a_state(error) from error
+        check_version(version, STATE_VERSION)
         belonged_to.setdefault("generators", len(saved.generators))  # early states do not say
         for name, value in belongs_to(settings).items():
             if belonged_to.get(name) != value:
