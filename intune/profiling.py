@@ -16,9 +16,9 @@ from intune.envs.observer import Observer
 from intune.envs.probe import ProbeSettings, probe
 from intune.envs.probe_plan import first_allocations, more_allocations
 from intune.pipelines import Allocation, Budget, Loader, Pipeline
-from intune.pipelines.dataset import Dataset, open_dataset
 from intune.pipelines.errors import ConfigError
 from intune.pipelines.executors.choice import choose, reach, usable_by
+from intune.pipelines.reading.dataset import Dataset, open_dataset
 from intune.pipelines.transforms.criteo import DENSE, SPARSE
 
 ENOUGH_ROWS = 20_000_000

@@ -391,7 +391,7 @@ def _loader(
         budget = budget_of(cpus, memory, options)
         return source.loader(budget=budget, allocation=allocation, **options), budget
     if _is_dataloader(source):
-        from intune.adapters.dataloader import TunableDataLoader
+        from intune.adapters.dataloader.tunable import TunableDataLoader
 
         check_options(options, TunableDataLoader.wrap, "DataLoader")
         budget = budget_of(cpus, memory, {"executor": "threads"})

@@ -1,4 +1,4 @@
-"""How Arrow's columns become the pipeline's columns. Which rows are read lives in `reading.py`.
+"""How Arrow's columns become the pipeline's columns. Which rows are read lives in `reading/`.
 
 Numbers without nulls are taken over without a copy and writable: a block read from Parquet belongs to one task
 at a time, so user code may work in place.

@@ -15,12 +15,10 @@ from typing import Any, Literal
 
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.budget import Budget, format_bytes
-from intune.pipelines.dataset import Dataset, open_dataset
 from intune.pipelines.epoch import Counts, Epoch
 from intune.pipelines.errors import ConfigError, SkipLimitError
 from intune.pipelines.executors.choice import Fleet, choose, detect, make_fleet
 from intune.pipelines.executors.fork_server import server_pids
-from intune.pipelines.files import OpenFiles
 from intune.pipelines.footprint import Footprint
 from intune.pipelines.joining import Joining
 from intune.pipelines.memory import MemoryLedger, resident_bytes
@@ -30,6 +28,8 @@ from intune.pipelines.pipeline import Pipeline
 from intune.pipelines.plan import BLOCK_ROWS, Plan, make_plan
 from intune.pipelines.position import Position
 from intune.pipelines.pressure import Pressure
+from intune.pipelines.reading.dataset import Dataset, open_dataset
+from intune.pipelines.reading.files import OpenFiles
 from intune.pipelines.run import Run, check_process, was_closed
 from intune.pipelines.scheduler import Scheduler
 from intune.pipelines.whole import at_least

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from intune.pipelines import shuffle
-from intune.pipelines.dataset import Dataset
 from intune.pipelines.errors import (
     DataError,
     IntuneError,
@@ -30,11 +29,12 @@ from intune.pipelines.errors import (
     StorageError,
     WorkerLostError,
 )
-from intune.pipelines.failures import out_of_resources
 from intune.pipelines.joining import Joining
 from intune.pipelines.payloads import Missing, Partial, Piece
 from intune.pipelines.plan import Ints, LoadBlock, Plan
-from intune.pipelines.reading import COLUMNS_AT_ONCE, Reader, Stopped, describe_groups
+from intune.pipelines.reading.dataset import Dataset
+from intune.pipelines.reading.failures import out_of_resources
+from intune.pipelines.reading.reader import COLUMNS_AT_ONCE, Reader, Stopped, describe_groups
 from intune.pipelines.returned import checked, owned
 from intune.pipelines.schema import Array, Block, block_rows, concat_blocks, slice_block, writable
 from intune.pipelines.stages import Map

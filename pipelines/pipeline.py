@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from intune.pipelines.errors import ConfigError
 from intune.pipelines.plan import Order, ShuffleSpec
-from intune.pipelines.source import make_source
+from intune.pipelines.reading.source import make_source
 from intune.pipelines.stages import Batch, Load, Map, MapFunction, Shuffle, Stage, Transfer
 
 if TYPE_CHECKING:

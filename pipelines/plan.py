@@ -2,7 +2,7 @@
 
 Pure: the same arguments give the same plan on every machine. Nothing that happens at run time (slots, worker
 deaths, the executor) changes which rows are in batch k or their order. Reading the row counts lives in
-`dataset.py`; running the tasks in `operations.py`; deciding when each starts in `scheduler.py`.
+`reading/dataset.py`; running the tasks in `operations.py`; deciding when each starts in `scheduler.py`.
 
 An epoch is a chain of *levels*. A level is one kind of task (load, merge, batch, map, regroup, transfer); its
 task ``i`` takes the outputs ``[first[i], last[i])`` of the level before it. Before `batch` a level's output is

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from intune.pipelines.errors import ConfigError
-from intune.pipelines.source import Source
+from intune.pipelines.reading.source import Source
 from intune.pipelines.whole import at_least
 
 MapFunction: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]

@@ -29,11 +29,11 @@ from benchmarks.models.sequences import ratio_over_sessions
 from benchmarks.models.unified import half_width
 from benchmarks.report import check_chosen, write
 from intune.workloads.evaluation import RankingMetrics
-from intune.workloads.feeding import FeedOptions, feeding
-from intune.workloads.fitting import FitOptions
-from intune.workloads.pair_recommender import PairOptions, PairRecommender
-from intune.workloads.rating_data import RatingData, find_rating_data
-from intune.workloads.recommender_job import run_job
+from intune.workloads.pairs.data import RatingData, find_rating_data
+from intune.workloads.pairs.recommender import PairOptions, PairRecommender
+from intune.workloads.training.feeding import FeedOptions, feeding
+from intune.workloads.training.fitting import FitOptions
+from intune.workloads.training.recommender_job import run_job
 
 ClaimName = Literal["ans", "sheaf"]
 METRICS = ("recall@20", "ndcg@20", "ndcg@10", "f1@10", "coverage@20")

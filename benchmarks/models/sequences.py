@@ -29,8 +29,8 @@ import tyro
 from benchmarks.environment import describe
 from benchmarks.models.unified import half_width
 from benchmarks.report import check_chosen, write
-from intune.workloads.fitting import FitOptions
-from intune.workloads.sequence_job import ReadySequence, SequenceJob, ready
+from intune.workloads.sequences.job import ReadySequence, SequenceJob, ready
+from intune.workloads.training.fitting import FitOptions
 
 METRICS = ("ndcg@20", "hit_rate@20", "mrr@20", "coverage@20", "serendipity@20", "novelty@20")
 RESAMPLES = 2000
@@ -47,7 +47,7 @@ class Contender:
 
     Attributes:
         name: what the table calls it.
-        model: a key of `sequence_models.MODELS`.
+        model: a key of `models.MODELS`.
         candidates: settings to choose among.
         fit: how long to train.
         random: whether a seed changes anything.

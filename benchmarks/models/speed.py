@@ -31,13 +31,13 @@ import tyro
 from benchmarks.environment import describe
 from benchmarks.models.unified import half_width
 from benchmarks.report import write
-from intune.workloads.feeding import FeedOptions, feeding
-from intune.workloads.optim import ClippedAdamW
-from intune.workloads.pair_recommender import PairOptions, PairRecommender
-from intune.workloads.rating_data import RatingData, find_rating_data
-from intune.workloads.sequence_job import SequenceJob, ready
-from intune.workloads.sequence_models import Learned, module_of
-from intune.workloads.training import Batch, Trainer, TrainOptions
+from intune.workloads.pairs.data import RatingData, find_rating_data
+from intune.workloads.pairs.recommender import PairOptions, PairRecommender
+from intune.workloads.sequences.job import SequenceJob, ready
+from intune.workloads.sequences.models import Learned, module_of
+from intune.workloads.training.feeding import FeedOptions, feeding
+from intune.workloads.training.optim import ClippedAdamW
+from intune.workloads.training.trainer import Batch, Trainer, TrainOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECBOLE = REPOSITORY / ".recbole" / "bin" / "python"

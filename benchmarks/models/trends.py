@@ -26,12 +26,12 @@ import tyro
 from benchmarks.environment import describe
 from benchmarks.models.unified import half_width
 from benchmarks.report import check_chosen, write
-from intune.workloads.feeding import FeedOptions
-from intune.workloads.fitting import FitOptions
-from intune.workloads.trend_data import TrendData, find_trend_data
-from intune.workloads.trend_job import TrendForecaster
-from intune.workloads.trend_metrics import trend_metrics
-from intune.workloads.trend_options import LEARNS_ITEMS, LEARNS_TRENDS, TrendFit, TrendOptions
+from intune.workloads.training.feeding import FeedOptions
+from intune.workloads.training.fitting import FitOptions
+from intune.workloads.trends.data import TrendData, find_trend_data
+from intune.workloads.trends.job import TrendForecaster
+from intune.workloads.trends.metrics import trend_metrics
+from intune.workloads.trends.options import LEARNS_ITEMS, LEARNS_TRENDS, TrendFit, TrendOptions
 
 Floats = npt.NDArray[np.float64]
 ByStep = Mapping[str, Floats]

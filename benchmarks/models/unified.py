@@ -30,11 +30,11 @@ import tyro
 
 from benchmarks.environment import describe
 from benchmarks.report import check_chosen, write
-from intune.workloads.click_data import build_vocabulary, find_click_data
-from intune.workloads.click_job import ClickJob, ready
-from intune.workloads.click_tables import TableChoice
-from intune.workloads.dlrm import DLRMConfig
-from intune.workloads.training import TrainOptions
+from intune.workloads.clicks.data import build_vocabulary, find_click_data
+from intune.workloads.clicks.dlrm import DLRMConfig
+from intune.workloads.clicks.job import ClickJob, ready
+from intune.workloads.clicks.tables import TableChoice
+from intune.workloads.training.trainer import TrainOptions
 
 DEMONSTRATION = 23_040
 """Parameters of the authors' two tables: 2 × 1,440 × 8."""

@@ -111,7 +111,7 @@ def run_watched(arguments: Sequence[str], seconds: float | None) -> None:
     A training that is asked to stop still tells what it did, but the command line does not say it.
     """
     from intune.cli.main import main as command_line
-    from intune.workloads.training import Trainer, TrainSummary
+    from intune.workloads.training.trainer import Trainer, TrainSummary
 
     fit = Trainer.fit
 

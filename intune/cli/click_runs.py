@@ -12,8 +12,8 @@ from intune.cli.train import PeakMemory, displayed, leave_if_stopped, set_torch_
 from intune.cli.train_options import FEEDING, SAVING, Feeding, Saving
 
 if TYPE_CHECKING:
-    from intune.workloads.click_job import ReadyJob
-    from intune.workloads.training import OnStep, TrainSummary
+    from intune.workloads.clicks.job import ReadyJob
+    from intune.workloads.training.trainer import OnStep, TrainSummary
 
 PRESET = otherwise("the preset's")
 
@@ -50,8 +50,8 @@ class Run:
 
     def start(self, title: str, **model: Any) -> None:
         """Train a `ClickJob` with these settings and what else `model` says of it."""
-        from intune.workloads.click_job import ClickJob, ready
-        from intune.workloads.training import TrainOptions
+        from intune.workloads.clicks.job import ClickJob, ready
+        from intune.workloads.training.trainer import TrainOptions
 
         job = ClickJob(
             batch_size=self.batch_size,

@@ -13,7 +13,7 @@ from intune.cli.train import PeakMemory, displayed, leave_if_stopped, set_torch_
 from intune.cli.train_options import FEEDING_SMALL, SAVING_AT_THE_END, FeedingSmall, Saving
 
 if TYPE_CHECKING:
-    from intune.workloads.recommender_job import JobResult, Recommender
+    from intune.workloads.training.recommender_job import JobResult, Recommender
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +55,9 @@ def run(recommender: Recommender, options: RunOptions, *, title: str, shown: Seq
         SystemExit: a signal ended training.
         IntuneError: something cannot be used.
     """
-    from intune.workloads.feeding import FeedOptions, feeding
-    from intune.workloads.fitting import FitOptions
-    from intune.workloads.recommender_job import run_job
+    from intune.workloads.training.feeding import FeedOptions, feeding
+    from intune.workloads.training.fitting import FitOptions
+    from intune.workloads.training.recommender_job import run_job
 
     fit_options = FitOptions(
         epochs=options.epochs,

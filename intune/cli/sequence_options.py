@@ -39,7 +39,7 @@ class Training:
 
     def job(self) -> dict[str, Any]:
         """As the job takes it, but for what `feeding` says."""
-        from intune.workloads.fitting import FitOptions
+        from intune.workloads.training.fitting import FitOptions
 
         fit = FitOptions(
             metric="ndcg@20",
@@ -120,7 +120,7 @@ class Text:
 
     def options(self, **more: Any) -> Any:
         """As the job takes them."""
-        from intune.workloads.sequence_models import TextOptions
+        from intune.workloads.sequences.models import TextOptions
 
         if self.text_model is not None:
             more["model"] = self.text_model

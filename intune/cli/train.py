@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from intune.pipelines import Loader, PipelineStats
-    from intune.workloads.training import OnStep, TrainSummary
+    from intune.workloads.training.trainer import OnStep, TrainSummary
 
 
 def set_torch_threads(wanted: int | None) -> None:

@@ -12,7 +12,7 @@ from intune.cli.defaults import otherwise
 from intune.cli.train_options import Feeding
 
 if TYPE_CHECKING:
-    from intune.workloads.click_tables import TableChoice
+    from intune.workloads.clicks.tables import TableChoice
 
 _DATA = """\
 DATA is a data set made by `intune data`, of which test/ is held out; or a file, folder or glob of Parquet files with
@@ -119,7 +119,7 @@ class Tables:
             default: what the command has where nothing is said.
             unified_rows: for unified tables whose size is left open.
         """
-        from intune.workloads.click_tables import TableChoice
+        from intune.workloads.clicks.tables import TableChoice
 
         default = default or Tables()
         shared = {"tables": self.tables, "chunks": self.chunks}

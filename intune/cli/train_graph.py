@@ -182,8 +182,8 @@ def ans(
 def _train(data: str, model: ModelOptions, options: RunOptions, title: str, **choices: Any) -> None:
     from dataclasses import asdict
 
-    from intune.workloads.pair_recommender import PairOptions, PairRecommender
-    from intune.workloads.rating_data import find_rating_data
+    from intune.workloads.pairs.data import find_rating_data
+    from intune.workloads.pairs.recommender import PairOptions, PairRecommender
 
     chosen = PairOptions(**asdict(model), **choices, seed=options.feeding.seed)
     recommender = PairRecommender(data=find_rating_data(data), options=chosen)

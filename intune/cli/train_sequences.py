@@ -28,8 +28,8 @@ from intune.cli.train import displayed, leave_if_stopped, set_torch_threads
 from intune.cli.train_options import FEEDING, READING, Feeding, Reading
 
 if TYPE_CHECKING:
-    from intune.workloads.fitting import FitSummary
-    from intune.workloads.sequence_evaluation import SessionRanking
+    from intune.workloads.sequences.evaluation import SessionRanking
+    from intune.workloads.training.fitting import FitSummary
 
 _DATA = """\
 DATA is a folder made by `intune data movielens` or `intune data amazon-reviews`, best with --split leave-one-out or
@@ -298,7 +298,7 @@ def _train(model: str, data: str, training: Training, settings: Mapping[str, Any
 
 def _start(model: str, data: str, using: Reading, *, settings: Mapping[str, Any], **options: Any) -> None:
     """Run a `SequenceJob`, show how it goes and say how it went."""
-    from intune.workloads.sequence_job import SequenceJob, ready
+    from intune.workloads.sequences.job import SequenceJob, ready
 
     job = SequenceJob(
         model=model,

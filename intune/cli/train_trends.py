@@ -1,4 +1,4 @@
-"""`intune train trendrec`: TrendRec and what it is compared with. What is done is in `intune.workloads.trend_job`."""
+"""`intune train trendrec`: TrendRec and what it is compared with. What is done is in `intune.workloads.trends.job`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from intune.cli.train_options import FEEDING_SMALL, SAVING_AT_THE_END, FeedingSm
 
 if TYPE_CHECKING:
     from intune.pipelines import Loader
-    from intune.workloads.training import OnStep
-    from intune.workloads.trend_options import TrendFit, TrendResult
+    from intune.workloads.training.trainer import OnStep
+    from intune.workloads.trends.options import TrendFit, TrendResult
 
 TRENDREC_HELP = """\
 Forecast which items will trend: TrendRec (RecSys 2023, after the paper) and what it is compared with.
@@ -60,9 +60,9 @@ class Fitting:
 
     def job(self) -> TrendFit:
         """As the job takes it."""
-        from intune.workloads.feeding import FeedOptions
-        from intune.workloads.fitting import FitOptions
-        from intune.workloads.trend_options import TrendFit
+        from intune.workloads.training.feeding import FeedOptions
+        from intune.workloads.training.fitting import FitOptions
+        from intune.workloads.trends.options import TrendFit
 
         def options(epochs: int, patience: int) -> FitOptions:
             return FitOptions(
@@ -144,9 +144,9 @@ def trendrec(
         model: The model and its optimisers.
         fitting: How to train.
     """
-    from intune.workloads.trend_data import CutOptions, find_trend_data
-    from intune.workloads.trend_job import TrendForecaster
-    from intune.workloads.trend_options import TrendOptions
+    from intune.workloads.trends.data import CutOptions, find_trend_data
+    from intune.workloads.trends.job import TrendForecaster
+    from intune.workloads.trends.options import TrendOptions
 
     seed = fitting.feeding.seed
     options = TrendOptions(forecaster=forecaster, tune_items=not freeze_items, seed=seed, **asdict(model))

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from intune.pipelines.errors import ConfigError, DataError
 from intune.pipelines.schema import Ragged, slice_column
-from intune.workloads.distinct import among, distinct
-from intune.workloads.rating_data import HeldOut
+from intune.workloads.pairs.data import HeldOut
+from intune.workloads.pairs.distinct import among, distinct
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

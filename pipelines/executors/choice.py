@@ -10,7 +10,7 @@ from typing import Protocol
 
 from intune.pipelines.budget import Budget, Usable, connected
 from intune.pipelines.errors import ConfigError
-from intune.pipelines.files import OpenFiles
+from intune.pipelines.reading.files import OpenFiles
 from intune.pipelines.run import Run
 from intune.pipelines.stages import Map
 

@@ -22,7 +22,7 @@ from intune.pipelines.joining import Joining
 from intune.pipelines.memory import roots
 from intune.pipelines.operations import Job, Operations, call_here, cpu_seconds
 from intune.pipelines.payloads import only
-from intune.pipelines.reading import Reader
+from intune.pipelines.reading.reader import Reader
 from intune.pipelines.schema import Block
 from intune.pipelines.stages import Map
 

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 from intune.pipelines.allocators import give_back, keep_between_tasks
 from intune.pipelines.budget import Budget
-from intune.pipelines.files import OpenFiles
 from intune.pipelines.idle import Rest
 from intune.pipelines.operations import Operations, call_here, cpu_seconds
-from intune.pipelines.reading import Reader
+from intune.pipelines.reading.files import OpenFiles
+from intune.pipelines.reading.reader import Reader
 from intune.pipelines.run import Run, Runner, was_closed
 from intune.pipelines.schema import Block
 from intune.pipelines.stages import Map

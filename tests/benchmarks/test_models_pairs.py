@@ -16,8 +16,8 @@ from benchmarks.models.pairs import Bar, Claim, Contender, Result, bars, claims,
 from intune.workloads.data.movielens import read_movielens
 from intune.workloads.data.ratings import RatingsOptions, write_ratings
 from intune.workloads.evaluation import RankingMetrics
-from intune.workloads.pair_recommender import PairOptions, PairRecommender
-from intune.workloads.rating_data import find_rating_data
+from intune.workloads.pairs.data import find_rating_data
+from intune.workloads.pairs.recommender import PairOptions, PairRecommender
 from tests.intune.workloads.ratings_files import drawn, write_recbole
 
 TINY = Claim(

@@ -20,7 +20,7 @@ from benchmarks.models.sequences import (
 from intune.workloads.data.movielens import read_movielens
 from intune.workloads.data.ratings import RatingsOptions, write_ratings
 from intune.workloads.data.splits import SplitOptions
-from intune.workloads.fitting import FitOptions
+from intune.workloads.training.fitting import FitOptions
 from tests.intune.workloads.ratings_files import drawn, write_recbole
 
 

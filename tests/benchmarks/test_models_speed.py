@@ -13,9 +13,9 @@ import pytest
 
 from benchmarks.models import speed
 from benchmarks.models.speed import _Clock, _Enough, cases, child, summarise, write_interactions
-from intune.workloads.bert4rec import BERT4RecConfig
-from intune.workloads.pair_recommender import PairOptions
-from intune.workloads.rating_data import RatingData
+from intune.workloads.pairs.data import RatingData
+from intune.workloads.pairs.recommender import PairOptions
+from intune.workloads.sequences.bert4rec import BERT4RecConfig
 
 
 def data(folder: Path) -> RatingData:

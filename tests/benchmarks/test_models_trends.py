@@ -13,8 +13,8 @@ from benchmarks.models import trends
 from benchmarks.models.__main__ import CLAIMS, DATA
 from benchmarks.models.trends import METRICS, Bench, Contender, Result, bars, contenders, difference, main
 from intune.workloads.data.market import MarketOptions, write_market
-from intune.workloads.fitting import FitOptions
-from intune.workloads.trend_data import find_trend_data
+from intune.workloads.training.fitting import FitOptions
+from intune.workloads.trends.data import find_trend_data
 
 LOSS = FitOptions(metric="loss", higher_is_better=False, epochs=1)
 TINY = replace(trends.FITTING, items=LOSS, trends=LOSS)

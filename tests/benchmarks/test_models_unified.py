@@ -22,8 +22,8 @@ from benchmarks.models.unified import (
     rows,
     shrunk,
 )
-from intune.workloads.click_job import ClickJob, ready
-from intune.workloads.click_tables import TableChoice
+from intune.workloads.clicks.job import ClickJob, ready
+from intune.workloads.clicks.tables import TableChoice
 from intune.workloads.data.synthetic import SyntheticConfig, write_synthetic
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.models.__main__ import CLAIMS, DATA
 from benchmarks.models.waiting import WORKLOADS, Result, Run, read, run_watched, table
-from intune.workloads.training import Trainer, TrainSummary
+from intune.workloads.training.trainer import Trainer, TrainSummary
 
 
 def line(waited: float, rate: float) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from intune.adapters.dataloader import TunableDataLoader
+from intune.adapters.dataloader.tunable import TunableDataLoader
 from intune.envs.simulated_tunable import SimulatedTunable
 from intune.envs.simulator import Simulator, rate_of
 from intune.envs.tunable import Tunable, check_tunable, reads_resident

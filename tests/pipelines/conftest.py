@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from intune.pipelines import footers
+from intune.pipelines.reading import footers
 
 Ids = list[int]
 Files = Sequence[Sequence[Sequence[int]]]

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
-from intune.pipelines import Allocation, Budget, Loader, Pipeline, footers, retries
+from intune.pipelines import Allocation, Budget, Loader, Pipeline
 from intune.pipelines import plan as plan_module
 from intune.pipelines.errors import (
     ConfigError,
@@ -32,6 +32,7 @@ from intune.pipelines.errors import (
     StageTimeout,
     StorageError,
 )
+from intune.pipelines.reading import footers, retries
 
 BUDGET = Budget(cpus=2, memory=1 << 28)
 GROUP = 10

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 from intune.pipelines import operations
 from intune.pipelines import plan as plan_module
-from intune.pipelines.dataset import Dataset, FileEntry, open_dataset
 from intune.pipelines.errors import (
     CorruptError,
     DataError,
@@ -37,10 +36,11 @@ from intune.pipelines.joining import Joining
 from intune.pipelines.operations import Job, Operations, call_here, cpu_seconds
 from intune.pipelines.payloads import Missing, Piece
 from intune.pipelines.plan import LoadBlock, Order, RowGroups, ShuffleSpec, make_plan
-from intune.pipelines.reading import Stopped
+from intune.pipelines.reading.dataset import Dataset, FileEntry, open_dataset
+from intune.pipelines.reading.reader import Stopped
+from intune.pipelines.reading.source import make_source
 from intune.pipelines.run import finalize
 from intune.pipelines.schema import Ragged
-from intune.pipelines.source import make_source
 from intune.pipelines.stages import Map
 
 Files = list[list[list[int]]]

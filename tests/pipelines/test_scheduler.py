@@ -561,7 +561,7 @@ def test_with_real_operations_the_batches_are_the_same_whoever_dies(
     pipe = Pipeline.from_parquet(folder)
     for kind in kinds:
         pipe = pipe.shuffle(row_groups=2, seed=seed) if kind == "shuffle" else pipe.batch(8)
-    from intune.pipelines.dataset import open_dataset
+    from intune.pipelines.reading.dataset import open_dataset
 
     dataset = open_dataset(pipe.load.source)
     with pytest.MonkeyPatch.context() as patch:

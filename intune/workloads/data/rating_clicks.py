@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from intune.pipelines.errors import ConfigError, SchemaError
 from intune.workloads.data.description import DATASET_FILE
 from intune.workloads.data.writer import PartWriter, new_dataset, storage_errors, write_description
-from intune.workloads.rating_data import find_rating_data
+from intune.workloads.pairs.data import find_rating_data
 
 CLICKS = "clicks"
 """Folder, within one of ratings, that click logs made of it are kept in."""

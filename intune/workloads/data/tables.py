@@ -1,6 +1,6 @@
 """The tables of a data set of interactions, made from them and their split: ratings, sessions, series, graph. Pure.
 
-`ratings.py` writes them; `intune.workloads.rating_data` reads them.
+`ratings.py` writes them; `intune.workloads.pairs.data` reads them.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from intune.cli.train_click import dlrm
 from intune.cli.train_options import parse_slots
 from intune.errors import ConfigError
 from intune.pipelines import Allocation, PipelineStats
-from intune.workloads.checkpoint import CheckpointStore
 from intune.workloads.data.synthetic import SyntheticConfig, write_synthetic
-from intune.workloads.training import Evaluation, TrainSummary
+from intune.workloads.training.checkpoint import CheckpointStore
+from intune.workloads.training.trainer import Evaluation, TrainSummary
 
 STATS = PipelineStats(
     stages=(),

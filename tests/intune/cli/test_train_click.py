@@ -16,7 +16,7 @@ from intune.cli import train_click
 from intune.cli.click_runs import Run
 from intune.cli.train_click import DEMONSTRATION_ROWS, Tables, dcnv2, dlrm, unified_embedding
 from intune.errors import ConfigError
-from intune.workloads.click_tables import TableChoice
+from intune.workloads.clicks.tables import TableChoice
 from intune.workloads.data.movielens import read_movielens
 from intune.workloads.data.ratings import RatingsOptions, write_ratings
 from tests.intune.workloads.ratings_files import drawn, write_recbole

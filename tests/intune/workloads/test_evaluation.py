@@ -15,7 +15,7 @@ from sklearn.metrics import ndcg_score
 from intune.errors import ConfigError, DataError
 from intune.pipelines.schema import Ragged
 from intune.workloads.evaluation import NOTHING, RankingMetrics, hits_of, metric_names, rank_all, top_k
-from intune.workloads.rating_data import HeldOut
+from intune.workloads.pairs.data import HeldOut
 
 
 def lists(rows: list[list[int]]) -> Ragged:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from intune.adapters.pickled_size import fingerprint, structure_bytes
+from intune.adapters.dataloader.sending.pickled_size import fingerprint, structure_bytes
 from intune.pipelines.executors.packing import by_value
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from intune.pipelines import Pipeline
-from intune.pipelines.dataset import open_dataset
 from intune.pipelines.errors import CorruptError, LoaderError, NotFoundError, StageError
 from intune.pipelines.executors.ray_worker import (
     Functions,
@@ -26,7 +25,8 @@ from intune.pipelines.executors.ray_worker import (
 )
 from intune.pipelines.operations import Job
 from intune.pipelines.plan import make_plan
-from intune.pipelines.reading import Reader
+from intune.pipelines.reading.dataset import open_dataset
+from intune.pipelines.reading.reader import Reader
 from intune.pipelines.stages import Map
 
 

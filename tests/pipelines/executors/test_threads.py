@@ -54,7 +54,8 @@ def test_a_block_of_very_many_row_groups_is_given_up_when_nobody_wants_it(
         .loader(executor="threads", budget=Budget(cpus=1, memory=64 << 20))
     )
     monkeypatch.setattr(
-        "intune.pipelines.reading.pq.ParquetFile", lambda *a, **k: Watched(real(*a, **k), read, begun, go)
+        "intune.pipelines.reading.reader.pq.ParquetFile",
+        lambda *a, **k: Watched(real(*a, **k), read, begun, go),
     )
     batches = iter(loader)
     assert begun.wait(60)

@@ -11,7 +11,7 @@ import pytest
 from intune.pipelines.errors import ConfigError, DataError
 from intune.workloads.data.interactions import CleaningOptions, clean
 from intune.workloads.data.market import MarketOptions, expected_velocity, simulate, write_market
-from intune.workloads.trend_data import find_trend_data
+from intune.workloads.trends.data import find_trend_data
 
 SMALL = MarketOptions(users=40, items=20, audiences=4, steps=24, season=6, volume=5.0)
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from intune.errors import ConfigError, SchemaError
-from intune.workloads.click_data import build_vocabulary, find_click_data
+from intune.workloads.clicks.data import build_vocabulary, find_click_data
 from intune.workloads.data.description import read_description
 from intune.workloads.data.movielens import read_movielens
 from intune.workloads.data.rating_clicks import (

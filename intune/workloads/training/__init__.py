@@ -1,0 +1,1 @@
+"""What trains every workload: the loop, its checkpoints, optimisers, and how it stops."""
