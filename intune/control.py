@@ -88,6 +88,10 @@ change is a bad one. What is less becomes a part of the next interval, so a vali
 LOOKS = 8
 """Looks in an interval whether the trainer is away: what it lost by then, an eighth at most, remains part of it."""
 
+HALT_S = 1.0
+"""Seconds by which a wait is longer than it should be from which on the job as a whole stood still meanwhile (stopped, as
+by a scheduler that gives its processors to another; its control group frozen; its machine paused)."""
+
 SETTLING = 2.0
 """Times the shortest interval that is waited at most, after a change, for what was under way."""
 
@@ -283,6 +287,7 @@ class ControlThread:
         controller: does the rounds.
         pace: how often.
         patience: seconds that `stop` waits for a round that does not end (a pipeline that does not answer).
+        clock: seconds, monotonic.
     """
 
     def __init__(
@@ -291,10 +296,12 @@ class ControlThread:
         *,
         pace: Pace | None = None,
         patience: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.controller = controller
         self.pace = pace if pace is not None else Pace()
         self._patience = patience
+        self._clock = clock
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -355,13 +362,15 @@ class ControlThread:
 
     def _passed(self, seconds: float, absence: Absence) -> bool:
         """Wait for an interval; False where the end comes first. It begins anew when the trainer leaves and when it is
-        back, so that it has no part in its absence, unless it comes and goes all the time."""
+        back, so that it has no part in its absence, and after a halt, unless they come and go all the time."""
         looks = begun = 0
         while looks < LOOKS:
+            since = self._clock()
             if self._stop.wait(seconds / LOOKS):
                 return False
             looks += 1
-            if absence.look() and begun < 2 * PATIENCE:
+            halted = self._clock() - since > seconds / LOOKS + HALT_S
+            if (absence.look() or halted) and begun < 2 * PATIENCE:
                 self.controller.observer.skip()
                 looks, begun = 0, begun + 1
         return True

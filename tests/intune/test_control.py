@@ -416,6 +416,17 @@ def test_an_interval_begins_anew_when_the_trainer_leaves_and_is_back(monkeypatch
     assert not thread._passed(0.0, Told(tunable.stats))
 
 
+def test_an_interval_begins_anew_after_the_job_stood_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a job that was stopped, nothing was delivered for as long: what was seen of its slots before is no worse."""
+    one, tunable = controller(Scripted(), Clock())
+    skipped: list[float] = []
+    times = [0.0, 0.5, 1.0, 30.0]  # as a wait begins and ends; nothing for the others
+    thread = ControlThread(one, clock=lambda: times.pop(0) if times else 30.0)
+    monkeypatch.setattr(one.observer, "skip", lambda: skipped.append(len(times)))
+    assert thread._passed(0.0, Absence(tunable.stats))
+    assert skipped == [0]
+
+
 def test_the_thread_ends_at_once_and_only_once() -> None:
     thread, _, _ = running(Scripted())
     assert not thread.alive
