@@ -89,7 +89,7 @@ LOOKS = 8
 """Looks in an interval whether the trainer is away: what it lost by then, an eighth at most, remains part of it."""
 
 HALT_S = 1.0
-"""Seconds by which a wait is longer than it should be from which on the job as a whole stood still meanwhile (stopped, as
+"""Seconds by which a wait is longer than it should be from which on the job as a whole stood still (stopped, as
 by a scheduler that gives its processors to another; its control group frozen; its machine paused)."""
 
 SETTLING = 2.0
