@@ -34,6 +34,13 @@ def _decimal_context() -> decimal.Context:
     return context
 
 
+def _deterministic() -> tuple[bool, bool]:
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+
+
 _OPTIONS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "recursion": (sys.getrecursionlimit, sys.setrecursionlimit),
     "digits": (sys.get_int_max_str_digits, sys.set_int_max_str_digits),
@@ -88,10 +95,7 @@ class Runtime:
             device=str(torch.get_default_device()),
             grad=torch.is_grad_enabled(),
             globals=gather().values,
-            deterministic=(
-                torch.are_deterministic_algorithms_enabled(),
-                torch.is_deterministic_algorithms_warn_only_enabled(),
-            ),
+            deterministic=_deterministic(),
             options={name: read() for name, (read, _) in _OPTIONS.items()},
         )
 
@@ -111,8 +115,9 @@ class Runtime:
         if str(torch.get_default_device()) != self.device:
             torch.set_default_device(self.device)
         torch.set_grad_enabled(self.grad)
-        enabled, warn_only = self.deterministic
-        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        if self.deterministic != _deterministic():  # saying it imports torch's compiler, which takes seconds
+            enabled, warn_only = self.deterministic
+            torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         for name, value in self.options.items():
             with contextlib.suppress(locale.Error):
                 _OPTIONS[name][1](value)
