@@ -31,6 +31,7 @@ from intune.adapters.dataloader.sending.runtime import Runtime
 from intune.adapters.dataloader.sending.sendable import refusal
 from intune.adapters.dataloader.sending.worker import Worker
 from intune.adapters.dataloader.settings import LoaderSettings
+from intune.pipelines.errors import ConfigError
 from intune.pipelines.executors.packing import Holder, Sharer, by_value
 from intune.pipelines.executors.segments import ALIGNMENT, memory_file
 
@@ -51,10 +52,22 @@ class File:
         number: of no other file of this process.
         path: by which it is opened.
         size: bytes.
+
+    Raises:
+        ConfigError: there is no room for it.
     """
 
     def __init__(self, write: Callable[[io.BufferedWriter], object]) -> None:
         self.number = next(_numbers)
+        try:
+            self._fill(write)
+        except OSError as error:
+            raise ConfigError(
+                f"there is no room for what worker processes are sent ({error}); allow larger files (ulimit -f) and "
+                "more open files (ulimit -n), or make room in the folder for temporary files (TMPDIR)"
+            ) from error
+
+    def _fill(self, write: Callable[[io.BufferedWriter], object]) -> None:
         descriptor = memory_file("intune-dataset")
         if descriptor is not None:
             self.path = f"/proc/{os.getpid()}/fd/{descriptor}"
@@ -112,12 +125,14 @@ class Parcel:
             before: given back where nothing has changed since.
 
         Raises:
-            ConfigError: something of it cannot be pickled.
+            ConfigError: something of it cannot be pickled, or there is no room for it.
         """
         try:
             runtime = by_value(Runtime.now())
             lists = _lists(settings.dataset, () if before is None else before.lists)
             content, found, held = _dumped((settings.dataset, Worker(settings)), lists)
+        except ConfigError:  # no room for a list
+            raise
         except Exception as error:  # pickling runs the code of whatever the dataset refers to
             raise refusal(error, settings) from error
         hashed = hashlib.blake2b(runtime)

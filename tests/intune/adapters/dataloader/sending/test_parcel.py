@@ -178,6 +178,16 @@ def test_where_memory_has_no_files_they_lie_in_a_folder(monkeypatch):
     assert not os.path.exists(path)
 
 
+@pytest.mark.parametrize("kept", [{"array": np.zeros(1 << 16)}, {"rows": ROWS}, {}], ids=list)
+def test_where_there_is_no_room_for_what_is_sent_it_is_said_what_to_allow(kept, monkeypatch):
+    def full(name):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", full)
+    with pytest.raises(ConfigError, match=r"Too many open files.*\(ulimit -n\)"):
+        Parcel.of(settings_of(**kept))
+
+
 def test_what_cannot_be_sent_is_refused():
     with pytest.raises(
         ConfigError, match="`dataset`, `collate_fn` or `worker_init_fn` cannot be sent to a process"
