@@ -380,11 +380,13 @@ def process_pool(maps: Sequence[Map]) -> ProcessPool | None:
 def _mentioned(functions: Iterable[bytes]) -> list[str]:
     """Large libraries that functions name, of those that this process has. One that they do not name, since a module of
     the user's imports it, is known once the first process has it."""
+    # The name stands first in the pattern since it is then looked for at once, and not asked at every byte what stands
+    # before it: a function may hold a table of hundreds of megabytes.
     return [
         name
         for name in LIBRARIES
         if name in sys.modules
-        and any(re.search(rb"(?<!\w)%s(?!\w)" % name.encode(), function) for function in functions)
+        and any(re.search(rb"%b(?<!\w%b)(?!\w)" % (name.encode(), name.encode()), each) for each in functions)
     ]
 
 
