@@ -69,7 +69,7 @@ class Entrant:
         name: as `--contenders` has it.
         label: as tables have it.
         module: of its process; python: the environment.
-        configs: settings to choose from; more than one: each is tried for some seconds first.
+        configs: settings to choose from, of which the best run counts.
         cannot: name of a job -> why it cannot express it.
     """
 

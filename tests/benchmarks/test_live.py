@@ -113,6 +113,23 @@ def test_what_was_not_run_is_not_measured() -> None:
     assert [bar.measured for bar in live_report.bars({"runs": {}})] == [None] * 5
 
 
+def test_a_rival_whose_best_setting_is_slow_to_start_is_not_judged_by_a_shorter_trial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(contender: Any, job: Any, files: Any, *, seconds: float, batch: int) -> dict[str, Any]:
+        workers = contender.config["workers"]
+        if workers == 4:
+            return {"error": "killed"}
+        rows = max(0.0, seconds - 0.6 * workers) * (1.0 + workers)
+        return {"rows": rows, "seconds": seconds}
+
+    monkeypatch.setattr(live, "run", run)
+    found = live._best_of(live.Options(seconds=15.0), live_jobs.JOBS[0], live_jobs.entrant("dataloader"), [])
+    assert found["config"]["workers"] == 8
+    assert found["rows"] == pytest.approx(9 * (15.0 - 4.8))
+    assert [each["config"]["workers"] for each in found["tried"]] == [8, 2, 0, 4]
+
+
 def test_time_is_shared_out_among_the_runs_within_bounds() -> None:
     runs = 3 * len(live_jobs.JOBS)
     assert live.Options().each_s() == pytest.approx(540 / runs - live.BESIDE_S)
