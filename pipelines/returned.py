@@ -35,8 +35,8 @@ def checked(made: Any, rows: int, *, last: bool = True) -> Block:
     """
     if not isinstance(made, dict) or not made:
         raise StageError(
-            f"the function returned {type(made).__name__ if made != {} else 'an empty dict'} where a non-empty "
-            "dict of columns is wanted; return dict[str, column]"
+            f"the function returned {'an empty dict' if isinstance(made, dict) else type(made).__name__} where a "
+            "non-empty dict of columns is wanted; return dict[str, column]"
         )
     others: Block = {}
     for name, column in made.items():
@@ -50,7 +50,8 @@ def checked(made: Any, rows: int, *, last: bool = True) -> Block:
         if length != rows:
             raise StageError(
                 f"the function returned {length} rows in column {name!r} for a batch of {rows}; "
-                "every column must have as many rows as the batch"
+                "every column must have as many rows as the batch; to leave rows out, give them a weight of 0, or "
+                "write the data without them"
             )
         if kept is not column:
             others[name] = kept

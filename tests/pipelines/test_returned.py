@@ -21,6 +21,7 @@ from intune.pipelines.schema import Ragged
         (None, "the function returned NoneType where a non-empty dict of columns is wanted; return dict"),
         ([1], "returned list where"),
         ({}, "returned an empty dict where"),
+        (np.zeros(5), "returned ndarray where"),
         (
             {"x": np.zeros(3)},
             "returned 3 rows in column 'x' for a batch of 5; every column must have as many",
