@@ -55,9 +55,14 @@ class Position:
         check_version(version, STATE_VERSION)
         for name, value in data.items():
             if saved_with.get(name) != value:
+                differs = (
+                    "of other data: files were added, removed, renamed or rewritten, or other columns are read"
+                    if name == "data"
+                    else f"with {name} {saved_with.get(name)!r}, but this loader has {value!r}"
+                )
                 raise LoaderError(
-                    f"`state` was saved with {name} {saved_with.get(name)!r}, but this loader has {value!r}; "
-                    "its position means nothing here"
+                    f"`state` was saved {differs}; its position means nothing here, so begin a whole epoch with "
+                    "`set_epoch`"
                 )
         if (
             position.epoch < 0

@@ -802,15 +802,15 @@ def test_the_state_at_the_end_of_an_epoch_continues_with_the_next(data_sets: Any
         (lambda state: {**state, "ahead": [1]}, r"`state` says epoch 0, batch 2, ahead \[1\]"),
         (
             lambda state: {**state, "plan": {**state["plan"], "world_size": 2}},
-            "saved with world_size 2, but this loader has 1; its position means nothing here",
+            "saved with world_size 2, but this loader has 1; its position means nothing here, so .*`set_epoch`",
         ),
         (lambda state: {**state, "plan": {**state["plan"], "batch_size": 5}}, "saved with batch_size 5"),
-        (lambda state: {**state, "plan": {**state["plan"], "data": "?"}}, r"saved with data '\?'"),
+        (lambda state: {**state, "plan": {**state["plan"], "data": "?"}}, "saved of other data: files were"),
         (
             lambda state: {**state, "plan": {**state["plan"], "shuffle": [2, 1]}},
             r"saved with shuffle \[2, 1\]",
         ),
-        (lambda state: {**state, "plan": {}}, "saved with data None"),
+        (lambda state: {**state, "plan": {}}, "saved of other data"),
     ],
 )
 def test_a_wrong_state_is_refused_and_changes_nothing(data_sets: Any, change: Any, message: str) -> None:
