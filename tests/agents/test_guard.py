@@ -53,7 +53,7 @@ def tight_jobs(family: str, count: int, steps: int, seed: int = 11) -> tuple[Any
 def test_nothing_is_applied_whose_bound_exceeds_the_limit(family: str, asks: str) -> None:
     """Of simulated jobs under the greediest agent and one led by chance; and none runs out of memory that was within
     its limit with one slot a stage (checked against a record of our own)."""
-    jobs, simulator = tight_jobs(family, 32, 18)
+    jobs, simulator = tight_jobs(family, 32, 12)
     guard = Guard(Asks(500.0) if asks == "everything" else Asks())
     guard.start(len(jobs), jobs.stages)
     record = MemoryRecord(len(jobs), jobs.stages)
@@ -61,7 +61,7 @@ def test_nothing_is_applied_whose_bound_exceeds_the_limit(family: str, asks: str
     vetoes = 0
     lost = measured.killed.copy()
     # A job that does not fit with the least it can have is beyond any guard.
-    for _ in range(16):
+    for _ in range(10):
         record.see(measured)
         proposal = guard.propose(measured)
         bound = record.bound(np.where(jobs.present, proposal.slots, 0.0), proposal.pool, measured)

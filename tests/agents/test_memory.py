@@ -56,7 +56,7 @@ def jobs(draw: st.DrawFn) -> tuple[list[float], list[list[int]], list[int], bool
     return sets, draw(st.lists(slots, min_size=1, max_size=12)), draw(slots), draw(st.booleans())
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(job=jobs(), pool=st.integers(0, 40))
 def test_the_bound_is_never_below_the_truth(
     measurement: Measured, job: tuple[list[float], list[list[int]], list[int], bool], pool: int

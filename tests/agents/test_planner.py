@@ -82,6 +82,6 @@ def test_it_claims_no_more_to_spare_than_there_is(measurement: Callable[..., Mea
 
 def test_under_the_guard_no_tight_job_is_lost() -> None:
     source = JobSource(Scenario.load("memory-tight"), split="test", seed=7)
-    trace = evaluate({"p": lambda: registry.make("planner+guard")}, source, Trial(jobs=64, steps=20))["p"]
+    trace = evaluate({"p": lambda: registry.make("planner+guard")}, source, Trial(jobs=64, steps=12))["p"]
     assert np.nansum(outcomes(trace).kills) == 0
     assert outcomes(trace).at_10.mean() > 0.6

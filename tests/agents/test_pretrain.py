@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from intune.agents.dqn_paper_training import pretrain_paper
-from intune.agents.pretrain import Recipe, describe, draw, pretrain
+from intune.agents.pretrain import Recipe, Watch, describe, draw, pretrain
 from intune.agents.qlearner import QLearning
 from intune.agents.qweights import Weights
 from intune.envs.conditions import record
@@ -19,11 +19,11 @@ from intune.envs.simulator import Simulator
 from intune.envs.source import JobSource
 from intune.pipelines.errors import ConfigError
 
-TINY = {"episodes": 3, "jobs": 12, "steps": 6, "batch_size": 16, "gradient_steps": 2}
+TINY = {"episodes": 3, "jobs": 12, "steps": 4, "batch_size": 8, "gradient_steps": 2}
 
 
-def made(seed: int = 1, **more: object) -> Weights:
-    return pretrain(Recipe(families=("paper", "memory-tight"), seed=seed, **(TINY | more)))  # type: ignore[arg-type]
+def made(seed: int = 1, *, watch: Watch | None = None, **more: Any) -> Weights:
+    return pretrain(Recipe(families=("paper", "memory-tight"), seed=seed, **(TINY | more)), watch=watch)
 
 
 def test_seeded_training_is_equal_and_another_seed_is_not() -> None:
@@ -34,8 +34,9 @@ def test_seeded_training_is_equal_and_another_seed_is_not() -> None:
     assert any((first.arrays[name] != other.arrays[name]).any() for name in first.arrays)
 
 
-def test_the_recipe_is_recorded_with_seed_and_score() -> None:
-    found = made(4, learning=QLearning(gamma=0.7))
+def test_the_recipe_is_recorded_with_seed_and_score_and_every_episode_is_told() -> None:
+    seen: list[tuple[int, dict[str, float]]] = []
+    found = made(4, learning=QLearning(gamma=0.7), watch=lambda episode, score: seen.append((episode, score)))
     assert found.gamma == 0.7
     assert found.recipe["seed"] == 4
     assert found.recipe["families"] == ("paper", "memory-tight")
@@ -43,13 +44,6 @@ def test_the_recipe_is_recorded_with_seed_and_score() -> None:
     assert 0 < found.recipe["score"] < 1.5
     assert "3 episodes of 12 jobs, seed 4, score 0." in describe(dict(found.recipe))
 
-
-def test_progress_is_told_of_every_episode() -> None:
-    seen: list[tuple[int, dict[str, float]]] = []
-    pretrain(
-        Recipe(families=("paper",), seed=1, **TINY),  # type: ignore[arg-type]
-        watch=lambda episode, score: seen.append((episode, score)),
-    )
     assert [episode for episode, _ in seen] == [0, 1, 2]
     assert all(0 < score["rate"] < 1.5 and score["killed"] >= 0 for _, score in seen)
     explored = [score["explored"] for _, score in seen]
@@ -144,9 +138,9 @@ def test_weights_that_learnt_nothing_are_none(train: Any, few: dict[str, int]) -
 
 
 def test_learning_begins_with_the_last_decision_if_there_are_just_enough() -> None:
-    """Of ten episodes of four steps six decisions are remembered: one episode, and the one that runs."""
+    """Of four episodes of four steps six decisions are remembered: one episode, and the one that runs."""
     recipe = Recipe(
-        families=("criteo",), episodes=10, jobs=8, steps=4, batch_size=16, gradient_steps=1, buffer=6
+        families=("criteo",), episodes=4, jobs=8, steps=4, batch_size=16, gradient_steps=1, buffer=6
     )
     losses: list[float] = []
     pretrain(recipe, watch=lambda _, score: losses.append(score["loss"]))

@@ -67,7 +67,7 @@ def test_known_values_are_found(double: bool) -> None:
         linear(), QLearning(learning_rate=0.05, gamma=GAMMA, target_update_interval=10, double=double)
     )
     batch = chain.transitions()
-    for _ in range(600):
+    for _ in range(400):
         learner.learn(batch)
     found = learner.network(torch.eye(4)).detach().numpy()
     np.testing.assert_allclose(found[:, :2], chain.values(), atol=2e-3)

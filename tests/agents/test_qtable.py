@@ -42,11 +42,11 @@ def test_a_random_world_is_solved_as_dynamic_programming_does() -> None:
     reward = rng.normal(0, 1, (5, 3))
     table = QTable(5, 3, discount=0.8, power=0.7)
     want = solve(chance, reward, 0.8)
-    for _ in range(4000):
-        state, action = rng.integers(0, 5, 64), rng.integers(0, 3, 64)
-        following = (rng.random(64)[:, None] > chance[state, action].cumsum(axis=1)).sum(axis=1)
-        noisy = reward[state, action] + rng.normal(0, 0.5, 64)
-        table.update(state, action, noisy, following, all_allowed(64, 3), np.zeros(64, dtype=bool))
+    for _ in range(1500):
+        state, action = rng.integers(0, 5, 128), rng.integers(0, 3, 128)
+        following = (rng.random(128)[:, None] > chance[state, action].cumsum(axis=1)).sum(axis=1)
+        noisy = reward[state, action] + rng.normal(0, 0.5, 128)
+        table.update(state, action, noisy, following, all_allowed(128, 3), np.zeros(128, dtype=bool))
     np.testing.assert_allclose(table.values, want, atol=0.06)
     np.testing.assert_array_equal(table.values.argmax(axis=1), want.argmax(axis=1))
 

@@ -54,7 +54,7 @@ AGENTS = [lambda: Guard(Referee(DQN())), lambda: Guard(Referee(Planner()))]
 def test_a_job_that_restarts_is_at_its_best_after_its_first_decision(made: Callable[[], Any]) -> None:
     """Even where it must begin with one slot a stage again."""
     first = made()
-    rates = [float(measured.delivered[0]) for measured in run(first, 25, **CONTENDED)]
+    rates = [float(measured.delivered[0]) for measured in run(first, 16, **CONTENDED)]
     best = max(rates)
     assert rates[1] < 0.8 * best  # it took the first run longer
     known = json.loads(json.dumps(first.knowledge(), allow_nan=False))
@@ -67,7 +67,7 @@ def test_a_job_that_restarts_is_at_its_best_after_its_first_decision(made: Calla
 
 def test_what_is_recalled_counts_for_less() -> None:
     agent = Planner()
-    run(agent, 25, **CONTENDED)
+    run(agent, 16, **CONTENDED)
     known = twin_knowledge(agent._twin)
     twin = Twin(1, 3)
     recall_twin(twin, known)
@@ -83,10 +83,10 @@ def test_what_is_recalled_counts_for_less() -> None:
 
 def test_a_job_that_changed_is_known_anew() -> None:
     old = Guard(Planner())
-    run(old, 25, **CONTENDED)
+    run(old, 12, **CONTENDED)
     slower = {**CONTENDED, "cpu": [[2e-6, 1e-6, 16e-6]], "wait": [[1e-5, 0.0, 0.0]]}
-    fresh = run(Guard(Planner()), 25, **slower)
-    recalled = run(Guard(Planner()), 25, old.knowledge(), **slower)
+    fresh = run(Guard(Planner()), 12, **slower)
+    recalled = run(Guard(Planner()), 12, old.knowledge(), **slower)
     assert recalled[-1].delivered[0] > 0.95 * fresh[-1].delivered[0]
 
 

@@ -10,7 +10,7 @@ from intune.envs.actions import KEEP, MOVES, feasible, moved
 from intune.pipelines.errors import ConfigError
 from tests.envs.generated import seeds
 
-few = settings(max_examples=50)
+few = settings(max_examples=25)
 
 
 def case(seed: int) -> tuple[np.ndarray, ...]:

@@ -30,7 +30,7 @@ many = settings(max_examples=25)
 def test_a_job_alone_runs_as_one_of_many(seed: int, eventful: bool) -> None:
     rng = np.random.default_rng(seed)
     jobs = (eventful_jobs if eventful else plain_jobs)(rng, 3)
-    normals = rng.standard_normal((3, 20, channels(jobs.stages)), dtype=np.float32)
+    normals = rng.standard_normal((3, 12, channels(jobs.stages)), dtype=np.float32)
     row = [int(rng.integers(3))]
     many_jobs = Simulator(jobs, record(jobs, normals), restart_seconds=13.0)
     one = jobs.take(row)
@@ -40,7 +40,7 @@ def test_a_job_alone_runs_as_one_of_many(seed: int, eventful: bool) -> None:
         many_jobs.begin_with(begin)
         alone.begin_with(begin[row[0], : alone.count].tolist())
     before = None
-    for _ in range(20):
+    for _ in range(12):
         wanted = rng.integers(-3, 25, jobs.present.shape) + rng.integers(0, 2) * rng.random(
             jobs.present.shape
         )

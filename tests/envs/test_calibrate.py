@@ -88,6 +88,9 @@ def test_known_parameters_are_found_again_within_what_the_fit_says_of_itself() -
         true, got = getattr(job, name)[0, at], getattr(found.jobs, name)[0, at]
         assert got == pytest.approx(true, rel=within), name
         assert abs(math.log(got / true)) < 4 * found.uncertainty[f"{NAMES[at]}.{name}"]
+    # Limits that all stages share are left out where they do not bind.
+    assert np.isinf(found.jobs.storage_rate[0])
+    assert np.isinf(found.jobs.memory_bandwidth[0])
     assert found.jobs.step[0] == pytest.approx(2e-7, rel=0.01)
     assert found.jobs.base_bytes[0] == pytest.approx(5e8, rel=0.06)
     assert found.jobs.slot_bytes[0, 0] == pytest.approx(40e6, rel=0.3)
@@ -97,13 +100,10 @@ def test_known_parameters_are_found_again_within_what_the_fit_says_of_itself() -
     assert found.rate_error < 0.03
 
 
-def test_limits_that_all_stages_share_are_found_where_they_bind_and_left_out_where_not() -> None:
+def test_limits_that_all_stages_share_are_found_where_they_bind() -> None:
     storage = a_job(storage_requests=[[1 / 65_536, 0, 0, 0]], storage_rate=1e6 / 65_536, step=1e-9)
     found = calibrate(noisy(storage, SLOTS, POOL, seed=1), NAMES, block_rows=[65_536] * 4).jobs
     assert found.storage_rate[0] * 65_536 == pytest.approx(1e6, rel=0.1)
-    free = calibrate(noisy(a_job(), SLOTS, POOL, seed=1), NAMES, block_rows=[65_536] * 4).jobs
-    assert np.isinf(free.storage_rate[0])
-    assert np.isinf(free.memory_bandwidth[0])
     # Four processors that do the work of two and a half.
     cpu = a_job().cpu
     weak = a_job(traffic=cpu * 1e10, memory_bandwidth=2.5e10, wait=0.0, contention=0.0, step=1e-9)
@@ -126,7 +126,7 @@ def test_crowding_and_switching_are_found_where_they_matter() -> None:
     )
 
 
-@settings(max_examples=4)
+@settings(max_examples=2)
 @given(seed=st.integers(0, 10_000))
 def test_a_fitted_twin_predicts_allocations_it_never_saw(seed: int) -> None:
     """Property: over random jobs (waits, contention, trainers), the rate of held-out allocations is right."""
@@ -208,7 +208,7 @@ def test_predictions_are_of_rows_of_slots_however_they_are_written() -> None:
 
 
 def test_a_calibration_is_a_scenario_that_can_be_saved_and_drawn_from(tmp_path: Path) -> None:
-    found = calibrate(noisy(a_job(), SLOTS, POOL, seed=0), NAMES, block_rows=[65_536] * 4)
+    found = calibrate(noisy(a_job(), SLOTS, POOL, seed=0), NAMES, iterations=2, starts=1)
     path = tmp_path / "mine.toml"
     found.scenario("mine", "A test.").save(path)
     loaded = Scenario.load(path)
@@ -254,7 +254,7 @@ def test_least_squares_agrees_with_the_closed_form_and_shrugs_at_an_outlier() ->
 def test_non_negative_least_squares_is_what_scipys_is() -> None:
     optimize = pytest.importorskip("scipy.optimize")
     draw = np.random.default_rng(1)
-    for _ in range(20):
+    for _ in range(8):
         matrix, target = draw.normal(size=(8, 4)), draw.normal(size=8)
         wanted, _ = optimize.nnls(matrix, target)
         found = least_squares.non_negative(matrix, target, start=np.zeros(4), rounds=5000)

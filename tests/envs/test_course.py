@@ -35,7 +35,7 @@ def assert_same(one: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]]) ->
         np.testing.assert_array_equal(value, other[name], err_msg=name)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(seeds, st.sets(st.sampled_from(PARTS)), st.booleans(), st.integers(0, 2))
 def test_every_job_has_the_conditions_that_were_recorded_for_it_alone(
     seed: int, gone: set[str], resized: bool, wider: int

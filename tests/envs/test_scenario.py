@@ -530,7 +530,7 @@ def leaves(tables: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [place for key, value in items for place in [(*at, key), *leaves(value, (*at, key))]]
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.sampled_from(FAMILIES), st.data())
 def test_whatever_is_wrong_with_a_file_it_is_said_with_the_files_name(name: str, data: st.DataObject) -> None:
     tables = tomllib.loads((BUILT_IN / f"{name}.toml").read_text(encoding="utf-8"))

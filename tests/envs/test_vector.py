@@ -88,14 +88,13 @@ def test_vectorised_and_single_environments_give_the_same_trajectories(
 
 @pytest.mark.parametrize("family", Scenario.names())
 def test_they_do_in_every_family(family: str) -> None:
-    follow(family, "same_step", {"on_kill": "restart"}, steps=4)
+    follow(family, "same_step", {"on_kill": "restart"}, steps=4, count=3)
 
 
-def follow(family: Any, autoreset: str, settings: dict[str, Any], steps: int = 7) -> None:
+def follow(family: Any, autoreset: str, settings: dict[str, Any], steps: int = 5, count: int = 5) -> None:
     """Step through three episodes; run every job on its own as well, by its number, with the same actions."""
-    count = 7
     made = SimulatedPipelineVectorEnv(
-        count, family, autoreset=autoreset, chunk=3, episode_steps=steps, **settings
+        count, family, autoreset=autoreset, chunk=2, episode_steps=steps, **settings
     )
     singles = [SimulatedPipelineEnv(family, episode_steps=steps, **settings) for _ in range(count)]
     observed, infos = made.reset(seed=3)
@@ -176,18 +175,18 @@ def test_how_many_begin_together_changes_nothing(threads: int, monkeypatch: pyte
     made = []
     for reserve in (1, 3, 1000):
         monkeypatch.setattr("intune.envs.succession.RESERVE", reserve)
-        env = SimulatedPipelineVectorEnv(40, "memory-tight", chunk=8, threads=threads, episode_steps=6)
+        env = SimulatedPipelineVectorEnv(24, "memory-tight", chunk=8, threads=threads, episode_steps=4)
         env.action_space.seed(0)
         runs = [env.reset(seed=1)]
         # Whole chunks end at once by their length, others where memory ran out.
-        runs += [env.step(env.action_space.sample()) for _ in range(20)]
+        runs += [env.step(env.action_space.sample()) for _ in range(14)]
         made.append(runs)
         env.close()
     for one, other, third in zip(*made, strict=True):
         same(one, other)
         same(one, third)
     jobs = np.concatenate([run[-1]["job"] for run in made[0]])
-    assert len(np.unique(jobs)) > 3 * 40
+    assert len(np.unique(jobs)) > 3 * 24
 
 
 def test_a_bad_action_changes_nothing() -> None:

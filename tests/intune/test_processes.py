@@ -17,7 +17,7 @@ import torch
 import intune
 from intune.control import Pace
 from intune.errors import LoaderError
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset, get_worker_info
 
 warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
 PACE = Pace(first=0.01, shortest=0.01, longest=0.02, tasks=0)
@@ -80,20 +80,6 @@ def main(how, workers, end):
         tuned.close()
         assert not tuners(), tuners()
 
-if __name__ == "__main__":
-    main("fork", "process", "closed")
-    main("fork", "thread", "closed")
-    main("os.fork", "thread", "open")
-    main("spawn", "thread", "open")
-    print("fine")
-"""
-
-LOADER = """
-import threading
-import torch
-import intune
-from torch.utils.data import DataLoader, Dataset, get_worker_info
-
 class Numbers(Dataset):
     def __len__(self):
         return 40
@@ -102,37 +88,34 @@ class Numbers(Dataset):
 
 def begin(worker):
     assert get_worker_info().id == worker
-    assert not [thread for thread in threading.enumerate() if thread.name == "intune-tuner"]
+    assert not tuners(), tuners()
+
+def spawned_workers():
+    def made(how):
+        return DataLoader(Numbers(), batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(1),
+                          num_workers=1, multiprocessing_context=how, persistent_workers=True, worker_init_fn=begin)
+
+    expected = [[batch.tolist() for batch in forked] for forked in 2 * [made("fork")]]
+    with intune.tune(made("spawn"), agent="even", cpus=1, memory="64MiB", knowledge=False, workers="process") as tuned:
+        assert [[batch.tolist() for batch in tuned] for _ in range(2)] == expected
 
 if __name__ == "__main__":
-    def made(workers, how):
-        return DataLoader(Numbers(), batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(1),
-                          num_workers=workers, multiprocessing_context=how, persistent_workers=True,
-                          worker_init_fn=begin)
-
-    expected = [[batch.tolist() for batch in forked] for forked in 2 * [made(1, "fork")]]
-    plain = made(2, "spawn")
-    with intune.tune(plain, agent="even", cpus=2, memory="64MiB", knowledge=False, workers="process") as tuned:
-        assert [[batch.tolist() for batch in tuned] for _ in range(2)] == expected
+    spawned_workers()
+    main("fork", "process", "closed")
+    main("fork", "thread", "closed")
+    main("os.fork", "thread", "open")
+    main("spawn", "thread", "open")
     print("fine")
 """
 
 
-def runs(tmp_path: Path, script: str) -> None:
-    """A script that ends by itself, says that all is well, and nothing else."""
+def test_children_and_workers_of_a_process_that_tunes(tmp_path: Path) -> None:
+    """The workers of a DataLoader begin as it says; children are well also where nobody closes the loader, and where
+    the child ends as an interpreter does. The script says that all is well, and nothing else."""
     file = tmp_path / "train.py"
-    file.write_text(script)
+    file.write_text(SCRIPT)
     done = subprocess.run(
         [sys.executable, str(file)], capture_output=True, text=True, timeout=540,
         env={**os.environ, "PYTHONPATH": os.getcwd(), "INTUNE": "", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
-
-
-def test_children_of_a_process_that_tunes(tmp_path: Path) -> None:
-    """Also where nobody closes the loader, and where the child ends as an interpreter does."""
-    runs(tmp_path, SCRIPT)
-
-
-def test_a_dataloader_may_say_how_its_workers_begin(tmp_path: Path) -> None:
-    runs(tmp_path, LOADER)

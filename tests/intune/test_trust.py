@@ -34,7 +34,7 @@ from intune.control import Pace
 from torch.utils.data import DataLoader, TensorDataset
 
 def tuned(display):
-    data = DataLoader(TensorDataset(torch.arange(4000)), batch_size=4)
+    data = DataLoader(TensorDataset(torch.arange(1600)), batch_size=4)
     pace = Pace(first=0.001, shortest=0.001, longest=0.002, tasks=0)
     return intune.tune(data, agent="even", cpus=1, memory="64MiB", knowledge=sys.argv[1], pace=pace,
                        log=f"{sys.argv[1]}/{display}", workers="thread", display=display)
@@ -56,7 +56,7 @@ if __name__ == "__main__":
         process = psutil.Process()
         for one in [process, *process.children(recursive=True)]:
             assert not [c for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-    assert total == 2 * sum(range(4000))
+    assert total == 2 * sum(range(1600))
     print("fine")
 """
 
@@ -126,10 +126,10 @@ def test_hours_of_an_agent_that_learns_leave_nothing_behind(
 ) -> None:
     """Once what is kept and remembered is full, more intervals add nothing: memory, threads, files and the log are
     bounded."""
-    monkeypatch.setattr("intune.control.KEPT", 64)
-    monkeypatch.setattr("intune.agents.online.CAPACITY", 64)
+    monkeypatch.setattr("intune.control.KEPT", 32)
+    monkeypatch.setattr("intune.agents.online.CAPACITY", 32)
     clock = Clock()
-    most = 32 << 10
+    most = 16 << 10
     log = DecisionLog(tmp_path / "decisions.jsonl", header={"agent": "dqn"}, most_bytes=most)
     agent = Guard(Referee(make("dqn", learning=True)))
     one, _ = controller(agent, clock, watch=[log.add], interval=10.0)
@@ -139,14 +139,14 @@ def test_hours_of_an_agent_that_learns_leave_nothing_behind(
         gc.collect()
         return process.num_fds(), threading.active_count(), len(gc.get_objects()), process.memory_info().rss
 
-    rounds(one, clock, 80, seconds=10.0)
+    rounds(one, clock, 44, seconds=10.0)
     before, known = state(), len(str(agent.knowledge()))
     rounds(one, clock, 60, seconds=10.0)
     after = state()
     assert after[:2] == before[:2]
     assert after[2] < before[2] + 45  # one object a round would be 60
     assert after[3] < before[3] + (16 << 20)
-    assert (one.rounds, len(one.entries)) == (140, 64)
+    assert (one.rounds, len(one.entries)) == (104, 32)
     assert len(str(agent.knowledge())) < known + 500
     files = sorted(tmp_path.iterdir())
     assert [file.name for file in files] == ["decisions.jsonl", "decisions.jsonl.1"]

@@ -1,8 +1,8 @@
-"""`intune profile` as a user calls it, in a process of its own, and what it decides to measure."""
+"""`intune profile` as a user calls it, and what it decides to measure."""
 
 import errno
-import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,31 +33,28 @@ number = 3
 """
 
 
-def _intune(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "intune.cli.main", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=150, cwd=folder)
-
-
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A user's folder: data, and a module with the transform."""
     table = pa.table({"x": np.arange(60_000), "y": np.ones(60_000, np.float32)})
     (tmp_path / "data").mkdir()
     (tmp_path / "a.toml").mkdir()
     pq.write_table(table, tmp_path / "data" / "a.parquet", row_group_size=2_000)
     (tmp_path / "mine.py").write_text(MODULE)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-    return tmp_path
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("mine", None)
 
 
 def test_a_pipeline_is_measured_and_becomes_a_scenario(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ["profile", "data", "--transform", "mine:slow", "--batch-size", 1_000, "--seconds", 1.5]
-    done = _intune(*arguments, "--out", "job.toml", folder=folder)
-    assert done.returncode == 0, done.stderr
-    assert "job.toml: fitted in" in done.stdout
-    assert "Measured, and fitted" in done.stdout
+    monkeypatch.chdir(folder)
+    words = ["profile", "data", "--transform", "mine:slow", "--batch-size", "1000", "--seconds", "1.5"]
+    assert main([*words, "--out", "job.toml"]) == 0
+    told = capsys.readouterr().out
+    assert "job.toml: fitted in" in told
+    assert "Measured, and fitted" in told
     scenario = Scenario.load(folder / "job.toml")
     assert scenario.name == "job"
     assert scenario.stage_names == ("load", "batch", "transform", "transfer")
@@ -65,7 +62,7 @@ def test_a_pipeline_is_measured_and_becomes_a_scenario(
     assert (job.cpu > 0).all()
     assert job.base_bytes[0] > 5e7
     assert scenario.spec.uncertainty["transform.wait"] > 0
-    assert main([*map(str, arguments), "--out", str(folder / "job.toml")]) == 2
+    assert main([*words, "--out", "job.toml"]) == 2
     assert "job.toml' is there already" in capsys.readouterr().err
 
 
@@ -115,7 +112,6 @@ def test_a_transform_is_a_preset_nothing_or_the_users_function(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     assert find_transform("none") is None
     assert callable(find_transform("criteo"))
     found = find_transform("mine:slow")
@@ -124,7 +120,6 @@ def test_a_transform_is_a_preset_nothing_or_the_users_function(
     for name in ("mine", "mine:", "mine:absent", "absent:slow", "mine:number"):
         with pytest.raises(ConfigError, match="transform"):
             find_transform(name)
-    del sys.modules["mine"]
 
 
 def test_a_script_that_ends_the_program_when_imported_is_told(
@@ -132,7 +127,6 @@ def test_a_script_that_ends_the_program_when_imported_is_told(
 ) -> None:
     (folder / "script.py").write_text("raise SystemExit(2)")
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(ConfigError, match="script ends the program; put what it does as a script under"):
         find_transform("script:f")
 

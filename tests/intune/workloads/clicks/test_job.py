@@ -243,10 +243,13 @@ def test_no_thread_and_no_file_is_left_behind(data: str, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000003.pt"]
 
 
-@pytest.mark.parametrize("model", ["dlrm", "dcnv2"])
 @pytest.mark.parametrize(
-    "embedding",
-    [TableChoice(parameters=20_000), TableChoice(kind="unified", rows=1000), TableChoice(kind="full")],
+    ("model", "embedding"),
+    [
+        ("dcnv2", TableChoice(parameters=20_000)),
+        ("dlrm", TableChoice(kind="unified", rows=1000)),
+        ("dcnv2", TableChoice(kind="full")),
+    ],
 )
 def test_both_models_learn_with_every_kind_of_table(data: str, model: Any, embedding: TableChoice) -> None:
     with ready(job(data, model=model, embedding=embedding)) as made:
