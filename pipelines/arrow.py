@@ -75,6 +75,8 @@ def plain(type_: pa.DataType) -> pa.DataType:
         return pa.list_(plain(type_.value_type))
     if pa.types.is_fixed_size_list(type_):
         return pa.list_(plain(type_.value_type), type_.list_size)
+    if pa.types.is_timestamp(type_) and type_.tz is not None:
+        return pa.timestamp(type_.unit, "UTC")  # stored are instants; a zone says how to show them
     if pa.types.is_string_view(type_):
         return pa.string()
     if pa.types.is_binary_view(type_) or pa.types.is_fixed_size_binary(type_):

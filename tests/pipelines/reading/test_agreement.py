@@ -182,6 +182,20 @@ def test_how_values_are_stored_is_no_difference_between_files(
     assert rows_as_python(concat_blocks(columns)) == {"x": parts[0].to_pylist() + parts[1].to_pylist()}
 
 
+def test_instants_are_the_same_whatever_zone_they_are_shown_in(tmp_path: Path) -> None:
+    zones = ("UTC", "Europe/Berlin", "+00:00")
+    for number, zone in enumerate(zones):
+        column = pa.array([number, 7], pa.timestamp("us", zone))
+        write(
+            tmp_path / f"{number}.parquet",
+            pa.table({"x": column, "l": pa.array([[1], []], pa.list_(column.type))}),
+        )
+    reader = Reader(open_dataset(make_source(tmp_path)))
+    blocks = [reader.read(LoadBlock(file=file, groups=(0,), skip=0, rows=2)) for file in range(3)]
+    reader.close()
+    assert rows_as_python(concat_blocks(blocks)) == {"x": [0, 7, 1, 7, 2, 7], "l": [[1], []] * 3}
+
+
 class Ticket(pa.ExtensionType):
     """Some library's own type."""
 
