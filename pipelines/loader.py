@@ -128,6 +128,7 @@ class Loader:
         self._active: weakref.ref[Epoch] | None = None
         self._last = Position(epoch=0)  # of the trainer, when no loop is under way
         self._closed = False
+        self._check_shuffle()
         for _, error in self.dataset.skipped:
             self._report_skip(str(error))
 
@@ -384,6 +385,18 @@ class Loader:
                 f"`budget` allows {format_bytes(self.budget.memory)}, but this pipeline needs about "
                 f"{format_bytes(least)} at once; "
                 "allow more, shuffle over fewer row groups, read fewer columns or write smaller row groups"
+            )
+
+    def _check_shuffle(self) -> None:
+        shuffle, plan = self.order.shuffle, self._plan
+        if shuffle and any(
+            level.operation == "regroup" and len(level) == plan.batches > 1 for level in plan.levels
+        ):
+            logger.warning(
+                "`shuffle(row_groups=%d)` after `batch(%d)` changes nothing, since so many row groups have rows for no "
+                "more than one batch; give it more row groups, or shuffle before `batch`",
+                shuffle.row_groups,
+                plan.batch_size,
             )
 
     def _check_usable(self) -> None:

@@ -331,6 +331,17 @@ def test_batches_finished_ahead_of_the_one_in_order_are_remembered_and_not_made_
     assert sorted(row for rows in first + rest for row in rows) == list(range(71))
 
 
+@pytest.mark.parametrize(("row_groups", "said"), [(1, True), (20, False)])
+def test_a_shuffle_that_mixes_nothing_says_so(
+    data_sets: Any, caplog: pytest.LogCaptureFixture, row_groups: int, said: bool
+) -> None:
+    """Of many small files, as sinks of streams write them, eight row groups have fewer rows than a batch."""
+    with load(pipeline(data_sets.folder(SHAPES[3]), "batches", row_groups, 0, 16, False)) as loader:
+        assert ([ids(one) for one in loader] == [ids(one) for one in loader]) is said
+    message = f"`shuffle(row_groups={row_groups})` after `batch(16)` changes nothing"
+    assert (message in caplog.text) is said
+
+
 RESUME = """
 import json, sys
 from intune.pipelines import Budget, Pipeline, plan, loader
