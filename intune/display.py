@@ -6,16 +6,18 @@ What is shown is computed by `view` from two readings of a loader's stats; drawi
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Literal, TextIO
+from typing import IO, Any, Literal, TextIO
 
 from rich.bar import Bar
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.file_proxy import FileProxy
 from rich.live import Live
 from rich.measure import Measurement
 from rich.panel import Panel
@@ -177,8 +179,76 @@ def _is_terminal(stream: IO[str]) -> bool:
 def live_on(console: Console) -> Live:
     """A panel that is redrawn. What the job prints goes above it if it goes to a terminal, and else where it would go
     without the panel: to a file, a pipe."""
-    to_terminal = sys.stdout is not None and sys.stdout.isatty()
-    return Live(console=console, auto_refresh=False, transient=False, redirect_stdout=to_terminal)
+    return _Shared(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+
+
+class _Shared(Live):
+    """A panel on a terminal that the job prints on: what it writes, its log handlers too, goes above the panel."""
+
+    def start(self, refresh: bool = False) -> None:
+        """Begin to draw, and stand before the streams."""
+        super().start(refresh)
+        self._before: list[tuple[str, TextIO, _Above]] = []
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is not None and _is_terminal(stream):
+                above = _Above(self, stream)
+                self._before.append((name, stream, above))
+                setattr(sys, name, above)
+                _hand_over(stream, above)
+
+    def stop(self) -> None:
+        """Leave the last frame, and the streams as they were."""
+        before, self._before = self._before, []
+        for _, _, above in before:
+            with contextlib.suppress(OSError, ValueError):
+                above.flush()
+        try:
+            super().stop()
+        finally:
+            for name, stream, above in before:
+                if getattr(sys, name) is above:
+                    setattr(sys, name, stream)
+                _hand_over(above, stream)
+
+
+class _Above(FileProxy):
+    """A stream of the job while a panel is drawn, which moves on below what is written. Who goes back in a line, as
+    a bar of tqdm does, draws too: there the panel ends."""
+
+    def __init__(self, live: _Shared, stream: TextIO) -> None:
+        super().__init__(live.console, stream)
+        self._live = live
+
+    def write(self, text: str) -> int:
+        """Whole lines go above the panel, if there is one."""
+        if self._live.is_started and "\r" in text:
+            self._live.stop()
+        if not self._live.is_started:
+            return self.rich_proxied_file.write(text)
+        super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Send on what is left of a line."""
+        if self._live.is_started:
+            super().flush()
+        else:
+            self.rich_proxied_file.flush()
+
+
+def _hand_over(stream: Any, other: Any) -> None:
+    """Let log handlers write to another stream: each has kept the one of when it was made."""
+    for logger in [logging.root, *logging.root.manager.loggerDict.values()]:
+        for handler in getattr(logger, "handlers", ()):
+            if isinstance(handler, logging.StreamHandler) and handler.stream is stream:
+                handler.stream = other  # without its lock: this may be in the middle of what somebody writes
+
+
+def other_bars() -> Any:
+    """The class of tqdm's bars if one is drawn now, on the terminal or elsewhere; else None."""
+    kind = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    return kind if getattr(kind, "_instances", ()) else None
 
 
 def _stages(now: PipelineStats) -> Table:

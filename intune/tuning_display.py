@@ -16,7 +16,16 @@ from rich.table import Table
 from rich.text import Text
 
 from intune.decisions import Entry
-from intune.display import Fitted, JobConsole, can_draw, live_on, memory_row, occupancy_bar, stage_table
+from intune.display import (
+    Fitted,
+    JobConsole,
+    can_draw,
+    live_on,
+    memory_row,
+    occupancy_bar,
+    other_bars,
+    stage_table,
+)
 from intune.pipelines.budget import format_bytes
 from intune.pipelines.shortened import shortened
 
@@ -105,7 +114,7 @@ class TuningDisplay:
 
     Args:
         mode: ``"auto"`` draws on a terminal and prints lines elsewhere; a notebook draws with ``ipywidgets`` only.
-            While another loader has a panel on the same terminal, this one's lines go above it.
+            While another loader has a panel on the same terminal, or the job a bar of tqdm, lines go above that.
         stream: where to; standard error by default.
     """
 
@@ -135,14 +144,22 @@ class TuningDisplay:
     def _show(self, entry: Entry) -> None:
         if self._mode == "live" and self._live is None:
             self._begin()
+        elif self._live is not None and not self._live.is_started:  # the job draws a bar
+            self.close()
+            self._mode = "lines"
         if self._live is not None:
             self._live.update(panel(entry, self._past), refresh=True)
         # What is kept is only worth a line now and then.
         elif self._mode == "lines" and (entry.decided is not None or self._shown % KEPT_EVERY == 1):
-            self._console.print(line(entry), markup=False, highlight=False, soft_wrap=True)
+            bars = other_bars()
+            with contextlib.nullcontext() if bars is None else bars.external_write_mode(self._console.file):
+                self._console.print(line(entry), markup=False, highlight=False, soft_wrap=True)
 
     def _begin(self) -> None:
-        """Draw a panel from now on, or where another one has the terminal, lines above that."""
+        """Draw a panel from now on, or where another one or a bar of the job has the terminal, lines above that."""
+        if other_bars() is not None:
+            self._mode = "lines"
+            return
         with DRAWING:
             if DRAWN and DRAWN[0].file is self._console.file:
                 self._console, self._mode = DRAWN[0], "lines"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 from collections import deque
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -128,6 +131,43 @@ def test_of_two_loaders_on_a_terminal_one_has_the_panel_and_the_other_lines_abov
     third(an_entry(reason="of the third"))
     third.close()
     assert "╭" in stream.getvalue().rpartition("still there")[2]
+
+
+def test_what_a_job_prints_and_logs_goes_above_the_panel_and_a_bar_of_its_own_ends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    handler = logging.StreamHandler()  # made before the panel, as by `logging.basicConfig`
+    logger = logging.getLogger("a.job")
+    logger.addHandler(handler)
+    try:
+        display = TuningDisplay()
+        display(an_entry())
+        seen = len(terminal.getvalue())
+        logger.warning("step 20")
+        text = terminal.getvalue()[seen:]
+        assert text.index("step 20") < text.index("occupancy")  # drawn again below
+        sys.stderr.write("\r 50%")
+        assert (sys.stderr, handler.stream) == (terminal, terminal)
+        seen = len(terminal.getvalue())
+        display(an_entry(reason="[load] is the slowest"))
+        assert "[load] is the slowest" in terminal.getvalue()[seen:]
+        assert "occupancy" not in terminal.getvalue()[seen:]
+        display.close()
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_beside_a_bar_of_tqdm_lines_go_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, aside = Terminal(), Mock(return_value=nullcontext())
+    bars = SimpleNamespace(_instances={"a bar"}, external_write_mode=aside)
+    monkeypatch.setitem(sys.modules, "tqdm", SimpleNamespace(tqdm=bars))
+    display = TuningDisplay(stream=terminal)
+    display(an_entry())
+    display.close()
+    aside.assert_called_once_with(terminal)
+    assert terminal.getvalue().startswith("intune ")
 
 
 def test_a_terminal_that_cannot_go_back_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
