@@ -30,14 +30,17 @@ def hello(number: int) -> Hello:
 
 @contextlib.contextmanager
 def places() -> Iterator[list[int]]:
-    """Descriptors that go with it: of the current folder, of the standard output and of that for errors.
+    """Descriptors that go with it: of the current folder, unless that may not be looked at, of standard output and error.
 
     Raises:
         OSError: this process may have no more descriptors.
     """
     with contextlib.ExitStack() as opened:
-        taken = [os.open(".", getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)]
-        opened.callback(os.close, taken[0])
+        taken = []
+        # A folder that may not be looked at was changed to with more rights, so that a new process starts in it, too.
+        with contextlib.suppress(PermissionError):
+            taken.append(os.open(".", getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC))
+            opened.callback(os.close, taken[0])
         for number, stream in ((1, sys.__stdout__), (2, sys.__stderr__)):
             # Where a stream was closed when this process began, its number may have become anything else's.
             try:
@@ -50,10 +53,11 @@ def places() -> Iterator[list[int]]:
 
 def surround(hello: Hello, places: list[int]) -> None:
     """Have this process be surrounded by the same."""
-    folder, *streams = places
-    os.fchdir(folder)
-    for number, stream in enumerate(streams, start=1):
-        os.dup2(stream, number)
+    *folder, output, errors = places
+    for descriptor in folder:
+        os.fchdir(descriptor)
+    os.dup2(output, 1)
+    os.dup2(errors, 2)
     for descriptor in places:
         os.close(descriptor)
     if sys.path != hello.path:

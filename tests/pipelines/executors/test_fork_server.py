@@ -142,6 +142,19 @@ def test_their_surroundings_are_those_of_the_moment(asked, tmp_path, monkeypatch
     assert asked.ask(first, os.getcwd) != str(tmp_path)
 
 
+def test_in_a_folder_that_may_not_be_looked_at_they_are_where_they_were_started(asked, monkeypatch):
+    """As where a service gave up its rights in root's home."""
+    really = os.open
+
+    def refusing(path, *args, **kwargs):
+        if path == ".":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return really(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refusing)
+    assert asked.ask(asked.begin(), os.getcwd) == os.getcwd()
+
+
 def test_what_files_they_make_may_be_read_by_is_as_it_is_here(asked):
     first = asked.begin()
     before = os.umask(0o027)
