@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -100,6 +101,10 @@ class Reader:
             if not is_failure(error, None if decoding else dataset.filesystem):
                 raise
             self.forget(block.file)
+            if decoding and dataset.remote and not isinstance(dataset.filesystem, fs.PyFileSystem):
+                # An object that is open is not asked for its version, which costs a request: now it is worth that.
+                with suppress(pa.ArrowException, OSError):
+                    self._open(block.file, where)
             raise explain(error, where, decoding=decoding) from error
 
     def _columns(self, file: Any, block: LoadBlock, names: Sequence[str], where: str) -> Block:

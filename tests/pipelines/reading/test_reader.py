@@ -224,6 +224,31 @@ def test_a_file_half_written_is_a_rewritten_one(tmp_path: Path) -> None:
     reader.close()
 
 
+@pytest.mark.parametrize(("rows", "message"), [(100, "cannot be decoded"), (101, "rewritten since it was")])
+def test_an_object_that_does_not_decode_is_asked_whether_it_is_another(
+    monkeypatch: pytest.MonkeyPatch, rows: int, message: str
+) -> None:
+    """It was said to be broken, though it was whole: a job had written it anew between two epochs."""
+    store = fs._MockFileSystem()
+    block = LoadBlock(file=0, groups=(0,), skip=0, rows=100)
+
+    def put(count: int) -> None:
+        with store.open_output_stream("f.parquet") as file:
+            pq.write_table(pa.table({"id": np.arange(count)}), file)
+
+    def fail(*_: Any) -> None:
+        raise OSError("don't know what type")  # as of bytes that are no longer those of the footer
+
+    put(100)
+    reader = Reader(open_dataset(make_source("f.parquet", filesystem=store)))
+    reader.read(block)
+    put(rows)
+    monkeypatch.setattr(reader, "_table", fail)
+    with pytest.raises(CorruptError, match=rf"f\.parquet, row group 0: {message}"):
+        reader.read(block)
+    reader.close()
+
+
 def test_nulls_without_a_fill_name_file_row_group_and_column(tmp_path: Path) -> None:
     path = write(tmp_path / "x.parquet", pa.table({"a": [1, 2], "b": [1, None]}), row_group_size=1)
     reader = Reader(open_dataset(make_source(path)))
