@@ -30,7 +30,7 @@ def hello(number: int) -> Hello:
 
 @contextlib.contextmanager
 def places() -> Iterator[list[int]]:
-    """Descriptors that go with it: of the current folder, unless that may not be looked at, of standard output and error.
+    """Descriptors that go with it: of the current folder, unless that may not be looked at, of output and of errors.
 
     Raises:
         OSError: this process may have no more descriptors.
