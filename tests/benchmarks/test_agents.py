@@ -13,6 +13,7 @@ from benchmarks import agents
 from benchmarks.agents_tables import tables
 from benchmarks.agents_variants import ABLATIONS, Without, maker
 from intune.agents.candidates import NAMES
+from intune.agents.evaluate import Trial
 from intune.envs.jobs import Jobs
 from intune.envs.scenario import Scenario
 from intune.envs.simulator import Simulator
@@ -26,7 +27,8 @@ def one_family(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("one_family")
 def test_parts_run_and_the_tables_show_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agents, "OTHERS", ("planner+guard", "autotune"))
-    settings = agents.Settings(jobs=4, kill_jobs=6)
+    monkeypatch.setattr(agents, "Trial", lambda **said: Trial(**{**said, "steps": 12}))
+    settings = agents.Settings(jobs=2, kill_jobs=3)
     parts = {
         name: {"found": agents.PARTS[name](settings)} for name in ("families", "kills", "seeds", "unseen")
     }
@@ -36,7 +38,7 @@ def test_parts_run_and_the_tables_show_them(tmp_path: Path, monkeypatch: pytest.
     for table in tables({"parts": parts}):
         console.print(table)
     said = console.export_text()
-    assert "0 of 6" in said
+    assert "0 of 3" in said
     assert "worst family (elastic)" in said
     assert "pre-training" in said
     console.file.close()

@@ -13,8 +13,16 @@ from benchmarks import data
 SMALL = data.DataSpec(rows=1_200, files=2, row_group_rows=200, dense=2, ids=3)
 
 
-def test_files_and_row_groups_are_as_specified(tmp_path: Path) -> None:
-    paths = data.ensure(SMALL, tmp_path)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds the small set."""
+    folder = tmp_path_factory.mktemp("written")
+    data.ensure(SMALL, folder)
+    return folder
+
+
+def test_files_and_row_groups_are_as_specified(written: Path) -> None:
+    paths = data.ensure(SMALL, written)
     footers = [pq.read_metadata(path) for path in paths]
     assert [footer.num_row_groups for footer in footers] == [3, 3]
     assert all(footer.row_group(index).num_rows == 200 for footer in footers for index in range(3))
@@ -24,11 +32,11 @@ def test_files_and_row_groups_are_as_specified(tmp_path: Path) -> None:
     assert footers[0].row_group(0).column(0).compression == "ZSTD"
 
 
-def test_it_is_written_once_and_the_same_everywhere(tmp_path: Path) -> None:
-    first = data.ensure(SMALL, tmp_path / "a")
+def test_it_is_written_once_and_the_same_everywhere(written: Path, tmp_path: Path) -> None:
+    first = data.ensure(SMALL, written)
     before = [path.stat().st_mtime_ns for path in first]
-    assert [path.stat().st_mtime_ns for path in data.ensure(SMALL, tmp_path / "a")] == before
-    again = data.ensure(SMALL, tmp_path / "b")
+    assert [path.stat().st_mtime_ns for path in data.ensure(SMALL, written)] == before
+    again = data.ensure(SMALL, tmp_path)
     assert pq.read_table(first).equals(pq.read_table(again))
     assert not pq.read_table(first[0]).equals(pq.read_table(first[1]))
 

@@ -15,7 +15,7 @@ import sys
 held = []
 print("ready", flush=True)
 sys.stdin.readline()
-for _ in range(64):
+for _ in range(32):
     held.append(b"x" * (16 << 20))
 print("all", flush=True)
 """
@@ -40,10 +40,10 @@ def outcome(group: Any, room: int) -> tuple[str, int]:
 
 @pytest.mark.parametrize("make", [lambda: limited("intune-test-oom"), Watchdog])
 def test_who_takes_more_than_the_limit_is_killed_and_who_does_not_lives(make: Any) -> None:
-    text, kills = outcome(make(), 128 << 20)
+    text, kills = outcome(make(), 64 << 20)
     assert "all" not in text
     assert kills == 1
-    text, kills = outcome(make(), 2 << 30)
+    text, kills = outcome(make(), 1 << 30)
     assert "all" in text
     assert kills == 0
 

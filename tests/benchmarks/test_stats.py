@@ -21,10 +21,10 @@ def test_the_interval_holds_the_median_and_stays_within_the_runs(values: list[fl
 def test_the_interval_covers_the_true_median_about_as_often_as_it_says() -> None:
     generator = np.random.default_rng(1)
     covered = 0
-    for _ in range(200):
+    for _ in range(100):
         found = stats.estimate(list(generator.normal(10.0, 1.0, 15)))
         covered += found.low <= 10.0 <= found.high
-    assert 175 <= covered <= 200
+    assert 87 <= covered <= 100
 
 
 def test_a_ratio_is_paired_so_that_noise_common_to_a_round_cancels() -> None:

@@ -156,8 +156,12 @@ def server() -> Any:
 SMALL = data.DataSpec(rows=8_000, files=2, row_group_rows=1_000, dense=1, ids=2)
 
 
-def test_every_way_reads_every_row_in_as_few_requests_as_it_says(server: S3Server, tmp_path: Path) -> None:
-    files = data.ensure(SMALL, tmp_path)
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return data.ensure(SMALL, tmp_path_factory.mktemp("small"))
+
+
+def test_every_way_reads_every_row_in_as_few_requests_as_it_says(server: S3Server, files: list[Path]) -> None:
     with DelayProxy(server.port) as proxy:
         paths = s3_server.upload(files, "small", server.port)
         filesystem = s3_server.filesystem(proxy.port)
@@ -174,8 +178,8 @@ def test_every_way_reads_every_row_in_as_few_requests_as_it_says(server: S3Serve
             assert [epoch(width) for width in (1, 4)] == [SMALL.rows] * 2
 
 
-def test_a_pool_passes_on_what_a_thread_met(server: S3Server, tmp_path: Path) -> None:
-    paths = s3_server.upload(data.ensure(SMALL, tmp_path), "broken", server.port)
+def test_a_pool_passes_on_what_a_thread_met(server: S3Server, files: list[Path]) -> None:
+    paths = s3_server.upload(files, "broken", server.port)
     store = readers.Store.open(s3_server.filesystem(server.port), paths)
 
     def read(row_group: readers.RowGroup) -> Any:
@@ -185,8 +189,8 @@ def test_a_pool_passes_on_what_a_thread_met(server: S3Server, tmp_path: Path) ->
         readers.pool(store, read, 3)
 
 
-def test_the_address_names_the_same_store(server: S3Server, tmp_path: Path) -> None:
-    (path, _) = s3_server.upload(data.ensure(SMALL, tmp_path), "named", server.port)
+def test_the_address_names_the_same_store(server: S3Server, files: list[Path]) -> None:
+    (path, _) = s3_server.upload(files, "named", server.port)
     filesystem, found = fs.FileSystem.from_uri(s3_server.uri(server.port, path))
     assert found == path
     assert filesystem.get_file_info(found).size > 0
