@@ -7,6 +7,7 @@ here, once for all executors.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -22,6 +23,8 @@ from intune.pipelines.plan import Plan
 from intune.pipelines.reading.retries import retry_delay
 from intune.pipelines.scheduler import Scheduler
 from intune.pipelines.tasks import Key, Task
+
+logger = logging.getLogger("intune")
 
 LONGEST_WAIT_S = 1.0
 """Seconds after which who waits for an output looks again whether the run is closed."""
@@ -172,6 +175,8 @@ class Run:
             if self.closed:
                 return
             if isinstance(error, StorageError) and task.attempt <= self._retries:
+                if task.attempt == 2:  # of a store of many requests one may fail now and then
+                    logger.warning("%s; trying again, up to %d times in all", error, self._retries)
                 retry_at = self.clock() + retry_delay(task.attempt)
                 self.scheduler.fail(task, self.clock(), retry_at=retry_at)
                 self.work.notify()

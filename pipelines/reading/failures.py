@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ from intune.pipelines.errors import (
 )
 from intune.pipelines.reading.files import is_python
 from intune.pipelines.reading.retries import retry_delay
+
+logger = logging.getLogger("intune")
 
 T = TypeVar("T")
 
@@ -112,5 +115,8 @@ def patiently(
                 raise explained from error
             if attempt > retries:
                 raise StorageError(f"{explained} (gave up after {attempt} tries)") from error
+            if attempt == 1:
+                # A client may take seconds for every try, during which nothing else is to be seen.
+                logger.warning("%s; trying again, up to %d times", explained, retries)
         sleep(retry_delay(attempt))
         attempt += 1

@@ -477,7 +477,7 @@ def test_storage_that_comes_back_while_the_loader_is_made(folder: Path, storage:
 
 
 def test_storage_that_never_comes_back_ends_the_job_naming_the_place_and_the_tries(
-    folder: Path, storage: Flaky
+    folder: Path, storage: Flaky, caplog: pytest.LogCaptureFixture
 ) -> None:
     with load(remote(folder, storage, 2)) as loader:
         storage.failures = {"b.parquet": 10_000}
@@ -489,6 +489,9 @@ def test_storage_that_never_comes_back_ends_the_job_naming_the_place_and_the_tri
             rows(loader)
     assert isinstance(caught.value.__cause__, OSError)
     assert isinstance(caught.value, OSError)
+    assert (
+        "connection reset by peer); check that it can be reached; trying again, up to 2 times" in caplog.text
+    )
 
 
 def test_without_retries_the_first_failure_ends_the_job(folder: Path, storage: Flaky) -> None:

@@ -432,7 +432,9 @@ def test_storage_that_comes_back_while_files_are_looked_for_is_waited_for(tmp_pa
 
 
 @pytest.mark.parametrize("what", ["info", "list", "open"])
-def test_storage_that_does_not_come_back_is_given_up(tmp_path: Path, what: str) -> None:
+def test_storage_that_does_not_come_back_is_given_up(
+    tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
     write(tmp_path / "x.parquet")
     waits: list[float] = []
     source = make_source(tmp_path, filesystem=fs.PyFileSystem(Failing({what: 99})))
@@ -442,6 +444,7 @@ def test_storage_that_does_not_come_back_is_given_up(tmp_path: Path, what: str) 
         open_dataset(source, retries=2, sleep=waits.append)
     assert isinstance(caught.value.__cause__, OSError)
     assert len(waits) == 2
+    assert [message.partition("; trying")[2] for message in caplog.messages] == [" again, up to 2 times"]
 
 
 class PayloadError(Exception):
