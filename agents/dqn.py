@@ -9,6 +9,7 @@ needs, when a pool pays, when to wait. Works for any number of stages and CPUs.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,23 @@ class DQN(Agent):
         weights: parameters, or a file of them; by default those shipped with the package.
         learning: whether to go on learning on the job (one small gradient step a decision).
         seed: of what learning on the job draws from its memory.
+        pools: whether the stages can share a pool of slots.
     """
 
     name = "dqn"
 
     def __init__(
-        self, *, weights: Weights | str | Path | None = None, learning: bool = False, seed: int = 0
+        self,
+        *,
+        weights: Weights | str | Path | None = None,
+        learning: bool = False,
+        seed: int = 0,
+        pools: bool = True,
     ) -> None:
         self.weights = weights if isinstance(weights, Weights) else load(weights)
         self._learning = learning
         self._seed = seed
+        self._pools = pools
         self.start(0, 1)
 
     def start(self, jobs: int, stages: int) -> None:
@@ -97,6 +105,8 @@ class DQN(Agent):
             self._before.put(self._new, measured, self._new)
         self._new[:] = False
         seen = rehearsal(self._twin, measured, self._before, options, self._age)
+        if not self._pools:
+            seen = replace(seen, allowed=seen.allowed & (options.pool == 0))
         self._before = measured
         self._age = self._age + 1.0
         return options, seen

@@ -41,7 +41,7 @@ ABLATIONS: dict[str, Callable[[], Agent]] = {
     "with the referee": lambda: Guard(Referee(DQN())),
     "learning on the job": lambda: Guard(DQN(learning=True)),
     "the planner's rule instead of the network": lambda: registry.make("planner+guard"),
-    "without pools": lambda: Guard(Without("pool")),
+    "without pools": lambda: Guard(DQN(pools=False)),
     "without plans": lambda: Guard(Without("plan", "pool", "half way")),
     "without the guard": lambda: DQN(),
 }

@@ -12,7 +12,7 @@ from typing import Any
 from intune.envs.measure import SLOTS_PER_CPU, counters, fault, measure
 from intune.envs.measurement import Measurement
 from intune.envs.resources import ResourceReader, Resources
-from intune.envs.tunable import Tunable, check_tunable, reads_resident
+from intune.envs.tunable import Tunable, check_tunable, give, reads_resident
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.errors import ConfigError
 from intune.pipelines.metrics import PipelineStats
@@ -166,7 +166,7 @@ class Observer:
         Raises:
             IntuneError: the pipeline is over, or the allocation makes no sense.
         """
-        self.tunable.resize(allocation)
+        give(self.tunable, allocation)
         self.skip()
         self._changed_at = self._clock()
 

@@ -22,7 +22,7 @@ class Tunable(Protocol):
     `stats` and `resize` may be called from another thread than the one that consumes it. Where it is over, `resize`
     raises `LoaderError`, and `stats` does so or tells what was counted; then an attribute ``closed`` may be true.
     One that looks at memory while it works may have ``least_left(seconds)``, see `Loader.least_left`; one that runs on
-    other machines ``resources()``, see `resources.Resources`.
+    other machines ``resources()``, see `resources.Resources`; one whose stages cannot share slots ``pools = False``.
     """
 
     @property
@@ -37,7 +37,11 @@ class Tunable(Protocol):
         """What was counted so far. Cheap, and stops nothing."""
 
     def resize(self, allocation: Allocation | Mapping[str, int]) -> None:
-        """Other slots from now on, for the stages named; what runs goes on and nothing is lost."""
+        """Other slots from now on, for the stages named; what runs goes on and nothing is lost.
+
+        `Allocation.shared` is one pool of slots for all stages together, whichever has work; with ``pools = False``
+        none is given.
+        """
 
 
 def check_tunable(value: object) -> Tunable:
@@ -63,6 +67,26 @@ def check_tunable(value: object) -> Tunable:
     if not stages or not all(isinstance(name, str) for name in stages) or len(set(stages)) < len(stages):
         raise ConfigError(f"`stages`={stages!r} of `tunable` must be distinct names, one at least")
     return value
+
+
+def has_pools(tunable: object) -> bool:
+    """Whether its stages can share slots."""
+    return getattr(tunable, "pools", True) is not False
+
+
+def give(tunable: Tunable, allocation: Allocation | Mapping[str, int]) -> None:
+    """Give it slots.
+
+    Raises:
+        ConfigError: a pool, where its stages cannot share one.
+        IntuneError: the pipeline is over, or the allocation makes no sense.
+    """
+    if isinstance(allocation, Allocation) and allocation.is_shared and not has_pools(tunable):
+        raise ConfigError(
+            f"a {type(tunable).__name__} has `pools`=False, but a pool of {allocation.pool} was to be given; choose an "
+            'agent that gives each stage slots of its own, as "planner" or registry.make("dqn", pools=False)'
+        )
+    tunable.resize(allocation)
 
 
 def reads_resident(tunable: Tunable) -> bool:

@@ -17,6 +17,9 @@ from intune.pipelines.metrics import PipelineStats, StageMeter
 class Counting:
     """See the module."""
 
+    pools = False
+    """Every stage has slots of its own: the engines here cannot share them."""
+
     def __init__(self, stages: tuple[str, ...], budget: Budget) -> None:
         self.stages = stages
         self.budget = budget

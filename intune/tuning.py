@@ -19,7 +19,7 @@ from intune.agents.registry import GUARDED, check_real, make
 from intune.control import Controller, ControlThread, Pace, describe
 from intune.decisions import Entry
 from intune.envs.observer import Observer
-from intune.envs.tunable import Tunable, check_tunable
+from intune.envs.tunable import Tunable, check_tunable, give, has_pools
 from intune.knowledge import Knowledge, default_folder, key_of, recall
 from intune.learnt import name_of, now_and_then, remember, teach
 from intune.pipelines.allocation import Allocation
@@ -127,7 +127,7 @@ def tune(
         prometheus=prometheus,
         watch=watchers(watch),
     )
-    decides = _agent(agent, guard=guard)
+    decides = _agent(agent, guard=guard, pools=has_pools(source))
     off = not tune or decides is None or os.environ.get("INTUNE", "").strip().lower() in OFF
     inner, budget = _loader(source, cpus, memory, allocation, options)
     try:
@@ -216,7 +216,7 @@ class Tuned:
             )
             return
         try:
-            self.loader.resize(known.allocation)
+            give(self.loader, known.allocation)
         except IntuneError as error:
             logger.warning("what an earlier run learnt does not fit (%s); starting without it", error)
         else:
@@ -348,12 +348,12 @@ def _end(thread: ControlThread, sinks: Sinks, pid: int) -> None:
             DECIDING.pop(id(_decides(thread.controller.agent)), None)
 
 
-def _agent(agent: str | Agent | None, *, guard: bool) -> Agent | None:
+def _agent(agent: str | Agent | None, *, guard: bool, pools: bool = True) -> Agent | None:
     if agent is None:
         return None
     plain = agent.removesuffix(GUARDED) if isinstance(agent, str) else ""
     if isinstance(agent, str):
-        made = make(plain, learning=True) if plain == "dqn" else make(plain)
+        made = make(plain, learning=True, pools=pools) if plain == "dqn" else make(plain)
     elif isinstance(agent, Agent):
         made = agent
     else:

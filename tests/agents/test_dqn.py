@@ -187,6 +187,13 @@ def test_torchs_threads_and_random_numbers_are_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_where_stages_cannot_share_slots_it_gives_each_its_own() -> None:
+    shared, own = (slots_of(DQN(pools=pools), noisy(8, 4, 13), 12) for pools in (True, False))
+    assert (shared < 0).any()  # pools, as told by `slots_of`
+    assert (own >= 1).all()
+    assert own.sum() > 1.5 * own[0].sum()
+
+
 def test_it_stays_where_nothing_is_worth_more() -> None:
     """Weights that hold all candidates equal: whatever fits is kept."""
     flat = Weights(arrays={name: np.zeros_like(value) for name, value in load().arrays.items()})

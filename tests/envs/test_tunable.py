@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from intune.adapters.dataloader.tunable import TunableDataLoader
+from intune.envs.observer import Observer
 from intune.envs.simulated_tunable import SimulatedTunable
 from intune.envs.simulator import Simulator, rate_of
 from intune.envs.tunable import Tunable, check_tunable, reads_resident
@@ -45,6 +46,21 @@ def test_what_is_not_tunable_is_refused_by_name_of_what_it_lacks() -> None:
     job.budget = {"cpus": 2}
     with pytest.raises(ConfigError, match="of a SimulatedTunable must be an intune"):
         check_tunable(job)
+
+
+def test_no_pool_is_given_to_stages_that_cannot_share_one() -> None:
+    job = SimulatedTunable(a_job(), clock=Clock())
+    job.pools = False  # type: ignore[attr-defined]
+    observer = Observer(job, resources=job.resources)
+    before = job.stats().allocation
+    with pytest.raises(
+        ConfigError, match=r"SimulatedTunable has `pools`=False, but a pool of 4 .* pools=False\)"
+    ):
+        observer.resize(Allocation.shared(4))
+    assert job.stats().allocation == before
+    for allocation in (Allocation.per_stage({"stage 1": 3}), {"stage 1": 2}):
+        observer.resize(allocation)
+    assert job.stats().allocation.of("stage 1") == 2
 
 
 def test_a_simulated_job_runs_while_its_clock_runs_and_counts_what_the_simulator_measures() -> None:

@@ -40,7 +40,7 @@ from intune.knowledge import Knowledge, _say_homeless, keep
 from intune.learnt import name_of
 from intune.pipelines import Allocation, Budget, Loader, Pipeline
 from intune.pipelines.budget import Usable
-from intune.tuning import MOST_TOLD, _agent, _folder
+from intune.tuning import MOST_TOLD, _agent, _decides, _folder
 from intune.tuning_resources import LAUNCHERS, ranks_here, resources_of
 from tests.intune.tuned import STAGES, Clock, Scripted, simulated, tuner_threads, wait_until
 
@@ -540,6 +540,21 @@ def test_a_full_disk_does_not_end_tuning(pipeline: Pipeline, caplog: pytest.LogC
         assert tuned.tuning
     assert caplog.text.count("not logged from now on") == 1
     assert caplog.text.count("cannot be kept") == 1
+
+
+def test_what_cannot_share_slots_is_given_no_pool(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    job = simulated(Clock())
+    job.pools = False  # type: ignore[attr-defined]
+    with intune.tune(job, pace=QUICK) as tuned:
+        assert not _decides(tuned.controller.agent)._pools  # type: ignore[union-attr,attr-defined]
+        key = tuned._key
+    # Nor the one that it had when it was written otherwise.
+    keep(tmp_path / "cache", key, Knowledge(allocation=Allocation.shared(3), rate=1.0, memory=1e6))
+    again = simulated(Clock())
+    again.pools = False  # type: ignore[attr-defined]
+    with intune.tune(again, pace=QUICK) as tuned:
+        assert not tuned.stats().allocation.is_shared
+    assert "does not fit (a SimulatedTunable has `pools`=False" in caplog.text
 
 
 def test_what_is_not_iterated_over_is_tuned_from_the_start() -> None:
