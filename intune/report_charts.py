@@ -146,10 +146,11 @@ def _path(plane: _Plane, one: Series) -> str:
     parts: list[str] = []
     pen = False
     for seconds, value in points:
+        x, y = plane.x(seconds), plane.y(value)
         if not math.isfinite(value):
+            parts += [f"H{x}"] if pen and one.steps else []  # the last value held until then
             pen = False
             continue
-        x, y = plane.x(seconds), plane.y(value)
         parts.append(f"M{x} {y}" if not pen else f"H{x}V{y}" if one.steps else f"L{x} {y}")
         pen = True
     return "".join(parts)

@@ -34,7 +34,8 @@ h1{font-size:1.4em;margin:0 0 4px}h2{font-size:1.1em;margin:32px 0 2px}p{margin:
 table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}
 th,td{text-align:left;vertical-align:top;padding:5px 8px 5px 0;border-bottom:1px solid var(--rule)}
 th{font-weight:600;color:var(--soft)}td.n,th.n{text-align:right;white-space:nowrap}
-@media(max-width:600px){table,tbody,tr,td{display:block}thead{display:none}td{border:0;padding:1px 0}
+@media(max-width:600px){.tick{font-size:16px}
+table,tbody,tr,td{display:block}thead{display:none}td{border:0;padding:1px 0}
 td.n{text-align:left;display:inline-block;margin-right:12px}tr{border-bottom:1px solid var(--rule);padding:7px 0}}
 """
 

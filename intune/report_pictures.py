@@ -59,10 +59,10 @@ def _rate(axes: Any, run: Run, per: float) -> None:
 def _slots(axes: Any, run: Run, per: float) -> None:
     colours = _colours(run)
     kept = thin(list(run.intervals), MOST_POINTS)  # means would be slots that were never given
+    times = [one.began / per for one in kept] + [run.intervals[-1].time / per]
     for name in [*run.stages, "shared"]:
-        values = [float(one.slots.get(name, math.nan)) for one in kept]
+        values = [float(one.slots.get(name, math.nan)) for one in [*kept, run.intervals[-1]]]
         if any(math.isfinite(value) for value in values):
-            times = [one.began / per for one in kept]
             axes.step(times, values, where="post", color=colours[name], label=name, lw=1.3)
     axes.set_ylabel("slots")
     _legend(axes)

@@ -327,6 +327,7 @@ def test_pictures_of_a_run_of_days_are_drawn_of_some_hundred_points(tmp_path: Pa
     assert len(axes.patches) <= MOST_POINTS
     assert max(len(drawn.get_xdata()) for drawn in axes.lines) <= MOST_POINTS
     assert len(axes.lines) < 250
+    assert max(drawn.get_xdata()[-1] for drawn in axes.lines if drawn.get_label() == "load") == 50_000
 
 
 def test_pictures_of_a_run_in_which_nothing_was_measured_yet(tmp_path: Path) -> None:
@@ -413,6 +414,15 @@ def test_charts_break_lines_where_nothing_was_measured() -> None:
     path = re.search(r'class="line"[^>]* d="([^"]*)"', time_chart([series], up="rows/s", until=3.0))
     assert path is not None
     assert path[1].count("M") == 2
+
+
+def test_steps_are_held_until_a_gap_begins() -> None:
+    nan = float("nan")
+    values = [4.0, nan, 2.0, nan]  # as of a pool, between slots of each stage's own
+    series = Series(name="shared", colour="c", times=[0.0, 1.0, 2.0, 3.0], values=values, steps=True)
+    path = re.search(r'class="line"[^>]* d="([^"]*)"', time_chart([series], up="slots", until=3.0))
+    assert path is not None
+    assert re.fullmatch(r"M58 [\d.]+H335.3M612.7 [\d.]+H890", path[1]), path[1]
 
 
 def test_neighbours_are_joined_and_numbers_short() -> None:
