@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from intune.agents.base import Agent
+from intune.agents.base import Agent, ask
+from intune.agents.oracle import Oracle
 from intune.agents.oracle_plan import Plan, plan
 from intune.agents.outcomes import Trace
 from intune.envs.conditions import Tape, record
@@ -98,7 +99,7 @@ def play(agent: Agent, jobs: Jobs, tape: Tape, best: Plan, restart_seconds: floa
     steps = tape.steps - 1
     rows: dict[str, list[Any]] = {name: [] for name in ("rate", "memory", "slots", "killed")}
     for _ in range(steps):
-        proposal = agent.propose(measured)
+        proposal = ask(agent, measured)
         simulator.allocate(proposal.slots, proposal.pool)
         # Read before the interval: a job that is killed in it stands at one slot a stage afterwards.
         used = np.where(simulator.pool > 0, simulator.pool, (simulator.slots * jobs.present).sum(axis=1))
@@ -125,8 +126,8 @@ def play(agent: Agent, jobs: Jobs, tape: Tape, best: Plan, restart_seconds: floa
 
 def reveal(agent: Any, best: Plan) -> None:
     """Tell an oracle, also one inside a guard, what is best; other agents are told nothing."""
-    while agent is not None:
-        if hasattr(agent, "use"):
+    while isinstance(agent, Agent):
+        if isinstance(agent, Oracle):
             agent.use(best)
         agent = getattr(agent, "agent", None)
 

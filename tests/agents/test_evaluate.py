@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from intune.agents.base import Agent, Proposal
 from intune.agents.ds2 import DS2
 from intune.agents.evaluate import Trial, evaluate, play, reveal
+from intune.agents.guard import Guard
 from intune.agents.oracle import Oracle
 from intune.agents.oracle_plan import plan
 from intune.agents.outcomes import outcomes
@@ -91,15 +94,27 @@ def test_running_out_of_memory_is_counted_and_costs_the_restart() -> None:
 
 
 def test_an_oracle_inside_a_guard_is_told_too() -> None:
-    class Wrapper:
-        def __init__(self, agent: Agent) -> None:
-            self.agent = agent
-
     inside = Oracle()
     jobs = some_jobs(3)
     known = plan(jobs, 5)
-    reveal(Wrapper(inside), known)
+    reveal(Guard(inside), known)
     assert inside._plan is known
+
+
+def test_an_agent_of_ones_own_may_have_any_attributes_and_is_told_what_it_proposed_wrongly() -> None:
+    class Own(Static):
+        use = agent = "what an oracle and a guard call otherwise"
+
+    assert len(evaluate({"own": Own}, GivenJobs(some_jobs()), Trial(jobs=2, steps=2))["own"]) == 2
+
+    class Wrong(Own):
+        name = "wrong"
+
+        def propose(self, measured: Measurement) -> Any:
+            return measured.slots
+
+    with pytest.raises(ConfigError, match="agent 'wrong' proposed ndarray"):
+        evaluate({"wrong": Wrong}, GivenJobs(some_jobs()), Trial(jobs=2, steps=2))
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,9 @@ def test_a_loop_goes_on_where_it_was_saved(pipeline: Pipeline) -> None:
         assert begun + numbers(again) == expected
 
 
-def test_the_agent_of_ones_own_in_the_docs_decides(pipeline: Pipeline) -> None:
+def test_the_agent_of_ones_own_in_the_docs_decides(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = (Path(__file__).parents[2] / "docs" / "agents.md").read_text(encoding="utf-8")
     code = re.search(r"## One of your own.*?```python\n(.*?)\nwith ", text, re.DOTALL)
     assert code is not None
@@ -209,6 +211,10 @@ def test_the_agent_of_ones_own_in_the_docs_decides(pipeline: Pipeline) -> None:
         loop(tuned, 4)
         assert tuned.failure is None
     assert any("is the busiest" in entry.reason for entry in tuned.decisions)
+    simulated = re.search(r"In the simulator.*?```python\n(.*?)```", text, re.DOTALL)
+    assert simulated is not None
+    exec(simulated[1].replace("jobs=256", "jobs=2, steps=2"), made)
+    assert "busiest Estimate(mean=" in capsys.readouterr().out
 
 
 # ---- off -----------------------------------------------------------------------------------------------------
