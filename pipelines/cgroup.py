@@ -54,8 +54,9 @@ def read_limits(root: Path = Path("/")) -> Limits:
 class MemoryGauge:
     """Memory that this process's groups, and the machine, may still take before something is killed.
 
-    Unlike `read_limits` no file pages count as used, since the kernel drops all of them before it kills; and the
-    groups are looked for once, so that a look is cheap.
+    Unlike `read_limits` no file pages count as used, nor, where version 2 tells it, what can be reclaimed of the
+    kernel's own (names and inodes, of a data set of millions of files), since the kernel drops all of that before it
+    kills; and the groups are looked for once, so that a look is cheap.
 
     Args:
         root: where ``/proc`` and ``/sys`` are found.
@@ -82,10 +83,12 @@ def _room(version: int, folder: Path) -> tuple[int, int] | None:
         return None
     used = _number(folder / ("memory.current" if version == 2 else "memory.usage_in_bytes")) or 0
     prefix = "" if version == 2 else "total_"
-    stat = folder / "memory.stat"
-    pages = _stat(stat, f"{prefix}inactive_file") + _stat(stat, f"{prefix}active_file")
+    counts = _counts(folder / "memory.stat")
+    dropped = sum(
+        counts.get(prefix + name, 0) for name in ("inactive_file", "active_file", "slab_reclaimable")
+    )
     limit = min(limits)
-    return limit, max(0, limit - max(0, used - pages))
+    return limit, max(0, limit - max(0, used - dropped))
 
 
 def _meminfo(path: Path) -> tuple[int, int] | None:
@@ -174,7 +177,7 @@ def _memory_v1(folder: Path) -> list[tuple[int, int]]:
     if limit is None or limit >= UNLIMITED:
         return []
     used = _number(folder / "memory.usage_in_bytes") or 0
-    return [(limit, max(0, used - _stat(folder / "memory.stat", "total_inactive_file", "inactive_file")))]
+    return [(limit, max(0, used - _unused_pages(folder)))]
 
 
 def _memory_v2(folder: Path) -> list[tuple[int, int]]:
@@ -183,24 +186,21 @@ def _memory_v2(folder: Path) -> list[tuple[int, int]]:
     known = [limit for limit in limits if limit is not None and limit < UNLIMITED]
     if not known:
         return []
-    used = (_number(folder / "memory.current") or 0) - _stat(folder / "memory.stat", "inactive_file")
+    used = (_number(folder / "memory.current") or 0) - _unused_pages(folder)
     return [(limit, max(0, used)) for limit in known]
 
 
-def _stat(path: Path, *names: str) -> int:
-    """The first of `names` in a file of ``name number`` lines; 0 if there is none.
+def _unused_pages(folder: Path) -> int:
+    """Bytes of file pages not used lately, which are given back at once under pressure and so do not count as used: the
+    working set as Kubernetes defines it."""
+    counts = _counts(folder / "memory.stat")
+    return counts.get("total_inactive_file", counts.get("inactive_file", 0))
 
-    File pages not used lately are given back at once under pressure, so they do not count as used: the
-    working set as Kubernetes defines it.
-    """
-    values: dict[str, str] = {}
-    for line in _lines(path):
-        name, _, value = line.partition(" ")
-        values.setdefault(name, value.strip())
-    for name in names:
-        if values.get(name, "").isdecimal():
-            return int(values[name])
-    return 0
+
+def _counts(path: Path) -> dict[str, int]:
+    """A file of ``name number`` lines; empty if there is none."""
+    parts = (line.partition(" ") for line in _lines(path))
+    return {name: int(value) for name, _, value in parts if value.isdecimal()}
 
 
 def _cpus_v1(folder: Path) -> float | None:

@@ -222,6 +222,9 @@ def test_the_gauge_knows_where_version_2_throttles_and_that_nothing_is_known(tmp
     assert MemoryGauge(tmp_path).read() is None
     tree(tmp_path, {"sys/fs/cgroup/job/memory.high": 2 * GIB, "sys/fs/cgroup/job/memory.max": 3 * GIB})
     assert MemoryGauge(tmp_path).read() == (2 * GIB, GIB)
+    stat = f"anon 5\nactive_file {GIB // 4}\nslab_reclaimable {GIB // 4}\nslab_unreclaimable 9\nslab {GIB}\n"
+    tree(tmp_path, {"sys/fs/cgroup/job/memory.stat": stat})
+    assert MemoryGauge(tmp_path).read() == (2 * GIB, GIB + GIB // 2), "names of files are dropped, too"
 
 
 def printed_by(code: str, *arguments: str) -> str:
