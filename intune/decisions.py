@@ -18,6 +18,7 @@ from typing import Any
 
 from intune.envs.measurement import Measurement
 from intune.pipelines.allocation import Allocation
+from intune.report import LOG
 
 logger = logging.getLogger("intune")
 
@@ -187,7 +188,7 @@ def _claimed(path: Path) -> tuple[Path, Any]:
             number += 1
             free = path.parent / f"loader-{number}" / path.name
         if number == 1:
-            _clear_away(path)
+            _clear_away([place for place in path.parent.glob(f"loader-*/{path.name}") if _beside(place)])
     if number > 1:
         logger.warning("another loader or rank logs to %s; this one logs to %s", path.parent, free.parent)
     return free, file
@@ -209,10 +210,15 @@ def _alone(folder: Path) -> Iterator[None]:
             os.close(claim)
 
 
-def _clear_away(path: Path) -> None:
-    """Remove what an earlier run's other loaders logged beside `path`, unless a log is being written there still."""
+def clear_run(folder: Path) -> None:
+    """Remove what the loaders of an earlier ``intune run`` logged in `folder`, unless one still does."""
+    with _alone(folder):
+        _clear_away([place for place in folder.glob(f"*loader-*/{LOG}") if "intune" in _header(place)])
+
+
+def _clear_away(left: list[Path]) -> None:
+    """Remove these logs of an earlier run, unless one of them is being written still."""
     with contextlib.ExitStack() as stack:
-        left = [place for place in path.parent.glob(f"loader-*/{path.name}") if _beside(place)]
         for place in left:
             try:
                 file = _locked(place)
@@ -230,12 +236,18 @@ def _clear_away(path: Path) -> None:
 
 def _beside(path: Path) -> bool:
     """Whether a log of ours made this place for itself, as a folder that a user gave is not."""
+    header = _header(path)
+    return "intune" in header and header.get(BESIDE) == path.parent.name
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """What a log begins with; empty where it is none."""
     try:
         with path.open(encoding="utf-8") as file:
             header = json.loads(file.readline(MOST_BYTES))
     except (OSError, ValueError):
-        return False
-    return isinstance(header, dict) and "intune" in header and header.get(BESIDE) == path.parent.name
+        return {}
+    return header if isinstance(header, dict) else {}
 
 
 def _locked(path: Path) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from intune.decisions import DecisionLog, Entry
 from intune.errors import IntuneError
+from intune.report import LOG
 
 Display = Literal["auto", "live", "lines", "quiet"]
 
@@ -65,7 +66,7 @@ def open_sinks(shown: Shown, header: dict[str, Any]) -> Sinks:
         if shown.tensorboard is not None:
             _add_tensorboard(sinks, shown.tensorboard)
         if shown.log is not None:
-            written = DecisionLog(shown.log / "decisions.jsonl", header=header)
+            written = DecisionLog(shown.log / LOG, header=header)
             _add(sinks, written.add, written.close)
         if shown.display != "quiet":
             from intune.tuning_display import TuningDisplay

@@ -51,7 +51,7 @@ def run(
         cpus: CPUs that each loader may keep busy; by default all that the job may use.
         memory: Bytes that each loader's batches may hold, as in 4GiB; by default a quarter of what is free.
         display: Show a panel (live), a line a change (lines), the first on a terminal (auto), or nothing.
-        log: Folder for the loaders' decisions, for intune report.
+        log: Folder for the loaders' decisions, for intune report; those of an earlier run in it are removed.
         workers: Where the dataset's code runs; auto finds out on the first batches.
         forget: Begin without what earlier runs learnt, and keep nothing.
     """
@@ -75,6 +75,10 @@ def run(
         raise ConfigError(
             f"`command`: there is no program {command[0]!r}; to run a script, write: -- python SCRIPT"
         )
+    if log is not None:
+        from intune.decisions import clear_run
+
+        clear_run(log)
     settings = Unedited(
         agent=agent,
         cpus=cpus,

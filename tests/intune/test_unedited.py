@@ -22,7 +22,9 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from intune.cli.main import main
 from intune.cli.run import environment
+from intune.decisions import DecisionLog
 from intune.pipelines.executors import worker_number
+from intune.report import LOG, log_in
 from intune.unedited import ATTRIBUTE, Unedited, _over, _Patch, patch, say
 from tests.intune.tuned import tuner_threads, wait_until
 
@@ -290,6 +292,8 @@ def test_a_script_is_tuned_and_ctrl_c_ends_it_as_ever(tmp_path: Path) -> None:
             while True:
                 print(sum(int(x.sum()) for (x,) in loader), flush=True)
         """
+    for name in ("loader-2", "rank-1-loader-1"):  # of an earlier run
+        DecisionLog(tmp_path / "log" / name / LOG, header={}).close()
     with start(tmp_path, script, "--log", str(tmp_path / "log")) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "4950\n"
@@ -299,5 +303,5 @@ def test_a_script_is_tuned_and_ctrl_c_ends_it_as_ever(tmp_path: Path) -> None:
     assert err.count("Traceback") == 1
     assert "KeyboardInterrupt" in err
     assert "DataLoader 1 (TensorDataset) is tuned by even" in err
-    header = json.loads((tmp_path / "log" / "loader-1" / "decisions.jsonl").read_text().splitlines()[0])
+    header = json.loads(log_in(tmp_path / "log").read_text().splitlines()[0])
     assert header["agent"] == "even"
