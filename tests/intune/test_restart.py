@@ -44,7 +44,7 @@ def train(folder: Path, rounds: int, **options: Any) -> list[float]:
 
 
 def test_a_job_that_restarts_begins_at_its_best_and_stays_there(tmp_path: Path) -> None:
-    first = train(tmp_path, 40)
+    first = train(tmp_path, 24)
     best = max(first)
     assert max(first[:2]) < 0.8 * best  # the first run took more decisions
     again = train(tmp_path, 5)
@@ -81,7 +81,7 @@ def test_what_is_learnt_is_kept_every_minute_as_long_as_that_goes_well() -> None
 
 
 def test_what_another_agent_learnt_serves_too(tmp_path: Path) -> None:
-    best = max(train(tmp_path, 40, agent="planner"))
+    best = max(train(tmp_path, 24, agent="planner"))
     assert min(train(tmp_path, 4)) > 0.95 * best
 
 

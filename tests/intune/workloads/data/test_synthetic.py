@@ -102,14 +102,14 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_threads(tmp_path: Path,
 
 @pytest.mark.parametrize(
     "changes",
-    [{"files": 1}, {"files": 11, "row_group_rows": 777}, {"row_group_rows": 100_000}, {"rows": 17_000}],
+    [{"files": 11, "row_group_rows": 777}, {"rows": 17_000, "files": 1, "row_group_rows": 100_000}],
 )
 def test_rows_do_not_depend_on_how_they_are_cut(
     tmp_path: Path, dataset: Path, changes: dict[str, Any]
 ) -> None:
     config = _variant(**changes)
     write_synthetic(config, tmp_path / "out")
-    assert len(list((tmp_path / "out" / "train").iterdir())) == (config.files or 1)
+    assert len(list((tmp_path / "out" / "train").iterdir())) == config.files
     assert _table(tmp_path / "out").equals(_table(dataset).slice(0, config.rows))
     assert _table(tmp_path / "out", "test").equals(_table(dataset, "test"))
 
@@ -147,7 +147,7 @@ def test_missing_values_are_nulls(dataset: Path) -> None:
 
 @pytest.mark.parametrize("strings", [False, True])
 def test_multi_hot_ids_are_lists(tmp_path: Path, strings: bool) -> None:
-    write_synthetic(_variant(rows=2000, test_rows=500, multi_hot=True, strings=strings), tmp_path / "out")
+    write_synthetic(_variant(rows=1000, test_rows=250, multi_hot=True, strings=strings), tmp_path / "out")
     table = _table(tmp_path / "out")
     table.validate(full=True)
     assert table.schema.field("C1").type == pa.list_(pa.string() if strings else pa.int64())

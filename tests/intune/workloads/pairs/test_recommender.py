@@ -64,7 +64,7 @@ def test_every_model_learns_who_likes_what(data: RatingData, encoder: str, negat
         batch_size=64,
         cutoffs=(10,),
     )
-    result, recommender = train(data, options)
+    result, recommender = train(data, options, evaluate_epochs=12)
     ranked = recommender.rank("test")
     user = recommender.model.encoder.scores(torch.arange(2)).detach().numpy()
     assert user[0, :30].mean() > user[0, 30:].mean() + 0.5

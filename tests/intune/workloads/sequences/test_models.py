@@ -240,7 +240,7 @@ def test_a_few_sessions_can_be_learned_by_heart(name: str) -> None:
     model = MODELS[name](0)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     batch = batches_of(name)
-    for _ in range(150):
+    for _ in range(75):
         optimizer.zero_grad()
         loss = model.loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -256,9 +256,9 @@ def test_a_few_sessions_can_be_learned_by_heart(name: str) -> None:
 
 def test_bert4rec_learns_to_fill_in_the_next_item() -> None:
     model = BERT4Rec(BERT)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     window = Window(length=6, items=ITEMS)({"items": SESSIONS})
-    for seed in range(150):
+    for seed in range(75):
         block = Cloze(items=ITEMS, mask_share=0.4, seed=seed)(window)
         optimizer.zero_grad()
         model.loss({name: torch.as_tensor(block[name]) for name in ("sequence", "target")}).backward()  # type: ignore[no-untyped-call]
