@@ -211,8 +211,7 @@ def main(settings: Settings) -> None:
         found = PARTS[name](settings)
         document["parts"][name] = {"found": found, "seconds": round(time.monotonic() - began, 1)}
         document["environment"] = describe()
-        if settings.json is not None:
-            report.write(settings.json, json.dumps(document, indent=1))
+        report.write(settings.json, document)
     show(document)
     if settings.plot is not None and "families" in document["parts"]:
         draw(document, settings.plot)

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import PYTHONS, REPOSITORY
+from benchmarks.report import write
 from intune.agents.autotune import Algorithm, Autotune
 from intune.agents.autotune_model import Tuned, hill_climb, stage_based
 from intune.envs.jobs import Jobs
@@ -170,10 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     document = json.loads(out.stdout)
     rows = [compare(case, found) for case, found in zip(cases, document["results"], strict=True)]
     show(rows, document["tensorflow"])
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"tensorflow": document["tensorflow"], "cases": rows}, indent=1)
-        options.json.write_text(text + "\n", encoding="utf-8")
+    write(options.json, {"tensorflow": document["tensorflow"], "cases": rows})
     return 0
 
 

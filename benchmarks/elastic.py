@@ -83,13 +83,10 @@ def main(options: Options) -> int:
         except harness.ContenderFailed as error:
             document[name] = {"error": str(error)}
             console.print(f"failed: {str(error).splitlines()[-1]}", highlight=False)
-        if options.json is not None:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps(document, indent=1) + "\n")
+        report.write(options.json, document)
     found = bars(document)
     document["bars"] = [bar.as_dict() for bar in found]
-    if options.json is not None:
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    report.write(options.json, document)
     show(document, console)
     console.print(report.bars_table(found))
     return 0

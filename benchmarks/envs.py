@@ -147,10 +147,8 @@ def main(settings: Settings) -> None:
         },
         "twin_ms": round(1e3 * float(np.median(time_twins(settings.scenario))), 1),
     }
-    text = json.dumps(report, indent=1)
-    if settings.json is not None:
-        reports.write(settings.json, text)
-    print(text)
+    reports.write(settings.json, report)
+    print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

@@ -109,8 +109,7 @@ def main(options: Options) -> int:
             # Looked at while nothing of this benchmark runs.
             others = psutil.cpu_percent(interval=0.5) / 100
             document["cases"][name] = {**_in_process(name, options, storage), "others": others}
-            if options.json is not None:
-                report.write(options.json, json.dumps(document, indent=1))
+            report.write(options.json, document)
     document["summary"] = summarise(document["cases"])
     document["seconds"] = document.get("seconds", 0.0) + time.monotonic() - began
     verdicts = bars(document["cases"])
@@ -133,8 +132,7 @@ def main(options: Options) -> int:
         )
     title = "The same in virtual time, without a machine's noise"
     show(title, document["virtual_summary"], bars(document["virtual"]), console)
-    if options.json is not None:
-        report.write(options.json, json.dumps(document, indent=1))
+    report.write(options.json, document)
     if options.plot is not None:
         options.plot.parent.mkdir(parents=True, exist_ok=True)
         draw(document, options.plot)

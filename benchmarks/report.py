@@ -28,10 +28,13 @@ def check_chosen(only: Iterable[str], known: Iterable[str]) -> None:
             raise SystemExit(f"`--only` knows {'; '.join(names)}, but not {name!r}")
 
 
-def write(path: Path, text: str) -> None:
-    """Into a file whose folder need not be there: what took an hour to measure must not be lost to that."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
+def write(path: Path | None, found: Any) -> None:
+    """As JSON, or as the text that it is, into a file whose folder need not be there: what took an hour to measure
+    must not be lost to that. Nothing where there is no file to write."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = found if isinstance(found, str) else json.dumps(found, indent=1)
+        path.write_text(text + "\n", encoding="utf-8")
 
 
 def rates_table(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -97,8 +96,7 @@ def main(options: Options) -> int:
         bars += section.bars(result)
         document["bars"] = [bar.as_dict() for bar in bars]
         document["seconds"] = time.monotonic() - began
-        if options.json:  # after each section, so that a run cut short leaves what it has
-            report.write(options.json, json.dumps(document, indent=1))
+        report.write(options.json, document)  # after each section, so that a run cut short leaves what it has
     console.rule("Summary")
     console.print(report.bars_table(bars))
     console.print(f"{document['seconds'] / 60:.1f} minutes")

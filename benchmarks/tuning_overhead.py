@@ -7,7 +7,6 @@ both see the same machine; the order within a pair alternates.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -85,9 +84,7 @@ def main(options: Options) -> int:
     document.update({"on": on, "off": off})
     found_bars = bars(document)
     document["bars"] = [bar.as_dict() for bar in found_bars]
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    report.write(options.json, document)
     console.print(report.bars_table(found_bars))
     return 0
 

@@ -9,7 +9,6 @@ processes begin while the trainer makes batches already.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -197,9 +196,8 @@ def main() -> None:
     console = Console()
     found = measure(options, console)
     show(found, console)
-    if options.json is not None:
-        result = {"environment": environment.describe(), "repeats": options.repeats, "cases": found}
-        report.write(options.json, json.dumps(result, indent=1))
+    result = {"environment": environment.describe(), "repeats": options.repeats, "cases": found}
+    report.write(options.json, result)
 
 
 if __name__ == "__main__":

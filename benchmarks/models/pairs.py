@@ -13,10 +13,9 @@ users, whose means over seeds are paired.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +24,7 @@ import numpy.typing as npt
 import tyro
 
 from benchmarks.environment import describe
-from benchmarks.models.sequences import ratio_over_sessions
-from benchmarks.models.unified import half_width
+from benchmarks.models.seeds import Bar, in_lines, ratio_over_sessions, read_rows, row, shown
 from benchmarks.report import check_chosen, write
 from intune.workloads.evaluation import RankingMetrics
 from intune.workloads.pairs.data import RatingData, find_rating_data
@@ -100,33 +98,6 @@ class Result:
     train_s: tuple[float, ...]
     wait_share: tuple[float, ...]
     seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bar:
-    """A claim, and what was measured for it.
-
-    Attributes:
-        claim: in words.
-        value: a ratio.
-        low, high: its 95 % interval over the test's users; None where there is none.
-        limit: the least of `value`, or the most with `at_most`.
-    """
-
-    claim: str
-    value: float
-    low: float | None
-    high: float | None
-    limit: float
-    at_most: bool = False
-    holds: bool = field(init=False)
-    significant: bool | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        holds = self.value <= self.limit if self.at_most else self.value >= self.limit
-        object.__setattr__(self, "holds", holds)
-        above = None if self.low is None or self.high is None else self.low > 1 or self.high < 1
-        object.__setattr__(self, "significant", above)
 
 
 def claims() -> dict[str, Claim]:
@@ -309,23 +280,20 @@ def until_best(result: Result) -> list[float]:
 
 
 def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """A row for each contender, ready for JSON: with mean and half of the 95 % interval over seeds."""
-    made = []
-    for result in results:
-        row = dict(vars(result))
-        row["settings"] = dict(result.settings)
-        row["users"] = {name: [round(value, 6) for value in values] for name, values in result.users.items()}
-        row["mean"] = {name: float(np.mean(values)) for name, values in result.metrics.items()}
-        row["half_width"] = {name: half_width(values) for name, values in result.metrics.items()}
-        made.append(row)
-    return made
+    """A row for each contender."""
+    return [
+        row(
+            result,
+            users={name: [round(value, 6) for value in values] for name, values in result.users.items()},
+        )
+        for result in results
+    ]
 
 
 def read(path: Path) -> list[Result]:
     """The results that `main` wrote to a file."""
     made = []
-    for row in json.loads(path.read_text(encoding="utf-8"))["results"]:
-        known = {name: value for name, value in row.items() if name not in ("mean", "half_width")}
+    for known in read_rows(path):
         known["users"] = {name: np.asarray(values) for name, values in known["users"].items()}
         made.append(Result(**known))
     return made
@@ -364,31 +332,21 @@ def main(
     joined = (result for path in join for result in read(path))
     results += sorted(joined, key=lambda result: order.index(result.name))
     found = bars(claim, results)
-    if out is not None:
-        report = {
-            "claim": name,
-            "data": folder.name,
-            "seeds": seeds,
-            "shared": dict(claim.shared),
-            "results": rows(results),
-            "bars": [asdict(bar) for bar in found],
-            "environment": describe(),
-        }
-        # A line for each contender: the values of all users would otherwise take thousands of lines.
-        text = json.dumps(report).replace('{"name"', '\n{"name"')
-        write(out, text)
-    for row in rows(results):
-        shown = "  ".join(
-            f"{metric} {row['mean'][metric]:.4f}"
-            + ("" if row["half_width"][metric] is None else f" ± {row['half_width'][metric]:.4f}")
-            for metric in METRICS
-        )
-        print(f"{row['name']:12} {shown}  {1000 * float(np.median(row['step_s'])):.1f} ms/step")
+    report: dict[str, Any] = {
+        "claim": name,
+        "data": folder.name,
+        "seeds": seeds,
+        "shared": dict(claim.shared),
+        "results": rows(results),
+        "bars": [asdict(bar) for bar in found],
+        "environment": describe(),
+    }
+    write(out, in_lines(report))
+    for made in report["results"]:
+        step_s = float(np.median(made["step_s"]))
+        print(f"{made['name']:12} {shown(made, METRICS)}  {1000 * step_s:.1f} ms/step")
     for bar in found:
-        interval = "" if bar.low is None else f" [{bar.low:.3f}, {bar.high:.3f}]"
-        verdict = "holds" if bar.holds else "DOES NOT HOLD"
-        sure = "" if bar.significant is not False else ", not significant"
-        print(f"{bar.claim}: {bar.value:.3f}{interval}: {verdict}{sure}")
+        print(bar)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,10 @@ leaves what it has measured, and what was measured in several runs can be joined
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,12 @@ import numpy.typing as npt
 import tyro
 
 from benchmarks.environment import describe
-from benchmarks.models.unified import half_width
+from benchmarks.models.seeds import Bar, in_lines, ratio_over_sessions, read_rows, row, shown
 from benchmarks.report import check_chosen, write
 from intune.workloads.sequences.job import ReadySequence, SequenceJob, ready
 from intune.workloads.training.fitting import FitOptions
 
 METRICS = ("ndcg@20", "hit_rate@20", "mrr@20", "coverage@20", "serendipity@20", "novelty@20")
-RESAMPLES = 2000
-"""Of the sessions, for the interval of a ratio."""
-
 FIT = FitOptions(metric="ndcg@20", epochs=300, evaluate_epochs=10, patience=3)
 """Sessions of MovieLens are few and long, and an epoch is one window of each: a look after every tenth will do. All
 have their best long before the last epoch."""
@@ -87,28 +83,6 @@ class Result:
     wait_share: tuple[float, ...] = ()
     seconds: float = 0.0
     notes: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bar:
-    """A claim, and what was measured for it.
-
-    Attributes:
-        claim: in words.
-        value: what must be at least `limit`.
-        low, high: 95 % interval of `value` over test's sessions; None where there is none.
-        limit: the least.
-    """
-
-    claim: str
-    value: float
-    low: float | None
-    high: float | None
-    limit: float
-    holds: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "holds", self.value >= self.limit)
 
 
 def contenders() -> tuple[Contender, ...]:
@@ -253,37 +227,16 @@ def bars(results: Sequence[Result]) -> list[Bar]:
     return found
 
 
-def ratio_over_sessions(
-    over: npt.NDArray[np.float64], under: npt.NDArray[np.float64], seed: int = 0
-) -> tuple[float, float, float]:
-    """Ratio of means of two paired samples, with its percentile-bootstrap 95 % interval over the pairs."""
-    draws = np.random.default_rng(seed).integers(0, len(over), (RESAMPLES, len(over)))
-    below = under[draws].mean(axis=1)
-    drawn = np.divide(over[draws].mean(axis=1), below, out=np.full(RESAMPLES, np.inf), where=below > 0)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(over.mean() / under.mean()), float(low), float(high)
-
-
 def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """A row for each contender: mean and half of the 95 % interval over seeds, for every metric."""
-    made = []
-    for result in results:
-        row = dict(vars(result))
-        row["settings"] = dict(result.settings)
-        row["sessions"] = [round(value, 6) for value in result.sessions.tolist()]
-        row["mean"] = {name: float(np.mean(values)) for name, values in result.metrics.items()}
-        row["half_width"] = {name: half_width(values) for name, values in result.metrics.items()}
-        made.append(row)
-    return made
+    """A row for each contender."""
+    return [
+        row(result, sessions=[round(value, 6) for value in result.sessions.tolist()]) for result in results
+    ]
 
 
 def read(path: Path) -> list[Result]:
     """The results that `main` wrote to a file."""
-    made = []
-    for row in json.loads(path.read_text(encoding="utf-8"))["results"]:
-        known = {name: value for name, value in row.items() if name not in ("mean", "half_width")}
-        made.append(Result(**{**known, "sessions": np.asarray(row["sessions"])}))
-    return made
+    return [Result(**{**known, "sessions": np.asarray(known["sessions"])}) for known in read_rows(path)]
 
 
 def report(results: Sequence[Result], folder: str, seeds: int) -> dict[str, Any]:
@@ -325,24 +278,14 @@ def main(
         results.append(measure(contender, folder, range(seeds)))
         _write(out, results, folder, seeds)
     _write(out, results, folder, seeds)
-    for row in rows(results):
-        shown = "  ".join(
-            f"{name} {row['mean'][name]:.4f}"
-            + ("" if row["half_width"][name] is None else f" ± {row['half_width'][name]:.4f}")
-            for name in METRICS[:4]
-        )
-        print(f"{row['name']:14} {shown}  {row['notes']}")
+    for made in rows(results):
+        print(f"{made['name']:14} {shown(made, METRICS[:4])}  {made['notes']}")
     for bar in bars(results):
-        interval = "" if bar.low is None else f" [{bar.low:.3f}, {bar.high:.3f}]"
-        verdict = "holds" if bar.holds else "DOES NOT HOLD"
-        print(f"{bar.claim}: {bar.value:.3f}{interval}, at least {bar.limit}: {verdict}")
+        print(bar)
 
 
 def _write(out: Path | None, results: Sequence[Result], folder: str, seeds: int) -> None:
-    if out is not None:
-        # A line for each contender: the values of all sessions would otherwise take thousands of lines.
-        text = json.dumps(report(results, Path(folder).name, seeds)).replace('{"name"', '\n{"name"')
-        write(out, text)
+    write(out, in_lines(report(results, Path(folder).name, seeds)))
 
 
 if __name__ == "__main__":

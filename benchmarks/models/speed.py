@@ -29,7 +29,7 @@ import numpy as np
 import tyro
 
 from benchmarks.environment import describe
-from benchmarks.models.unified import half_width
+from benchmarks.models.seeds import half_width
 from benchmarks.report import write
 from intune.workloads.pairs.data import RatingData, find_rating_data
 from intune.workloads.pairs.recommender import PairOptions, PairRecommender
@@ -348,17 +348,16 @@ def main(
         width = "" if result.half_width is None else f" ± {result.half_width:.2f}"
         verdict = "holds" if result.holds else "DOES NOT HOLD"
         print(f"{result.name}: {result.ratio:.2f}{width} × RecBole, at least {result.limit}: {verdict}")
-    if out is not None:
-        bars = [
-            {"claim": f"{result.name} against RecBole", "value": result.ratio, "holds": result.holds}
-            for result in results
-        ]
-        report = {
-            "results": [asdict(result) for result in results],
-            "bars": bars,
-            "environment": {**describe(), "recbole": recbole_versions()},
-        }
-        write(out, json.dumps(report, indent=1))
+    bars = [
+        {"claim": f"{result.name} against RecBole", "value": result.ratio, "holds": result.holds}
+        for result in results
+    ]
+    report = {
+        "results": [asdict(result) for result in results],
+        "bars": bars,
+        "environment": {**describe(), "recbole": recbole_versions()},
+    }
+    write(out, report)
 
 
 def recbole_versions() -> dict[str, str]:

@@ -12,7 +12,6 @@ a seed. On the market a forecast that knows the expected velocity says how much 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,7 +23,7 @@ import numpy.typing as npt
 import tyro
 
 from benchmarks.environment import describe
-from benchmarks.models.unified import half_width
+from benchmarks.models.seeds import RESAMPLES, row, shown
 from benchmarks.report import check_chosen, write
 from intune.workloads.training.feeding import FeedOptions
 from intune.workloads.training.fitting import FitOptions
@@ -39,9 +38,6 @@ ByStep = Mapping[str, Floats]
 METRICS = ("precision@10", "gain@10", "precision@20", "gain@20")
 CHOOSES = "gain@20"
 OURS = "TrendRec"
-RESAMPLES = 2000
-"""Of the test's steps, for the interval of a difference."""
-
 FITTING = TrendFit(
     items=FitOptions(metric="loss", higher_is_better=False, epochs=60, evaluate_epochs=2, patience=3),
     trends=FitOptions(metric="loss", higher_is_better=False, epochs=150, evaluate_epochs=2, patience=8),
@@ -223,19 +219,17 @@ def difference(over: Floats, under: Floats, seed: int = 0) -> tuple[float, float
 
 
 def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """A row for each contender: mean and half of the 95 % interval over seeds, for every metric."""
-    made = []
-    for result in results:
-        row = dict(vars(result))
-        row["settings"] = dict(result.settings)
-        row["steps"] = {
-            name: [None if np.isnan(value) else round(float(value), 6) for value in values]
-            for name, values in result.steps.items()
-        }
-        row["mean"] = {name: float(np.mean(values)) for name, values in result.metrics.items()}
-        row["half_width"] = {name: half_width(values) for name, values in result.metrics.items()}
-        made.append(row)
-    return made
+    """A row for each contender."""
+    return [
+        row(
+            result,
+            steps={
+                name: [None if np.isnan(value) else round(float(value), 6) for value in values]
+                for name, values in result.steps.items()
+            },
+        )
+        for result in results
+    ]
 
 
 def main(
@@ -266,23 +260,17 @@ def main(
         if only and contender.name not in only:
             continue
         results.append(bench.measure(contender, range(seeds)))
-        row = rows(results[-1:])[0]
-        shown = "  ".join(
-            f"{name} {row['mean'][name]:.4f}"
-            + ("" if row["half_width"][name] is None else f" ± {row['half_width'][name]:.4f}")
-            for name in METRICS
-        )
-        print(f"{contender.name:20} {shown}  {row['seconds']:.0f} s", flush=True)
-        if out is not None:
-            figures = {
-                "data": data,
-                "seeds": seeds,
-                "steps": {name: len(bench.data.held_out(name)) for name in ("valid", "test")},
-                "results": rows(results),
-                "bars": [asdict(bar) for bar in bars(results)],
-                "environment": describe(),
-            }
-            write(out, json.dumps(figures, indent=1))
+        made = rows(results[-1:])[0]
+        print(f"{contender.name:20} {shown(made, METRICS)}  {made['seconds']:.0f} s", flush=True)
+        figures = {
+            "data": data,
+            "seeds": seeds,
+            "steps": {name: len(bench.data.held_out(name)) for name in ("valid", "test")},
+            "results": rows(results),
+            "bars": [asdict(bar) for bar in bars(results)],
+            "environment": describe(),
+        }
+        write(out, figures)
     for bar in bars(results):
         verdict = "holds" if bar.holds else "DOES NOT HOLD"
         print(f"{bar.claim}: {bar.value:+.4f} [{bar.low:+.4f}, {bar.high:+.4f}]: {verdict}")

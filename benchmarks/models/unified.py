@@ -29,6 +29,7 @@ import numpy as np
 import tyro
 
 from benchmarks.environment import describe
+from benchmarks.models.seeds import half_width, interval
 from benchmarks.report import check_chosen, write
 from intune.workloads.clicks.data import build_vocabulary, find_click_data
 from intune.workloads.clicks.dlrm import DLRMConfig
@@ -45,9 +46,6 @@ PARTS = (4, 16)
 SMALLER_ROWS = 1390
 """Rows of each table with which the whole model has less than 57 % of the collision-free one's parameters; the authors'
 own have 57.7 % by their count of ids, 58.0 % by that of the training rows."""
-
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""97.5 % points of Student's t with n − 1 degrees of freedom, by n."""
 
 Data = Literal["movielens", "criteo", "teacher"]
 
@@ -277,13 +275,6 @@ def _bar(claim: str, differences: Sequence[float], limit: float) -> Bar:
     )
 
 
-def half_width(values: Sequence[float]) -> float | None:
-    """Of the 95 % interval of the mean, by Student's t; None for one value, or more than ten."""
-    if len(values) not in STUDENT:
-        return None
-    return float(STUDENT[len(values)] * np.std(values, ddof=1) / len(values) ** 0.5)
-
-
 def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     """A row for each contender, for a table."""
     return [
@@ -328,22 +319,21 @@ def main(
         results = [measure(contender, folder, seeds) for contender in chosen]
     for row in rows(results):
         print(
-            f"{row['name']:24} AUC {_interval(row['auc'], row['half_width'])}  {row['parameters']:>12,} in tables"
+            f"{row['name']:24} AUC {interval(row['auc'], row['half_width'])}  {row['parameters']:>12,} in tables"
         )
     found = bars(data, results) if only is None else []
     for bar in found:
         verdict = "holds" if bar.holds else "DOES NOT HOLD"
         print(
-            f"{bar.claim}: {_interval(bar.difference, bar.half_width)}, at least {bar.limit:+.3f}: {verdict}"
+            f"{bar.claim}: {interval(bar.difference, bar.half_width)}, at least {bar.limit:+.3f}: {verdict}"
         )
-    if out is not None:
-        figures = {
-            "data": data,
-            "results": rows(results),
-            "bars": [asdict(bar) for bar in found],
-            "environment": describe(),
-        }
-        write(out, json.dumps(figures, indent=2))
+    figures = {
+        "data": data,
+        "results": rows(results),
+        "bars": [asdict(bar) for bar in found],
+        "environment": describe(),
+    }
+    write(out, figures)
 
 
 def read(path: Path) -> list[Result]:
@@ -359,10 +349,6 @@ def read(path: Path) -> list[Result]:
         for row in found
     ]
     return [Result(**row) for row in kept]
-
-
-def _interval(value: float, width: float | None) -> str:
-    return f"{value:.4f}" + ("" if width is None else f" ± {width:.4f}")
 
 
 if __name__ == "__main__":

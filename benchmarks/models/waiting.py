@@ -206,15 +206,14 @@ def main(
     results: list[Result] = []
     for name in only or WORKLOADS:
         results.append(measure(name, folder.parent, rounds, seconds))
-        if out is not None:
-            report = {
-                "agent": AGENT,
-                "seconds": seconds,
-                "results": [asdict(result) for result in results],
-                "bars": [],
-                "environment": describe(),
-            }
-            write(out, json.dumps(report, indent=1))
+        report = {
+            "agent": AGENT,
+            "seconds": seconds,
+            "results": [asdict(result) for result in results],
+            "bars": [],
+            "environment": describe(),
+        }
+        write(out, report)
     print(table(results))
 
 

@@ -52,6 +52,7 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(agents, "PARTS", {"one": part("one"), "two": part("two")})
     monkeypatch.setattr(agents, "show", lambda document: None)
+    monkeypatch.setattr(agents, "describe", dict)
     out = tmp_path / "r.json"
     agents.main(agents.Settings(only="one", json=out))
     agents.main(agents.Settings(json=out))

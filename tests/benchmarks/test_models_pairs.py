@@ -12,7 +12,8 @@ import torch
 
 from benchmarks.models import pairs
 from benchmarks.models.__main__ import CLAIMS, DATA, command, gather, make_data
-from benchmarks.models.pairs import Bar, Claim, Contender, Result, bars, claims, main, measure
+from benchmarks.models.pairs import Claim, Contender, Result, bars, claims, main, measure
+from benchmarks.models.seeds import Bar
 from intune.workloads.data.movielens import read_movielens
 from intune.workloads.data.ratings import RatingsOptions, write_ratings
 from intune.workloads.evaluation import RankingMetrics

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from benchmarks.models import sequences
+from benchmarks.models.seeds import ratio_over_sessions
 from benchmarks.models.sequences import (
     METRICS,
     Contender,
     Result,
     bars,
     contenders,
-    ratio_over_sessions,
     read,
     rows,
 )

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks.models.seeds import STUDENT, half_width
 from benchmarks.models.unified import (
     DEMONSTRATION,
-    STUDENT,
     Result,
     bars,
     collision_free_parameters,
     contenders,
-    half_width,
     joined,
     read,
     rows,
