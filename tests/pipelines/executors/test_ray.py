@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+import cloudpickle
 import numpy as np
 import psutil
 import pyarrow as pa
@@ -49,7 +50,12 @@ PATIENCE = 150
 def cluster():
     """One local Ray for all tests of this file: starting one takes seconds."""
     ray = ray_cluster.connect(BUDGET)
+    this = sys.modules[__name__]
+    for pickling in (cloudpickle, ray.cloudpickle):
+        pickling.register_pickle_by_value(this)  # lest every worker imports it, and pytest with it
     yield ray
+    for pickling in (cloudpickle, ray.cloudpickle):
+        pickling.unregister_pickle_by_value(this)
     ray_cluster.disconnect(ray, ray_cluster.connection(ray))
 
 
@@ -242,26 +248,23 @@ def test_a_worker_elsewhere_gets_of_a_block_what_its_task_takes(data, monkeypatc
         return rng.choice(self._workers.alive) if self._workers.alive else None
 
     monkeypatch.setattr(Loader, "_chunk_rows", lambda self: 500)
-    shares = [{"rank": rank, "world_size": 2} for rank in range(2)]
-    expected = []
-    for share in shares:
-        with pipe.loader(executor="threads", **share) as loader:
-            expected.append(digest(loader))
+    share = {"rank": 1, "world_size": 2}  # its first block is not the data's, nor begins where the block does
+    with pipe.loader(executor="threads", **share) as loader:
+        expected = digest(loader)
     monkeypatch.setattr(RayFleet, "_choose", anywhere)
-    for share, all_of_it in zip(shares, expected, strict=True):
-        with ray_loader(pipe, **share) as loader:
-            assert digest(loader) == all_of_it
+    with ray_loader(pipe, **share) as loader:
+        assert digest(loader) == expected
 
 
 def test_epochs_differ_and_repeat(data):
-    with ray_loader(pipeline(data)) as loader:
-        first, second = digest(loader), digest(loader)
+    with ray_loader(Pipeline.from_parquet(data, columns=["id"]).shuffle(4, seed=3).batch(1000)) as loader:
+        first, second = ([batch["id"].tolist() for batch in loader] for _ in range(2))
         loader.set_epoch(0)
-        assert digest(loader) == first != second
+        assert [batch["id"].tolist() for batch in loader] == first != second
 
 
 def test_a_new_loader_continues_with_the_next_batch(data):
-    pipe, cuts = pipeline(data), (0, 1, 37, 95)
+    pipe, cuts = pipeline(data), (37, 95)
     whole, states = [], {}
     with ray_loader(pipe) as loader:
         stream = iter(loader)
@@ -277,31 +280,20 @@ def test_a_new_loader_continues_with_the_next_batch(data):
         assert all(np.array_equal(a, b) for a, b in zip(whole[cut:], rest, strict=True))
 
 
-def test_killing_workers_at_random_changes_nothing(data, expected, caplog):
+def test_killing_a_worker_at_random_and_all_at_once_changes_nothing(data, expected, caplog):
     rng = random.Random(5)
-    when = rng.sample(range(ROWS // 250 - 10), 2)
+    one, all_of_them = rng.randrange(30), rng.randrange(50, ROWS // 250 - 10)
 
     def kill(index, loader):
-        if index in when and (pids := loader._fleet.pids()):
+        pids = loader._fleet.pids()
+        for pid in {one: pids[:1], all_of_them: pids}.get(index, []):
             with contextlib.suppress(ProcessLookupError):  # killed just before, and not missed yet
-                os.kill(rng.choice(pids), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
 
     with ray_loader(pipeline(data), TIGHT) as loader, caplog.at_level(logging.WARNING, "intune"):
         assert digest(loader, kill) == expected
-        stats = loader.stats()
-    assert stats.workers_lost > 0
-    assert "are made again" in caplog.text
-
-
-def test_killing_all_workers_at_once_changes_nothing(data, expected):
-    def kill(index, loader):
-        if index == 30:
-            for pid in loader._fleet.pids():
-                os.kill(pid, signal.SIGKILL)
-
-    with ray_loader(pipeline(data), TIGHT) as loader:
-        assert digest(loader, kill) == expected
         assert loader.stats().workers_lost >= 2
+    assert "are made again" in caplog.text
 
 
 def test_a_worker_dies_that_only_holds_blocks(data, monkeypatch):
@@ -427,6 +419,7 @@ def test_workers_let_go_of_what_they_made_for_a_loop_that_was_left(data, tmp_pat
         kept = []
         until = time.monotonic() + PATIENCE
         while not kept and time.monotonic() < until:
+            time.sleep(0.01)  # real processes, here and below
             with fleet._changed:
                 kept = list(blocks_of(list(fleet._outputs.values())))
         assert kept
@@ -438,6 +431,7 @@ def test_workers_let_go_of_what_they_made_for_a_loop_that_was_left(data, tmp_pat
                 block.worker.actor.export.remote(fleet._workers.generation, block.key, 0, 1) for block in kept
             ]
             left = [block for block in fleet._ray.get(calls) if block is not None]
+            time.sleep(0.01)
         assert not left
         go.touch()
 
@@ -509,7 +503,7 @@ def test_workers_that_cannot_start_are_an_error_that_says_why(data, monkeypatch,
 
     monkeypatch.setattr(RayWorkers, "_spawn", spawn)
     with pytest.raises(ConfigError, match=rf"could not be started: .*{why}"):
-        ray_loader(pipeline(data))
+        ray_loader(pipeline(data), Budget(cpus=1, memory=BUDGET.memory))
 
 
 def test_errors_of_user_code_arrive_with_their_cause_and_place(data):
@@ -611,9 +605,10 @@ def test_completion_order_delivers_every_row_once(data):
 
 def test_loaders_on_a_ray_started_here_do_not_take_each_others_processors(data, expected):
     """One to train and one to validate, for instance: the second found no free CPU."""
-    with ray_loader(pipeline(data)) as train, pipeline(data).loader(budget=BUDGET) as validation:
+    one = Budget(cpus=1, memory=BUDGET.memory)
+    with ray_loader(pipeline(data)) as train, pipeline(data).loader(budget=one) as validation:
         assert validation.executor == "ray"
-        assert [len(loader._fleet.pids()) for loader in (train, validation)] == [2, 2]
+        assert [len(loader._fleet.pids()) for loader in (train, validation)] == [2, 1]
         batches = iter(train)
         next(batches)
         assert digest(validation) == expected
@@ -679,7 +674,7 @@ def test_a_loader_that_is_closed_or_cannot_be_made_leaves_no_worker(data, monkey
     monkeypatch.setattr("intune.pipelines.executors.ray_workers.ROOM_PATIENCE", 4.0 * PATIENCE)
     with pytest.raises(ConfigError, match="`budget` allows") as kept:
         Pipeline.from_parquet(data).shuffle(24).batch(20_000).loader(
-            executor="ray", budget=Budget(cpus=2, memory=1 << 20)
+            executor="ray", budget=Budget(cpus=1, memory=1 << 20)
         )
     loader = ray_loader(pipeline(data))  # while the exception, and so the frame, is still at hand
     assert kept.value is not None
