@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from intune.cli.defaults import otherwise
 from intune.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -17,10 +18,9 @@ if TYPE_CHECKING:
 COMPARE_HELP = """\
 Run a real pipeline under one agent after another, each from a cold start, and compare what they delivered.
 
---data is a file, folder, glob or URI (s3://…) of Parquet files, whose nulls among numbers are read as 0; the trainer is
-one that takes --step-ms for a batch.
-The agent shared is the untuned default, and what the ratios are to. Ctrl-C ends it with the table of the agents that
-were done, as an error does, and writes no files.
+The data is a file, folder, glob or URI (s3://…) of Parquet files, whose nulls among numbers are read as 0; the trainer
+is one that takes --step-ms for a batch. The agent shared is the untuned default, and what the ratios are to. Ctrl-C
+ends it with the table of the agents that were done, as an error does, and writes no files.
 
 Examples:
   intune compare --data data/train
@@ -45,13 +45,13 @@ def compare(
     batch_size: int = 8192,
     shuffle: int = 0,
     executor: Literal["auto", "threads", "ray"] = "threads",
-    cpus: int | None = None,
-    memory: str | None = None,
+    cpus: Annotated[int | None, otherwise("all that the job may use", metavar="INT")] = None,
+    memory: Annotated[str | None, otherwise("a quarter of what is free", metavar="STR")] = None,
     step_ms: float = 0.0,
-    json: Path | None = None,
-    html: Path | None = None,
-    plot: Path | None = None,
-    log: Path | None = None,
+    json: Annotated[Path | None, otherwise("none is written", metavar="PATH")] = None,
+    html: Annotated[Path | None, otherwise("none is written", metavar="PATH")] = None,
+    plot: Annotated[Path | None, otherwise("none is written", metavar="PATH")] = None,
+    log: Annotated[Path | None, otherwise("none are written", metavar="PATH")] = None,
 ) -> None:
     """Compare agents on a real pipeline.
 
@@ -62,9 +62,9 @@ def compare(
         transform: What is done to every batch: criteo (the preset for Criteo's columns), none, or module:function.
         batch_size: Rows of a batch.
         shuffle: Row groups of the shuffle's window; 0 for none.
-        executor: Where workers run: threads of this process, or a Ray cluster.
-        cpus: CPUs that the pipeline may use; by default all that this job may.
-        memory: Bytes that its blocks may hold, as in 2GiB; by default a quarter of what is free.
+        executor: Where workers run: threads of this process, or Ray; auto takes Ray where a cluster is named.
+        cpus: CPUs that the pipeline may use.
+        memory: Bytes that its blocks may hold, as in 2GiB.
         step_ms: Milliseconds that the trainer takes for a batch.
         json: Write all figures there.
         html: Write a page there.

@@ -5,9 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 MARKET_HELP = """\
 Simulate a market whose trends are known, and write it to Parquet.
@@ -57,10 +54,7 @@ class Market:
     seed: int = 0
 
 
-_MARKET = Market()
-
-
-def market(*, out: Path, market: Annotated[Market, tyro.conf.OmitArgPrefixes] = _MARKET) -> None:
+def market(*, out: Path, market: Market = Market()) -> None:
     """Simulate a market.
 
     Args:

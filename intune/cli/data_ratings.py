@@ -90,9 +90,6 @@ class Choices:
         )
 
 
-_Choices = Annotated[Choices, tyro.conf.OmitArgPrefixes]
-
-
 def movielens(
     path: Annotated[
         Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PATH]", help_behavior_hint="")
@@ -101,7 +98,7 @@ def movielens(
     *,
     out: Path,
     from_wheel: bool = False,
-    choices: _Choices = Choices(),
+    choices: Choices = Choices(),
 ) -> None:
     """Convert MovieLens to Parquet.
 
@@ -139,7 +136,7 @@ def amazon_reviews(
     *,
     out: Path,
     max_bad_lines: int = 1000,
-    choices: _Choices = Choices(),
+    choices: Choices = Choices(),
 ) -> None:
     """Convert Amazon's public reviews to Parquet.
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from io import TextIOWrapper
@@ -128,9 +130,23 @@ def _run(words: Sequence[str]) -> None:
     tyro.cli(
         function,
         prog=f"intune {name}",
-        description=description,
+        description=_folded(description),
         args=words[len(name.split()) :],
-        config=(tyro.conf.FlagCreatePairsOff,),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    )
+
+
+def _folded(text: str) -> str:
+    """Paragraphs no wider than the terminal, which would break words. Tyro joins lines that begin with a letter, so
+    further lines begin with blanks."""
+    width = shutil.get_terminal_size().columns
+    return "\n\n".join(
+        part
+        if "\n " in part  # examples
+        else textwrap.fill(
+            part, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+        for part in text.split("\n\n")
     )
 
 
@@ -152,7 +168,7 @@ def _explain(name: str, choices: dict[str, str], words: Sequence[str]) -> None:
     tyro.extras.subcommand_cli_from_dict(
         {choice: _stub(summary) for choice, summary in choices.items()},
         prog=f"intune {name}".strip(),
-        description=GROUPS[name] + version,
+        description=_folded(GROUPS[name] + version),
         args=words,
     )
 

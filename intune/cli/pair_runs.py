@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
 from intune.cli.defaults import otherwise
 from intune.cli.train import PeakMemory, displayed, leave_if_stopped, set_torch_threads
 from intune.cli.train_options import FEEDING_SMALL, SAVING_AT_THE_END, FeedingSmall, Saving
@@ -37,9 +35,6 @@ class RunOptions:
     max_steps: Annotated[int | None, otherwise("no limit")] = None
     saving: Saving = SAVING_AT_THE_END
     feeding: FeedingSmall = FEEDING_SMALL
-
-
-Run = Annotated[RunOptions, tyro.conf.OmitArgPrefixes]
 
 
 def run(recommender: Recommender, options: RunOptions, *, title: str, shown: Sequence[str]) -> None:

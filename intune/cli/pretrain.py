@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from intune.cli.defaults import otherwise
 
 if TYPE_CHECKING:
     from intune.agents.qweights import Weights
@@ -28,13 +30,13 @@ def pretrain(
     *,
     out: Path,
     agent: Literal["dqn", "dqn-paper"] = "dqn",
-    families: tuple[str, ...] = (),
-    episodes: int | None = None,
-    jobs: int | None = None,
-    steps: int | None = None,
-    batch_size: int | None = None,
-    gradient_steps: int | None = None,
-    seed: int | None = None,
+    families: Annotated[tuple[str, ...], otherwise("all for the dqn, four of them for dqn-paper")] = (),
+    episodes: Annotated[int | None, otherwise("the agent's recipe's", metavar="INT")] = None,
+    jobs: Annotated[int | None, otherwise("the agent's recipe's", metavar="INT")] = None,
+    steps: Annotated[int | None, otherwise("the agent's recipe's", metavar="INT")] = None,
+    batch_size: Annotated[int | None, otherwise("the agent's recipe's", metavar="INT")] = None,
+    gradient_steps: Annotated[int | None, otherwise("the agent's recipe's", metavar="INT")] = None,
+    seed: Annotated[int | None, otherwise("the agent's recipe's", metavar="INT")] = None,
     quiet: bool = False,
 ) -> None:
     """Pre-train an agent.
@@ -42,7 +44,7 @@ def pretrain(
     Args:
         out: Where to write the weights (.npz).
         agent: Which agent.
-        families: Scenarios to draw jobs from; by default all for the dqn, four of them for dqn-paper.
+        families: Scenarios to draw jobs from.
         episodes: How many.
         jobs: Side by side in an episode.
         steps: Decisions in an episode.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from intune.cli.defaults import otherwise
 from intune.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -43,11 +44,11 @@ def profile(
     batch_size: int = 8192,
     shuffle: int = 0,
     executor: Literal["auto", "threads", "ray"] = "threads",
-    cpus: int | None = None,
-    memory: str | None = None,
+    cpus: Annotated[int | None, otherwise("all that the job may use", metavar="INT")] = None,
+    memory: Annotated[str | None, otherwise("a quarter of what is free", metavar="STR")] = None,
     step_ms: float = 0.0,
     seconds: float = 60.0,
-    name: str | None = None,
+    name: Annotated[str | None, otherwise("the file's", metavar="STR")] = None,
     force: bool = False,
 ) -> None:
     """Measure a pipeline for a minute and make a scenario of it.
@@ -58,12 +59,12 @@ def profile(
         transform: What is done to every batch: criteo (the preset for Criteo's columns), none, or module:function.
         batch_size: Rows of a batch.
         shuffle: Row groups of the shuffle's window; 0 for none.
-        executor: Where workers run: threads of this process, or a Ray cluster.
-        cpus: CPUs that the pipeline may use; by default all that this job may.
-        memory: Bytes that its blocks may hold, as in 2GiB; by default a quarter of what is free.
+        executor: Where workers run: threads of this process, or Ray; auto takes Ray where a cluster is named.
+        cpus: CPUs that the pipeline may use.
+        memory: Bytes that its blocks may hold, as in 2GiB.
         step_ms: Milliseconds that the trainer takes for a batch.
         seconds: How long to measure altogether.
-        name: Of the scenario; by default the file's.
+        name: Of the scenario.
         force: Write over a file that is there.
     """
     from intune.cli.writing import write_all

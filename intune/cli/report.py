@@ -7,14 +7,16 @@ from typing import Annotated
 
 import tyro
 
+from intune.cli.defaults import otherwise
+
 REPORT_HELP = """\
 Make a page, and pictures, of what a tuner did: rate, slots and memory over time, what held the job up when, every
 decision with its reason, and what it brought.
 
-RUN is the folder that was given to intune.tune(…, log=RUN), or one of those that intune run --log and intune compare
---log make in theirs, for every loader and every agent; where they made only one, theirs will do. Where several loaders
-or ranks logged to RUN, the page is of the first; the others have folders of their own there, loader-2 and so on. The
-page needs no network.
+RUN is the folder that was given to intune.tune(…, log=RUN), or one of those that intune run and intune compare make in
+their --log, for every loader and every agent; where they made only one, theirs will do. Where several loaders or ranks
+logged to RUN, the page is of the first; the others have folders of their own there, loader-2 and so on. The page needs
+no network.
 
 Examples:
   intune report runs/monday
@@ -27,15 +29,15 @@ def report(
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     /,
     *,
-    html: Path | None = None,
-    plots: Path | None = None,
+    html: Annotated[Path | None, otherwise("report.html beside the log", metavar="PATH")] = None,
+    plots: Annotated[Path | None, otherwise("none are made", metavar="PATH")] = None,
 ) -> None:
     """Make a page of a tuned run.
 
     Args:
         run: Folder with the run's decisions.jsonl, or that file.
-        html: Where to write the page; by default report.html beside the log.
-        plots: Folder for PNG pictures (needs matplotlib); by default none are made.
+        html: Where to write the page.
+        plots: Folder for PNG pictures (needs matplotlib).
     """
     from intune.cli.writing import check_file, check_folder, check_pictures
     from intune.report import counted, gain, held_up, log_in, logs_beside, named, read_run

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import tyro
 
+from intune.cli.defaults import otherwise
+
 if TYPE_CHECKING:
     from intune.unedited import Unedited
 
@@ -32,14 +34,18 @@ PYTHON = ("python", "python3")
 
 
 def run(
-    command: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="-- COMMAND")],
+    command: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="-- COMMAND", help_behavior_hint="(required)"),
+    ],
     /,
     *,
     agent: str = "dqn",
-    cpus: int | None = None,
-    memory: str | None = None,
+    cpus: Annotated[int | None, otherwise("all that the job may use", metavar="INT")] = None,
+    memory: Annotated[str | None, otherwise("a quarter of what is free", metavar="STR")] = None,
     display: Literal["auto", "live", "lines", "quiet"] = "quiet",
-    log: Path | None = None,
+    log: Annotated[Path | None, otherwise("none are written", metavar="PATH")] = None,
     workers: Literal["auto", "thread", "process"] = "auto",
     forget: bool = False,
 ) -> None:
@@ -47,9 +53,9 @@ def run(
 
     Args:
         command: What to run, after --.
-        agent: Who decides.
-        cpus: CPUs that each loader may keep busy; by default all that the job may use.
-        memory: Bytes that each loader's batches may hold, as in 4GiB; by default a quarter of what is free.
+        agent: Who decides, such as dqn, planner or autotune.
+        cpus: CPUs that each loader may keep busy.
+        memory: Bytes that each loader's batches may hold, as in 4GiB.
         display: Show a panel (live), a line a change (lines), the first on a terminal (auto), or nothing.
         log: Folder for the loaders' decisions, for intune report; those of an earlier run in it are removed.
         workers: Where the dataset's code runs; auto finds out on the first batches.

@@ -9,7 +9,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from intune.cli.defaults import otherwise
 
 if TYPE_CHECKING:
     from intune.simulation.results import Results
@@ -53,9 +55,9 @@ def simulate(
     guard: Literal["both", "with", "without", "as-named"] = "both",
     reference: str = "autotune",
     restart_seconds: float = 60.0,
-    json: Path | None = None,
-    html: Path | None = None,
-    plots: Path | None = None,
+    json: Annotated[Path | None, otherwise("none is written", metavar="PATH")] = None,
+    html: Annotated[Path | None, otherwise("none is written", metavar="PATH")] = None,
+    plots: Annotated[Path | None, otherwise("none are made", metavar="PATH")] = None,
     quiet: bool = False,
 ) -> None:
     """Compare agents.

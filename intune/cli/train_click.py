@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
-
 from intune.cli.click_runs import PRESET, Run
 from intune.cli.defaults import otherwise
 from intune.cli.train_options import Feeding
@@ -28,7 +26,7 @@ Without the cardinalities, how many distinct ids a column has, use --embedding f
 """
 
 _TABLES = """\
---embedding says how they become embeddings: hashed into a table for each feature; unified, where all features are
+Option --embedding says how they become embeddings: hashed into a table for each feature; unified, where all features are
 hashed into one table of --table-rows rows or --embedding-parameters numbers (arXiv 2305.12102; a quarter of what tables
 for each feature would take, where nothing is said); or full, a row for each id of the training data, found in a pass
 over it.
@@ -139,8 +137,6 @@ DEMONSTRATION = Tables(embedding="unified", tables=2)
 """What `intune train unified-embedding` has where nothing is said."""
 
 
-_Tables = Annotated[Tables, tyro.conf.OmitArgPrefixes]
-_Run = Annotated[Run, tyro.conf.OmitArgPrefixes]
 _RUN, _DEMONSTRATION_RUN = Run(), Run(epochs=5, feeding=Feeding(seed=42))
 
 
@@ -148,8 +144,8 @@ def dlrm(
     *,
     data: str,
     preset: Literal["demo", "kaggle", "terabyte", "mlperf"] = "demo",
-    tables: _Tables = Tables(),
-    run: _Run = _RUN,
+    tables: Tables = Tables(),
+    run: Run = _RUN,
 ) -> None:
     """Train DLRM on click logs.
 
@@ -170,8 +166,8 @@ def dcnv2(
     cross_layers: Annotated[int | None, PRESET] = None,
     rank: Annotated[int | None, PRESET] = None,
     embedding_dim: Annotated[int | None, PRESET] = None,
-    tables: _Tables = Tables(),
-    run: _Run = _RUN,
+    tables: Tables = Tables(),
+    run: Run = _RUN,
 ) -> None:
     """Train DCN-V2 on click logs.
 
@@ -202,8 +198,8 @@ def unified_embedding(
     *,
     data: str,
     embedding_dim: Annotated[int | None, otherwise("16")] = None,
-    tables: _Tables = DEMONSTRATION,
-    run: _Run = _DEMONSTRATION_RUN,
+    tables: Tables = DEMONSTRATION,
+    run: Run = _DEMONSTRATION_RUN,
 ) -> None:
     """Train Unified Embedding's demonstration.
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import tyro
-
-from intune.cli.pair_runs import Run, RunOptions, run
+from intune.cli.pair_runs import RunOptions, run
 
 SHOWN = ("recall@20", "ndcg@20", "ndcg@10", "f1@10", "hit_rate@10", "coverage@20")
 
@@ -78,8 +76,7 @@ class ModelOptions:
     device: str = "cpu"
 
 
-_Model = tyro.conf.OmitArgPrefixes[ModelOptions]
-_MODEL, _RUN = ModelOptions(), RunOptions()
+_RUN = RunOptions()
 
 
 def bpr_mf(
@@ -87,8 +84,8 @@ def bpr_mf(
     data: str,
     negatives: Literal["uniform", "popularity", "dns"] = "uniform",
     candidates: int = 8,
-    model: _Model = _MODEL,
-    run: Run = _RUN,
+    model: ModelOptions = ModelOptions(),
+    run: RunOptions = _RUN,
 ) -> None:
     """Train matrix factorisation with BPR.
 
@@ -108,8 +105,8 @@ def lightgcn(
     negatives: Literal["uniform", "popularity", "dns", "mixgcf"] = "uniform",
     candidates: int = 8,
     depth: int = 3,
-    model: _Model = _MODEL,
-    run: Run = _RUN,
+    model: ModelOptions = ModelOptions(),
+    run: RunOptions = _RUN,
 ) -> None:
     """Train LightGCN.
 
@@ -133,8 +130,8 @@ def sheaf(
     step: float = 1.0,
     plain: bool = False,
     offset: float = 0.0,
-    model: _Model = _MODEL,
-    run: Run = _RUN,
+    model: ModelOptions = ModelOptions(),
+    run: RunOptions = _RUN,
 ) -> None:
     """Train the sheaf network.
 
@@ -160,8 +157,8 @@ def ans(
     gamma: float = 0.01,
     epsilon: float = 1.0,
     depth: int = 3,
-    model: _Model = _MODEL,
-    run: Run = _RUN,
+    model: ModelOptions = ModelOptions(),
+    run: RunOptions = _RUN,
 ) -> None:
     """Train with augmented negative sampling.
 

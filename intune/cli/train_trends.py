@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Literal
 
 from intune.cli.train import displayed, leave_if_stopped, set_torch_threads
 from intune.cli.train_options import FEEDING_SMALL, SAVING_AT_THE_END, FeedingSmall, Saving
@@ -117,9 +115,6 @@ class Model:
     device: str = "cpu"
 
 
-_MODEL, _FITTING = Model(), Fitting()
-
-
 def trendrec(
     *,
     data: str,
@@ -129,8 +124,8 @@ def trendrec(
     freeze_items: bool = False,
     valid_share: float = 0.15,
     test_share: float = 0.2,
-    model: Annotated[Model, tyro.conf.OmitArgPrefixes] = _MODEL,
-    fitting: Annotated[Fitting, tyro.conf.OmitArgPrefixes] = _FITTING,
+    model: Model = Model(),
+    fitting: Fitting = Fitting(),
 ) -> None:
     """Forecast which items will trend.
 

@@ -60,7 +60,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def call(*words: str) -> None:
-    tyro.cli(dlrm, args=[*words, "--table-rows", "500"], config=(tyro.conf.FlagCreatePairsOff,))
+    tyro.cli(
+        dlrm,
+        args=[*words, "--table-rows", "500"],
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    )
 
 
 def test_the_display_leaves_room_for_event_files(data: str, tmp_path: Path) -> None:

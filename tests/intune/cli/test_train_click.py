@@ -23,7 +23,7 @@ from tests.intune.workloads.ratings_files import drawn, write_recbole
 
 
 def call(function: Callable[..., None], *words: str) -> None:
-    tyro.cli(function, args=words, config=(tyro.conf.FlagCreatePairsOff,))
+    tyro.cli(function, args=words, config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes))
 
 
 @pytest.fixture
