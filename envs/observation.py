@@ -55,8 +55,8 @@ JOB_FIELDS: dict[str, str] = {
 }
 PAPER_FIELDS: dict[str, str] = {
     "latency": "log10 of the pipeline's microseconds per row, / 6.",
-    "free_cpus": "CPUs not in use / CPUs, 0 to 1.",
-    "free_memory": "memory not in use / memory limit, 0 to 1.",
+    "free_cpus": "CPUs not in use / CPUs, -1 to 1; below 0 where CPUs are about to be taken away.",
+    "free_memory": "memory not in use / memory limit, -1 to 1; below 0 where more is in use than will be allowed.",
     "model_latency": "log10 of the trainer's microseconds per row, / 6.",
     "bandwidth": "share of the memory bandwidth in use, 0 to 1; 0 where it cannot be read.",
     "clock": "processor clock / its highest, 0 to 1; 1 where it cannot be read.",
