@@ -26,10 +26,10 @@ Without the cardinalities, how many distinct ids a column has, use --embedding f
 """
 
 _TABLES = """\
-Option --embedding says how they become embeddings: hashed into a table for each feature; unified, where all features are
-hashed into one table of --table-rows rows or --embedding-parameters numbers (arXiv 2305.12102; a quarter of what tables
-for each feature would take, where nothing is said); or full, a row for each id of the training data, found in a pass
-over it.
+Option --embedding says how ids become embeddings: hashed into a table for each feature; unified, where all features
+are hashed into one table of --table-rows rows or --embedding-parameters numbers (arXiv 2305.12102; a quarter of what
+tables for each feature would take, where nothing is said); or full, a row for each id of the training data, found in a
+pass over it.
 """
 
 _END = """\

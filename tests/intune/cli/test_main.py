@@ -28,14 +28,17 @@ def _stub_command(
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_subcommand_has_a_function_help_and_an_example(
-    name: str, capsys: pytest.CaptureFixture[str]
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as left:
         main([*name.split(), "--help"])
     assert left.value.code == 0
     text = capsys.readouterr().out
     assert f"usage: intune {name}" in text
     assert f"\n  intune {name} " in text
+    prose = text[text.index("\n\n") : text.index("\nExamples:")]
+    assert not [line for line in prose.splitlines() if len(line) > 80 and not line.startswith("   ")]
     assert " " not in name or name.split()[0] in GROUPS
 
 
@@ -45,7 +48,7 @@ def test_groups_list_their_subcommands(group: str, capsys: pytest.CaptureFixture
         main([*group.split(), "--help"])
     assert left.value.code == 0
     text = capsys.readouterr().out
-    assert GROUPS[group] in text
+    assert GROUPS[group] in " ".join(text.split())
     words = {name.split()[len(group.split())] for name in COMMANDS if name.startswith(group)}
     assert all(f"• {word}" in text for word in words)
 
