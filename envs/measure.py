@@ -81,13 +81,14 @@ def measure(
     count = len(now.stages)
     same = [stage.name for stage in now.stages] == [stage.name for stage in before.stages]
     seconds = now.elapsed_s - before.elapsed_s
+    known = _known_now(now, resources, count, since_change, slots_per_cpu)
     if not same or seconds == 0 or fault(now, before):
-        return _unusable(now, resources, count, since_change, slots_per_cpu)
+        return known
     change = now.since(before)
-    pool = now.allocation.pool if now.allocation.is_shared else 0
+    pool = int(known.pool[0])
     stages = change.stages
     per = 1.0 / seconds
-    slots = _row([stage.slots for stage in stages])
+    slots = known.slots
     busy = _row([stage.busy_s * per for stage in stages])
     used = resources.cpu_s - resources_before.cpu_s if resources_before is not None else math.nan
     used = used * per if math.isfinite(used) and used >= 0 else 0.0
@@ -98,7 +99,6 @@ def measure(
     rate *= _row([_delivered_of_each(stage, now) for stage in now.stages])
     waiting = change.wait_share if change.step_s + change.wait_s > 0 else math.nan
     starved, blocked = _idle(stages, slots, busy, pool, waiting)
-    block_bytes = _row(_block_bytes(now.stages))
     queue = _row([stage.queue for stage in now.stages])
     of_stages = float(cpu.sum())
     memory = float(now.memory_resident) if now.memory_resident > 0 else resources.resident
@@ -106,35 +106,25 @@ def measure(
         memory = max(memory, resources.memory_limit - memory_left)
     traffic = resources.traffic - (resources_before.traffic if resources_before is not None else math.nan)
     killed = change.workers_lost > 0 and memory > OUT_OF_MEMORY * resources.memory_limit
-    return Measurement(
-        present=np.ones((1, count), dtype=bool),
-        slots=slots,
-        pool=_one(pool),
+    return replace(
+        known,
         rate=rate,
         busy=busy,
         cpu=cpu,
         starved=starved,
         blocked=blocked,
-        block_bytes=block_bytes,
-        queued_bytes=queue * block_bytes,
+        queued_bytes=queue * known.block_bytes,
         # The scheduler has room for one output ahead of each slot.
         queue_fill=np.minimum(queue / np.maximum(busy if pool else slots, 1.0), 1.0),
         delivered=_one(_delivered(change, rate, seconds, waiting)),
         step=_one(change.step_s / change.rows if change.rows > 0 else math.nan),
         waiting=_one(waiting),
-        cpus=_one(resources.cpus),
         cpus_used=_one(used + of_stages if elsewhere else max(used, of_stages)),
         memory_used=_one(memory),
         memory_base=_one(memory_base),
-        memory_queued=_one(float(now.memory_held)),
-        memory_limit=_one(min(resources.memory_limit, UNLIMITED)),
-        slot_limit=_limit(resources, slots_per_cpu, count),
-        clock=_one(resources.clock),
         bandwidth=_one(traffic * per / memory_bandwidth),
-        since_change=_one(since_change),
         interval=_one(seconds),
         killed=np.array([killed]),
-        watched=np.array([now.watched]),
     )
 
 
@@ -246,16 +236,15 @@ def fault(now: PipelineStats, before: PipelineStats) -> str:
     return ""
 
 
-def _unusable(
+def _known_now(
     now: PipelineStats, resources: Resources, count: int, since_change: float, slots_per_cpu: float
 ) -> Measurement:
     """What is known of a job now, where nothing is known of the interval."""
     nothing = np.full((1, count), math.nan)
     unknown = np.array([math.nan])
-    slots = _row([stage.slots for stage in now.stages])
     return Measurement(
         present=np.ones((1, count), dtype=bool),
-        slots=slots,
+        slots=_row([stage.slots for stage in now.stages]),
         pool=_one(now.allocation.pool if now.allocation.is_shared else 0),
         rate=nothing,
         busy=nothing,
@@ -274,7 +263,7 @@ def _unusable(
         memory_base=unknown,
         memory_queued=_one(now.memory_held),
         memory_limit=_one(min(resources.memory_limit, UNLIMITED)),
-        slot_limit=_limit(resources, slots_per_cpu, count),
+        slot_limit=slot_limit(_one(resources.cpus), _one(slots_per_cpu), count).astype(np.float64),
         clock=_one(resources.clock),
         bandwidth=unknown,
         since_change=_one(since_change),
@@ -282,10 +271,6 @@ def _unusable(
         killed=np.array([False]),
         watched=np.array([now.watched]),
     )
-
-
-def _limit(resources: Resources, slots_per_cpu: float, stages: int) -> Floats:
-    return slot_limit(_one(resources.cpus), _one(slots_per_cpu), stages).astype(np.float64)
 
 
 def _row(values: list[Any]) -> Floats:
