@@ -9,7 +9,7 @@ from html import escape
 from typing import TypeVar
 
 from intune.pipelines.shortened import shortened
-from intune.simulation.svg import ticks
+from intune.simulation.svg import picture, short, ticks
 
 WIDTH, HEIGHT = 900, 220
 LEFT, RIGHT, TOP, BOTTOM = 58, 10, 10, 34
@@ -68,12 +68,12 @@ def time_chart(series: Sequence[Series], *, up: str, until: float, marks: Sequen
     parts += [f'<path class="mark" d="M{plane.x(t)} {TOP}V{HEIGHT - BOTTOM}"/>' for t in thin(list(marks))]
     for one in series:
         dashes = ' stroke-dasharray="5 4"' if one.dashed else ""
-        lift = f' transform="translate(0 -{_short(one.lift)})"' if one.lift else ""
+        lift = f' transform="translate(0 -{short(one.lift)})"' if one.lift else ""
         parts.append(
             f'<path class="line" style="stroke:{one.colour}"{dashes}{lift} d="{_path(plane, one)}">'
             f"<title>{escape(one.name)}</title></path>"
         )
-    return _picture(HEIGHT, f"{up} over time", parts)
+    return picture(WIDTH, HEIGHT, f"{up} over time", parts)
 
 
 def strip(spans: Sequence[Span], *, until: float, label: str) -> str:
@@ -81,11 +81,11 @@ def strip(spans: Sequence[Span], *, until: float, label: str) -> str:
     plane = _Plane(until=max(until, 1e-9), top=1.0)
     parts = [
         f'<rect style="fill:{span.colour}" x="{plane.x(span.start)}" y="2" height="{STRIP - 4}" '
-        f'width="{_short(max((span.end - span.start) / plane.until * (WIDTH - LEFT - RIGHT), 0.5))}">'
+        f'width="{short(max((span.end - span.start) / plane.until * (WIDTH - LEFT - RIGHT), 0.5))}">'
         f"<title>{escape(span.name)}, {span.start:.0f} to {span.end:.0f} s</title></rect>"
         for span in coarser(joined(spans))
     ]
-    return _picture(STRIP, label, parts)
+    return picture(WIDTH, STRIP, label, parts)
 
 
 def joined(spans: Sequence[Span]) -> list[Span]:
@@ -131,10 +131,10 @@ class _Plane:
     top: float
 
     def x(self, seconds: float) -> str:
-        return _short(LEFT + (WIDTH - LEFT - RIGHT) * min(max(seconds / self.until, 0.0), 1.0))
+        return short(LEFT + (WIDTH - LEFT - RIGHT) * min(max(seconds / self.until, 0.0), 1.0))
 
     def y(self, value: float) -> str:
-        return _short(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * min(max(value / self.top, 0.0), 1.0))
+        return short(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * min(max(value / self.top, 0.0), 1.0))
 
 
 def _path(plane: _Plane, one: Series) -> str:
@@ -188,13 +188,3 @@ def time_unit(until: float) -> tuple[str, float]:
 def thin(values: list[T], most: int = 200) -> list[T]:
     """At most so many of them, from the first on."""
     return values[:: math.ceil(len(values) / most) or 1]
-
-
-def _picture(height: int, label: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
-    )
-
-
-def _short(value: float) -> str:
-    return f"{value:.1f}".rstrip("0").rstrip(".")

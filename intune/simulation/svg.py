@@ -56,7 +56,7 @@ def line_chart(lines: Sequence[Line], *, across: str, up: str, most: float | Non
             f'<polyline class="line" style="stroke:var(--c{line.colour})"{dashes} '
             f'points="{" ".join(scale.points(line.values))}"><title>{escape(line.name)}</title></polyline>'
         )
-    return _picture(HEIGHT, f"{up} over {across}", parts)
+    return picture(WIDTH, HEIGHT, f"{up} over {across}", parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +87,13 @@ def bar_chart(bars: Sequence[Bar], *, label: str) -> str:
         value = max(bar.value, 0.0)
         parts.append(
             f'<rect style="fill:var(--c{bar.colour})" x="{left}" y="{y + 3}" height="13" rx="2" '
-            f'width="{_short(width * min(value, 1.0))}"><title>{escape(bar.name)}: {bar.value:.3f}</title></rect>'
-            f'<path class="whisker" d="M{_short(left + width * max(bar.low, 0.0))} {y + 9.5}H'
-            f'{_short(left + width * min(bar.high, 1.05))}"/>'
-            f'<text class="tick" x="{_short(left + width * min(max(bar.high, value), 1.05) + 6)}" y="{y + 13}">'
+            f'width="{short(width * min(value, 1.0))}"><title>{escape(bar.name)}: {bar.value:.3f}</title></rect>'
+            f'<path class="whisker" d="M{short(left + width * max(bar.low, 0.0))} {y + 9.5}H'
+            f'{short(left + width * min(bar.high, 1.05))}"/>'
+            f'<text class="tick" x="{short(left + width * min(max(bar.high, value), 1.05) + 6)}" y="{y + 13}">'
             f"{bar.value:.3f}</text>"
         )
-    return _picture(height, label, parts)
+    return picture(WIDTH, height, label, parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class _Scale:
 
     def points(self, values: Sequence[float]) -> list[str]:
         return [
-            f"{_short(self.x(i + 1))},{_short(self.y(value))}"
+            f"{short(self.x(i + 1))},{short(self.y(value))}"
             for i, value in enumerate(values)
             if not isnan(value)
         ]
@@ -128,7 +128,7 @@ def ticks(top: float, *, about: int = 5) -> list[float]:
 def _frame(scale: _Scale, across: str, up: str) -> str:
     parts = []
     for value in ticks(scale.top):
-        y = _short(scale.y(value))
+        y = short(scale.y(value))
         parts.append(
             f'<path class="grid" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>'
             f'<text class="tick" x="{LEFT - 6}" y="{y}" dy="4" text-anchor="end">{value:g}</text>'
@@ -136,7 +136,7 @@ def _frame(scale: _Scale, across: str, up: str) -> str:
     steps = [1, *(int(value) for value in ticks(scale.steps) if ceil(value) == value and value > 1)]
     foot = HEIGHT - BOTTOM + 16
     parts += [
-        f'<text class="tick" x="{_short(scale.x(step))}" y="{foot}" text-anchor="middle">{step}</text>'
+        f'<text class="tick" x="{short(scale.x(step))}" y="{foot}" text-anchor="middle">{step}</text>'
         for step in steps
     ]
     middle = (LEFT + WIDTH - RIGHT) / 2
@@ -150,11 +150,13 @@ def _frame(scale: _Scale, across: str, up: str) -> str:
     return "".join(parts)
 
 
-def _picture(height: float, label: str, parts: Sequence[str]) -> str:
+def picture(width: float, height: float, label: str, parts: Sequence[str]) -> str:
+    """The whole chart."""
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
     )
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """A place in it."""
     return f"{value:.1f}".rstrip("0").rstrip(".")
