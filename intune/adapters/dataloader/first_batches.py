@@ -65,7 +65,8 @@ class FirstBatches:
             self._unsendable = self._prepare()
         mentioned = mentions(settings)
         settings = self._as_in_a_worker()
-        trial = Trial(settings, seed, alone=mentioned.mixes_up)
+        # Code may put the generators back when it has drawn, so that what it drew cannot be seen.
+        trial = Trial(settings, seed, alone=mentioned.mixes_up or mentioned.random)
         measured = trial.measure(items)
         if held():
             return None

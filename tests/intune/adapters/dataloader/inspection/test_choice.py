@@ -13,10 +13,15 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from intune.adapters.dataloader.first_batches import FirstBatches
+from intune.adapters.dataloader.generators import EpochSeed
+from intune.adapters.dataloader.indices import Item
 from intune.adapters.dataloader.inspection import choice as dataloader_choice
+from intune.adapters.dataloader.inspection import probe as dataloader_probe
 from intune.adapters.dataloader.inspection import standing as dataloader_standing
 from intune.adapters.dataloader.inspection import trial as dataloader_trial
 from intune.adapters.dataloader.inspection.choice import (
+    DRAWS,
     SPEED_UP,
     choose,
     choose_before,
@@ -437,6 +442,33 @@ def test_loops_that_begin_at_once_in_two_threads_choose_once(caplog):
 
     class Blocks(Samples):
         def __getitem__(self, i):
+class Reseeds(Samples):
+    """Draws the sample's own numbers and puts the generator back, as torchvision's `FakeData`."""
+
+    def __getitem__(self, i):
+        state = torch.get_rng_state()
+        torch.manual_seed(i)
+        drawn = torch.rand(())
+        torch.set_rng_state(state)
+        return drawn
+
+
+def test_code_that_draws_and_leaves_no_trace_of_it_is_not_run_in_two_threads_to_see_how_fast_they_are(
+    monkeypatch,
+):
+    """A sample of the third or fourth batch had another's numbers, once in some runs."""
+    monkeypatch.setattr(dataloader_probe, "WORTH_SENDING_S", 0.0)
+    monkeypatch.setattr(FirstBatches, "_tried", lambda self, choice, trial, **what: choice)
+    asked = []
+    monkeypatch.setattr(Probe, "_at_once", lambda self, items: asked.extend(items) or [(0.0, 1.0, 1.0)] * 2)
+    for num_workers in (0, 2):
+        with wrap(DataLoader(Reseeds(16), 2, num_workers=num_workers)) as loader:
+            items = (Item(n, 2, index=[2 * n, 2 * n + 1]) for n in range(8))
+            loader.workshop.decide(items, EpochSeed(0), held=lambda: False)
+            assert not asked
+            assert DRAWS in loader.workshop.choice.reason
+
+
             alone.append(threading.get_ident())
             begun.set()
             assert waits.wait(60)
