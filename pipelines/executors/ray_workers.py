@@ -297,8 +297,8 @@ class RayWorkers:
                 return min(wanted, have)
             if waited > ROOM_PATIENCE:
                 raise ConfigError(
-                    "the Ray cluster has no free CPU for a worker; free one (a loader takes all that its budget has), "
-                    "or use executor='threads'"
+                    "the Ray cluster has no free CPU for a worker; close the loader that has them, or give it fewer "
+                    "(`cpus` of its budget), or use executor='threads'"
                 )
             time.sleep(0.02)
 
