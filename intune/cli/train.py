@@ -22,13 +22,11 @@ def set_torch_threads(wanted: int | None) -> None:
     import torch
 
     from intune.pipelines.budget import Usable
-    from intune.pipelines.errors import ConfigError
+    from intune.pipelines.whole import at_least
 
     if wanted is None:
         wanted = max(1, Usable.detect().cpus // 2)
-    if wanted < 1:
-        raise ConfigError(f"`torch_threads` must be at least 1, but {wanted} was found")
-    torch.set_num_threads(wanted)
+    torch.set_num_threads(at_least("torch_threads", wanted, 1))
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from intune.pipelines.errors import ConfigError, DataError
 from intune.pipelines.schema import Ragged, slice_column
+from intune.pipelines.whole import at_least
 from intune.workloads.pairs.data import HeldOut
 from intune.workloads.pairs.distinct import among, distinct
 
@@ -62,8 +63,7 @@ def top_k(
     Raises:
         DataError: a score is NaN, or `seen` does not have as many rows.
     """
-    if k < 1:
-        raise ConfigError(f"`k` must be at least 1, but {k} was found")
+    at_least("k", k, 1)
     if torch.isnan(scores).any():
         row = int(torch.isnan(scores).any(dim=1).nonzero()[0])
         raise DataError(f"`scores` has NaN in row {row}; the model has diverged: lower its `learning_rate`")

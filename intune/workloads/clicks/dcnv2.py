@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.whole import at_least
 from intune.workloads.clicks.embedding import Ids
 from intune.workloads.clicks.mlp import initialise_mlp, mlp
 from intune.workloads.clicks.model import ClickModel, ClickModelConfig, Recipe
@@ -50,8 +51,7 @@ class DCNv2Config(ClickModelConfig):
                 raise ConfigError(f"the widths of `{name}` must be 1 or more, but {widths} was found")
         if self.bottom and not self.dense_features:
             raise ConfigError("`bottom` needs dense inputs, but `dense_features` is 0; leave `bottom` out")
-        if self.cross_layers < 0:
-            raise ConfigError(f"`cross_layers` must be at least 0, but {self.cross_layers} was found")
+        at_least("cross_layers", self.cross_layers, 0)
         if self.rank is not None and not 1 <= self.rank <= self.width:
             raise ConfigError(
                 f"`rank` must be from 1 to the input's width, {self.width}, or None for full matrices (0 on the "

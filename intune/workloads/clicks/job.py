@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from intune.pipelines import Budget, Loader
 from intune.pipelines.budget import Usable, format_bytes
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.whole import at_least
 from intune.workloads.clicks.data import (
     EVALUATION_BATCH,
     ClickData,
@@ -108,8 +109,7 @@ class ClickJob(FeedOptions):
                 f"`preset`={self.preset!r} is unknown; {self.model} has {', '.join(PRESETS[self.model])}"
             )
         for name in ("seed", "shuffle"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"`{name}` must be at least 0, but {getattr(self, name)} was found")
+            at_least(name, getattr(self, name), 0)
         if self.model != "dcnv2" and self._dcnv2():
             raise ConfigError(
                 f"{', '.join(f'`{name}`' for name in self._dcnv2())} belong to DCN-V2, not to DLRM"

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intune.pipelines.errors import ConfigError, SchemaError
+from intune.pipelines.whole import at_least
 from intune.workloads.clicks.embedding import FeatureEmbedding, Ids, StackedEmbedding, numbered
 from intune.workloads.clicks.unified_embedding import UnifiedConfig, UnifiedEmbedding
 
@@ -51,8 +52,7 @@ class Recipe:
             raise ConfigError(f"`table_learning_rate` must be > 0, but {self.table_learning_rate} was found")
         if not self.table_eps >= 0:
             raise ConfigError(f"`table_eps` must be ≥ 0, but {self.table_eps} was found")
-        if self.batch_size < 1:
-            raise ConfigError(f"`batch_size` must be at least 1, but {self.batch_size} was found")
+        at_least("batch_size", self.batch_size, 1)
         if self.schedule not in get_args(Schedule):
             raise ConfigError(f"`schedule`={self.schedule!r} is unknown; use {', '.join(get_args(Schedule))}")
 
@@ -89,10 +89,8 @@ class ClickModelConfig:
                 f"`table_sizes` needs one size of at least 1 per categorical feature, "
                 f"but {self.table_sizes} was found"
             )
-        if self.embedding_dim < 1:
-            raise ConfigError(f"`embedding_dim` must be at least 1, but {self.embedding_dim} was found")
-        if self.dense_features < 0:
-            raise ConfigError(f"`dense_features` must be at least 0, but {self.dense_features} was found")
+        at_least("embedding_dim", self.embedding_dim, 1)
+        at_least("dense_features", self.dense_features, 0)
         if self.feature_names and len(self.feature_names) != len(self.table_sizes):
             raise ConfigError(
                 f"`feature_names` must name each of the {len(self.table_sizes)} features, "

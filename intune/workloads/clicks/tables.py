@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, TypeVar, get_args
 from intune.pipelines import Budget
 from intune.pipelines.errors import ConfigError
 from intune.pipelines.transforms import Vocabulary
+from intune.pipelines.whole import at_least
 from intune.workloads.clicks.data import ClickData, build_vocabulary
 from intune.workloads.clicks.model import ClickModelConfig
 from intune.workloads.clicks.table_sizes import hashed_rows, shared_rows
@@ -55,9 +56,7 @@ class TableChoice:
                 f"`embedding`={self.kind!r} is unknown; use {', '.join(get_args(EmbeddingKind))}"
             )
         for name, value in (("table_rows", self.rows), ("embedding_parameters", self.parameters)):
-            if value is not None and value < 1:
-                raise ConfigError(f"`{name}` must be at least 1, but {value} was found")
-            if value is not None and self.kind == "full":
+            if value is not None and at_least(name, value, 1) and self.kind == "full":
                 raise ConfigError(
                     f"`{name}`={value} leaves no row for each id, which `embedding`='full' means; give one of the two"
                 )
@@ -66,9 +65,7 @@ class TableChoice:
                 "`table_rows` and `embedding_parameters` both set the tables' sizes; give one of them"
             )
         for name, value in (("tables", self.tables), ("chunks", self.chunks)):
-            if value is not None and value < 1:
-                raise ConfigError(f"`{name}` must be at least 1, but {value} was found")
-            if value is not None and self.kind != "unified":
+            if value is not None and at_least(name, value, 1) and self.kind != "unified":
                 raise ConfigError(
                     f"`{name}`={value} is of unified tables, but `embedding`={self.kind!r} was found; "
                     f"leave it out, or use `embedding`='unified'"

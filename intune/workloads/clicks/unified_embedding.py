@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from intune.pipelines.errors import ConfigError
 from intune.pipelines.schema import Ragged
 from intune.pipelines.transforms.mixing import FIRST_FACTOR, SECOND_FACTOR, key_of
+from intune.pipelines.whole import at_least
 from intune.workloads.clicks.embedding import FeatureEmbedding, sum_bags, uniform_
 
 WORD_IDS = 1 << 62
@@ -48,8 +49,7 @@ class UnifiedConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("rows", 1), ("chunk_dim", 1), ("tables", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"`{name}` must be at least {least}, but {getattr(self, name)} was found")
+            at_least(name, getattr(self, name), least)
         if not isinstance(self.chunks, int):
             # Lists are what a checkpoint or JSON makes of tuples.
             object.__setattr__(self, "chunks", tuple(self.chunks))

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from intune.pipelines.errors import ConfigError, CorruptError, NotFoundError, StorageError
+from intune.pipelines.whole import at_least
 from intune.workloads.data.bad_lines import BadLines
 from intune.workloads.data.columns import LABEL, describe_columns, schema
 from intune.workloads.data.tsv import LONGEST_LINE, LineTooLongError, Readable, parse_block, read_blocks
@@ -54,14 +55,10 @@ class CriteoConfig:
         if not self.files:
             raise ConfigError("`files` is empty; name at least one of Criteo's log files")
         for name in ("rows_per_file", "row_group_rows"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be at least 1, but {getattr(self, name)} was given")
-        if self.max_bad_lines < 0:
-            raise ConfigError(f"`max_bad_lines` must not be negative, but {self.max_bad_lines} was given")
-        if self.test_every is not None and self.test_every < 2:
-            raise ConfigError(
-                f"`test_every` must be at least 2, but {self.test_every} was given; 10 holds out a tenth"
-            )
+            at_least(name, getattr(self, name), 1)
+        at_least("max_bad_lines", self.max_bad_lines, 0)
+        if self.test_every is not None:
+            at_least("test_every", self.test_every, 2, "10 holds out a tenth")
         if self.test_every is not None and self.test_files:
             raise ConfigError("`test_every` and `test_files` both say what to hold out; give one of them")
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from intune.pipelines.errors import ConfigError, DataError
+from intune.pipelines.whole import at_least
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -75,8 +76,7 @@ class CleaningOptions:
     def __post_init__(self) -> None:
         if self.min_rating is not None and not np.isfinite(self.min_rating):
             raise ConfigError(f"`min_rating` must be a number, but {self.min_rating} was given")
-        if self.core < 1:
-            raise ConfigError(f"`core` must be at least 1, but {self.core} was given; 1 leaves nobody out")
+        at_least("core", self.core, 1, "1 leaves nobody out")
 
 
 @dataclass(frozen=True, kw_only=True)

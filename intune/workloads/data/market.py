@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from intune.pipelines.errors import ConfigError, DataError
+from intune.pipelines.whole import at_least
 from intune.workloads.data.interactions import CleaningOptions, Interactions
 from intune.workloads.data.ratings import RatingsOptions, write_ratings
 from intune.workloads.data.splits import SplitOptions
@@ -69,8 +70,7 @@ class MarketOptions:
     def __post_init__(self) -> None:
         least = {"users": 2, "items": 2, "audiences": 1, "steps": 3, "season": 2, "seed": 0}
         for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ConfigError(f"`{name}` must be at least {value}, but {getattr(self, name)} was found")
+            at_least(name, getattr(self, name), value)
         if self.audiences > min(self.users, self.items):
             raise ConfigError(
                 f"`audiences`={self.audiences} leaves some without a user or an item; lower it to "

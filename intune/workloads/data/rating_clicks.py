@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from intune.pipelines.errors import ConfigError, SchemaError
+from intune.pipelines.whole import at_least
 from intune.workloads.data.description import DATASET_FILE
 from intune.workloads.data.writer import PartWriter, new_dataset, storage_errors, write_description
 from intune.workloads.pairs.data import find_rating_data
@@ -48,8 +49,7 @@ class RatingClicksOptions:
     def __post_init__(self) -> None:
         if not 0 < self.test_share < 1:
             raise ConfigError(f"`test_share` must lie between 0 and 1, but {self.test_share} was found")
-        if self.seed < 0:
-            raise ConfigError(f"`seed` must be at least 0, but {self.seed} was found")
+        at_least("seed", self.seed, 0)
 
 
 def clicks_of(ratings: Path) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from intune.pipelines.errors import ConfigError
+from intune.pipelines.whole import at_least
 from intune.workloads.data import tables
 from intune.workloads.data.interactions import CleaningOptions, Interactions, clean
 from intune.workloads.data.splits import CONTEXT, PARTS, SPLITS, TRAIN, Parts, SplitOptions, assign
@@ -48,8 +48,7 @@ class RatingsOptions:
     row_group_rows: int = ROW_GROUP_ROWS
 
     def __post_init__(self) -> None:
-        if self.row_group_rows < 1:
-            raise ConfigError(f"`row_group_rows` must be at least 1, but {self.row_group_rows} was given")
+        at_least("row_group_rows", self.row_group_rows, 1)
 
 
 def write_ratings(

@@ -27,6 +27,7 @@ import pyarrow as pa
 
 from intune.pipelines.budget import Usable
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.whole import at_least
 from intune.workloads.data.auc import StreamingAUC
 from intune.workloads.data.columns import (
     CATEGORICAL,
@@ -87,10 +88,9 @@ class SyntheticConfig:
     def __post_init__(self) -> None:
         for name in ("rows", "test_rows", "files", "row_group_rows"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"`{name}` must be at least 1, but {value} was given")
-        if self.seed < 0:
-            raise ConfigError(f"`seed` must not be negative, but {self.seed} was given")
+            if value is not None:
+                at_least(name, value, 1)
+        at_least("seed", self.seed, 0)
         if self.scale is not None and not 0 < self.scale <= 100:
             raise ConfigError(
                 f"`scale` must lie in (0, 100], but {self.scale} was given; 1 gives Criteo's cardinalities"
@@ -229,8 +229,8 @@ def write_synthetic(
         ConfigError: `out` is a file or is not empty, or `threads` is not positive.
         StorageError: `out` cannot be written, for instance as the disk is full; nothing is left behind.
     """
-    if threads is not None and threads < 1:
-        raise ConfigError(f"`threads` must be at least 1, but {threads} was given")
+    if threads is not None:
+        at_least("threads", threads, 1)
     bounds = {split: config.bounds(split) for split in SPLITS}
     files = sum(len(starts) - 1 for starts in bounds.values())
     totals = _Totals(sum(starts[-1] for starts in bounds.values()), progress)

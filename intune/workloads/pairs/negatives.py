@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from intune.pipelines.errors import ConfigError, DataError
 from intune.pipelines.schema import Ragged
+from intune.pipelines.whole import at_least
 from intune.workloads.pairs.data import RatingData
 from intune.workloads.pairs.distinct import among
 
@@ -55,12 +56,10 @@ class NegativeOptions:
             raise ConfigError(
                 f"`distribution`={self.distribution!r} is unknown; use {', '.join(DISTRIBUTIONS)}"
             )
-        if self.count < 1:
-            raise ConfigError(f"`count` of negatives must be at least 1, but {self.count} was found")
+        at_least("count", self.count, 1)
         if not (np.isfinite(self.power) and self.power >= 0):
             raise ConfigError(f"`power` must be 0 or more, but {self.power} was found")
-        if self.seed < 0:
-            raise ConfigError(f"`seed` must not be negative, but {self.seed} was found")
+        at_least("seed", self.seed, 0)
 
 
 class NegativeSampler:

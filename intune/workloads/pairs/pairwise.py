@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.whole import at_least
 
 INITIAL_STD = 0.1
 """Of embeddings, as in LightGCN's and the sheaf network's public code."""
@@ -31,8 +32,7 @@ class Encoder(nn.Module):
     def __init__(self, users: int, items: int, dim: int, *, seed: int = 0) -> None:
         super().__init__()
         for name, value in (("users", users), ("items", items), ("dim", dim)):
-            if value < 1:
-                raise ConfigError(f"`{name}` must be at least 1, but {value} was found")
+            at_least(name, value, 1)
         self.users, self.items, self.dim = users, items, dim
         self.generator = torch.Generator().manual_seed(seed)
         self.weight = nn.Parameter(torch.empty(users + items, dim))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from intune.pipelines import Pipeline
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.whole import at_least
 from intune.workloads.evaluation import RankingMetrics, metric_names, rank_all
 from intune.workloads.pairs.ans import ANS
 from intune.workloads.pairs.data import HeldOut, RatingData
@@ -90,8 +91,7 @@ class PairOptions:
         if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(f"`learning_rate` must be above 0, but {self.learning_rate} was found")
         for name, least in (("candidates", 1), ("batch_size", 1), ("shuffle", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"`{name}` must be at least {least}, but {getattr(self, name)} was found")
+            at_least(name, getattr(self, name), least)
         check_seed(self.seed)
         self.sampling()
 

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.whole import at_least
 from intune.workloads.pairs.graph import Ints, SymmetricPattern, bipartite_edges
 from intune.workloads.pairs.pairwise import Encoder
 
@@ -171,8 +172,7 @@ class SheafNetwork(Encoder):
         super().__init__(users, items, dim, seed=seed)
         if stalk < 1 or dim % stalk:
             raise ConfigError(f"`stalk` must divide `dim`={dim}, but {stalk} was found")
-        if depth < 1:
-            raise ConfigError(f"`depth` must be at least 1, but {depth} was found")
+        at_least("depth", depth, 1)
         if not 0 < step < float("inf"):
             raise ConfigError(f"`step` must be above 0, but {step} was found")
         if not -float("inf") < offset < float("inf"):

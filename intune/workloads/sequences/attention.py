@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.whole import at_least
 from intune.workloads.training.dropout import Dropout, dropout
 
 Activation: TypeAlias = Literal["gelu", "relu"]
@@ -185,12 +186,6 @@ def initialise(modules: Iterable[nn.Module], generator: torch.Generator, std: fl
             nn.init.ones_(module.weight)
         if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def at_least(name: str, value: int, least: int) -> None:
-    """Raise a `ConfigError` unless `value` is a whole number, `least` or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"`{name}` must be a whole number, {least} or more, but {value!r} was found")
 
 
 def share(name: str, value: float) -> None:

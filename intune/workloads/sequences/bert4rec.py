@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from intune.pipelines import Pipeline
 from intune.pipelines.errors import ConfigError
-from intune.workloads.sequences.attention import Block, BlockConfig, at_least, attend_to, initialise, share
+from intune.pipelines.whole import at_least
+from intune.workloads.sequences.attention import Block, BlockConfig, attend_to, initialise, share
 from intune.workloads.sequences.draws import Cloze, DrawEnd
 from intune.workloads.sequences.stages import IGNORED, MaskNext, Window
 from intune.workloads.training.dropout import Dropout

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intune.pipelines import Pipeline
-from intune.workloads.sequences.attention import at_least, share
+from intune.pipelines.whole import at_least
+from intune.workloads.sequences.attention import share
 from intune.workloads.sequences.draws import DrawEnd
 from intune.workloads.sequences.stages import IGNORED, ShiftTargets, Window
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from intune.pipelines import Budget, Loader, Pipeline
 from intune.pipelines.errors import ConfigError, DataError
+from intune.pipelines.whole import at_least
 from intune.workloads.evaluation import SCORES_AT_ONCE, metric_names
 from intune.workloads.pairs.data import RatingData, find_rating_data
 from intune.workloads.sequences.evaluation import (
@@ -82,8 +83,7 @@ class SequenceJob(FeedOptions):
         if self.model not in MODELS:
             raise ConfigError(f"`model`={self.model!r} is unknown; use {', '.join(MODELS)}")
         check_seed(self.seed)
-        if self.shuffle < 0:
-            raise ConfigError(f"`shuffle` must be at least 0, but {self.shuffle} was found")
+        at_least("shuffle", self.shuffle, 0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intune.pipelines.schema import Array
-from intune.workloads.sequences.attention import Block, BlockConfig, Cache, at_least, initialise, share
+from intune.pipelines.whole import at_least
+from intune.workloads.sequences.attention import Block, BlockConfig, Cache, initialise, share
 from intune.workloads.sequences.stages import IGNORED
 
 _PIECE = re.compile(r" ?[^\W_]+| ?[^\w\s]|\s|_")

@@ -20,7 +20,7 @@ from intune.pipelines import Pipeline
 from intune.pipelines.errors import ConfigError, DataError
 from intune.pipelines.schema import Array, Block, Column
 from intune.pipelines.transforms.base import Transform
-from intune.workloads.sequences.attention import at_least
+from intune.pipelines.whole import at_least
 from intune.workloads.sequences.draws import DrawEnd
 from intune.workloads.sequences.language_model import LanguageModel, Tokenizer, pad_tokens
 from intune.workloads.sequences.llm_embeddings import Encoder

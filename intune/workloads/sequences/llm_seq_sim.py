@@ -16,7 +16,7 @@ from torch import Tensor
 
 from intune.pipelines import Pipeline
 from intune.pipelines.errors import ConfigError, SchemaError
-from intune.workloads.sequences.attention import at_least
+from intune.pipelines.whole import at_least
 from intune.workloads.sequences.stages import Window
 
 Strategy: TypeAlias = Literal[

@@ -18,8 +18,8 @@ from torch import Tensor
 from intune.pipelines import Pipeline
 from intune.pipelines.errors import ConfigError, DataError
 from intune.pipelines.schema import Array, Ragged, concat_columns, take_column
+from intune.pipelines.whole import at_least
 from intune.workloads.pairs.distinct import distinct
-from intune.workloads.sequences.attention import at_least
 from intune.workloads.sequences.popularity import require_items
 from intune.workloads.sequences.stages import Window
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from intune.pipelines.errors import ConfigError, CorruptError, NotFoundError, StorageError
+from intune.pipelines.whole import at_least
 
 PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
 """What a checkpoint may hold, in dicts, lists and tuples: all that ``torch.load(weights_only=True)`` reads."""
@@ -33,8 +34,7 @@ class CheckpointStore:
     keep: int = 3
 
     def __post_init__(self) -> None:
-        if self.keep < 1:
-            raise ConfigError(f"`keep` must be at least 1, but {self.keep} was found")
+        at_least("keep", self.keep, 1)
 
     def paths(self) -> list[Path]:
         """The checkpoints there are, oldest first."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.whole import at_least
 from intune.workloads.training.checkpoint import CheckpointStore, read_checkpoint
 from intune.workloads.training.events import logged
 from intune.workloads.training.trainer import (
@@ -64,12 +65,9 @@ class FitOptions:
     tensorboard: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.patience is not None and self.patience < 1:
-            raise ConfigError(
-                f"`patience` must be at least 1, but {self.patience} was found; None never stops"
-            )
-        if self.evaluate_epochs < 1:
-            raise ConfigError(f"`evaluate_epochs` must be at least 1, but {self.evaluate_epochs} was found")
+        if self.patience is not None:
+            at_least("patience", self.patience, 1, "None never stops")
+        at_least("evaluate_epochs", self.evaluate_epochs, 1)
         check_seed(self.seed)
         if self.resume and self.checkpoints is None:
             raise ConfigError("`resume` needs `checkpoints`, the folder to resume from; give both")

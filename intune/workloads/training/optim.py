@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.whole import at_least
 
 
 class Adagrad(Optimizer):
@@ -169,8 +170,7 @@ def decay_linearly(optimizer: Optimizer, steps: int) -> None:
     Raises:
         ConfigError: there is less than one step.
     """
-    if steps < 1:
-        raise ConfigError(f"`steps` must be at least 1, but {steps} was found")
+    at_least("steps", steps, 1)
     for group in optimizer.param_groups:
         group.update(first_lr=group["lr"], steps_done=0, steps=steps)
     optimizer.register_step_pre_hook(_next_rate)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from intune.pipelines.errors import ConfigError, CorruptError
 from intune.pipelines.memory import peak_resident_bytes
 from intune.pipelines.schema import rows_of
+from intune.pipelines.whole import at_least
 from intune.workloads.training.checkpoint import CheckpointStore
 from intune.workloads.training.stopping import Stop, Stopped, catching_signals
 
@@ -113,10 +114,9 @@ class TrainOptions:
             ("evaluate_every", 0),
             ("checkpoint_every", 0),
         ):
-            if getattr(self, name) < least:
-                raise ConfigError(f"`{name}` must be at least {least}, but {getattr(self, name)} was found")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ConfigError(f"`max_steps` must be at least 1, but {self.max_steps} was found")
+            at_least(name, getattr(self, name), least)
+        if self.max_steps is not None:
+            at_least("max_steps", self.max_steps, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

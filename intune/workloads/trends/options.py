@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias, get_args
 
 from intune.pipelines.errors import ConfigError
+from intune.pipelines.whole import at_least
 from intune.workloads.training.feeding import FeedOptions
 from intune.workloads.training.fitting import FitOptions, FitSummary, check_seed
 from intune.workloads.trends.trendrec import TrendRecConfig
@@ -70,8 +71,7 @@ class TrendOptions:
         if not 0 <= self.weight_decay < float("inf"):
             raise ConfigError(f"`weight_decay` must be at least 0, but {self.weight_decay} was found")
         for name in ("batch_size", "item_batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be at least 1, but {getattr(self, name)} was found")
+            at_least(name, getattr(self, name), 1)
         check_seed(self.seed)
         self.config(1)
 

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intune.pipelines.errors import ConfigError
-from intune.workloads.sequences.attention import at_least, share
+from intune.pipelines.whole import at_least
+from intune.workloads.sequences.attention import share
 from intune.workloads.sequences.stages import IGNORED
 
 LEAST_SCALE = 0.05

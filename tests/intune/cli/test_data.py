@@ -65,7 +65,7 @@ def test_criteos_logs_are_converted_and_bad_lines_told(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["synthetic", "--rows", "0", "--out", "new"], "`rows` must be at least 1, but 0 was given"),
+        (["synthetic", "--rows", "0", "--out", "new"], "`rows`=0 must be a whole number, 1 or more"),
         (["synthetic", "--rows", "9", "--out", "full"], "full holds 1 entries (file, …)"),
         (["criteo", "missing.tsv", "--out", "new"], "no such file: missing.tsv; check the path"),
         (["criteo", "--out", "new"], "`files` is empty"),

@@ -192,7 +192,7 @@ def test_slots_written_in_another_way_are_refused(text: str) -> None:
 
 
 def test_zero_torch_threads_make_no_sense(data: str) -> None:
-    with pytest.raises(ConfigError, match="`torch_threads` must be at least 1, but 0"):
+    with pytest.raises(ConfigError, match="`torch_threads`=0 must be a whole number, 1 or more"):
         call("--data", data, "--torch-threads", "0")
 
 

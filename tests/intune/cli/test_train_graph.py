@@ -71,9 +71,9 @@ def test_interactions_that_are_not_asked_for_are_counted(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--torch-threads", "0"], "`torch_threads` must be at least 1"),
+        (["--torch-threads", "0"], "`torch_threads`=0 must be a whole number, 1 or more"),
         (["--metric", "auc"], "`metric`='auc' is not evaluated"),
-        (["--dim", "0"], "`dim` must be at least 1"),
+        (["--dim", "0"], "`dim`=0 must be a whole number, 1 or more"),
         (["--device", "foo"], "`device`='foo' is unknown"),
         (["--checkpoints", "/dev/null"], "no checkpoints can be kept in /dev/null"),
         (["--learning-rate", "1e30"], "learning_rate`"),

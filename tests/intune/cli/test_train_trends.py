@@ -45,6 +45,6 @@ def test_fewer_items_than_places_are_ranked_as_far_as_they_go(
 
 def test_what_makes_no_sense_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "market", "--out", str(tmp_path / "m"), "--users", "1"]) == 2
-    assert "`users` must be at least 2" in capsys.readouterr().err
+    assert "`users`=1 must be a whole number, 2 or more" in capsys.readouterr().err
     assert main(["train", "trendrec", "--data", str(tmp_path)]) == 2
     assert "no dataset.json" in capsys.readouterr().err

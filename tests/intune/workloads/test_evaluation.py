@@ -228,7 +228,7 @@ def test_scores_that_are_no_numbers_or_of_another_shape_are_refused() -> None:
 def test_cutoffs_names_and_empty_runs_are_checked() -> None:
     with pytest.raises(ConfigError, match="`cutoffs` must be whole numbers from 1"):
         RankingMetrics([0], np.ones(3))
-    with pytest.raises(ConfigError, match="`k` must be at least 1"):
+    with pytest.raises(ConfigError, match="`k`=0 must be a whole number, 1 or more"):
         top_k(torch.zeros(1, 2), 0)
     metrics = RankingMetrics([1], np.ones(3))
     with pytest.raises(DataError, match="no ranking was given"):

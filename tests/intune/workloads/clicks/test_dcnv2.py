@@ -228,8 +228,8 @@ def test_wrong_shapes_name_the_column() -> None:
     [
         ({"rank": 0}, "`rank` must be from 1 to the input's width, 9"),
         ({"rank": 10}, "`rank` must be from 1 to the input's width, 9.* but 10"),
-        ({"embedding_dim": 0}, "`embedding_dim` must be at least 1, but 0 was found"),
-        ({"embedding_dim": -3}, "`embedding_dim` must be at least 1, but -3 was found"),
+        ({"embedding_dim": 0}, "`embedding_dim`=.* must be a whole number, 1 or more"),
+        ({"embedding_dim": -3}, "`embedding_dim`=.* must be a whole number, 1 or more"),
         ({"cross_layers": -1}, "`cross_layers`"),
         ({"structure": "both"}, "`structure`='both'"),
         ({"structure": "parallel", "deep": ()}, "'parallel' needs cross layers and a `deep` part"),

@@ -218,7 +218,7 @@ def test_columns_are_checked_as_those_of_tables_are() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"rows": 0}, "`rows` must be at least 1, but 0"),
+        ({"rows": 0}, "`rows`=.* must be a whole number, 1 or more"),
         ({"chunk_dim": 0}, "`chunk_dim`"),
         ({"tables": 0}, "`tables`"),
         ({"seed": -1}, "`seed`"),

@@ -124,7 +124,7 @@ def test_one_user_or_one_item_is_refused(rows: list[tuple[int, int, float, int]]
 
 
 def test_options_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ConfigError, match="`core` must be at least 1, but 0"):
+    with pytest.raises(ConfigError, match="`core`=0 must be a whole number, 1 or more"):
         CleaningOptions(core=0)
     with pytest.raises(ConfigError, match="`min_rating` must be a number"):
         CleaningOptions(min_rating=float("nan"))

@@ -75,8 +75,8 @@ def test_repeated_interactions_count() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"users": 1}, "`users` must be at least 2"),
-        ({"steps": 2}, "`steps` must be at least 3"),
+        ({"users": 1}, "`users`=.* must be a whole number, 2 or more"),
+        ({"steps": 2}, "`steps`=.* must be a whole number, 3 or more"),
         ({"audiences": 241}, "`audiences`=241 leaves some"),
         ({"loyalty": 1.5}, "`loyalty` must be from 0 to 1"),
         ({"volume": 0.0}, "`volume` must be above 0"),

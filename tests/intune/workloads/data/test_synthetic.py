@@ -190,7 +190,7 @@ def test_files_cover_all_rows_once_and_none_is_empty(rows: int, files: int, grou
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rows": 0}, "`rows` must be at least 1, but 0"),
+        ({"rows": 0}, "`rows`=.* must be a whole number, 1 or more"),
         ({"rows": 5, "test_rows": -1}, "`test_rows`"),
         ({"rows": 5, "seed": -1}, "`seed`"),
         ({"rows": 5, "scale": 0.0}, r"`scale` must lie in \(0, 100\]"),
@@ -205,7 +205,7 @@ def test_options_that_make_no_sense_are_named(options: dict[str, Any], message: 
 
 
 def test_no_threads_cannot_write(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="`threads` must be at least 1"):
+    with pytest.raises(ConfigError, match="`threads`=0 must be a whole number, 1 or more"):
         write_synthetic(SMALL, tmp_path / "out", threads=0)
     assert list(tmp_path.iterdir()) == []
 

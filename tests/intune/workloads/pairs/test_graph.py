@@ -161,7 +161,7 @@ def test_seeds_decide_the_initial_embeddings() -> None:
 
 
 def test_sizes_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ConfigError, match="`dim` must be at least 1, but 0"):
+    with pytest.raises(ConfigError, match="`dim`=0 must be a whole number, 1 or more"):
         MatrixFactorisation(2, 2, 0)
     with pytest.raises(ConfigError, match="`depth` must not be negative"):
         LightGCN(USER, ITEM, users=USERS, items=ITEMS, depth=-1)

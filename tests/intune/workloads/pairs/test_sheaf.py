@@ -191,7 +191,7 @@ def test_the_final_embedding_is_all_layers_side_by_side() -> None:
     [
         ({"stalk": 4}, "`stalk` must divide `dim`=6, but 4 was found"),
         ({"stalk": 0}, "`stalk` must divide"),
-        ({"depth": 0}, "`depth` must be at least 1"),
+        ({"depth": 0}, "`depth`=.* must be a whole number, 1 or more"),
         ({"step": 0.0}, "`step` must be above 0"),
         ({"offset": float("nan")}, "`offset` must be a finite number"),
     ],

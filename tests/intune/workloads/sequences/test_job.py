@@ -355,7 +355,7 @@ def test_made_embeddings_are_kept_beside_the_data(folder: Path) -> None:
         ({"model": "bert5rec"}, "`model`='bert5rec' is unknown"),
         ({"seed": -1}, "`seed`"),
         ({"seed": 1 << 64}, "`seed` must be from 0"),
-        ({"shuffle": -1}, "`shuffle` must be at least 0"),
+        ({"shuffle": -1}, "`shuffle`=.* must be a whole number, 0 or more"),
         (
             {"model": "llm-seq-prompt", "text": TextOptions(embeddings=Path("e.npy"))},
             "cannot be used by llm-seq",

@@ -249,9 +249,9 @@ def test_event_files_without_the_package_are_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"patience": 0}, "`patience` must be at least 1"),
-        ({"evaluate_epochs": 0}, "`evaluate_epochs` must be at least 1"),
-        ({"epochs": 0}, "`epochs` must be at least 1"),
+        ({"patience": 0}, "`patience`=.* must be a whole number, 1 or more"),
+        ({"evaluate_epochs": 0}, "`evaluate_epochs`=.* must be a whole number, 1 or more"),
+        ({"epochs": 0}, "`epochs`=.* must be a whole number, 1 or more"),
         ({"seed": -1}, "`seed` must be from 0"),
         ({"resume": True}, "`resume` needs `checkpoints`"),
     ],

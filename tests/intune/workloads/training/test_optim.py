@@ -253,7 +253,7 @@ def test_falling_rates_go_on_from_a_saved_state() -> None:
 
 
 def test_a_decay_needs_a_step() -> None:
-    with pytest.raises(ConfigError, match="`steps` must be at least 1, but 0"):
+    with pytest.raises(ConfigError, match="`steps`=0 must be a whole number, 1 or more"):
         decay_linearly(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0), 0)
 
 
