@@ -161,9 +161,7 @@ def _one(
     runs = document["runs"].setdefault(job.name, {})
     if options.resume and who.label in runs and "error" not in runs[who.label]:
         return
-    if job.name in who.cannot:
-        runs[who.label] = {"cannot": who.cannot[job.name]}
-    elif not harness.available(who.contender(job, who.configs[0])):
+    if not harness.available(who.contender(job, who.configs[0])):
         runs[who.label] = {"cannot": "not installed (make peers)"}
     else:
         runs[who.label] = _best_of(options, job, who, files)

@@ -70,7 +70,6 @@ class Entrant:
         label: as tables have it.
         module: of its process; python: the environment.
         configs: settings to choose from, of which the best run counts.
-        cannot: name of a job -> why it cannot express it.
     """
 
     name: str
@@ -78,7 +77,6 @@ class Entrant:
     module: str = "benchmarks.tuned"
     python: str = "main"
     configs: tuple[Mapping[str, Any], ...] = field(default=({},))
-    cannot: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ours(self) -> bool:
@@ -146,7 +144,6 @@ ENTRANTS = (
             {"threads": 16, "buffer": 32, "processes": 0},
             {"threads": 1, "buffer": 2, "processes": 2},
         ),
-        cannot={},
     ),
 )
 DEFAULT = ("ours", "untuned", "tfdata")
