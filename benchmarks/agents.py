@@ -195,7 +195,6 @@ def _mean(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main(settings: Settings) -> None:
-    """Run what is asked for and not there yet; print the tables."""
     if settings.only is not None and settings.only not in PARTS:
         raise SystemExit(f"`only`={settings.only!r} must be one of {', '.join(PARTS)}")
     asked = {"jobs": settings.jobs, "kill_jobs": settings.kill_jobs, "seed": settings.seed}
@@ -218,7 +217,6 @@ def main(settings: Settings) -> None:
 
 
 def show(document: dict[str, Any]) -> None:
-    """Print the tables."""
     from benchmarks.agents_tables import tables
 
     console = Console(width=170)

@@ -148,7 +148,6 @@ def decided(case: Case, seconds: Sequence[float]) -> list[int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run everything, print a table, write JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--only", default="", help="run the cases whose names have this in them")

@@ -70,7 +70,6 @@ class Child:
         self._end()
 
     def ask(self, **message: Any) -> Message:
-        """Send a message, get the answer."""
         assert self._process is not None
         assert self._process.stdin is not None
         try:
@@ -81,7 +80,6 @@ class Child:
         return self._answer(END_S)
 
     def cpu_s(self) -> float:
-        """CPU seconds that the server has used."""
         times = psutil.Process(self.pid).cpu_times()
         return float(times.user + times.system)
 

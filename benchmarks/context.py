@@ -49,7 +49,6 @@ class Bar:
         return self.measured.median >= self.limit if self.at_least else self.measured.median <= self.limit
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return {
             "name": self.name,
             "limit": self.limit,

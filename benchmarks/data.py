@@ -49,12 +49,10 @@ class DataSpec:
 
     @property
     def groups_per_file(self) -> int:
-        """Row groups in each file."""
         return self.rows // self.files // self.row_group_rows
 
     @property
     def columns(self) -> list[str]:
-        """Column names in the order of the files."""
         return ["label", *(f"I{i + 1}" for i in range(self.dense)), *(f"C{i + 1}" for i in range(self.ids))]
 
 

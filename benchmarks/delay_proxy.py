@@ -284,11 +284,9 @@ class DelayProxy:
 
     @property
     def port(self) -> int:
-        """Where it listens, on 127.0.0.1."""
         return int(self._child.hello["port"])
 
     def delay(self, seconds: float) -> None:
-        """Delay requests that come from now on by `seconds`."""
         self._child.ask(delay_s=seconds)
 
     def counts(self) -> Message:
@@ -296,7 +294,6 @@ class DelayProxy:
         return self._child.ask(reset=True)
 
     def cpu_s(self) -> float:
-        """CPU seconds it has used."""
         return self._child.cpu_s()
 
 

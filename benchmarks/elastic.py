@@ -64,7 +64,6 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Run, print, write."""
     console = Console()
     document: dict[str, Any] = {}
     if options.json is not None and options.json.exists():
@@ -282,7 +281,6 @@ def whole(run: Mapping[str, Any], rows: int = SPEC.rows) -> bool:
 
 
 def bars(document: Mapping[str, Any]) -> list[Bar]:
-    """Those that were measured."""
     found = []
     for part, label in (("cpus", "processors 2, 1, 2"), ("ray", "Ray nodes 1, 2, 1")):
         of = document.get(part, {})
@@ -304,7 +302,6 @@ def _bar(name: str, limit: float, value: float) -> Bar:
 
 
 def show(document: Mapping[str, Any], console: Console) -> None:
-    """One row a phase."""
     table = Table(title="Phases", title_justify="left")
     table.add_column("part")
     for heading in ("from", "best, rows/s", "reached, rows/s", "decisions to 0.9", "seconds to 0.9"):

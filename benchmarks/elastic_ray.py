@@ -23,7 +23,6 @@ TRIAL_S = 3.0
 
 
 def main(settings: dict[str, Any]) -> dict[str, Any]:
-    """Run all phases."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
     from ray.cluster_utils import Cluster

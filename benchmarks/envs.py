@@ -115,7 +115,6 @@ def time_twins(scenario: str) -> list[float]:
 
 
 def main(settings: Settings) -> None:
-    """Run all, print a report as JSON."""
     cases: dict[str, tuple[Callable[[Settings, dict[str, Any]], Speed], dict[str, Any]]] = {
         "single": (run_single, {}),
         "single, restarted when out of memory": (run_single, {"on_kill": "restart"}),

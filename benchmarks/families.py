@@ -23,7 +23,6 @@ class Family:
     configs: tuple[Mapping[str, Any], ...]
 
     def contender(self, config: Mapping[str, Any]) -> Contender:
-        """The rival with one of its settings."""
         return Contender(name=self.name, module=self.module, python=self.python, config=config)
 
 

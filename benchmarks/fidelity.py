@@ -84,12 +84,10 @@ class Options:
 
     @property
     def names(self) -> list[str]:
-        """Of the pipelines chosen."""
         return [name for name in CASES if not self.only or any(part in name for part in self.only)]
 
 
 def main(options: Options) -> int:
-    """Run, print, write; the exit status."""
     if options.one is not None:
         print(json.dumps(run_case(options.one, options)), flush=True)
         return 0

@@ -49,13 +49,11 @@ class Contender:
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def command(self, data: Path, batch: int, flags: Sequence[str] = ()) -> list[str]:
-        """Its arguments vector."""
         settings = ["--data", str(data.resolve()), "--batch", str(batch), "--config", json.dumps(self.config)]
         return [str(PYTHONS[self.python]), "-m", self.module, *settings, *flags]
 
 
 def available(contender: Contender) -> bool:
-    """Whether its environment is there."""
     return PYTHONS[contender.python].exists()
 
 

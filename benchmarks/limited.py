@@ -113,7 +113,6 @@ class Group:
         return max(0, int((self._folder / self._names.used).read_text()) - cached)
 
     def limit(self, size: int) -> bool:
-        """Set it."""
         try:
             (self._folder / self._names.limit).write_text(str(size))
         except OSError:
@@ -123,7 +122,6 @@ class Group:
         return True
 
     def kills(self) -> int:
-        """As the kernel counts."""
         return read_events((self._folder / self._names.events).read_text()).get("oom_kill", 0)
 
 
@@ -155,7 +153,6 @@ class Watchdog:
         return lambda: None
 
     def watch(self, pid: int) -> None:
-        """Begin to look."""
         self._pid = pid
         self._thread.start()
 
@@ -164,12 +161,10 @@ class Watchdog:
         return tree_bytes(tree(self._pid))[0]
 
     def limit(self, size: int) -> bool:
-        """Set it."""
         self._limit = size
         return True
 
     def kills(self) -> int:
-        """So far."""
         return self._kills
 
     def _run(self) -> None:

@@ -76,7 +76,6 @@ class Options:
 
     @property
     def jobs(self) -> list[LiveJob]:
-        """Those chosen."""
         return [
             job
             for job in JOBS
@@ -85,11 +84,9 @@ class Options:
 
     @property
     def names(self) -> list[str]:
-        """Of those who take part."""
         return [each.name for each in ENTRANTS] if "all" in self.contenders else list(self.contenders)
 
     def each_s(self) -> float:
-        """Seconds of each run."""
         if self.seconds is not None:
             return self.seconds
         share = 60 * self.minutes / (len(self.jobs) * len(self.names))
@@ -97,7 +94,6 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Run, print, write; the exit status."""
     console = Console()
     if any(job.far for job in options.jobs):
         s3_server.check()

@@ -42,7 +42,6 @@ class LiveJob:
 
     @property
     def far(self) -> bool:
-        """Whether it reads from the S3 server."""
         return self.delay_ms is not None
 
 
@@ -80,11 +79,9 @@ class Entrant:
 
     @property
     def ours(self) -> bool:
-        """Whether it is this package."""
         return self.module == "benchmarks.tuned"
 
     def contender(self, job: LiveJob, config: Mapping[str, Any]) -> Contender:
-        """For the harness."""
         more = {"processes": job.processes} if self.ours else {}
         return Contender(name=self.label, module=self.module, python=self.python, config={**config, **more})
 

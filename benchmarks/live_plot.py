@@ -64,7 +64,6 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
 
 
 def colour(name: str) -> str:
-    """Ours stand out."""
     if name == live_report.OURS:
         return OURS_COLOUR
     return UNTUNED_COLOUR if name.startswith("ours") else OTHERS

@@ -81,7 +81,6 @@ def to_best(runs: Runs) -> dict[str, float]:
 
 
 def bars(document: Mapping[str, Any]) -> list[Bar]:
-    """Those that were measured."""
     runs: Runs = document.get("runs", {})
     against = ratios(runs, OURS, TFDATA)
     untuned = ratios(runs, OURS, UNTUNED)
@@ -140,7 +139,6 @@ def _bar(name: str, limit: float, value: float | None, *, at_least: bool = True,
 
 
 def show(document: Mapping[str, Any], console: Console) -> None:
-    """One row a job and contender, and the ratios."""
     runs: Runs = document.get("runs", {})
     table = Table(title="Whole runs, from a cold start", title_justify="left")
     table.add_column("job")

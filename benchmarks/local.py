@@ -102,7 +102,6 @@ def best_rival(runs: Mapping[str, Runs]) -> str | None:
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
-    """The sweeps' tables and the table of contenders."""
     for name, rows in result["sweeps"].items():
         console.print(report.sweep_table(name, rows))
     runs = result["runs"]

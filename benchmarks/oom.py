@@ -79,7 +79,6 @@ class Drawn:
 
 
 def draw(count: int, seed: int) -> list[Drawn]:
-    """`count` jobs."""
     generator = np.random.default_rng(seed)
     jobs = []
     for _ in range(count):
@@ -273,7 +272,6 @@ def bars(document: Mapping[str, Any]) -> list[Bar]:
 
 
 def show(document: Mapping[str, Any], console: Console) -> None:
-    """One row a contender."""
     kinds = {
         run["limited_by"] for job in document["jobs"].values() for run in job.values() if "limited_by" in run
     }

@@ -42,7 +42,6 @@ def bars(result: Mapping[str, Any]) -> list[Bar]:
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
-    """One line."""
     for name, error in result["failures"].items():
         console.print(f"[red]{name} failed:[/red] {error}", highlight=False)
     if not result["runs"]:

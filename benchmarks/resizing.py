@@ -56,7 +56,6 @@ def bars(result: Mapping[str, Any]) -> list[Bar]:
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
-    """One line an executor."""
     for name, error in result["failures"].items():
         console.print(f"[red]{name} failed:[/red] {error}", highlight=False)
     for executor, pairs in result["runs"].items():

@@ -45,11 +45,9 @@ class S3Server:
 
     @property
     def port(self) -> int:
-        """Where it listens, on 127.0.0.1."""
         return int(self._child.hello["port"])
 
     def cpu_s(self) -> float:
-        """CPU seconds it has used."""
         return self._child.cpu_s()
 
 

@@ -20,7 +20,6 @@ class Estimate:
     high: float
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return asdict(self)
 
 

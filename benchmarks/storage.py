@@ -239,13 +239,11 @@ def rates(result: Mapping[str, Any], delay: int, width: int, name: str) -> list[
 
 
 def widths(result: Mapping[str, Any]) -> list[int]:
-    """Those that were run."""
     runs = result.get("runs", {})
     return [width for width in WIDTHS if any(f", {width} wide: " in name for name in runs)]
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
-    """One table a delay, one row a width."""
     if "missing" in result:
         console.print(f"[yellow]not run:[/yellow] {result['missing']}")
         return

@@ -50,12 +50,10 @@ class Store:
         )
 
     def row_groups(self) -> list[RowGroup]:
-        """Every row group, in order."""
         return [(path, group) for path in self.paths for group in range(self.footers[path].num_row_groups)]
 
     @property
     def rows(self) -> int:
-        """In all files."""
         return sum(footer.num_rows for footer in self.footers.values())
 
 

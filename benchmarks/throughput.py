@@ -74,7 +74,6 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Run, print, write; the exit status."""
     console = Console()
     began = time.monotonic()
     document: dict[str, Any] = {"environment": environment.describe(), "sections": {}, "bars": []}

@@ -49,7 +49,6 @@ def pipeline_of(job: Job) -> Pipeline:
 
 
 def allocation_of(slots: Mapping[str, int]) -> Allocation:
-    """From what a log has."""
     return Allocation.shared(slots["shared"]) if "shared" in slots else Allocation.per_stage(slots)
 
 

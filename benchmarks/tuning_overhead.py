@@ -57,7 +57,6 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Run, print, write."""
     console = Console()
     files = [str(path.resolve()) for path in data.ensure(SPEC)]
     step = _compute if options.compute else time.sleep

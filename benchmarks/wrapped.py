@@ -75,7 +75,6 @@ class Waits(Nothing):
     """Storage: 5 ms a sample."""
 
     def work(self) -> None:
-        """Wait."""
         time.sleep(0.005)
 
 
@@ -83,7 +82,6 @@ class Holds(Nothing):
     """User code in Python: about a millisecond under its lock."""
 
     def work(self) -> None:
-        """Compute."""
         total = 0
         for step in range(20_000):
             total += step * step
@@ -93,7 +91,6 @@ class LetsGo(Nothing):
     """User code in NumPy: about a millisecond outside the lock."""
 
     def work(self) -> None:
-        """Compute."""
         np.sort(np.arange(120_000, dtype=np.float32)[::-1])
 
 
@@ -165,7 +162,6 @@ def measure(options: Options, console: Console) -> dict[str, Any]:
 
 
 def show(found: Mapping[str, Any], console: Console) -> None:
-    """One row a case."""
     table = Table(title="Time of a batch, the last epoch; ours over the DataLoader's, paired by round")
     for heading in (
         "dataset",
@@ -191,7 +187,6 @@ def show(found: Mapping[str, Any], console: Console) -> None:
 
 
 def main() -> None:
-    """Run it."""
     options = tyro.cli(Options, prog="python -m benchmarks.wrapped", description=__doc__)
     console = Console()
     found = measure(options, console)

@@ -76,7 +76,6 @@ CLAIMS: Mapping[str, Measurement] = {
 
 
 def command(measurement: Measurement, folder: Path, out: Path) -> list[str]:
-    """The command line that measures."""
     options = ["--folder", str(folder), "--out", str(out)]
     return [sys.executable, "-m", measurement.module, *measurement.arguments, *options]
 

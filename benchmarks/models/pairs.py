@@ -280,7 +280,6 @@ def until_best(result: Result) -> list[float]:
 
 
 def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """A row for each contender."""
     return [
         row(
             result,
@@ -291,7 +290,6 @@ def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def read(path: Path) -> list[Result]:
-    """The results that `main` wrote to a file."""
     made = []
     for known in read_rows(path):
         known["users"] = {name: np.asarray(values) for name, values in known["users"].items()}

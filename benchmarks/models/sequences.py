@@ -228,19 +228,16 @@ def bars(results: Sequence[Result]) -> list[Bar]:
 
 
 def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """A row for each contender."""
     return [
         row(result, sessions=[round(value, 6) for value in result.sessions.tolist()]) for result in results
     ]
 
 
 def read(path: Path) -> list[Result]:
-    """The results that `main` wrote to a file."""
     return [Result(**{**known, "sessions": np.asarray(known["sessions"])}) for known in read_rows(path)]
 
 
 def report(results: Sequence[Result], folder: str, seeds: int) -> dict[str, Any]:
-    """All that is written."""
     return {
         "data": folder,
         "seeds": seeds,

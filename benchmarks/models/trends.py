@@ -65,7 +65,6 @@ class Contender:
 
     @property
     def random(self) -> bool:
-        """Whether a seed changes anything."""
         return self.candidates[0]["forecaster"] in (*LEARNS_ITEMS, *LEARNS_TRENDS)
 
 
@@ -115,7 +114,6 @@ class Bar:
 
 
 def contenders() -> tuple[Contender, ...]:
-    """Who takes part."""
 
     def of(name: str, forecaster: str, *settings: Mapping[str, Any]) -> Contender:
         chosen = tuple({"forecaster": forecaster, **each} for each in settings)
@@ -219,7 +217,6 @@ def difference(over: Floats, under: Floats, seed: int = 0) -> tuple[float, float
 
 
 def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """A row for each contender."""
     return [
         row(
             result,

@@ -112,7 +112,6 @@ class Bar:
 
 
 def contenders(data: Data, folder: str) -> tuple[Contender, ...]:
-    """Who takes part on this data."""
     if data == "movielens":
         return on_movielens()
     if data == "teacher":
@@ -216,7 +215,6 @@ def joined(results: Sequence[Result]) -> list[Result]:
 
 
 def bars(data: Data, results: Sequence[Result]) -> list[Bar]:
-    """What must hold on this data."""
     by_name = {result.name: result for result in results}
     if data == "teacher":
         return [
@@ -276,7 +274,6 @@ def _bar(claim: str, differences: Sequence[float], limit: float) -> Bar:
 
 
 def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """A row for each contender, for a table."""
     return [
         {
             **asdict(result),
@@ -337,7 +334,6 @@ def main(
 
 
 def read(path: Path) -> list[Result]:
-    """The results in a file that `main` has written."""
     names = {each.name for each in fields(Result)}
     found = json.loads(path.read_text(encoding="utf-8"))["results"]
     kept: list[dict[str, Any]] = [

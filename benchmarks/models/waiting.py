@@ -81,7 +81,6 @@ class Result:
 
     @classmethod
     def of(cls, name: str, untuned: Sequence[Run], tuned: Sequence[Run]) -> Result:
-        """From its runs."""
         return cls(
             name=name,
             untuned=tuple(run.waited for run in untuned),
