@@ -10,6 +10,8 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+from intune.pipelines.executors.import_path import import_path
+
 SCRIPTS = ("__main__", "__mp_main__")
 """Names of the script's own module. What of it is used travels along with the code that uses it."""
 
@@ -35,7 +37,7 @@ def _is_installed(file: str) -> bool:
     if path.startswith(_INSTALLED) or not _PACKAGES.isdisjoint(path.split(os.sep)):
         return True
     # As `pip install --target` leaves it, in a folder of any name.
-    roots = (os.path.realpath(entry or os.curdir) for entry in sys.path)
+    roots = (os.path.realpath(entry) for entry in import_path() if os.path.isabs(entry))
     return any(path.startswith(root + os.sep) and _holds_packages(root) for root in roots)
 
 

@@ -33,6 +33,18 @@ def test_a_module_beside_the_script_is_the_users(folder: Path) -> None:
     assert is_users(made(folder))
 
 
+@pytest.mark.parametrize("entry", ["", "__an_import_hook's_name__"])
+def test_nor_does_it_matter_that_the_current_folder_was_removed(
+    folder: Path, entry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = made(folder)
+    (folder / "gone").mkdir()
+    monkeypatch.chdir(folder / "gone")
+    monkeypatch.syspath_prepend(entry)
+    (folder / "gone").rmdir()
+    assert is_users(module)
+
+
 def test_what_pip_puts_into_a_folder_is_not(folder: Path) -> None:
     (folder / "a_module_of_mine-1.0.dist-info").mkdir()
     assert not is_users(made(folder))
