@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,24 +175,22 @@ def parse_bytes(value: int | float | str, name: str = "memory") -> int:
     Raises:
         ConfigError: not a number of bytes above 0.
     """
-    remedy = "give bytes above 0 as a number, or text such as '24GiB' or '512MB'"
+    bytes_ = 0
     if isinstance(value, str):
         match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([KMGTP]?)(I?)B?\s*", value.upper())
-        if match is None or (match[3] and not match[2]):
-            raise ConfigError(f"`{name}`={value!r} is no amount of memory; {remedy}")
-        unit = (1024 if match[3] else 1000) ** _UNITS[match[2]]
-        bytes_ = int(match[1]) * unit if match[1].isdecimal() else int(float(match[1]) * unit)
-    elif isinstance(value, bool):
-        raise ConfigError(f"`{name}`={value!r} is no amount of memory; {remedy}")
+        if match is not None and (match[2] or not match[3]):
+            unit = (1024 if match[3] else 1000) ** _UNITS[match[2]]
+            bytes_ = int(match[1]) * unit if match[1].isdecimal() else int(float(match[1]) * unit)
     elif isinstance(value, float):
         bytes_ = int(value) if math.isfinite(value) else 0
-    else:
-        try:
+    elif not isinstance(value, bool):
+        with suppress(TypeError):  # no whole number
             bytes_ = operator.index(value)
-        except TypeError:
-            raise ConfigError(f"`{name}`={value!r} is no amount of memory; {remedy}") from None
     if bytes_ <= 0:
-        raise ConfigError(f"`{name}`={value!r} is no amount of memory; {remedy}")
+        raise ConfigError(
+            f"`{name}`={value!r} is no amount of memory; give bytes above 0 as a number, or text such as '24GiB' or "
+            "'512MB'"
+        )
     return bytes_
 
 

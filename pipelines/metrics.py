@@ -139,19 +139,7 @@ def _minus(now: Any, then: Any, counters: tuple[str, ...], **changes: Any) -> An
 class StageMeter:
     """Counts one stage; the scheduler calls it under its lock."""
 
-    __slots__ = (
-        "blocked_s",
-        "busy_s",
-        "bytes_out",
-        "cpu_s",
-        "done_s",
-        "name",
-        "retries",
-        "rows",
-        "slot_s",
-        "starved_s",
-        "tasks",
-    )
+    __slots__ = ("name", *_STAGE_COUNTERS)
 
     def __init__(self, name: str) -> None:
         self.name = name

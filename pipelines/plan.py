@@ -232,20 +232,15 @@ def coalesce(groups: RowGroups) -> list[tuple[int, int, int, int]]:
     """
     most = int(min(BLOCK_ROWS, max(1.0, BLOCK_BYTES / max(groups.row_bytes, 1.0))))
     blocks: list[tuple[int, int, int, int]] = []
-    current: tuple[int, int, int, int] | None = None
     for file, group, rows in zip(
         groups.file.tolist(), groups.group.tolist(), groups.rows.tolist(), strict=True
     ):
         if rows == 0:
             continue
-        if current is not None and current[0] == file and current[3] + rows <= most:
-            current = (file, current[1], group + 1, current[3] + rows)
-            continue
-        if current is not None:
-            blocks.append(current)
-        current = (file, group, group + 1, rows)
-    if current is not None:
-        blocks.append(current)
+        if blocks and blocks[-1][0] == file and blocks[-1][3] + rows <= most:
+            blocks[-1] = (file, blocks[-1][1], group + 1, blocks[-1][3] + rows)
+        else:
+            blocks.append((file, group, group + 1, rows))
     return blocks
 
 

@@ -247,11 +247,15 @@ def large_type(text: pa.DataType) -> pa.DataType:
     return pa.large_binary() if binary else pa.large_string()
 
 
-def require_numbers(verb: str, name: str, values: Any, kinds: str, remedy: str) -> Array:
-    """The elements as a NumPy array whose dtype's kind is one of `kinds`; a `SchemaError` with the remedy if not."""
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in kinds:
-        raise SchemaError(f"{verb}: column `{name}` holds {kind_of(values)}; {remedy}")
-    return values
+def require_numbers(
+    verb: str, names: Sequence[str], values: Sequence[Any], kinds: str, remedy: str
+) -> list[Array]:
+    """Columns' elements if they are NumPy arrays of a dtype of one of the `kinds`; else a `SchemaError` with the
+    remedy."""
+    for name, array in zip(names, values, strict=True):
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds:
+            raise SchemaError(f"{verb}: column `{name}` holds {kind_of(array)}; {remedy}")
+    return list(values)
 
 
 def flatten(verb: str, name: str, column: Any) -> Values:

@@ -57,10 +57,8 @@ class Bucketize(ColumnTransform):
 
     def transform(self, names: Sequence[str], values: Sequence[Values]) -> list[Array]:
         """The elements' buckets."""
-        return [
-            self._buckets(require_numbers("Bucketize", name, array, "biuf", "only numbers have intervals"))
-            for name, array in zip(names, values, strict=True)
-        ]
+        arrays = require_numbers("Bucketize", names, values, "biuf", "only numbers have intervals")
+        return [self._buckets(array) for array in arrays]
 
     def _buckets(self, values: Array) -> Array:
         dtype = np.result_type(values.dtype, np.float32) if values.dtype.kind == "f" else np.dtype(np.float64)

@@ -42,12 +42,11 @@ class Cast(ColumnTransform):
 
     def transform(self, names: Sequence[str], values: Sequence[Values]) -> list[Values]:
         """The elements in the new type."""
-        return [self._cast(name, array) for name, array in zip(names, values, strict=True)]
+        remedy = "only numbers can be cast; hash strings instead"
+        arrays = require_numbers(self.verb, names, values, "biuf", remedy)
+        return [self._cast(name, array) for name, array in zip(names, arrays, strict=True)]
 
-    def _cast(self, name: str, values: Values) -> Array:
-        array = require_numbers(
-            self.verb, name, values, "biuf", "only numbers can be cast; hash strings instead"
-        )
+    def _cast(self, name: str, array: Array) -> Array:
         dtype = np.dtype(self.dtype)
         if len(array) and array.dtype.kind == "f" and dtype.kind in "iu":
             self._require_within(name, float(array.min()), float(array.max()), dtype)

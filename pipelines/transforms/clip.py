@@ -38,10 +38,7 @@ class Clip(InPlaceTransform):
 
     def work(self, names: Sequence[str], values: Sequence[Values]) -> Work:
         """Clip in place."""
-        arrays = [
-            require_numbers("Clip", name, array, "iuf", "only numbers can be clipped")
-            for name, array in zip(names, values, strict=True)
-        ]
+        arrays = require_numbers("Clip", names, values, "iuf", "only numbers can be clipped")
         bounds = [self._bounds(name, array.dtype) for name, array in zip(names, arrays, strict=True)]
 
         def run(piece: Array, which: Sequence[int], elements: slice) -> None:

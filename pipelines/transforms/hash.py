@@ -99,7 +99,7 @@ def words_of(verb: str, names: Sequence[str], values: Sequence[Values]) -> list[
     return [
         printed[position].view(np.int64)
         if position in printed
-        else as_words(require_numbers(verb, name, values[position], "biu", remedy))
+        else as_words(*require_numbers(verb, [name], [values[position]], "biu", remedy))
         for position, name in enumerate(names)
     ]
 

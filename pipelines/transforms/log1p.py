@@ -45,10 +45,7 @@ class Log1p(InPlaceTransform):
 
     def work(self, names: Sequence[str], values: Sequence[Values]) -> Work:
         """Take logarithms in place."""
-        arrays = [
-            require_numbers("Log1p", name, array, "biuf", "only numbers have logarithms")
-            for name, array in zip(names, values, strict=True)
-        ]
+        arrays = require_numbers("Log1p", names, values, "biuf", "only numbers have logarithms")
         return Work(arrays=arrays, dtypes=[self._type(array.dtype) for array in arrays], run=self._log)
 
     def _type(self, dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -54,12 +54,8 @@ class Stack(Transform):
     def __call__(self, block: Mapping[str, Column]) -> Block:
         """The block with the matrix."""
         names = choose(block, self.columns, "Stack")
-        dense = [
-            require_numbers(
-                "Stack", name, block[name], "biuf", "hash strings first, and keep list columns apart"
-            )
-            for name in names
-        ]
+        remedy = "hash strings first, and keep list columns apart"
+        dense = require_numbers("Stack", names, [block[name] for name in names], "biuf", remedy)
         dtype = self._common(names, dense) if self.dtype is None else np.dtype(self.dtype)
         require_same_rows("Stack", names, dense)
         for name, array in zip(names, dense, strict=True):

@@ -165,7 +165,7 @@ def _as_arrow(name: str, values: Values) -> pa.Array:
     """Elements as int64, large_string or large_binary."""
     if is_text(values):
         return values.cast(large_type(values.type))
-    array = require_numbers("VocabularyBuilder", name, values, "biu", "count integers or strings")
+    (array,) = require_numbers("VocabularyBuilder", [name], [values], "biu", "count integers or strings")
     return pa.array(as_words(array)).cast(pa.int64())
 
 
