@@ -38,9 +38,12 @@ def read_limits(root: Path = Path("/")) -> Limits:
     """The limits of this process; all None where there are no control groups, or none that can be read."""
     memory: list[tuple[int, int]] = []
     cpus: list[float] = []
-    for controller, version, folder in _groups(root):
+    for controller, version, folder in groups(root):
         if controller == "memory":
-            memory.extend(_memory_v2(folder) if version == 2 else _memory_v1(folder))
+            limits, used, kept = _memory(version, folder)
+            # File pages not used lately are given back at once under pressure and so do not count as used: the working
+            # set as Kubernetes defines it.
+            memory.extend((limit, max(0, used - kept.get("inactive_file", 0))) for limit in limits)
         else:
             quota = _cpus_v2(folder) if version == 2 else _cpus_v1(folder)
             cpus.extend([] if quota is None else [quota])
@@ -64,7 +67,7 @@ class MemoryGauge:
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._meminfo = root / "proc/meminfo"
-        self._folders = [(version, folder) for name, version, folder in _groups(root) if name == "memory"]
+        self._folders = [(version, folder) for name, version, folder in groups(root) if name == "memory"]
 
     def read(self) -> tuple[int, int] | None:
         """Bytes that may be held, and how many of those are left, where the least are; None where nobody knows."""
@@ -77,18 +80,25 @@ class MemoryGauge:
 
 def _room(version: int, folder: Path) -> tuple[int, int] | None:
     """The limit of a group, those below it included, and what is left of it; None if it has none."""
+    limits, used, kept = _memory(version, folder)
+    if not limits:
+        return None
+    dropped = sum(kept.get(name, 0) for name in ("inactive_file", "active_file", "slab_reclaimable"))
+    limit = min(limits)
+    return limit, max(0, limit - max(0, used - dropped))
+
+
+def _memory(version: int, folder: Path) -> tuple[list[int], int, dict[str, int]]:
+    """Limits of a group, those below it included; if it has some, bytes that it uses and what they are, by name."""
+    # Above `high` a group is not killed but throttled until it hardly moves: as bad for a job.
     names = ("memory.max", "memory.high") if version == 2 else ("memory.limit_in_bytes",)
     limits = [limit for name in names if (limit := _number(folder / name)) is not None and limit < UNLIMITED]
     if not limits:
-        return None
+        return [], 0, {}
     used = _number(folder / ("memory.current" if version == 2 else "memory.usage_in_bytes")) or 0
     prefix = "" if version == 2 else "total_"
-    counts = _counts(folder / "memory.stat")
-    dropped = sum(
-        counts.get(prefix + name, 0) for name in ("inactive_file", "active_file", "slab_reclaimable")
-    )
-    limit = min(limits)
-    return limit, max(0, limit - max(0, used - dropped))
+    counts = _counts(folder / "memory.stat").items()
+    return limits, used, {n.removeprefix(prefix): count for n, count in counts if n.startswith(prefix)}
 
 
 def _meminfo(path: Path) -> tuple[int, int] | None:
@@ -104,13 +114,7 @@ def _meminfo(path: Path) -> tuple[int, int] | None:
     return known["MemTotal"], known["MemAvailable"]
 
 
-def group_folder(controller: str, root: Path = Path("/")) -> tuple[int, Path] | None:
-    """cgroup version and folder of this process's own group for ``"memory"`` or ``"cpu"``, if there is one."""
-    found = [(version, folder) for name, version, folder in _groups(root) if name == controller]
-    return found[0] if found else None
-
-
-def _groups(root: Path) -> Iterator[tuple[str, int, Path]]:
+def groups(root: Path) -> Iterator[tuple[str, int, Path]]:
     """(controller, version, folder) of this process's groups, its own first, then each above it."""
     mounts = _mounts(root)
     for line in _lines(root / "proc/self/cgroup"):
@@ -170,31 +174,6 @@ def _upwards(root: Path, mount: tuple[str, str], path: str) -> Iterator[Path]:
             if part.parts and os.path.isdir(base / part):  # False also where it may not be looked at
                 yield base / part
     yield base
-
-
-def _memory_v1(folder: Path) -> list[tuple[int, int]]:
-    limit = _number(folder / "memory.limit_in_bytes")
-    if limit is None or limit >= UNLIMITED:
-        return []
-    used = _number(folder / "memory.usage_in_bytes") or 0
-    return [(limit, max(0, used - _unused_pages(folder)))]
-
-
-def _memory_v2(folder: Path) -> list[tuple[int, int]]:
-    # Above `high` a group is not killed but throttled until it hardly moves: as bad for a job.
-    limits = [_number(folder / name) for name in ("memory.max", "memory.high")]
-    known = [limit for limit in limits if limit is not None and limit < UNLIMITED]
-    if not known:
-        return []
-    used = (_number(folder / "memory.current") or 0) - _unused_pages(folder)
-    return [(limit, max(0, used)) for limit in known]
-
-
-def _unused_pages(folder: Path) -> int:
-    """Bytes of file pages not used lately, which are given back at once under pressure and so do not count as used: the
-    working set as Kubernetes defines it."""
-    counts = _counts(folder / "memory.stat")
-    return counts.get("total_inactive_file", counts.get("inactive_file", 0))
 
 
 def _counts(path: Path) -> dict[str, int]:

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intune.pipelines.cgroup import UNLIMITED, Limits, MemoryGauge, group_folder, read_limits
+from intune.pipelines import cgroup
+from intune.pipelines.cgroup import UNLIMITED, Limits, MemoryGauge, read_limits
 
 GIB = 1 << 30
 UNLIMITED_V1 = "9223372036854771712"
@@ -113,7 +114,8 @@ def test_hybrid_reads_each_controller_where_it_is(tmp_path: Path) -> None:
         },
     )
     assert read_limits(tmp_path) == Limits(memory=2 * GIB, memory_left=2 * GIB, cpus=2.5)
-    assert group_folder("memory", tmp_path) == (1, tmp_path / "sys/fs/cgroup/memory/api/job")
+    memory = [(version, folder) for name, version, folder in cgroup.groups(tmp_path) if name == "memory"]
+    assert memory[0] == (1, tmp_path / "sys/fs/cgroup/memory/api/job")
 
 
 def test_hybrid_with_memory_in_v2(tmp_path: Path) -> None:
@@ -168,7 +170,7 @@ def test_blanks_and_colons_in_a_group_name(tmp_path: Path) -> None:
 
 def test_without_control_groups_nothing_is_limited(tmp_path: Path) -> None:
     assert read_limits(tmp_path) == Limits()
-    assert group_folder("memory", tmp_path) is None
+    assert not list(cgroup.groups(tmp_path))
 
 
 @pytest.mark.parametrize("content", ["", "\n", "lots\n", "-1\n", "1e9\n", "\x00\xff", "12 34 56\n", "٣x"])
@@ -255,10 +257,10 @@ print(json.dumps([usable.memory, usable.memory_left, Budget.detect().memory, ref
 @pytest.fixture
 def limited_group() -> Iterator[tuple[Path, int]]:
     """A real group of its own below this process's, limited to 512 MiB: (its folder, the limit)."""
-    found = group_folder("memory")
-    if found is None:
+    found = [(version, folder) for name, version, folder in cgroup.groups(Path("/")) if name == "memory"]
+    if not found:
         pytest.skip("no memory controller here")
-    version, parent = found
+    version, parent = found[0]
     folder, limit = parent / f"intune-test-{os.getpid()}", 512 << 20
     try:
         folder.mkdir()
