@@ -162,7 +162,7 @@ def _whole(data: pa.ChunkedArray) -> pa.Array:
     if data.num_chunks == 1:
         return data.chunk(0)
     try:
-        return pa.concat_arrays(data.chunks or [_none(plain(data.type))])
+        return pa.concat_arrays(data.chunks or [pa.array([], plain(data.type))])
     except pa.ArrowInvalid as error:
         raise _too_long(data.type, error) from error
 
@@ -172,10 +172,6 @@ def _too_long(type_: pa.DataType, error: pa.ArrowInvalid) -> SchemaError:
         f"holds more than {type_} can in one piece ({error}); write smaller row groups, or the column as "
         "large_string or large_list"
     )
-
-
-def _none(type_: pa.DataType) -> pa.Array:
-    return pa.array([], type=type_)
 
 
 def _convert(array: pa.Array, fill: Any, type_: pa.DataType) -> Column:

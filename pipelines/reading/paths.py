@@ -245,7 +245,7 @@ def _named(filesystem: Any, path: str) -> list[fs.FileInfo] | None:
             f"{path}: the folder holds no .parquet file; for files of other names give a glob, such as "
             f"{path.rstrip('/')}/*"
         )
-    return sorted(found, key=_path)
+    return sorted(found, key=lambda item: str(item.path))
 
 
 def _warn_of_tables(folder: str, listed: Sequence[Any]) -> None:
@@ -272,10 +272,6 @@ def _called(info: fs.FileInfo, path: str) -> fs.FileInfo:
     if info.path == path:
         return info
     return fs.FileInfo(path, info.type, mtime_ns=info.mtime_ns, size=info.size)
-
-
-def _path(info: fs.FileInfo) -> str:
-    return str(info.path)
 
 
 def _list(filesystem: Any, folder: str, *, deep: bool) -> list[Any]:

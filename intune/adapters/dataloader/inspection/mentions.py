@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -231,8 +231,15 @@ def methods_of(kind: type) -> Iterator[Any]:
 
 
 def _look_at_code(function: FunctionType, found: dict[str, bool]) -> Iterator[Any]:
-    loaded, others = names_of(dis.get_instructions(function.__code__))
+    loaded, others = _names_in(function.__code__)
     yield from _look_at_names(function, loaded, others, [cell for _, cell in _cells(function)], found)
+
+
+@lru_cache(maxsize=1 << 14)
+def _names_in(code: CodeType) -> tuple[set[str], set[str]]:
+    """As `names_of`. The same code is looked at before the first batches and after them, and for every loader; that of
+    pandas or of a tokenizer takes half a second of a processor each time."""
+    return names_of(dis.get_instructions(code))
 
 
 def _cells(function: FunctionType) -> Iterator[tuple[str, CellType]]:
@@ -286,16 +293,15 @@ def names_of(steps: Iterable[dis.Instruction]) -> tuple[set[str], set[str]]:
         elif step.opname.startswith(("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM")):
             others.add(str(step.argval))
         elif isinstance(step.argval, CodeType):
-            for names, more in zip(
-                (loaded, others), names_of(dis.get_instructions(step.argval)), strict=True
-            ):
-                names |= more
+            inside = names_of(dis.get_instructions(step.argval))
+            loaded |= inside[0]
+            others |= inside[1]
     return loaded, others
 
 
 def _read(function: FunctionType) -> Iterator[str]:
     """Global variables that a function, and those in it, read, as ``module.name``, and attributes, as ``.name``."""
-    loaded, others = names_of(dis.get_instructions(function.__code__))
+    loaded, others = _names_in(function.__code__)
     yield from (f"{function.__module__}.{name}" for name in loaded)
     yield from (f".{name}" for name in others)
     for name in loaded:

@@ -203,7 +203,8 @@ class _Guard:
 def _guards(steps: Sequence[dis.Instruction], found: Sequence[tuple[int, str]]) -> Iterator[_Guard]:
     places = {step.offset: at for at, step in enumerate(steps)}
     for at, step in enumerate(steps):
-        target = places.get(step.argval, -1) if _is_test(step) else -1
+        is_test = "JUMP" in step.opname and "IF_" in step.opname
+        target = places.get(step.argval, -1) if is_test else -1
         if target <= at:
             continue
         names, compares = _tested(steps, at)
@@ -234,10 +235,6 @@ def _tested(steps: Sequence[dis.Instruction], at: int) -> tuple[set[str], bool]:
 
 def _ends_statement(step: dis.Instruction) -> bool:
     return "JUMP" in step.opname or step.opname.startswith(_ENDS)
-
-
-def _is_test(step: dis.Instruction) -> bool:
-    return "JUMP" in step.opname and "IF_" in step.opname
 
 
 def _reachable(steps: Sequence[dis.Instruction], start: int) -> set[int]:

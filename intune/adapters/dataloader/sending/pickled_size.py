@@ -132,7 +132,7 @@ class _Structure(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has 
         if _is_dense(value):
             self.see(value)
             return str, ()
-        if _is_open_file(value):
+        if isinstance(value, io.IOBase) and not isinstance(value, io.BytesIO | io.StringIO):
             return self.reduce_file(value)
         if (again := decorated(value)) is not None:
             return again
@@ -184,10 +184,6 @@ class _Tolerant(_Contents):
             return value.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
         except Exception:  # a lock, a connection, or the user's own that refuses
             return str, ()
-
-
-def _is_open_file(value: Any) -> bool:
-    return isinstance(value, io.IOBase) and not isinstance(value, io.BytesIO | io.StringIO)
 
 
 def _values(array: Any) -> bytes:
