@@ -128,8 +128,8 @@ class Endpoint(_Counting):
         except OSError as error:
             raise ConfigError(
                 f"`prometheus`: cannot listen at {host}:{port} ({error}); give an address of this machine and a port "
-                "that is free there (below 1024 root's alone), one for each loader, or close the loader that has it, as "
-                "one of a cell that is run again"
+                "that is free there (below 1024 root's alone), one for each loader, or close the loader that has it, "
+                "as one of a cell that is run again"
             ) from error
         self.host, self.port = host, int(self._server.server_address[1])
         self._thread = threading.Thread(
