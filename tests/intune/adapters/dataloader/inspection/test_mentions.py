@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset, get_worker_info
 
+from intune.adapters.dataloader.inspection import mentions as dataloader_mentions
 from intune.adapters.dataloader.inspection.mentions import Mentions, mentions
 from intune.adapters.dataloader.settings import read_settings
 from tests.intune.adapters.dataloader.common import wrap
@@ -89,6 +90,19 @@ def test_objects_are_not_asked_for_what_they_may_not_have():
 def test_what_puts_samples_together_counts_too():
     assert mentions(read_settings(DataLoader(list(range(4))))) == NOTHING
     assert mentions(read_settings(DataLoader(list(range(4)), collate_fn=noise))) == RANDOM
+
+
+def test_code_is_read_once_however_many_loaders_look_at_it(monkeypatch):
+    """That of pandas takes half a second, and each loader looks twice."""
+    read = []
+    names_of = dataloader_mentions.names_of
+    monkeypatch.setattr(dataloader_mentions, "names_of", lambda steps: read.append(1) or names_of(steps))
+    dataloader_mentions._names_in.cache_clear()
+    assert mentions(read_settings(DataLoader(Applies(noise)))) == RANDOM
+    assert read
+    read.clear()
+    assert mentions(read_settings(DataLoader(Applies(noise)))) == RANDOM
+    assert not read
 
 
 OPTIONS = threading.local()
