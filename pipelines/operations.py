@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -157,7 +158,12 @@ def call_here(stage: Map, block: Block) -> dict[str, Any]:
         if wait([outcome], stage.timeout / LOOKS).done:
             _timed.cpu_s = getattr(_timed, "cpu_s", 0.0) + used[0]
             return outcome.result()
-    raise StageTimeout(
+    raise timed_out(stage)
+
+
+def timed_out(stage: Map) -> StageTimeout:
+    """What to raise where a stage's function took longer than its time limit."""
+    return StageTimeout(
         f"the function did not return within `timeout`={stage.timeout:g} s; mend it or allow more"
     )
 
@@ -401,7 +407,8 @@ def _failure(error: Exception, stage: Map, where: str) -> tuple[IntuneError, Bas
         # A class of the user's own may want other arguments.
         with contextlib.suppress(Exception):
             return type(error)(f"{where}: {error}"), error.__cause__
-    name = getattr(stage.function, "__qualname__", type(stage.function).__qualname__)
+    function = stage.function.func if isinstance(stage.function, partial) else stage.function
+    name = getattr(function, "__qualname__", type(function).__qualname__)
     try:
         said = str(error)
     except Exception:  # of a class of the user's

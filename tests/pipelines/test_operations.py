@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -261,12 +262,12 @@ def spoil(rows: set[int], error: Exception) -> Callable[[dict[str, Any]], dict[s
     return function
 
 
-@pytest.mark.parametrize("rowwise", [False, True])
+@pytest.mark.parametrize(("rowwise", "wrap"), [(False, partial), (True, lambda function: function)])
 def test_a_batch_whose_function_raises_is_left_out_alone(
-    numbered: Callable[..., Files], rowwise: bool
+    numbered: Callable[..., Files], rowwise: bool, wrap: Any
 ) -> None:
     files = numbered([[20]])
-    stage = Map(function=spoil({9}, KeyError("nope")), rowwise=rowwise)
+    stage = Map(function=wrap(spoil({9}, KeyError("nope"))), rowwise=rowwise)
     job = job_of(files, ("batch", "map"), batch=4, chunk_rows=100, maps=(stage,), skip=True)
     batches, skipped = run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
     assert [check_columns(batch) for batch in batches] == [
