@@ -13,7 +13,7 @@ from intune.envs.measurement import Measurement
 from intune.pipelines.errors import ConfigError
 
 AHEAD = 2
-"""Intervals before memory shrinks at which the allocation for less memory is taken, so that queues drain in time."""
+"""Intervals before there is less memory than an allocation takes at which it is left, so that queues drain in time."""
 
 
 class Oracle(Agent):
@@ -56,11 +56,10 @@ class Oracle(Agent):
         each = np.arange(len(measured))
         last = known.which.shape[1] - 1
         step = np.minimum(self._step, last)
-        at = step
+        number = known.which[each, step]
         for ahead in range(1, AHEAD + 1):
-            later = np.minimum(step + ahead, last)
-            at = np.where(known.memory[each, later] < known.memory[each, at], later, at)
-        number = known.which[each, at]
+            later = known.which[each, np.minimum(step + ahead, last)]
+            number = np.where(known.takes[each, number] > known.room[each, later], later, number)
         slots, pool, rate = known.slots[each, number], known.pool[each, number], known.rate[each, step]
         return Proposal(
             slots=slots,

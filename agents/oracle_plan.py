@@ -20,6 +20,7 @@ class Plan:
 
     Attributes:
         slots: ``[N, K, S]``; pool: ``[N, K]``.
+        takes: ``[N, K]`` bytes that it takes at most; room: ``[N, K]`` bytes there are where it is the best.
         which: ``[N, T]`` the number, 0 to K - 1, of the allocation in each interval.
         rate: ``[N, T]`` rows/s of the best allocation, without chance; 0 where none fits into memory.
         feasible: ``[N, T]`` whether any allocation fits into memory.
@@ -28,6 +29,8 @@ class Plan:
 
     slots: Floats
     pool: Floats
+    takes: Floats
+    room: Floats
     which: Ints
     rate: Floats
     feasible: Bools
@@ -65,9 +68,11 @@ def plan(jobs: Jobs, steps: int, *, margin: float = MARGIN) -> Plan:
     found = best(jobs.take(job), cpus[job, step], memory[job, step], slower=np.exp(grown), margin=margin)
     width = int(which.max()) + 1
     slots = np.ones((count, width, jobs.stages))
-    pool = np.zeros((count, width))
+    pool, takes, room = (np.zeros((count, width)) for _ in range(3))
     slots[job, which[job, step]] = found.slots
     pool[job, which[job, step]] = found.pool
+    takes[job, which[job, step]] = found.takes
+    room[job, which[job, step]] = found.room
     rate = np.zeros((count, width))
     rate[job, which[job, step]] = found.rate
     feasible = np.zeros((count, width), dtype=bool)
@@ -79,6 +84,8 @@ def plan(jobs: Jobs, steps: int, *, margin: float = MARGIN) -> Plan:
     return Plan(
         slots=slots,
         pool=pool,
+        takes=takes,
+        room=room,
         which=which,
         rate=np.where(fits, rates, 0.0),
         feasible=fits,

@@ -48,12 +48,15 @@ class Best:
         pool: ``[N]`` slots of the pool, where that is better; else 0.
         rate: ``[N]`` rows/s.
         feasible: ``[N]`` whether any allocation fits into memory; where none does, the rate is 0.
+        takes: ``[N]`` bytes of its working sets and queues, margin included; room: ``[N]`` bytes there are for them.
     """
 
     slots: Floats
     pool: Floats
     rate: Floats
     feasible: Bools
+    takes: Floats
+    room: Floats
 
 
 def best(
@@ -69,7 +72,7 @@ def best(
     """
     there = world(jobs, cpus=cpus, memory=memory, slower=slower, margin=margin)
     slots, rate, fits = best_slots(there)
-    pool, pool_rate = best_pool(there)
+    pool, pool_rate, pool_takes = best_pool(there)
     shared = pool_rate > rate * BETTER
     if shared.any():
         rows = np.flatnonzero(shared)
@@ -79,6 +82,8 @@ def best(
         pool=np.where(shared, pool, 0.0),
         rate=np.where(shared, pool_rate, rate),
         feasible=fits | shared,
+        takes=np.where(shared, pool_takes, memory_of_stages(there, slots)),
+        room=there.room,
     )
 
 
@@ -114,8 +119,8 @@ def best_slots(there: World) -> tuple[Floats, Floats, Bools]:
     return found, np.where(fits, rate, 0.0), fits
 
 
-def best_pool(there: World) -> tuple[Floats, Floats]:
-    """The best pool, ``[N]``, 0 where not even one slot fits, and its rate."""
+def best_pool(there: World) -> tuple[Floats, Floats, Floats]:
+    """The best pool, ``[N]``, 0 where not even one slot fits, its rate and the bytes that it takes."""
     count = len(there)
     low, high = np.ones(count), np.maximum(there.slots, 1.0)
     best_size, best_rate = np.zeros(count), np.zeros(count)
@@ -137,7 +142,7 @@ def best_pool(there: World) -> tuple[Floats, Floats]:
         high = sizes[each, np.minimum(top + 1, POINTS - 1)]
     rate, memory = pooled(there, np.maximum(best_size, 1.0))
     fits = (best_size > 0) & (memory <= there.room)
-    return np.where(fits, best_size, 0.0), np.where(fits, np.minimum(rate, best_rate), 0.0)
+    return np.where(fits, best_size, 0.0), np.where(fits, np.minimum(rate, best_rate), 0.0), memory
 
 
 def _survives(there: World, jobs: Jobs, pool: Floats) -> Bools:

@@ -200,6 +200,12 @@ def test_the_oracle_gives_memory_back_before_it_shrinks(
     seen = play(agent, jobs, 18)
     assert not any(measured.killed[0] for measured in seen)
     assert seen[6].memory_used[0] > 1e9 > seen[9].memory_used[0]
+    # Not where it fits into what will be left: the processors that there still are would have nothing to do.
+    roomy = jobs.with_(memory=np.full((1, 1), 2e10), event_cpus=np.array([[0.5]]))
+    agent.reveal(roomy, 20)
+    seen = play(agent, roomy, 18)
+    assert [measured.delivered[0] for measured in seen[6:10]] == pytest.approx([8e3] * 4)
+    assert seen[12].delivered[0] == pytest.approx(4e3)
 
 
 def test_an_oracle_to_whom_nothing_was_revealed_refuses(measurement: Callable[..., Measurement]) -> None:
