@@ -17,7 +17,7 @@ from intune.pipelines.allocation import Allocation
 from intune.pipelines.budget import Budget, format_bytes
 from intune.pipelines.epoch import Counts, Epoch
 from intune.pipelines.errors import ConfigError, SkipLimitError
-from intune.pipelines.executors.choice import Fleet, choose, detect, make_fleet
+from intune.pipelines.executors.choice import Fleet, budget_for, choose, make_fleet
 from intune.pipelines.executors.fork_server import server_pids
 from intune.pipelines.footprint import Footprint
 from intune.pipelines.joining import Joining
@@ -82,13 +82,8 @@ class Loader:
         self.pipeline = pipeline
         self.order = pipeline.order()
         self.stages: tuple[str, ...] = pipeline.stage_names
-        if budget is not None and not isinstance(budget, Budget):
-            raise ConfigError(
-                f"`budget` must be a Budget, but {type(budget).__name__} was given; "
-                "write Budget.detect(cpus=…, memory='4GiB')"
-            )
         self.executor = choose(executor)
-        self.budget = budget if budget is not None else detect(self.executor, world_size)
+        self.budget = budget_for(self.executor, budget, world_size)
         self.rank, self.world_size = rank, world_size
         self._in_order = in_order
         self._skip = on_error == "skip"

@@ -72,10 +72,17 @@ def choose(executor: str) -> str:
     return "ray" if _connected() or os.environ.get("RAY_ADDRESS") else "threads"
 
 
-def detect(executor: str, world_size: int) -> Budget:
-    """What a trainer's pipeline may use where nobody says, see `usable_by`."""
-    reach(executor)
-    return Budget.detect(usable=usable_by(executor, world=world_size))
+def budget_for(executor: str, given: Budget | None = None, world_size: int = 1) -> Budget:
+    """What a trainer's pipeline may use: what is given, else see `usable_by`."""
+    if given is None:
+        reach(executor)
+        return Budget.detect(usable=usable_by(executor, world=world_size))
+    if not isinstance(given, Budget):
+        raise ConfigError(
+            f"`budget` must be a Budget, but {type(given).__name__} was given; "
+            "write Budget.detect(cpus=…, memory='4GiB')"
+        )
+    return given
 
 
 def reach(executor: str) -> None:

@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from intune.pipelines.budget import affine_cpus
-from intune.pipelines.errors import ConfigError, LoaderError, StageError, StageTimeout, WorkerLostError
+from intune.pipelines.errors import ConfigError, LoaderError, StageError, WorkerLostError
 from intune.pipelines.executors.fork_server import LIBRARIES
 from intune.pipelines.executors.packing import by_value
 from intune.pipelines.executors.process import Process, handed_over
 from intune.pipelines.idle import PATIENCE
-from intune.pipelines.operations import call_here
+from intune.pipelines.operations import call_here, timed_out
 from intune.pipelines.schema import Block
 from intune.pipelines.stages import Map
 
@@ -108,9 +108,7 @@ class ProcessPool:
                 continue
             except TimeoutError:
                 self._give_up(process)
-                raise StageTimeout(
-                    f"the function did not return within `timeout`={stage.timeout:g} s; mend it or allow more"
-                ) from None
+                raise timed_out(stage) from None
             except StageError:
                 self._give_back(process)  # it never got the block
                 raise

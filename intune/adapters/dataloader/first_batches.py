@@ -94,13 +94,13 @@ class FirstBatches:
         settings = self._settings
         if self._survey.size is None or is_small(self._survey.size):
             self._survey = Survey(settings)  # it may have been changed since the loader was made
-        unsendable = choose_unsendable(settings, self._survey)
+        unsendable = choose_unsendable(self._survey)
         if unsendable is None and is_small(self._survey.size):
             try:
                 self._shipment.keep_first()
             except ConfigError:  # a sample of a long list did not tell
                 self._survey = Survey(settings, whole=True)
-                unsendable = choose_unsendable(settings, self._survey)
+                unsendable = choose_unsendable(self._survey)
         return unsendable
 
     def _as_in_a_worker(self) -> LoaderSettings:

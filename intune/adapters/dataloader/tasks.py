@@ -285,6 +285,11 @@ def _shown(index: Any, *, several: bool) -> str:
         return f"of type {type(index).__name__}, which cannot be shown: {type(error).__name__}"
 
 
+def in_a_line(error: BaseException) -> str:
+    """What kind of an error, and the beginning of what it says."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
 def failed(item: Item, error: BaseException, place: str) -> Made:
     """What stands for a batch that the user's code did not make.
 

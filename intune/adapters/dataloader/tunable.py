@@ -10,7 +10,6 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
@@ -22,24 +21,13 @@ from intune.adapters.dataloader.state import STATE_VERSION, SavedState, belongs_
 from intune.adapters.dataloader.workshop import Workshop
 from intune.pipelines.allocation import Allocation
 from intune.pipelines.budget import Budget
+from intune.pipelines.epoch import Counts
 from intune.pipelines.errors import ConfigError
-from intune.pipelines.executors.choice import detect
+from intune.pipelines.executors.choice import budget_for
 from intune.pipelines.executors.fork_server import server_pids
 from intune.pipelines.memory import resident_bytes
 from intune.pipelines.metrics import PipelineStats, StageMeter, StageStats
 from intune.pipelines.run import check_process, was_closed
-
-
-@dataclass(slots=True)
-class Counts:
-    """What the loader counts over all epochs."""
-
-    elapsed_s: float = 0.0
-    step_s: float = 0.0
-    wait_s: float = 0.0
-    batches: int = 0
-    rows: int = 0
-    peak: int = 0
 
 
 class TunableDataLoader:
@@ -67,12 +55,7 @@ class TunableDataLoader:
     ) -> None:
         self.settings = read_settings(dataloader)
         self.dataloader = dataloader
-        if budget is not None and not isinstance(budget, Budget):
-            raise ConfigError(
-                f"`budget` must be a Budget, but {type(budget).__name__} was given; "
-                "write Budget.detect(cpus=…, memory='4GiB')"
-            )
-        self.budget = detect(self.executor, 1) if budget is None else budget
+        self.budget = budget_for(self.executor, budget)
         self.stages: tuple[str, ...] = ("fetch", "collate", *(("transfer",) if self.settings.pin else ()))
         self._workers = workers
         self.workshop = Workshop(self.settings, self.budget, workers)
@@ -80,6 +63,7 @@ class TunableDataLoader:
         self.pid = os.getpid()
         self.epoch = 0
         self.counts = Counts()
+        self._peak = 0  # bytes held by a loop that is over
         slots = max(1, self.budget.cpus, self.settings.num_workers)
         base = Allocation.shared(slots)
         self.allocation = self._capped(base if allocation is None else base.merged(allocation, self.stages))
@@ -223,7 +207,8 @@ class TunableDataLoader:
             # One that is closed counts itself until `leave` has taken what it counted.
             loops = [loop for ref in self._active if (loop := ref()) is not None]
             counts = self.counts
-            epoch, batch = (loops[-1].epoch, loops[-1].batch) if loops else self._position()
+            last = self._last["epoch"], self._last["batch"]
+            epoch, batch = (loops[-1].epoch, loops[-1].batch) if loops else last
             return PipelineStats(
                 stages=tuple(
                     self._stage(name, loops, [stages[number] for stages, _ in readings if stages])
@@ -237,7 +222,7 @@ class TunableDataLoader:
                 step_s=counts.step_s,
                 wait_s=counts.wait_s,
                 memory_held=sum(loop.in_flight.ledger.held for loop in loops),
-                memory_peak=max([counts.peak, *(loop.in_flight.ledger.peak for loop in loops)]),
+                memory_peak=max([self._peak, *(loop.in_flight.ledger.peak for loop in loops)]),
                 memory_resident=resident_bytes([os.getpid(), *self.workshop.processes.pids(), *server_pids()])
                 if resident
                 else 0,
@@ -311,7 +296,7 @@ class TunableDataLoader:
             for name, meter in self._meters.items():
                 meter.add(epoch.in_flight.meters[name])
             self.counts.elapsed_s += time.monotonic() - epoch.began
-            self.counts.peak = max(self.counts.peak, epoch.in_flight.ledger.peak)
+            self._peak = max(self._peak, epoch.in_flight.ledger.peak)
             self._last = epoch.state()
             if epoch.complete and self.epoch == epoch.epoch:  # else `set_epoch` was called meanwhile
                 self.epoch += 1
@@ -355,9 +340,6 @@ class TunableDataLoader:
             running=sum(stage.running for stage in now),
             queue=sum(stage.queue for stage in now),
         )
-
-    def _position(self) -> tuple[int, int]:
-        return self._last["epoch"], self._last["batch"]
 
     def _divide(self) -> None:
         for loop in self._loops():

@@ -44,6 +44,7 @@ from intune.adapters.dataloader.tasks import (
     Watch,
     collated,
     failed,
+    in_a_line,
     make_here,
     pinned,
     where,
@@ -289,14 +290,12 @@ class Workshop:
         if again.made.error is not None:
             again.made = None  # its traceback knows of it
             return
-        text = " ".join(str(error).split())[:200]
         logger.log(
             logging.DEBUG if self._mended else logging.WARNING,
-            "a worker process could not make batch %d (%s: %s), but the trainer's could: the code depends on what the "
+            "a worker process could not make batch %d (%s), but the trainer's could: the code depends on what the "
             "script has set in modules; such batches are made in both",
             again.ordinal,
-            type(error).__name__,
-            text,
+            in_a_line(error),
         )
         self._mended = True
         made.error, made.rows, made.data = None, again.made.rows, again.made.data
@@ -313,8 +312,7 @@ class Workshop:
         # As SQLite's connections, event loops and signal handlers have it; no two raise the same.
         if "thread" not in str(error).lower():
             return ""
-        text = " ".join(str(error).split())[:200]
-        return f"the code can only be used in the thread that made it ({type(error).__name__}: {text})"
+        return f"the code can only be used in the thread that made it ({in_a_line(error)})"
 
     def _settle(self, choice: Choice, cheap: Cheap | None = None) -> None:
         choice = choice if cheap is None else cheap.choice

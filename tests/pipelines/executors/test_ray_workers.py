@@ -80,7 +80,7 @@ def test_a_fork_does_not_wait_for_the_ray_of_its_parent(monkeypatch: pytest.Monk
         code = 1
         try:
             assert choice.choose("auto") == "threads"
-            assert choice.detect("threads", 1).cpus >= 1
+            assert choice.budget_for("threads").cpus >= 1
             assert Budget.detect().cpus >= 1
             with pytest.raises(ConfigError, match="fork of a process that is connected to Ray; start"):
                 RayWorkers(Budget.detect(), None, lambda error: None)  # type: ignore[arg-type]

@@ -86,13 +86,12 @@ def choose_asked(workers: str, settings: LoaderSettings, survey: Survey) -> Choi
     return Choice(kind="thread", reason=reason)
 
 
-def choose_before(settings: LoaderSettings, survey: Survey | None = None) -> Choice | None:
+def choose_before(settings: LoaderSettings, survey: Survey) -> Choice | None:
     """What needs no measurement; None if it does.
 
     Raises:
         ConfigError: `worker_init_fn` cannot be called, since it is made for processes and there can be none.
     """
-    survey = Survey(settings) if survey is None else survey
     if settings.iterable:
         return _choose_for_iterators(settings)
     mentioned = mentions(settings)
@@ -103,7 +102,7 @@ def choose_before(settings: LoaderSettings, survey: Survey | None = None) -> Cho
         )
     if mentioned.thread and not settings.inits_workers:
         return _OWN_THREAD
-    unsendable = choose_unsendable(settings, survey)
+    unsendable = choose_unsendable(survey)
     if settings.inits_workers:
         if unsendable is not None:
             what = "`dataset`" if survey.size is None else "`collate_fn` or `worker_init_fn`"
@@ -171,9 +170,8 @@ def choose_measured(
     return replace(choice, otherwise="here" if measured.random or measured.changes else otherwise)
 
 
-def choose_unsendable(settings: LoaderSettings, survey: Survey | None = None) -> Choice | None:
+def choose_unsendable(survey: Survey) -> Choice | None:
     """Where code runs that cannot be sent to processes, if it changes nothing; None if it can be sent."""
-    survey = Survey(settings) if survey is None else survey
     if survey.size is None:
         return Choice(
             kind="serial",

@@ -21,7 +21,7 @@ from intune.adapters.dataloader.sending.pickled_size import fingerprint, structu
 from intune.adapters.dataloader.sending.sendable import keeps_back_open
 from intune.adapters.dataloader.sending.worker import FetchRequest, like_a_worker
 from intune.adapters.dataloader.settings import LoaderSettings
-from intune.adapters.dataloader.tasks import make_here
+from intune.adapters.dataloader.tasks import in_a_line, make_here
 
 
 @dataclass(slots=True)
@@ -151,7 +151,7 @@ class Trial:
             try:
                 there = ask(request)
             except Exception as error:
-                return f"a worker process cannot make a batch ({type(error).__name__}: {_line(error)})"
+                return f"a worker process cannot make a batch ({in_a_line(error)})"
             if found := self._differs(case, there):
                 return (
                     f"a worker process makes batch {case.item.ordinal} otherwise ({found}): the code depends on "
@@ -173,7 +173,3 @@ class Trial:
         if difference(here, again.made.data, values=False):
             return ""
         return difference(here, there, values=False)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -31,6 +31,7 @@ from intune.adapters.dataloader.inspection.choice import (
 from intune.adapters.dataloader.inspection.probe import Measurement, Probe, speed_up_of
 from intune.adapters.dataloader.sending import shipment as dataloader_shipment
 from intune.adapters.dataloader.sending.pickled_size import structure_bytes
+from intune.adapters.dataloader.sending.sendable import Survey
 from intune.adapters.dataloader.settings import read_settings
 from intune.pipelines import Budget
 from intune.pipelines.errors import ConfigError
@@ -256,8 +257,12 @@ def test_real_code_that_holds_the_lock_is_told_from_code_that_does_not():
 
 
 def test_what_is_known_without_measuring():
+    def unsendable(settings, survey):
+        return choose_unsendable(survey)
+
     def before(dataset, choose=choose_before, **options):
-        choice = choose(read_settings(DataLoader(dataset, **options)))
+        settings = read_settings(DataLoader(dataset, **options))
+        choice = choose(settings, Survey(settings))
         return None if choice is None else choice.kind
 
     locked = Samples(4)
@@ -268,7 +273,7 @@ def test_what_is_known_without_measuring():
     connected.connection = sqlite3.connect(":memory:")
     try:
         for dataset in (locked, reading, connected):
-            assert before(dataset, choose_unsendable) == "serial"
+            assert before(dataset, unsendable) == "serial"
             assert before(dataset) is None  # it may change what it keeps
             with pytest.raises(ConfigError, match="made for processes, but `dataset` cannot be sent to one"):
                 before(dataset, num_workers=1, worker_init_fn=mark_dataset)
@@ -296,9 +301,9 @@ def test_what_is_known_without_measuring():
     assert before(rolls, num_workers=1) is None
     assert before(Stream(), num_workers=2) == "process"
     lock = threading.Lock()
-    assert before(Samples(4), choose_unsendable, collate_fn=lambda samples: lock and samples) == "thread"
+    assert before(Samples(4), unsendable, collate_fn=lambda samples: lock and samples) == "thread"
     assert before(Samples(4), collate_fn=lambda samples: lock and samples) is None
-    assert before(Samples(4), choose_unsendable) is None
+    assert before(Samples(4), unsendable) is None
 
 
 def test_a_worker_init_fn_that_could_not_be_called_is_refused_and_never_passed_over():
@@ -437,11 +442,6 @@ def test_code_that_draws_random_numbers_goes_to_processes_and_so_does_one_that_o
         dataset.close()
 
 
-def test_loops_that_begin_at_once_in_two_threads_choose_once(caplog):
-    begun, waits, alone = threading.Event(), threading.Event(), []
-
-    class Blocks(Samples):
-        def __getitem__(self, i):
 class Reseeds(Samples):
     """Draws the sample's own numbers and puts the generator back, as torchvision's `FakeData`."""
 
@@ -469,6 +469,11 @@ def test_code_that_draws_and_leaves_no_trace_of_it_is_not_run_in_two_threads_to_
             assert DRAWS in loader.workshop.choice.reason
 
 
+def test_loops_that_begin_at_once_in_two_threads_choose_once(caplog):
+    begun, waits, alone = threading.Event(), threading.Event(), []
+
+    class Blocks(Samples):
+        def __getitem__(self, i):
             alone.append(threading.get_ident())
             begun.set()
             assert waits.wait(60)
