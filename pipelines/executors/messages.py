@@ -44,6 +44,7 @@ class Hello:
     Attributes:
         number: the process's own; see `worker_number.py`.
         path: where modules are found.
+        arguments: of the script.
         environment: all variables.
         processors: those it may use; None where the system does not know.
         limits: of resources, as `resource.getrlimit` tells them.
@@ -51,6 +52,7 @@ class Hello:
 
     number: int
     path: list[str]
+    arguments: list[str]
     environment: dict[str, str]
     processors: set[int] | None
     limits: dict[int, tuple[int, int]]

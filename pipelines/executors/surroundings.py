@@ -22,6 +22,7 @@ def hello(number: int) -> Hello:
     return Hello(
         number=number,
         path=import_path(),
+        arguments=sys.argv,
         environment={**OWN, **os.environ},
         processors=os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None,
         limits={limit: resource.getrlimit(limit) for limit in _LIMITS},
@@ -62,6 +63,7 @@ def surround(hello: Hello, places: list[int]) -> None:
         os.close(descriptor)
     if sys.path != hello.path:
         sys.path[:] = hello.path
+    sys.argv[:] = hello.arguments
     if os.environ != hello.environment:
         os.environ.clear()
         os.environ.update(hello.environment)

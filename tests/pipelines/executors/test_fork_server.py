@@ -119,6 +119,7 @@ def test_their_surroundings_are_those_of_the_moment(asked, tmp_path, monkeypatch
     monkeypatch.setenv("SET_LATER", "1")
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.syspath_prepend(tmp_path / "modules")
+    monkeypatch.setattr(sys, "argv", ["train.py", "--fast"])
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     processors = os.sched_getaffinity(0)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
@@ -136,7 +137,7 @@ def test_their_surroundings_are_those_of_the_moment(asked, tmp_path, monkeypatch
         return os.getcwd(), named, sys.path[0], limit, os.sched_getaffinity(0), sys.argv
 
     assert asked.ask(second, look) == (
-        str(tmp_path), ("1", None), str(tmp_path / "modules"), soft - 1, {min(processors)}, ["-c"]
+        str(tmp_path), ("1", None), str(tmp_path / "modules"), soft - 1, {min(processors)}, ["train.py", "--fast"]
     )  # fmt: skip
     assert capfd.readouterr().out == "seen where it is printed to now\n"
     assert asked.ask(first, os.getcwd) != str(tmp_path)
