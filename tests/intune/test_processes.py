@@ -20,7 +20,7 @@ from intune.errors import LoaderError
 from torch.utils.data import DataLoader, Dataset, TensorDataset, get_worker_info
 
 warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
-PACE = Pace(first=0.01, shortest=0.01, longest=0.02, tasks=0)
+PACE = Pace(first=0.01, shortest=0.01, longest=0.5, tasks=0)  # a planner at every turn would take a processor
 QUICK = dict(agent="planner", cpus=1, memory="64MiB", knowledge=False, pace=PACE)
 
 def tuners():

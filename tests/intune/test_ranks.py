@@ -33,7 +33,7 @@ if __name__ == "__main__":
     rank, world = int(other == 0), 2
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     dist.init_process_group("gloo", store=dist.FileStore(store, world), rank=rank, world_size=world)
-    quick = Pace(first=0.01, shortest=0.01, longest=0.02, tasks=0)
+    quick = Pace(first=0.01, shortest=0.01, longest=0.2, tasks=0)
     seen, shares = [], []
     pipe = Pipeline.from_parquet(data).shuffle(row_groups=4, seed=1).batch(50)
     with intune.tune(pipe, agent="planner", pace=quick, knowledge=False, rank=rank, world_size=world) as loader:

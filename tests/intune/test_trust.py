@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 def tuned(display):
     data = DataLoader(TensorDataset(torch.arange(1600)), batch_size=4)
-    pace = Pace(first=0.001, shortest=0.001, longest=0.002, tasks=0)
+    pace = Pace(first=0.01, shortest=0.01, longest=0.1, tasks=0)
     return intune.tune(data, agent="even", cpus=1, memory="64MiB", knowledge=sys.argv[1], pace=pace,
                        log=f"{sys.argv[1]}/{display}", workers="thread", display=display)
 
