@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import operator
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import psutil
 
 from intune.pipelines import cgroup
 from intune.pipelines.errors import ConfigError
-from intune.pipelines.whole import at_least
+from intune.pipelines.whole import at_least, whole
 
 logger = logging.getLogger("intune")
 
@@ -183,9 +181,8 @@ def parse_bytes(value: int | float | str, name: str = "memory") -> int:
             bytes_ = int(match[1]) * unit if match[1].isdecimal() else int(float(match[1]) * unit)
     elif isinstance(value, float):
         bytes_ = int(value) if math.isfinite(value) else 0
-    elif not isinstance(value, bool):
-        with suppress(TypeError):  # no whole number
-            bytes_ = operator.index(value)
+    else:
+        bytes_ = whole(value) or 0
     if bytes_ <= 0:
         raise ConfigError(
             f"`{name}`={value!r} is no amount of memory; give bytes above 0 as a number, or text such as '24GiB' or "

@@ -7,6 +7,7 @@ IntuneError
 │   ├── SchemaError      a column is missing, differs between files or has a type that cannot be used
 │   ├── CorruptError     a file is not Parquet, is cut short or does not decode
 │   └── StorageError     storage kept failing after the last retry (also an OSError)
+├── MemoryShortError     there is not memory enough to read something (also a MemoryError)
 ├── StageError           the user's own code, run as a stage, failed; its exception is the cause
 │   └── StageTimeout     it did not finish in the time it was given (also a TimeoutError)
 ├── SkipLimitError       `on_error="skip"` dropped more than `max_skipped` allows, or all there was

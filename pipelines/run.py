@@ -20,7 +20,7 @@ from intune.pipelines.memory import roots
 from intune.pipelines.operations import Job, Over, Result, cpu_seconds
 from intune.pipelines.payloads import Missing, Piece
 from intune.pipelines.plan import Plan
-from intune.pipelines.reading.retries import retry_delay
+from intune.pipelines.reading.failures import retry_delay
 from intune.pipelines.scheduler import Scheduler
 from intune.pipelines.tasks import Key, Task
 

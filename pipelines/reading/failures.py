@@ -19,11 +19,16 @@ from intune.pipelines.errors import (
     StorageError,
 )
 from intune.pipelines.reading.files import is_python
-from intune.pipelines.reading.retries import retry_delay
 
 logger = logging.getLogger("intune")
 
 T = TypeVar("T")
+
+FIRST_DELAY = 0.1
+"""Seconds before the first retry; doubled each time, since storage that is overloaded or restarting needs time
+more than it needs requests."""
+
+LONGEST_DELAY = 5.0
 
 _FAILURES = (pa.ArrowException, OSError, ValueError)
 """What Arrow and its own filesystems raise."""
@@ -120,3 +125,8 @@ def patiently(
                 logger.warning("%s; trying again, up to %d times", explained, retries)
         sleep(retry_delay(attempt))
         attempt += 1
+
+
+def retry_delay(attempt: int) -> float:
+    """Seconds to wait after attempt number `attempt` (from 1) has failed."""
+    return min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** (attempt - 1))

@@ -32,7 +32,7 @@ from intune.pipelines.errors import (
     StageTimeout,
     StorageError,
 )
-from intune.pipelines.reading import footers, retries
+from intune.pipelines.reading import failures, footers
 
 BUDGET = Budget(cpus=2, memory=1 << 28)
 GROUP = 10
@@ -42,7 +42,7 @@ GROUP = 10
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of one row group, retries at once, footers read anew."""
     monkeypatch.setattr(plan_module, "BLOCK_ROWS", GROUP)
-    monkeypatch.setattr(retries, "FIRST_DELAY", 0.0005)
+    monkeypatch.setattr(failures, "FIRST_DELAY", 0.0005)
     footers.cache.clear()
 
 
@@ -512,7 +512,7 @@ def test_under_skip_what_storage_keeps_back_is_left_out(folder: Path, storage: F
 
 def test_delays_between_tries_double_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert [retries.retry_delay(attempt) for attempt in range(1, 9)] == [
+    assert [failures.retry_delay(attempt) for attempt in range(1, 9)] == [
         0.1,
         0.2,
         0.4,
