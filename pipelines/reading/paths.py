@@ -71,7 +71,8 @@ def find(
 ) -> tuple[Any, list[fs.FileInfo], list[tuple[str, DataError]]]:
     """The filesystem, the files that `paths` name (sorted within each glob or folder) and what it says of them, and the
     paths that name none, which are an error unless `skip`."""
-    filesystem, paths = _locate(paths, filesystem, partial(_connect, retries=retries, sleep=sleep))
+    given = paths
+    filesystem, paths = _locate(given, filesystem, partial(_connect, retries=retries, sleep=sleep))
     filesystem = handled(filesystem)
     files: list[fs.FileInfo] = []
     missing: list[tuple[str, DataError]] = []
@@ -83,8 +84,11 @@ def find(
             return error
 
     with _each(expand, paths, waits=not is_local(filesystem)) as expanded:
-        for path, found in zip(paths, expanded, strict=True):
+        for named, path, found in zip(given, paths, expanded, strict=True):
             if isinstance(found, DataError):
+                if isinstance(found, NotFoundError) and "://" in named and "%" in named and path not in named:
+                    # Spark and Delta write times in folders' names so: `hour=03%3A00`.
+                    found = NotFoundError(f"{found}; write a % that is part of a name as %25 in a URI")
                 if not skip:
                     raise found
                 missing.append((path, found))

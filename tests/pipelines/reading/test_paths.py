@@ -100,6 +100,18 @@ def test_a_uri_may_have_characters_that_have_to_be_quoted(tmp_path: Path, name: 
     assert names(make_source(both)) == ["other.parquet", f"{written}.parquet"]
 
 
+@pytest.mark.parametrize("name", ["hour=03%3A00/x.parquet", "hour=03%3A*/*.parquet"])
+def test_a_uri_with_a_percent_sign_of_the_name_says_how_to_write_it(tmp_path: Path, name: str) -> None:
+    """As `DeltaTable.file_uris` has the files of a table that is partitioned by a time."""
+    write(tmp_path / "hour=03%3A00" / "x.parquet")
+    with pytest.raises(NotFoundError, match=r"hour=03:.*; write a % that is part of a name as %25 in a URI"):
+        names(make_source(f"file://{tmp_path}/{name}"))
+    assert names(make_source(f"file://{tmp_path}/{name.replace('%', '%25')}")) == ["x.parquet"]
+    for other in (f"file://{tmp_path}/no.parquet", f"{tmp_path}/no%20.parquet"):
+        with pytest.raises(NotFoundError, match=r"no such file or folder\Z"):
+            names(make_source(other))
+
+
 def test_a_host_is_connected_to_once_however_many_of_its_files_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
