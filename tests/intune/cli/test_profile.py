@@ -20,7 +20,7 @@ from intune.envs.scenario import Scenario
 from intune.errors import ConfigError, NotFoundError
 from intune.pipelines import Allocation, Budget, Loader, Pipeline
 from intune.pipelines.budget import Usable
-from intune.profiling import ProfileConfig, find_transform, make_pipeline, run_profile
+from intune.profiling import Profile, ProfileConfig, find_transform, make_pipeline, run_profile
 
 MODULE = """
 import time
@@ -46,9 +46,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("mine", None)
 
 
-def test_a_pipeline_is_measured_and_becomes_a_scenario(
+def test_a_pipeline_is_measured_and_becomes_a_scenario_and_a_full_disk_leaves_what_was_measured(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    measured: list[Profile] = []
+
+    def once(config: ProfileConfig, progress: Any) -> Profile:
+        if not measured:
+            measured.append(run_profile(config, progress))
+        return measured[0]
+
+    def full(scenario: Scenario, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("intune.profiling.run_profile", once)
     monkeypatch.chdir(folder)
     words = ["profile", "data", "--transform", "mine:slow", "--batch-size", "1000", "--seconds", "1.5"]
     assert main([*words, "--out", "job.toml"]) == 0
@@ -64,21 +75,11 @@ def test_a_pipeline_is_measured_and_becomes_a_scenario(
     assert scenario.spec.uncertainty["transform.wait"] > 0
     assert main([*words, "--out", "job.toml"]) == 2
     assert "job.toml' is there already" in capsys.readouterr().err
-
-
-def test_a_full_disk_leaves_what_was_measured(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(scenario: Scenario, path: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     monkeypatch.setattr(Scenario, "save", full)
-    out = folder / "job.toml"
-    words = ["profile", folder / "data", "--transform", "none", "--seconds", 1, "--out", out]
-    assert main([str(word) for word in words]) == 2
-    told = capsys.readouterr()
-    assert "Measured, and fitted" in told.out
-    assert f"error: [Errno 28] No space left on device: '{out}'" in told.err
+    assert main([*words, "--out", "other.toml"]) == 2
+    shown = capsys.readouterr()
+    assert "Measured, and fitted" in shown.out
+    assert "error: [Errno 28] No space left on device: 'other.toml'" in shown.err
 
 
 @pytest.mark.parametrize(

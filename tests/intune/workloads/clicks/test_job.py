@@ -4,8 +4,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -61,23 +59,8 @@ def assert_same_bits(left: list[torch.Tensor], right: list[torch.Tensor]) -> Non
     assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
-def in_another_process(what: ClickJob, number: int, at: int) -> subprocess.CompletedProcess[str]:
-    """Run the job in a new process that sends itself a signal when step `at` is done."""
-    code = f"""
-import os, signal, torch
-from pathlib import Path, PosixPath
-from intune.workloads.clicks.job import ClickJob, ready
-from intune.workloads.clicks.tables import TableChoice
-from intune.workloads.training.trainer import TrainOptions
-torch.set_num_threads(1)
-def on_step(step, loss, stats):
-    if step == {at}:
-        os.kill(os.getpid(), {number})
-with ready({what!r}) as made:
-    made.trainer.on_step = on_step
-    print(made.trainer.fit().stopped_by)
-"""
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+class Killed(BaseException):
+    """What nobody catches, as nobody catches SIGKILL (which `test_trainer` and `test_checkpoint` send)."""
 
 
 def test_one_pass_trains_on_every_full_batch_and_scores_the_held_out_rows(data: str) -> None:
@@ -118,8 +101,15 @@ def test_the_same_seed_gives_the_same_model_whatever_the_slots(data: str) -> Non
 def test_a_run_killed_in_the_second_epoch_goes_on_to_the_same_bits(data: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"options": {"epochs": 2, "checkpoint_every": 7}, "resume": True}
     _, expected = run(job(data, options={"epochs": 2}))
-    killed = in_another_process(job(data, checkpoints=tmp_path, **settings), signal.SIGKILL, at=40)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+    def die(step: int, *_: Any) -> None:
+        if step == 40:
+            raise Killed
+
+    with ready(job(data, checkpoints=tmp_path, **settings)) as made:
+        made.trainer.on_step = die
+        with pytest.raises(Killed):
+            made.trainer.fit()
     with ready(job(data, checkpoints=tmp_path, **settings)) as made:
         assert made.resumed_from == tmp_path / "step-000000000035.pt"
         summary = made.trainer.fit()
