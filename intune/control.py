@@ -177,8 +177,17 @@ class Controller:
             return False
         if decision.allocation is not None:
             self.observer.resize(decision.allocation)
+            decision = self._carried_out(decision, decision.allocation, allocation)
         self._note(measured, allocation, decision)
         return decision.allocation is not None
+
+    def _carried_out(self, decision: Decision, asked: Allocation, before: Allocation) -> Decision:
+        """The decision as the pipeline took it, which may give fewer slots than it is asked for."""
+        given = self.observer.allocation
+        reason = decision.reason
+        if given.as_dict() != before.merged(asked, self.stages).as_dict():
+            reason += f"; the pipeline gave {in_words(given)}"
+        return Decision(allocation=None if given == before else given, reason=reason)
 
     def _heed(self, fault: str) -> None:
         """Say, once, why nothing is decided."""
@@ -430,10 +439,7 @@ def describe(controller: Controller) -> str:
     came_to = f"{rounds:,} decision{'' if rounds == 1 else 's'}"
     if controller.best is not None:
         allocation, rate, _ = controller.best
-        each = ", ".join(f"{name} {count}" for name, count in allocation.slots)
-        pool = f"{allocation.pool} slot{'' if allocation.pool == 1 else 's'} that all stages share"
-        slots = pool if allocation.is_shared else each
-        came_to += f"; most delivered: {rate:,.0f} rows/s with {slots}"
+        came_to += f"; most delivered: {rate:,.0f} rows/s with {in_words(allocation)}"
     elif any(entry.measured.delivered[0] > 0 for entry in tuple(controller.entries)):
         came_to += (
             "; what was measured is incomplete or contradicts itself, so it says of no slots what they bring"
@@ -445,3 +451,10 @@ def describe(controller: Controller) -> str:
     else:
         came_to = "nothing was decided"
     return came_to if failure is None else f"{came_to}; tuning stopped: {type(failure).__name__}: {failure}"
+
+
+def in_words(allocation: Allocation) -> str:
+    """``load 2, batch 1``, or what is said of a pool."""
+    if allocation.is_shared:
+        return f"{allocation.pool} slot{'' if allocation.pool == 1 else 's'} that all stages share"
+    return ", ".join(f"{name} {count}" for name, count in allocation.slots)

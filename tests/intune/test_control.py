@@ -83,6 +83,25 @@ def test_a_round_measures_applies_and_notes() -> None:
     )
 
 
+def test_what_a_pipeline_gives_is_noted_and_not_what_it_was_asked_for() -> None:
+    """An engine has no more than so many slots: asked for more again and again, nothing changes."""
+    clock = Clock()
+    one, tunable = controller(Scripted(MORE, MORE), clock)
+    resize = tunable.resize
+    tunable.resize = lambda asked: resize(  # type: ignore[method-assign, assignment]
+        {name: min(count, 2) for name, count in dict(asked.slots).items()}
+    )
+    changed = []
+    for _ in range(2):
+        clock.now += 5.0
+        changed.append(one.step())
+    first, second = one.entries
+    assert (changed, one.changes) == ([True, False], 1)
+    assert (first.decided, second.decided) == (slots(load=2, batch=1, transform=2), None)
+    for entry in (first, second):
+        assert entry.reason == f"script: {MORE}; the pipeline gave load 2, batch 1, transform 2"
+
+
 def test_the_best_is_the_best_on_average() -> None:
     clock = Clock()
     one, _ = controller(Scripted(), clock)
