@@ -41,6 +41,7 @@ class Channel:
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
+        end.settimeout(None)  # whatever the program has set for new sockets
 
     def send(self, message: Any, descriptors: Sequence[int] = ()) -> None:
         """Send any picklable object.
@@ -61,14 +62,12 @@ class Channel:
         except (BrokenPipeError, ConnectionError) as error:
             raise EOFError("the other end is gone") from error
 
-    def receive(self, timeout: float | None = None) -> tuple[Any, list[int]]:
+    def receive(self) -> tuple[Any, list[int]]:
         """The next message and the descriptors that came with it, waiting for it.
 
         Raises:
             EOFError: the other end is gone.
-            TimeoutError: nothing came within `timeout` seconds.
         """
-        self._socket.settimeout(timeout)
         try:
             head, descriptors = receive_some(self._socket, _LENGTH.size)
             if len(head) < _LENGTH.size:
@@ -78,8 +77,6 @@ class Channel:
             return pickle.loads(self._exactly(_LENGTH.unpack(head)[0])), descriptors
         except ConnectionError as error:
             raise EOFError("the other end is gone") from error
-        finally:
-            self._socket.settimeout(None)
 
     def waits(self, timeout: float | None) -> bool:
         """Whether a message, or the other end's going, can be told of within `timeout` seconds; None: wait for it."""

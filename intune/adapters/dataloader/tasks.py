@@ -147,12 +147,12 @@ class Watch:
                 self._running -= 1
                 self._changed.notify_all()
 
-    def settle(self, tasks: Tasks, patience: float = 30.0) -> None:
+    def settle(self, tasks: Tasks) -> None:
         """Let no thread begin with `tasks` any more, not even one that has taken its task, and wait until none is at
-        it: the user's code is about to run in the trainer's."""
+        it, for half a minute at most: the user's code is about to run in the trainer's."""
         with self._changed:
             tasks.over = True
-            self._changed.wait_for(lambda: not self._running, patience)
+            self._changed.wait_for(lambda: not self._running, 30.0)
 
     def suspects(self, ordinal: int) -> bool:
         """Whether random numbers were drawn while a batch was made, by its code or by the trainer's, and it should be

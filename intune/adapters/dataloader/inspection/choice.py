@@ -210,34 +210,31 @@ def choose(measured: Measurement, size: int, budget: Budget) -> Choice:
     Args:
         size: bytes of the dataset, about.
     """
-    wall_ms, waited = 1e3 * measured.wall_s, 1.0 - measured.active_s / max(measured.wall_s, 1e-9)
+    took = f"a batch takes {1e3 * measured.wall_s:.3g} ms"
+    short, too_short = measured.wall_s < WORTH_SENDING_S, f"{took}, too little to be sent to a process for"
     if size * budget.cpus > budget.memory:
         return Choice(
             kind="thread",
             reason=f"{budget.cpus} copies of the dataset of {format_bytes(size)} are more than the budget's "
             f"{format_bytes(budget.memory)}",
         )
-    if measured.random and measured.wall_s < WORTH_SENDING_S:
-        reason = f"{DRAWS}, and a batch takes {wall_ms:.3g} ms, too little to be sent to a process for"
-        return Choice(kind="here", reason=reason)
+    if measured.random and short:
+        return Choice(kind="here", reason=f"{DRAWS}, and {too_short}")
     if measured.random:
         return Choice(kind="process", reason=DRAWS)
     if budget.cpus == 1:
         return Choice(kind="thread", reason="there is one CPU, of which processes make no more")
     if measured.waits:
-        return Choice(
-            kind="thread", reason=f"a batch takes {wall_ms:.3g} ms, of which it waits {100 * waited:.0f} %"
-        )
-    if measured.wall_s < WORTH_SENDING_S:
-        return Choice(
-            kind="thread", reason=f"a batch takes {wall_ms:.3g} ms, too little to be sent to a process for"
-        )
+        waited = 1.0 - measured.active_s / max(measured.wall_s, 1e-9)
+        return Choice(kind="thread", reason=f"{took}, of which it waits {100 * waited:.0f} %")
+    if short:
+        return Choice(kind="thread", reason=too_short)
     if measured.speed_up is None:
         return Choice(kind="thread", reason="there were too few batches to tell more")
     holds = measured.speed_up < SPEED_UP
     return Choice(
         kind="process" if holds else "thread",
-        reason=f"a batch takes {wall_ms:.3g} ms of computing and two threads are {measured.speed_up:.2f} times as "
+        reason=f"{took} of computing and two threads are {measured.speed_up:.2f} times as "
         f"fast as one, so the code {'holds' if holds else 'lets go of'} Python's lock",
     )
 
