@@ -61,8 +61,8 @@ class Position:
                     else f"with {name} {saved_with.get(name)!r}, but this loader has {value!r}"
                 )
                 raise LoaderError(
-                    f"`state` was saved {differs}; its position means nothing here, so begin a whole epoch with "
-                    "`set_epoch`"
+                    f"`state` was saved {differs}; its position means nothing here: load the state that this rank "
+                    "saved with the same options, or begin a whole epoch with `set_epoch`"
                 )
         if (
             position.epoch < 0

@@ -813,7 +813,7 @@ def test_the_state_at_the_end_of_an_epoch_continues_with_the_next(data_sets: Any
         (lambda state: {**state, "ahead": [1]}, r"`state` says epoch 0, batch 2, ahead \[1\]"),
         (
             lambda state: {**state, "plan": {**state["plan"], "world_size": 2}},
-            "saved with world_size 2, but this loader has 1; its position means nothing here, so .*`set_epoch`",
+            "saved with world_size 2, but this loader has 1; its position means nothing here: .*`set_epoch`",
         ),
         (lambda state: {**state, "plan": {**state["plan"], "batch_size": 5}}, "saved with batch_size 5"),
         (lambda state: {**state, "plan": {**state["plan"], "data": "?"}}, "saved of other data: files were"),
