@@ -413,11 +413,13 @@ def _failure(error: Exception, stage: Map, where: str) -> tuple[IntuneError, Bas
         said = str(error)
     except Exception:  # of a class of the user's
         said = "(its text cannot be made)"
-    failure = StageError(
-        f"{where}: {name} raised {type(error).__name__}: {said}; "
-        "mend the function, or skip such batches with on_error='skip'"
-    )
-    return failure, error
+    remedy = "mend the function, or skip such batches with on_error='skip'"
+    if out_of_resources(error):
+        remedy = (
+            "nothing is wrong with the batch, so it is not skipped either: give the pipeline fewer slots or less "
+            "`memory`, or allow the job more memory and open files (its control group, ulimit -v, -n)"
+        )
+    return StageError(f"{where}: {name} raised {type(error).__name__}: {said}; {remedy}"), error
 
 
 def _within(block: Any, start: int, stop: int, edges: list[int]) -> list[Piece]:

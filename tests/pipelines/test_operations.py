@@ -277,14 +277,24 @@ def test_a_batch_whose_function_raises_is_left_out_alone(
     assert "spoil.<locals>.function raised KeyError: 'nope'" in message
 
 
-@pytest.mark.parametrize("error", [MemoryError("cannot allocate"), MemoryShortError("none is left")])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError("cannot allocate"), "cannot allocate; nothing is wrong with the batch.* fewer slots"),
+        (
+            OSError(errno.EMFILE, "too many"),
+            r"too many; nothing is wrong.*\(its control group, ulimit -v, -n\)",
+        ),
+        (MemoryShortError("none is left"), "none is left"),
+    ],
+)
 def test_want_of_memory_in_a_function_is_no_reason_to_leave_data_out(
-    numbered: Callable[..., Files], error: Exception
+    numbered: Callable[..., Files], error: Exception, told: str
 ) -> None:
     files = numbered([[20]])
     stage = Map(function=spoil({9}, error))
     job = job_of(files, ("batch", "map"), batch=4, chunk_rows=100, maps=(stage,), skip=True)
-    with pytest.raises(IntuneError, match=r"cannot allocate|none is left"):
+    with pytest.raises(IntuneError, match=told):
         run_all(Operations(job, reader=IdReader(files, set())))  # type: ignore[arg-type]
 
 
