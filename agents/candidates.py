@@ -159,9 +159,7 @@ def fitting_rate(
     return _highest(possible, low, high, rounds)
 
 
-def pooled_rate(
-    twin: Twin, record: MemoryRecord, measured: Measurement, low: Floats, high: Floats, *, rounds: int = 9
-) -> Floats:
+def pooled_rate(twin: Twin, record: MemoryRecord, measured: Measurement, low: Floats, high: Floats) -> Floats:
     """``[N]`` the highest rate from `low` to `high` for which a pool within the slot limit and memory has slots enough:
     where slots are few, those that a stage of its own would not use all the time make it higher than `low`."""
     table = twin.table()
@@ -174,7 +172,7 @@ def pooled_rate(
         slots = need[:, None] * measured.present
         return few & (record.bound(slots, need, measured) <= measured.memory_limit)
 
-    return _highest(possible, low, high, rounds)
+    return _highest(possible, low, high)
 
 
 def _need(twin: Twin, table: Floats, present: Bools, rate: Floats) -> Floats:
@@ -184,7 +182,7 @@ def _need(twin: Twin, table: Floats, present: Bools, rate: Floats) -> Floats:
     return np.asarray(need.sum(axis=1))
 
 
-def _highest(possible: Callable[[Floats], Bools], low: Floats, high: Floats, rounds: int) -> Floats:
+def _highest(possible: Callable[[Floats], Bools], low: Floats, high: Floats, rounds: int = 9) -> Floats:
     """``[N]`` the highest rate up to `high` that is possible; `low` is taken to be."""
     fits = possible(high)
     if fits.all():

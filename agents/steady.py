@@ -193,23 +193,6 @@ def pooled(world: World, pool: Floats, *, settling: int = SETTLING) -> tuple[Flo
     )
 
 
-def steady_rate(jobs: Jobs, slots: Any, pool: Any = None, cpus: Any = 1.0) -> Floats:
-    """``[N]`` rows/s that an allocation settles at, without chance.
-
-    Args:
-        jobs: N jobs.
-        slots: ``[N, S]`` slots of each stage.
-        pool: ``[N]`` slots shared by all stages; 0 or None for slots of their own.
-        cpus: ``[N]`` CPUs as a multiple of those at first.
-    """
-    there = world(jobs, cpus=cpus)
-    alone = rate_of_stages(there, np.asarray(slots, dtype=np.float64))
-    if pool is None:
-        return alone
-    shared = np.broadcast_to(np.asarray(pool, dtype=np.float64), (len(jobs),))
-    return np.where(shared > 0, pooled(there, np.maximum(shared, 1.0))[0], alone)
-
-
 def _work(world: World, cpu: Floats) -> Floats:
     """``[N]`` processor seconds per row of all stages and the trainer."""
     return np.asarray(np.where(world.present, cpu, 0.0).sum(axis=1) + world.step_cpu)

@@ -163,13 +163,11 @@ PARTS: dict[str, Callable[[Settings], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def _summaries(
-    agents: Any, family: str, jobs: int, steps: int, seed: int, *, reference: str = "autotune"
-) -> dict[str, Any]:
+def _summaries(agents: Any, family: str, jobs: int, steps: int, seed: int) -> dict[str, Any]:
     """By agent, what `Summary` says, without the curves."""
     source = JobSource(Scenario.load(family), split="test", seed=seed)
     makers = agents if isinstance(agents, dict) else {name: maker(name) for name in agents}
-    return _told(evaluate(makers, source, Trial(jobs=jobs, steps=steps, chunk=256)), reference, seed)
+    return _told(evaluate(makers, source, Trial(jobs=jobs, steps=steps, chunk=256)), "autotune", seed)
 
 
 def _told(traces: dict[str, Trace], reference: str, seed: int) -> dict[str, Any]:

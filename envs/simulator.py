@@ -5,7 +5,6 @@ The Gymnasium environments, the benchmarks of agents and the calibration all use
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -285,19 +284,3 @@ def _held_by_measurements(jobs: Jobs) -> dict[str, Any]:
         "memory_base": jobs.base_bytes.copy(),
         "interval": jobs.interval.copy(),
     }
-
-
-def rate_of(jobs: Jobs, slots: Any, *, steps: int = 24, pool: Any = None) -> Floats:
-    """Rows/s that an allocation settles at, without chance: ``[N]``. Simulated, not solved."""
-    simulator = Simulator(jobs, steps=1)
-    simulator.allocate(slots, pool)
-    measured: Sequence[Measurement] = [simulator.run() for _ in range(steps)]
-    return measured[-1].delivered
-
-
-def survives(jobs: Jobs, slots: Any, *, pool: Any = None) -> Bools:
-    """Whether an allocation fits the nodes' memory on average, ``[N]``."""
-    simulator = Simulator(jobs, steps=1)
-    simulator.allocate(slots, pool)
-    killed: Bools = np.any([simulator.run().killed for _ in range(8)], axis=0)
-    return ~killed

@@ -60,10 +60,10 @@ def half_width(values: Sequence[float]) -> float | None:
 
 
 def ratio_over_sessions(
-    over: npt.NDArray[np.float64], under: npt.NDArray[np.float64], seed: int = 0
+    over: npt.NDArray[np.float64], under: npt.NDArray[np.float64]
 ) -> tuple[float, float, float]:
     """Ratio of means of two paired samples, with its percentile-bootstrap 95 % interval over the pairs."""
-    draws = np.random.default_rng(seed).integers(0, len(over), (RESAMPLES, len(over)))
+    draws = np.random.default_rng(0).integers(0, len(over), (RESAMPLES, len(over)))
     below = under[draws].mean(axis=1)
     drawn = np.divide(over[draws].mean(axis=1), below, out=np.full(RESAMPLES, np.inf), where=below > 0)
     low, high = np.percentile(drawn, [2.5, 97.5])

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from intune.agents.oracle import Oracle
 from intune.agents.oracle_plan import plan
 from intune.agents.oracle_search import best, best_slots
-from intune.agents.steady import memory_of_stages, pooled, rate_of_stages, steady_rate, world
+from intune.agents.steady import memory_of_stages, pooled, rate_of_stages, world
 from intune.envs.conditions import channels, record
 from intune.envs.jobs import Floats, Jobs
 from intune.envs.measurement import Measurement
 from intune.envs.scenario import Scenario
-from intune.envs.simulator import Simulator, rate_of, survives
+from intune.envs.simulator import Simulator
 from intune.pipelines.errors import ConfigError
+from tests.envs.generated import rate_of, survives
 
 
 def random_jobs(seed: int, count: int, *, stages: int = 4, cpus: int = 6, **changes: Any) -> Jobs:
@@ -39,6 +40,12 @@ def random_jobs(seed: int, count: int, *, stages: int = 4, cpus: int = 6, **chan
         "memory": rng.uniform(1e9, 1e10, (count, 1)), "slots_per_cpu": 2.0,
     }  # fmt: skip
     return Jobs.of(stages=rng.integers(2, stages + 1, count), jobs=count, **(values | changes))
+
+
+def steady_rate(jobs: Jobs, slots: Floats, pool: Floats | None = None) -> Floats:
+    """Rows/s that an allocation settles at, by the closed form."""
+    there = world(jobs)
+    return rate_of_stages(there, slots) if pool is None else pooled(there, pool)[0]
 
 
 @settings(max_examples=2)

@@ -1,14 +1,16 @@
-"""Jobs with random parameters, for property tests."""
+"""Jobs with random parameters, for property tests, and what jobs come to without chance."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
 from intune.envs.conditions import channels, record
-from intune.envs.jobs import Jobs
+from intune.envs.jobs import Bools, Floats, Jobs
+from intune.envs.measurement import Measurement
 from intune.envs.simulator import Simulator
 
 seeds = st.integers(0, 2**32 - 1)
@@ -80,3 +82,19 @@ def simulator_of(jobs: Jobs, rng: np.random.Generator, steps: int = 30, **change
     """Those jobs, with chance."""
     normals = rng.standard_normal((len(jobs), steps, channels(jobs.stages)), dtype=np.float32)
     return Simulator(jobs, record(jobs, normals), **changes)
+
+
+def rate_of(jobs: Jobs, slots: Any, *, steps: int = 24, pool: Any = None) -> Floats:
+    """Rows/s that an allocation settles at, without chance: ``[N]``. Simulated, not solved."""
+    simulator = Simulator(jobs, steps=1)
+    simulator.allocate(slots, pool)
+    measured: Sequence[Measurement] = [simulator.run() for _ in range(steps)]
+    return measured[-1].delivered
+
+
+def survives(jobs: Jobs, slots: Any, *, pool: Any = None) -> Bools:
+    """Whether an allocation fits the nodes' memory on average, ``[N]``."""
+    simulator = Simulator(jobs, steps=1)
+    simulator.allocate(slots, pool)
+    killed: Bools = np.any([simulator.run().killed for _ in range(8)], axis=0)
+    return ~killed

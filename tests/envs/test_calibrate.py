@@ -18,9 +18,10 @@ from intune.envs.jobs import Floats, Jobs
 from intune.envs.measurement import Measurement
 from intune.envs.probe import ProbeSettings, probe, steady_rate
 from intune.envs.scenario import Scenario
-from intune.envs.simulator import Simulator, rate_of
+from intune.envs.simulator import Simulator
 from intune.pipelines import Allocation, Budget, Pipeline
 from intune.pipelines.errors import ConfigError
+from tests.envs.generated import rate_of
 
 NAMES = ("load", "shuffle", "batch", "transform")
 SLOTS = np.array(

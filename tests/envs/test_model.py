@@ -14,8 +14,7 @@ from intune.envs.jobs import Floats, Jobs
 from intune.envs.model import Flow, State, advance, passed
 from intune.envs.pools import pooled_flows, pooled_peak
 from intune.envs.prepared import prepare
-from intune.envs.simulator import rate_of
-from tests.envs.generated import eventful_jobs, plain_jobs, seeds
+from tests.envs.generated import eventful_jobs, plain_jobs, rate_of, seeds
 
 few = settings(max_examples=30)
 

@@ -9,7 +9,7 @@ import pytest
 
 from intune.envs.jobs import Jobs
 from intune.envs.optimum import Work, best_rate, slots_for
-from intune.envs.simulator import rate_of
+from tests.envs.generated import rate_of
 
 
 def work_of(jobs: Jobs) -> Work:

@@ -15,8 +15,9 @@ from intune.envs import scenario_fields
 from intune.envs.conditions import channels, record
 from intune.envs.jobs import ABSENT_WAIT, Jobs
 from intune.envs.scenario import BUILT_IN, Scenario
-from intune.envs.simulator import Simulator, survives
+from intune.envs.simulator import Simulator
 from intune.pipelines.errors import ConfigError, NotFoundError
+from tests.envs.generated import survives
 
 FAMILIES = (
     "criteo", "drift", "elastic", "heavy-transform", "memory-tight", "multi-node", "paper", "remote-storage",

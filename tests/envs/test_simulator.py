@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from intune.envs.conditions import channels, record
 from intune.envs.jobs import Jobs
 from intune.envs.measurement import Measurement
-from intune.envs.simulator import Simulator, rate_of, survives
+from intune.envs.simulator import Simulator
 from intune.pipelines.errors import ConfigError
-from tests.envs.generated import eventful_jobs, seeds, simulator_of
+from tests.envs.generated import eventful_jobs, rate_of, seeds, simulator_of, survives
 
 few = settings(max_examples=10)
 

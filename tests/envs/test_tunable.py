@@ -12,10 +12,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from intune.adapters.dataloader.tunable import TunableDataLoader
 from intune.envs.observer import Observer
 from intune.envs.simulated_tunable import SimulatedTunable
-from intune.envs.simulator import Simulator, rate_of
+from intune.envs.simulator import Simulator
 from intune.envs.tunable import Tunable, check_tunable, reads_resident
 from intune.pipelines import Allocation, Budget, Pipeline
 from intune.pipelines.errors import ConfigError, LoaderError
+from tests.envs.generated import rate_of
 from tests.envs.one_job import Clock, a_job
 
 

@@ -156,8 +156,6 @@ def write_market(
     options: MarketOptions,
     out: Path,
     *,
-    valid_share: float = 0.15,
-    test_share: float = 0.2,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Simulate, hold out everything after a moment, and write the tables of `ratings.py` to `out`.
@@ -170,7 +168,7 @@ def write_market(
     """
     chosen = RatingsOptions(
         cleaning=CleaningOptions(keep_repeated=True),
-        split=SplitOptions(name="global-time", valid_share=valid_share, test_share=test_share),
+        split=SplitOptions(name="global-time", valid_share=0.15, test_share=0.2),
         series=SeriesOptions(step_days=options.step_days),
     )
     more = {"market": asdict(options)}

@@ -158,8 +158,6 @@ def embed_items(
     out: Path,
     *,
     model: str = DEFAULT_MODEL,
-    item: str = "item",
-    text: str = "text",
     batch_size: int = 64,
     **options: Any,
 ) -> Tensor:
@@ -168,10 +166,9 @@ def embed_items(
     Where `out` cannot be written, that is said in a line and they are not kept.
 
     Args:
-        items: Parquet of the items: a file, folder, glob or URI.
+        items: Parquet of the items, with the columns `item`, of ids 0 … n − 1, and `text`: a file, folder, glob or URI.
         out: Parquet file to keep them in: columns `item` and `embedding`.
         model: see `EmbedText`.
-        item, text: columns of ids, 0 … n − 1, and of texts.
         batch_size: items that the encoder is given at a time.
         options: of the pipeline's `loader`, such as a budget.
 
@@ -181,23 +178,23 @@ def embed_items(
     Raises:
         IntuneError: the items cannot be read, lack text or have all the same, or the model cannot be loaded.
     """
-    rows = Pipeline.from_parquet(items, columns=[item, text]).batch(batch_size)
+    rows = Pipeline.from_parquet(items, columns=["item", "text"]).batch(batch_size)
     with rows.loader(**options) as loader:
         texts: list[tuple[int, str | None]] = []
         for batch in loader:
-            texts += zip(batch[item].tolist(), batch[text].to_pylist(), strict=True)
+            texts += zip(batch["item"].tolist(), batch["text"].to_pylist(), strict=True)
     if len(texts) > 1 and len({text for _, text in texts}) == 1 and texts[0][1] is not None:
         raise DataError(
-            f"{items}: all {len(texts):,} items have the same `{text}`, {texts[0][1]!r}, which tells none of them from "
+            f"{items}: all {len(texts):,} items have the same `text`, {texts[0][1]!r}, which tells none of them from "
             f"another; make the data set again with a file that describes its items, or give embeddings in a file"
         )
     label = {"model": model, "texts": _digest(texts)}
     if out.exists() and read_label(out) == label:
         return read_embeddings(out, items=len(texts))
     ids, vectors = [], []
-    with rows.map(EmbedText(model=model, column=text, item=item)).loader(**options) as loader:
+    with rows.map(EmbedText(model=model)).loader(**options) as loader:
         for batch in loader:
-            ids.append(batch[item].numpy())
+            ids.append(batch["item"].numpy())
             vectors.append(batch["embedding"].numpy())
     made = np.concatenate(ids), np.concatenate(vectors)
     try:

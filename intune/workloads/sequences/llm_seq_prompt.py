@@ -206,15 +206,15 @@ class LLMSeqPrompt:
             self.tokenize(), name="prompt"
         )
 
-    def tokenize(self, *, learned: Literal["all", "last"] = "all", column: str = "drawn") -> TokenizePrompt:
-        """The stage that makes what `loss` takes of the sessions in `column`."""
+    def tokenize(self, *, learned: Literal["all", "last"] = "all") -> TokenizePrompt:
+        """The stage that makes what `loss` takes of the sessions that were drawn."""
         return TokenizePrompt(
             names=self.names,
             tokenizer=self.model.tokenizer,
             length=self.config.length + 1,
             context=self.model.context,
             learned=learned,
-            column=column,
+            column="drawn",
         )
 
     def scoring_stages(self, pipeline: Pipeline) -> Pipeline:
