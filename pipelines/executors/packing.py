@@ -305,6 +305,11 @@ class _Packer(_Pickler):
             kind.__module__ == "torch" and kind.__name__ == "Tensor"
         ):  # importing torch is left to who needs it
             torch = sys.modules["torch"]
+            if value.requires_grad and not value.is_leaf:  # which pickling would make one of it
+                raise pickle.PicklingError(
+                    "a tensor that was computed with gradients would lose them on the way to another process; compute "
+                    "it under torch.no_grad(), or detach() it"
+                )
             dense = value.device.type == "cpu" and value.layout is torch.strided
             others = value.is_quantized or value.is_nested or value.requires_grad
             return self._layout.tensor(value, torch) if dense and not others else None

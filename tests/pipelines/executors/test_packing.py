@@ -261,6 +261,10 @@ def test_two_holders_of_a_segment_see_the_same_bytes():
 def test_what_cannot_be_pickled_is_refused():
     with pytest.raises(TypeError, match="cannot pickle"):
         pack({"x": np.zeros(3), "lock": threading.Lock()})
+    weight = torch.ones(3, requires_grad=True)
+    with pytest.raises(pickle.PicklingError, match=r"under torch\.no_grad\(\), or detach\(\) it"):
+        pack([2 * weight])  # it would come as a leaf, and `weight` get no gradients
+    assert travel(weight).requires_grad
 
 
 def batch_class():

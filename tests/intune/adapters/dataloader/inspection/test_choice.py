@@ -402,6 +402,18 @@ def test_batches_that_cannot_be_sent_are_made_in_this_process():
         assert "a batch cannot be sent from a process to another: TypeError: cannot pickle" in (
             loader.workshop.choice.reason
         )
+    model = torch.nn.Linear(1, 1, bias=False)
+
+    def through(samples):
+        return model(torch.stack(samples)[:, :1].float()) + torch.rand(())
+
+    with wrap(DataLoader(Samples(8), 2, collate_fn=through)) as loader:
+        for batch in loader:
+            batch.sum().backward()
+        assert (
+            "a batch cannot be sent from a process to another: PicklingError" in loader.workshop.choice.reason
+        )
+    assert model.weight.grad.item() == sum(range(8))  # also of the later batches
 
 
 def seed_all(seed: int) -> None:
