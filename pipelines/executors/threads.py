@@ -77,6 +77,7 @@ class ThreadFleet:
         self._files = OpenFiles() if files is None else files  # they stay open from epoch to epoch
         self._threads: list[threading.Thread] = []
         self._wanted = 0
+        self._told = 0  # threads that there were when it was last said that there can be no more
         self._idle = threading.Condition()
         self._run: Run | None = None
         self._operations: Runner | None = None
@@ -124,9 +125,11 @@ class ThreadFleet:
                     if not self._threads:
                         raise
                     self._wanted = len(self._threads)
-                    logger.warning(
-                        "no further thread can be started (%s); going on with %d", error, self._wanted
-                    )
+                    if self._told != self._wanted:  # a tuner asks for more now and then
+                        self._told = self._wanted
+                        logger.warning(
+                            "no further thread can be started (%s); going on with %d", error, self._wanted
+                        )
 
     def stop(self, run: Run | None = None) -> None:
         """Leave the run under way, if it is `run` or none is named. A thread in the middle of a task ends it for

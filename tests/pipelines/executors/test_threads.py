@@ -90,6 +90,7 @@ def test_where_the_system_allows_no_more_threads_those_there_are_do_the_work(
     with pipeline.loader(executor="threads", budget=budget, allocation={"load": 8}) as loader:
         if allowed:
             assert [batch["x"].tolist() for batch in loader] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+            loader.resize({"load": 9})  # as a tuner does now and then, for days
             said = "no further thread can be started (can't start new thread); going on with 3"
             assert caplog.messages == [said]
         else:
