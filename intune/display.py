@@ -187,8 +187,9 @@ class _Shared(Live):
 
     def start(self, refresh: bool = False) -> None:
         """Begin to draw, and stand before the streams."""
-        super().start(refresh)
         self._before: list[tuple[str, TextIO, _Above]] = []
+        self.console.file = self.console.file  # the one of now, whatever stands before it from here on
+        super().start(refresh)
         for name in ("stdout", "stderr"):
             stream = getattr(sys, name)
             if stream is not None and _is_terminal(stream):
@@ -212,29 +213,30 @@ class _Shared(Live):
                 _hand_over(above, stream)
 
 
-class _Above(FileProxy):
+class _Above:
     """A stream of the job while a panel is drawn, which moves on below what is written. Who goes back in a line, as
-    a bar of tqdm does, draws too: there the panel ends."""
+    a bar of tqdm or rich does, draws too: there the panel ends."""
 
     def __init__(self, live: _Shared, stream: TextIO) -> None:
-        super().__init__(live.console, stream)
         self._live = live
+        self._stream = stream
+        self._lines = FileProxy(live.console, stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)  # encoding, buffer, isatty, …
 
     def write(self, text: str) -> int:
         """Whole lines go above the panel, if there is one."""
         if self._live.is_started and "\r" in text:
             self._live.stop()
         if not self._live.is_started:
-            return self.rich_proxied_file.write(text)
-        super().write(text)
+            return self._stream.write(text)
+        self._lines.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Send on what is left of a line."""
-        if self._live.is_started:
-            super().flush()
-        else:
-            self.rich_proxied_file.flush()
+        (self._lines if self._live.is_started else self._stream).flush()
 
 
 def _hand_over(stream: Any, other: Any) -> None:
@@ -249,6 +251,11 @@ def other_bars() -> Any:
     """The class of tqdm's bars if one is drawn now, on the terminal or elsewhere; else None."""
     kind = getattr(sys.modules.get("tqdm"), "tqdm", None)
     return kind if getattr(kind, "_instances", ()) else None
+
+
+def others_draw() -> bool:
+    """Whether the job draws a bar or panel of its own now: of tqdm, or of rich, which stands before the streams."""
+    return other_bars() is not None or isinstance(sys.stderr, FileProxy) or isinstance(sys.stdout, FileProxy)
 
 
 def _stages(now: PipelineStats) -> Table:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import sys
 import threading
 from collections import deque
 from typing import Literal, TextIO
 
 import numpy as np
 from rich.console import Group, RenderableType
+from rich.file_proxy import FileProxy
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
@@ -24,6 +26,7 @@ from intune.display import (
     memory_row,
     occupancy_bar,
     other_bars,
+    others_draw,
     stage_table,
 )
 from intune.pipelines.budget import format_bytes
@@ -114,7 +117,7 @@ class TuningDisplay:
 
     Args:
         mode: ``"auto"`` draws on a terminal and prints lines elsewhere; a notebook draws with ``ipywidgets`` only.
-            While another loader has a panel on the same terminal, or the job a bar of tqdm, lines go above that.
+            While another loader has a panel on the same terminal, or the job a bar of its own, lines go above that.
         stream: where to; standard error by default.
     """
 
@@ -122,6 +125,7 @@ class TuningDisplay:
         self, *, mode: Literal["auto", "live", "lines", "quiet"] = "auto", stream: TextIO | None = None
     ) -> None:
         self._console = JobConsole(file=stream, stderr=True)
+        self._own = stream is None
         if mode == "auto":
             mode = "live" if can_draw(self._console) else "lines"
         if mode == "live" and self._console.is_jupyter and importlib.util.find_spec("ipywidgets") is None:
@@ -151,13 +155,20 @@ class TuningDisplay:
             self._live.update(panel(entry, self._past), refresh=True)
         # What is kept is only worth a line now and then.
         elif self._mode == "lines" and (entry.decided is not None or self._shown % KEPT_EVERY == 1):
-            bars = other_bars()
-            with contextlib.nullcontext() if bars is None else bars.external_write_mode(self._console.file):
-                self._console.print(line(entry), markup=False, highlight=False, soft_wrap=True)
+            self._print(line(entry))
+
+    def _print(self, text: str) -> None:
+        """A line, above what the job itself draws."""
+        if self._own and isinstance(sys.stderr, FileProxy):
+            sys.stderr.write(f"{text}\n")
+            return
+        bars = other_bars()
+        with contextlib.nullcontext() if bars is None else bars.external_write_mode(self._console.file):
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _begin(self) -> None:
         """Draw a panel from now on, or where another one or a bar of the job has the terminal, lines above that."""
-        if other_bars() is not None:
+        if others_draw():
             self._mode = "lines"
             return
         with DRAWING:

@@ -15,6 +15,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
 from intune.pipelines import Allocation
 from intune.tuning_display import TuningDisplay, line, panel, spark
@@ -168,6 +169,26 @@ def test_beside_a_bar_of_tqdm_lines_go_above_it(monkeypatch: pytest.MonkeyPatch)
     display.close()
     aside.assert_called_once_with(terminal)
     assert terminal.getvalue().startswith("intune ")
+
+
+@pytest.mark.parametrize("under", [False, True])
+def test_a_bar_of_rich_and_lines_share_a_terminal(under: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    display = TuningDisplay()
+    if under:  # a panel that is there already ends
+        display(an_entry())
+    with Progress(console=Console(stderr=True), auto_refresh=False) as bar:
+        bar.add_task("epoch 0")
+        bar.refresh()
+        seen = len(terminal.getvalue())
+        display(an_entry(reason="[load] is the slowest"))
+        text = terminal.getvalue()[seen:]
+        assert text.index("[load] is the slowest") < text.index("epoch 0")  # drawn again below
+        assert "occupancy" not in text
+    display.close()
+    sys.stderr.write("after")
+    assert terminal.getvalue().endswith("after")
 
 
 def test_a_terminal_that_cannot_go_back_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
