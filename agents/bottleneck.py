@@ -31,9 +31,6 @@ class Bottleneck(Agent):
         self._step = step
         self._enough = enough
 
-    def start(self, jobs: int, stages: int) -> None:
-        """Nothing is remembered."""
-
     def propose(self, measured: Measurement) -> Proposal:
         """The slots in force, and `step` more for the slowest stage, up to the limit."""
         slots = own_slots(measured)

@@ -38,9 +38,6 @@ class DS2(Agent):
         self._tolerance = tolerance
         self._warm_up = warm_up
 
-    def start(self, jobs: int, stages: int) -> None:
-        """Nothing is remembered."""
-
     def propose(self, measured: Measurement) -> Proposal:
         """Slots for the target, where it is not reached."""
         target, wanted = balanced(measured)

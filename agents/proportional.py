@@ -14,9 +14,6 @@ class Proportional(Agent):
 
     name = "proportional"
 
-    def start(self, jobs: int, stages: int) -> None:
-        """Nothing is remembered."""
-
     def propose(self, measured: Measurement) -> Proposal:
         """Slots that take the same time for the same rows."""
         cost = time_per_row(measured)

@@ -34,9 +34,6 @@ class Static(Agent):
                 raise ConfigError(f"`slots` has {count!r}; give whole numbers of 1 or more")
         self._slots = np.array(in_order, dtype=np.float64)
 
-    def start(self, jobs: int, stages: int) -> None:
-        """Nothing is remembered."""
-
     def propose(self, measured: Measurement) -> Proposal:
         """The slots given, for every job."""
         if self._named is not None:

@@ -37,9 +37,6 @@ class Thresholds(Agent):
         self._down = down
         self._most = most
 
-    def start(self, jobs: int, stages: int) -> None:
-        """Nothing is remembered."""
-
     def propose(self, measured: Measurement) -> Proposal:
         """Slots more, or one less, where a threshold is passed."""
         slots = own_slots(measured)

@@ -31,9 +31,6 @@ class Asks(Agent):
     def __init__(self, slots: float, pool: float = 0.0) -> None:
         self.slots, self.pool, self.seen = slots, pool, 0
 
-    def start(self, jobs: int, stages: int) -> None:
-        """Nothing is remembered."""
-
     def propose(self, measured: Measurement) -> Proposal:
         self.seen += 1
         return Proposal(
@@ -136,9 +133,6 @@ def test_a_proposal_by_which_no_slots_can_be_given_is_refused(
     class Own(Agent):
         name = "own"
 
-        def start(self, jobs: int, stages: int) -> None:
-            """Nothing is remembered."""
-
         def propose(self, measured: Measurement) -> Any:
             if proposal is None:
                 return None
@@ -155,9 +149,6 @@ def test_slots_do_not_matter_where_a_pool_is_asked_for(measurement: Measured) ->
     class Own(Agent):
         name = "own"
 
-        def start(self, jobs: int, stages: int) -> None:
-            """Nothing is remembered."""
-
         def propose(self, measured: Measurement) -> Proposal:
             return Proposal(slots=np.full((1, 2), np.nan), pool=np.array([3.0]), explain=lambda i: "three")
 
@@ -171,9 +162,6 @@ class Proposes(Agent):
 
     def __init__(self, slots: Any = ((2.0, 2.0),), pool: Any = (0.0,), **others: Any) -> None:
         self.parts = {"slots": slots, "pool": pool, "explain": lambda i: "own", **others}
-
-    def start(self, jobs: int, stages: int) -> None:
-        """Nothing is remembered."""
 
     def propose(self, measured: Measurement) -> Proposal:
         return Proposal(**self.parts)

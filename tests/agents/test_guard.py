@@ -31,9 +31,6 @@ class Asks(Agent):
         self.slots, self.pool = slots, pool
         self._rng = np.random.default_rng(seed)
 
-    def start(self, jobs: int, stages: int) -> None:
-        """Nothing is remembered."""
-
     def propose(self, measured: Measurement) -> Proposal:
         shape = measured.present.shape
         slots = np.full(shape, self.slots) if self.slots else self._rng.integers(1, 60, shape).astype(float)

@@ -23,9 +23,6 @@ class Restless(Agent):
     def __init__(self, step: float = 1.0) -> None:
         self.step = step
 
-    def start(self, jobs: int, stages: int) -> None:
-        """Nothing is remembered."""
-
     def propose(self, measured: Measurement) -> Proposal:
         slots = measured.slots.copy()
         slots[:, 0] = np.maximum(slots[:, 0] + self.step, 1)
@@ -178,9 +175,6 @@ def test_slots_grow_in_steps(measurement: Measured) -> None:
 def test_a_pool_grows_in_steps_and_so_do_stages_out_of_a_pool(measurement: Measured) -> None:
     class Asks(Agent):
         name = "asks"
-
-        def start(self, jobs: int, stages: int) -> None:
-            """Nothing is remembered."""
 
         def propose(self, measured: Measurement) -> Proposal:
             return Proposal(slots=np.array([[13.0, 1.0]]), pool=np.array([pool]), explain=lambda i: "many")
@@ -417,9 +411,6 @@ class Pooled(Agent):
     """Keeps whatever there is."""
 
     name = "pooled"
-
-    def start(self, jobs: int, stages: int) -> None:
-        """Nothing is remembered."""
 
     def propose(self, measured: Measurement) -> Proposal:
         return Proposal(

@@ -29,9 +29,6 @@ class Scripted(Agent):
         self.script = list(script)
         self.asked = 0
 
-    def start(self, jobs: int, stages: int) -> None:
-        """Remembers nothing."""
-
     def propose(self, measured: Measurement) -> Proposal:
         self.asked += 1
         given = self.script.pop(0) if self.script else None
