@@ -11,7 +11,7 @@ from intune.pipelines.budget import format_bytes
 from intune.pipelines.shortened import shortened
 from intune.report import MOST_NAMED, TRAINER, Interval, Run, counted, gain, held_up
 from intune.report_charts import Series, Span, strip, time_chart
-from intune.simulation.page import DARK, LIGHT
+from intune.simulation.page import LIGHT, document
 
 MOST_ROWS = 400
 """Decisions in the table: of a longer run the first and the last half of them."""
@@ -42,13 +42,7 @@ td.n{text-align:left;display:inline-block;margin-right:12px}tr{border-bottom:1px
 
 def page_of(title: str, said: str, body: str) -> str:
     """A page of its own, with this module's looks. `said` and `body` are HTML."""
-    style = STYLE.replace("LIGHT", _variables(LIGHT)).replace("DARK", _variables(DARK))
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{style}</style></head><body>"
-        f"<h1>{escape(title)}</h1><p>{said}</p>{body}</body></html>\n"
-    )
+    return document(title, STYLE, f"<h1>{escape(title)}</h1><p>{said}</p>{body}")
 
 
 def page(run: Run) -> str:
@@ -221,10 +215,6 @@ def _colours(run: Run) -> dict[str, str]:
 
 def _colour(number: int) -> str:
     return f"var(--c{number % len(LIGHT)})"
-
-
-def _variables(colours: tuple[str, ...]) -> str:
-    return ";".join(f"--c{number}:{colour}" for number, colour in enumerate(colours))
 
 
 def _bytes(count: float) -> str:

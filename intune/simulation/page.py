@@ -39,21 +39,28 @@ figure{margin:0}figcaption{font-size:13px;color:var(--soft);margin-bottom:4px}sv
 
 def page(results: Results) -> str:
     """The whole page."""
-    style = STYLE.replace("LIGHT", _variables(LIGHT)).replace("DARK", _variables(DARK))
     settings = results.settings
     asked = ", ".join(
         f"{name} {value}" for name, value in settings.items() if not isinstance(value, list | tuple)
     )
     links = "".join(f'<a href="#{escape(name)}">{escape(name)}</a>' for name in results.scenarios)
     sections = "".join(_section(results, name) for name in results.scenarios)
+    return document(
+        "intune simulate",
+        STYLE,
+        f"<h1>Agents on simulated jobs</h1><p>{escape(asked)}; took {results.seconds:.0f} s. All agents ran the same "
+        "jobs with the same chance. Shares are of the best allocation that there is, computed from the simulator's "
+        f"own parameters; bands and brackets are 95 % intervals over jobs.</p><nav>{links}</nav>{sections}",
+    )
+
+
+def document(title: str, style: str, body: str) -> str:
+    """A page that needs no other file; in `style` the words LIGHT and DARK stand for the colours."""
+    style = style.replace("LIGHT", _variables(LIGHT)).replace("DARK", _variables(DARK))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>intune simulate</title><style>{style}</style></head><body>"
-        f"<h1>Agents on simulated jobs</h1><p>{escape(asked)}; took {results.seconds:.0f} s. All agents ran the same "
-        "jobs with the same chance. Shares are of the best allocation that there is, computed from the simulator's "
-        f"own parameters; bands and brackets are 95 % intervals over jobs.</p><nav>{links}</nav>{sections}"
-        "</body></html>\n"
+        f"<title>{escape(title)}</title><style>{style}</style></head><body>{body}</body></html>\n"
     )
 
 
