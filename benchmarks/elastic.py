@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,6 +215,23 @@ def _run(
     assert process.stdout is not None
     if process.stdout.readline().strip() != "ready":
         raise harness.ContenderFailed(f"the job ended with status {process.wait()} before it began")
+    try:
+        with _acting(process.pid, timed):
+            text, _ = process.communicate("go\n", timeout=2 * seconds + 60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise harness.ContenderFailed(f"the job did not end within {2 * seconds + 60:.0f} s") from None
+    line = next((line for line in reversed(text.splitlines()) if line.startswith("{")), None)
+    if line is None:
+        raise harness.ContenderFailed(f"the job ended with status {process.returncode} and no report")
+    result: dict[str, Any] = json.loads(line)
+    return result
+
+
+@contextlib.contextmanager
+def _acting(pid: int, timed: Sequence[tuple[float, Callable[[int], object]]]) -> Iterator[None]:
+    """Within, things are done to a process, each at its time from now on."""
     ended = threading.Event()
 
     def act() -> None:
@@ -222,24 +239,15 @@ def _run(
         for at, what in timed:
             if ended.wait(max(0.0, at - (time.monotonic() - began))):
                 return
-            what(process.pid)
+            what(pid)
 
     actor = threading.Thread(target=act, daemon=True)
     actor.start()
     try:
-        text, _ = process.communicate("go\n", timeout=2 * seconds + 60)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        raise harness.ContenderFailed(f"the job did not end within {2 * seconds + 60:.0f} s") from None
+        yield
     finally:
         ended.set()
         actor.join()
-    line = next((line for line in reversed(text.splitlines()) if line.startswith("{")), None)
-    if line is None:
-        raise harness.ContenderFailed(f"the job ended with status {process.returncode} and no report")
-    result: dict[str, Any] = json.loads(line)
-    return result
 
 
 # ---- what follows --------------------------------------------------------------------------------------------

@@ -218,9 +218,7 @@ class Simulator:
             rate, busy, cpu = rate * share[:, None], busy * share[:, None], cpu * share[:, None]
         cpus_used = np.add.reduce(cpu, axis=1)
         if self._misjudges:
-            # A mean over many tasks is judged better than one of a few.
-            tasks = np.maximum(flow.rows[:, :-1] / np.maximum(jobs.block_rows, 1.0), 1.0)
-            misjudge = np.exp(misjudged / np.sqrt(tasks))
+            misjudge = self._misjudge(flow, misjudged)
             busy, cpu = np.minimum(busy * misjudge, self.slots), cpu * misjudge
         fill = np.minimum(self.state.queue / np.maximum(flow.room, 1e-9), 1.0)
         if self._ragged:
@@ -261,6 +259,12 @@ class Simulator:
             killed=killed,
             watched=self._unwatched,
         )
+
+    def _misjudge(self, flow: Flow, misjudged: Floats) -> Floats:
+        """``[N, S]`` factor by which times are measured wrongly: a mean over many tasks is judged better than one of a
+        few."""
+        tasks = np.maximum(flow.rows[:, :-1] / np.maximum(self.jobs.block_rows, 1.0), 1.0)
+        return np.asarray(np.exp(misjudged / np.sqrt(tasks)))
 
     def _as_one_node(self, flow: Flow, limit: Floats) -> tuple[Floats, Floats]:
         """Bytes in use and allowed, ``[N]`` each, as if all of it were on the trainer's node.
