@@ -32,10 +32,11 @@ def page(outcomes: Sequence[Outcome], *, data: str, reference: str) -> str:
     return page_of(
         "Agents on a real pipeline",
         f"{escape(data)}. Every agent from a cold start for {outcomes[0].seconds:.0f} s, one after another; rates are "
-        f"of the whole run, ratios to {escape(reference)}, settled: of the last third.",
-        f'<table><thead><tr><th>agent</th><th class="n">rows/s</th><th class="n">ratio</th><th class="n">settled</th>'
-        f'<th class="n">waiting</th><th class="n">memory</th><th>slots at the end</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table><h2>Rate over time</h2>{key((line.name, line.colour) for line in lines)}"
+        "of the whole run and of its last third.",
+        f'<div class="chart"><table><thead><tr><th>agent</th><th class="n">rows/s</th>'
+        f'<th class="n">/ {escape(reference)}</th><th class="n">last third</th><th class="n">waiting</th>'
+        f'<th class="n">memory</th><th>slots at the end</th></tr></thead><tbody>{rows}</tbody></table></div>'
+        f"<h2>Rate over time</h2>{key((line.name, line.colour) for line in lines)}"
         f'<div class="chart">{chart}</div>',
     )
 

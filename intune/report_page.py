@@ -28,15 +28,15 @@ h1{font-size:1.4em;margin:0 0 4px}h2{font-size:1.1em;margin:32px 0 2px}p{margin:
 .card span{color:var(--soft);font-size:13px}
 .key{font-size:13px;color:var(--soft)}.key span{margin-right:14px;white-space:nowrap}
 .dot{display:inline-block;width:10px;height:10px;border-radius:3px;margin-right:6px}
-.chart{overflow-x:auto}.chart svg{min-width:520px;width:100%;height:auto;display:block}
+.chart{overflow-x:auto}.chart table{min-width:600px;overflow-wrap:normal}.chart svg{min-width:520px;width:100%;height:auto;display:block}
 .line{fill:none;stroke-width:1.8}.grid{stroke:var(--rule)}.mark{stroke:var(--soft);stroke-width:.6;opacity:.5}
 .tick{font:11px system-ui,sans-serif;fill:var(--soft)}
 table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}
 th,td{text-align:left;vertical-align:top;padding:5px 8px 5px 0;border-bottom:1px solid var(--rule)}
 th{font-weight:600;color:var(--soft)}td.n,th.n{text-align:right;white-space:nowrap}
-@media(max-width:600px){.tick{font-size:16px}
-table,tbody,tr,td{display:block}thead{display:none}td{border:0;padding:1px 0}
-td.n{text-align:left;display:inline-block;margin-right:12px}tr{border-bottom:1px solid var(--rule);padding:7px 0}}
+@media(max-width:600px){.tick{font-size:16px}.list,.list tbody,.list tr,.list td{display:block}.list thead{display:none}
+.list td{border:0;padding:1px 0}.list td.n{text-align:left;display:inline-block;margin-right:12px}
+.list tr{border-bottom:1px solid var(--rule);padding:7px 0}}
 """
 
 
@@ -160,8 +160,8 @@ def _decisions(run: Run) -> str:
         note += "."
     rows = "".join(_decision(one) for one in shown)
     return (
-        f'<h2>Decisions</h2><p>{note}</p><table><thead><tr><th class="n">after</th><th class="n">rows/s</th>'
-        f"<th>slots from then on</th><th>why</th></tr></thead><tbody>{rows}</tbody></table>"
+        f'<h2>Decisions</h2><p>{note}</p><table class="list"><thead><tr><th class="n">after</th>'
+        f'<th class="n">rows/s</th><th>slots from then on</th><th>why</th></tr></thead><tbody>{rows}</tbody></table>'
     )
 
 

@@ -43,6 +43,7 @@ def test_a_page_without_the_reference_has_no_ratios() -> None:
     text = page([outcome("even", 100)], data="x", reference="shared")
     assert "nan" not in text
     assert '<td class="n">–</td>' in text
+    assert '<div class="chart"><table><thead>' in text  # which a phone scrolls, with its heads
 
 
 @pytest.mark.parametrize("width", [60, 80])
