@@ -28,7 +28,8 @@ h1{font-size:1.4em;margin:0 0 4px}h2{font-size:1.1em;margin:32px 0 2px}p{margin:
 .card span{color:var(--soft);font-size:13px}
 .key{font-size:13px;color:var(--soft)}.key span{margin-right:14px;white-space:nowrap}
 .dot{display:inline-block;width:10px;height:10px;border-radius:3px;margin-right:6px}
-.chart{overflow-x:auto}.chart table{min-width:600px;overflow-wrap:normal}.chart svg{min-width:520px;width:100%;height:auto;display:block}
+.chart{overflow-x:auto}.chart table{min-width:600px;overflow-wrap:normal}
+.chart svg{min-width:520px;width:100%;height:auto;display:block}
 .line{fill:none;stroke-width:1.8}.grid{stroke:var(--rule)}.mark{stroke:var(--soft);stroke-width:.6;opacity:.5}
 .tick{font:11px system-ui,sans-serif;fill:var(--soft)}
 table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}
