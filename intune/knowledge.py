@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -117,13 +117,14 @@ def keep(folder: Path, key: str, known: Knowledge) -> bool:
     try:
         text, whole = _text(stored, known.learnt)
         folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
+        # Not by `tempfile`, whose files are for their user alone: a team may share a folder, or pods of a user each.
+        written = folder / f"{key}-{secrets.token_hex(8)}.tmp"
         try:
-            with os.fdopen(handle, "w") as file:
+            with written.open("x", encoding="utf-8") as file:
                 file.write(text)
-            os.replace(name, folder / f"{key}.json")
+            os.replace(written, folder / f"{key}.json")
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            written.unlink(missing_ok=True)
             raise
     except (OSError, ValueError, TypeError) as error:
         logger.warning("what this run learnt cannot be kept in %s: %s", folder, error)

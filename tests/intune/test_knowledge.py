@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,8 +100,13 @@ def test_a_rate_that_json_cannot_say_is_one_line(tmp_path: Path, caplog: pytest.
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_executed_on_reading(tmp_path: Path) -> None:
-    assert keep(tmp_path, "key", KNOWN)
+def test_nothing_is_executed_on_reading_and_whoever_may_read_the_folder_may_read_it(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        assert keep(tmp_path, "key", KNOWN)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "key.json").stat().st_mode & 0o777 == 0o640
     assert json.loads((tmp_path / "key.json").read_text())["slots"] == {"load": 4, "batch": 2}
 
 
