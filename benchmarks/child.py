@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import psutil
 
@@ -47,7 +47,7 @@ class Child:
         self._command = [sys.executable, "-m", module, *arguments]
         self._process: subprocess.Popen[str] | None = None
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> Self:
         self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
@@ -68,6 +68,11 @@ class Child:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end()
+
+    @property
+    def port(self) -> int:
+        """Where a server that says so listens, on 127.0.0.1."""
+        return int(self.hello["port"])
 
     def ask(self, **message: Any) -> Message:
         assert self._process is not None

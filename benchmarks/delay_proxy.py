@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, TypeAlias
 
 from benchmarks.child import Child, Message, serve_beside
@@ -264,37 +263,20 @@ async def _read_head(reader: asyncio.StreamReader) -> Head | None:
     return parse_head(raw)
 
 
-class DelayProxy:
+class DelayProxy(Child):
     """A `Proxy` in a process of its own, as long as this context lasts."""
 
     def __init__(self, upstream_port: int, *, delay_s: float = 0.0, bytes_per_s: float | None = None) -> None:
         settings = [str(upstream_port), "--delay-s", str(delay_s)]
-        self._child = Child(
-            "benchmarks.delay_proxy", *settings, *(["--bytes-per-s", str(bytes_per_s)] if bytes_per_s else [])
-        )
-
-    def __enter__(self) -> DelayProxy:
-        self._child.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._child.__exit__(kind, error, trace)
-
-    @property
-    def port(self) -> int:
-        return int(self._child.hello["port"])
+        limit = ["--bytes-per-s", str(bytes_per_s)] if bytes_per_s else []
+        super().__init__("benchmarks.delay_proxy", *settings, *limit)
 
     def delay(self, seconds: float) -> None:
-        self._child.ask(delay_s=seconds)
+        self.ask(delay_s=seconds)
 
     def counts(self) -> Message:
         """``requests`` and ``most_at_once`` since the last time this was asked."""
-        return self._child.ask(reset=True)
-
-    def cpu_s(self) -> float:
-        return self._child.cpu_s()
+        return self.ask(reset=True)
 
 
 async def _serve(upstream_port: int, delay_s: float, bytes_per_s: float | None) -> None:

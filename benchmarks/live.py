@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +117,7 @@ def main(options: Options) -> int:
                     console.print(f"{time.monotonic() - began:5.0f} s  {job.name}: sweep", highlight=False)
                     _sweep(options, document, job, files)
     document["bars"] = [bar.as_dict() for bar in live_report.bars(document)]
-    _write(options, document)
+    report.write_whole(options.json, document)
     live_report.show(document, console)
     console.print(report.bars_table(live_report.bars(document)))
     if options.plot is not None:
@@ -135,15 +135,6 @@ def _begin(options: Options) -> dict[str, Any]:
         document.setdefault(name, {})
     document["environment"] = environment.describe()
     return document
-
-
-def _write(options: Options, document: Mapping[str, Any]) -> None:
-    if options.json is None:
-        return
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = options.json.with_name(options.json.name + ".unfinished")
-    unfinished.write_text(json.dumps(document, indent=1) + "\n")
-    unfinished.replace(options.json)
 
 
 def _one(
@@ -168,7 +159,7 @@ def _one(
         else f"         {found.get('cannot') or found['error'].splitlines()[-1]}",
         highlight=False,
     )
-    _write(options, document)
+    report.write_whole(options.json, document)
 
 
 def _best_of(options: Options, job: LiveJob, who: Entrant, files: list[str]) -> dict[str, Any]:
@@ -191,7 +182,7 @@ def _sweep(options: Options, document: dict[str, Any], job: LiveJob, files: list
     seconds = (len(tried) + 1.5) * (EACH_S + 1.0)
     found = run(contender, job, files, seconds=seconds, batch=options.batch)
     document["sweeps"][job.name] = found.get("sweep", [])
-    _write(options, document)
+    report.write_whole(options.json, document)
 
 
 def run(

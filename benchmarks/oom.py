@@ -162,7 +162,7 @@ def main(options: Options) -> int:
         found = run(CONTENDERS[name], jobs[number], files, seconds=options.seconds, tag=f"{number}-{name}")
         with keeping:
             document["jobs"].setdefault(str(number), {"drawn": asdict(jobs[number])})[name] = found
-            _write(options, document)
+            report.write_whole(options.json, document)
         what = "KILLED" if found["killed"] else found.get("error") or f"{rate(found):,.0f} rows/s"
         console.print(
             f"{time.monotonic() - began:5.0f} s  job {number}: {name}: {what.splitlines()[-1]}",
@@ -173,7 +173,7 @@ def main(options: Options) -> int:
         list(pool.map(once, todo))
     found = bars(document)
     document["bars"] = [bar.as_dict() for bar in found]
-    _write(options, document)
+    report.write_whole(options.json, document)
     show(document, console)
     console.print(report.bars_table(found))
     return int(any(bar.passed is False for bar in found))
@@ -298,15 +298,6 @@ def _begin(options: Options) -> dict[str, Any]:
     document["environment"] = environment.describe()
     document["options"] = {"seconds": options.seconds, "seed": options.seed, "parallel": options.parallel}
     return document
-
-
-def _write(options: Options, document: Mapping[str, Any]) -> None:
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(dict(document), indent=1)
-        unfinished = options.json.with_name(f"{options.json.name}.{os.getpid()}.unfinished")
-        unfinished.write_text(text + "\n")
-        unfinished.replace(options.json)
 
 
 if __name__ == "__main__":

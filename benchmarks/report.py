@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,14 @@ def write(path: Path | None, found: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = found if isinstance(found, str) else json.dumps(found, indent=1)
         path.write_text(text + "\n", encoding="utf-8")
+
+
+def write_whole(path: Path | None, found: Any) -> None:
+    """The same, but nobody ever sees the file half written: a run that was cut short goes on from it."""
+    if path is not None:
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+        write(unfinished, found)
+        unfinished.replace(path)
 
 
 def rates_table(

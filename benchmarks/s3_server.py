@@ -9,7 +9,6 @@ import importlib.util
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from pyarrow import fs
@@ -28,27 +27,11 @@ def check() -> None:
         )
 
 
-class S3Server:
+class S3Server(Child):
     """An empty S3 store, as long as this context lasts. Needs ``pip install 'intune[s3]'``."""
 
     def __init__(self) -> None:
-        self._child = Child("benchmarks.s3_server")
-
-    def __enter__(self) -> S3Server:
-        self._child.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._child.__exit__(kind, error, trace)
-
-    @property
-    def port(self) -> int:
-        return int(self._child.hello["port"])
-
-    def cpu_s(self) -> float:
-        return self._child.cpu_s()
+        super().__init__("benchmarks.s3_server")
 
 
 def filesystem(port: int) -> Any:

@@ -122,7 +122,7 @@ def test_a_server_ends_with_an_owner_that_is_killed() -> None:
     """The child lives in the killed process's child; that it is gone is seen by its port."""
     owner = (
         "import time; from benchmarks.delay_proxy import DelayProxy\n"
-        "with DelayProxy(1) as proxy:\n    print(proxy._child.pid, flush=True)\n    time.sleep(60)"
+        "with DelayProxy(1) as proxy:\n    print(proxy.pid, flush=True)\n    time.sleep(60)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", owner], stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
