@@ -31,10 +31,6 @@ IDLE = 0.08
 FAIR = 0.9
 """Share of what is delivered that another allocation has to promise to be worth a try."""
 
-LONG = 12.0
-"""Intervals with one slot a stage from which on a pool of one is worth what it tells of memory: in fewer the bound
-often falls by itself, as the noise of memory becomes known (after 5 jobs of `memory-tight` lose 0.002)."""
-
 SAME = 0.02
 """Loss that fewer slots are expected to bring at most."""
 
@@ -117,17 +113,6 @@ def out_of_pools(options: Candidates, measured: Measurement, due: Bools) -> Bool
     best = alone & (rank == rank.max(axis=1)[:, None])
     better = alone & ~large & more
     return np.asarray(np.where(better.any(axis=1)[:, None], better, best & due[:, None]))
-
-
-def held_back(options: Candidates, measured: Measurement) -> Bools:
-    """``[N]`` jobs whose stages have had one slot each for long, since memory holds back all that promises more."""
-    large = options.memory > measured.memory_limit[:, None]
-    more = options.rate > (1.0 + HOPE) * options.rate[:, :1]
-    held = (measured.pool == 0) & (measured.slots <= 1.0).all(axis=1) & (measured.counts > 1)
-    held &= ~measured.watched & (np.nan_to_num(measured.since_change) >= LONG * measured.interval)
-    return np.asarray(
-        held & (more & large).any(axis=1) & ~(more & ~large).any(axis=1) & hopeful(options, measured)
-    )
 
 
 def reaching(table: Floats, present: Bools, rate: Floats) -> Floats:

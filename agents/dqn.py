@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from intune.agents.base import Agent, Proposal, where_sound
-from intune.agents.candidates import HOPE, NAMES, Candidates, held_back, out_of_pools, promising, propose
+from intune.agents.candidates import HOPE, NAMES, Candidates, out_of_pools, promising, propose
 from intune.agents.measures import without_absent
 from intune.agents.memory import MemoryRecord
 from intune.agents.online import Online
@@ -150,17 +150,8 @@ class DQN(Agent):
         if self._online is not None:
             self._online.decided(seen, choice, measured, options.together, slots, pool)
 
-        # Stages that run one at a time show what a slot takes at most.
-        one = held_back(options, measured) & ~self._record.ran_alone & (choice == 0) & self._pools
-        pool = np.where(one, 1.0, pool)
-
         def explain(i: int) -> str:
-            why = _reason(self, options, measured, i, int(choice[i]), None if told[i] else float(gain[i]))
-            return (
-                f"a pool of 1 slot shows what a slot takes at most: {why.removeprefix('keep: ')}"
-                if one[i]
-                else why
-            )
+            return _reason(self, options, measured, i, int(choice[i]), None if told[i] else float(gain[i]))
 
         proposal = Proposal(slots=slots, pool=pool, explain=explain, rate=options.rate[rows, choice])
         return where_sound(measured, proposal, sound)

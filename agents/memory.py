@@ -2,8 +2,7 @@
 
 Resident memory is linear in the slots (base + sum of working sets), with unknown coefficients and noise of unknown
 size; `memory_law` learns both. Queues are counted full; of a pool, all slots may be in the stage with
-the largest working set at some moment. What a pool of one takes, in which stages run one at a time, bounds a slot of
-each. A job that watches its memory itself is not killed by a bound that fails: there
+the largest working set at some moment. A job that watches its memory itself is not killed by a bound that fails: there
 a pool's slots are taken to work where they did, and less is left free.
 """
 
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from intune.agents.memory_law import FADES, Law, Sums
+from intune.agents.memory_law import Law, Sums
 from intune.envs.jobs import Bools, Floats
 from intune.envs.measurement import Measurement
 from intune.envs.prepared import TINY
@@ -71,8 +70,6 @@ class MemoryRecord:
         self._pool: Floats = np.zeros(jobs)
         self._pool_took: Floats = np.zeros(jobs)
         self._pool_age: Floats = np.zeros(jobs)
-        # Bytes that a slot of a stage takes at most: those of a pool of one, in which it ran by itself.
-        self._most: Floats = np.full((jobs, stages), np.inf)
         self._law: Law | None = None
 
     def forget(self, rows: Any) -> None:
@@ -86,7 +83,6 @@ class MemoryRecord:
         self._before[rows] = 0.0
         self._room[rows] = 0.0
         self._pool[rows] = 0.0
-        self._most[rows] = np.inf
         self._law = None
 
     @property
@@ -104,11 +100,6 @@ class MemoryRecord:
     def noise(self) -> Floats:
         """``[N]`` by how much memory moves at one allocation, as a share; more while little was seen."""
         return self.law.noise
-
-    @property
-    def ran_alone(self) -> Bools:
-        """``[N]`` whether a pool of one was seen, which tells what a slot takes at most."""
-        return np.asarray(np.isfinite(self._most).any(axis=1))
 
     def see(self, measured: Measurement, *, recalled: bool = False) -> Bools:
         """Remember one interval, and say where it was worth it, ``[N]``. Where it says nothing of memory it is passed
@@ -129,10 +120,6 @@ class MemoryRecord:
             room = room_of_slot(measured)
             self._room = np.where(good[:, None] & np.isfinite(room), room, self._room)
             self._see_pool(measured, good & pooled)
-            self._most /= FADES  # working sets may grow
-            alone = (good & ~measured.watched & (measured.pool == 1))[:, None] & (measured.rate > 0)
-            taken = used - np.nan_to_num(measured.memory_base)
-            self._most = np.where(alone, taken[:, None], self._most)
             at_work = np.maximum(
                 np.where(measured.present, np.nan_to_num(measured.busy), 0.0).sum(axis=1), 1.0
             )
@@ -222,18 +209,13 @@ class MemoryRecord:
         """``[N, K]`` bytes at worst of ``[N, K, S]`` slots, without queues.
 
         The law takes working sets to be normal, but none is negative: with n times the slots in force (of a pool: one a
-        stage) at every stage at most, memory is n times theirs at most. Nor is one above what a pool of one took.
+        stage) at every stage at most, memory is n times theirs at most.
         """
         there = np.where((measured.pool > 0)[:, None], 1.0, measured.slots) * measured.present
         wanted, now = self._columns(slots), self._columns(there)[:, None]
         start = self.law.bound(now)
         times = np.divide(wanted, now, out=np.where(wanted > 0, np.inf, 0.0), where=now > 0)
-        added = np.maximum(slots - there[:, None], 0.0)
-        most = self._most[:, None] * (1.0 + 2.0 * self.law.margin)[:, None, None]
-        # The largest is no less than their mean.
-        most = np.maximum(most, start[..., None] / np.maximum(there.sum(axis=1), 1.0)[:, None, None])
-        more = np.multiply(added, most, out=np.zeros_like(added), where=added > 0).sum(axis=2)
-        at_most = np.minimum(start * times.max(axis=2, initial=TINY), start + more)
+        at_most = start * times.max(axis=2, initial=TINY)
         return np.asarray(self._base[:, None] + np.fmin(self.law.bound(wanted), at_most))
 
 

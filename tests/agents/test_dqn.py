@@ -256,28 +256,6 @@ def test_it_says_so_where_memory_is_what_holds_a_job_back() -> None:
     assert "none is worth" not in decision.reason
 
 
-def test_one_slot_a_stage_is_no_trap_where_any_stage_may_have_all_the_memory() -> None:
-    """A pool of one for an interval shows that none of eight stages has half of it, so that the slowest may grow."""
-    slow = np.array([[2e-6, 2e-6, 2e-6, 4e-5, 2e-6, 2e-6, 2e-6, 2e-6]])
-    jobs = Jobs.of(
-        stages=8, jobs=1, cpu=slow, slot_bytes=np.full((1, 8), 5e8), base_bytes=1e9, row_bytes=10.0,
-        cpus=np.full((1, 1), 64.0), memory=8e9, step=1e-7,
-    )  # fmt: skip
-    for pools, most in ((True, 8.0), (False, 1.0)):
-        simulator = Simulator(jobs, steps=1)
-        agent = Guard(Referee(DQN(pools=pools)))
-        agent.start(1, 8)
-        measured, looks = simulator.run(), 0
-        for _ in range(24):
-            proposal = agent.propose(measured)
-            looks += int(proposal.pool[0] == 1)
-            simulator.allocate(proposal.slots, proposal.pool)
-            measured = simulator.run()
-            assert not measured.killed[0]
-        assert looks == int(pools), "no more often than it takes"
-        assert measured.slots[0, 3] >= most / 2
-
-
 @pytest.mark.parametrize("bad", [1.0, 2.5])
 def test_a_pool_is_no_trap_where_memory_holds_it_back(bad: float) -> None:
     """Two stages wait for storage, and a pool of three is far too few slots. What it takes does not say how many more

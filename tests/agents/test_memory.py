@@ -224,21 +224,6 @@ def test_a_pool_of_one_stage_tells_what_its_slots_take(measurement: Measured) ->
     assert BASE + 16e8 < bound_of(record, [16], pooled) < 0.8 * before
 
 
-def test_a_pool_of_one_tells_what_a_slot_takes_at_most(measurement: Measured) -> None:
-    """Any one of six stages might have had all that they took; seen one at a time, none has more than the largest."""
-    sets = [1e9, 2e9, 1e9, 3e9, 1e9, 1e9]
-    record, now = taught(measurement, [[1] * 6] * 8, sets)
-    more = [1, 1, 1, 2, 1, 1]
-    before = bound_of(record, more, now)
-    assert before > BASE + 2 * 9e9
-    one = replace(took(measurement, [1] * 6, np.zeros(6), pool=1.0), memory_used=np.array([BASE + 3e9]))
-    record.see(replace(one, watched=np.array([True])))
-    assert bound_of(record, more, now) == before, "it may yet hold what those before held"
-    record.see(one)
-    assert BASE + 12e9 <= bound_of(record, more, now) < 0.8 * before
-    assert bound_of(record, [9] * 6, now) >= BASE + 9 * 9e9
-
-
 def test_working_sets_are_not_negative(measurement: Measured) -> None:
     """With twice the slots at one stage of eight the memory is no more than twice what it was."""
     record, now = taught(measurement, [[1] * 8] * 8, [1e9] * 8)
