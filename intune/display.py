@@ -136,6 +136,12 @@ class JobConsole(Console):
     """A console whose reader may leave, as ``| head`` does: that is a `BrokenPipeError`, for the job to deal with.
     Rich would end the program, and send to nowhere what the job prints to standard output from then on."""
 
+    @property  # type: ignore[misc]  # nobody sets it
+    def file(self) -> IO[str]:
+        """Where it writes: the stream itself, also while a panel stands before it."""
+        found = super().file
+        return found.beneath if isinstance(found, _Above) else found
+
     def on_broken_pipe(self) -> None:
         """What rich calls then."""
         raise BrokenPipeError("nobody reads what is shown any more")
@@ -187,56 +193,64 @@ class _Shared(Live):
 
     def start(self, refresh: bool = False) -> None:
         """Begin to draw, and stand before the streams."""
-        self._before: list[tuple[str, TextIO, _Above]] = []
-        self.console.file = self.console.file  # the one of now, whatever stands before it from here on
         super().start(refresh)
-        for name in ("stdout", "stderr"):
+        for name, above in ABOVE.items():
             stream = getattr(sys, name)
+            stream = above.beneath if stream is above else stream
             if stream is not None and _is_terminal(stream):
-                above = _Above(self, stream)
-                self._before.append((name, stream, above))
+                above.begin(self, stream)
                 setattr(sys, name, above)
                 _hand_over(stream, above)
 
     def stop(self) -> None:
         """Leave the last frame, and the streams as they were."""
-        before, self._before = self._before, []
-        for _, _, above in before:
+        mine = [(name, above) for name, above in ABOVE.items() if above.live is self]
+        for _, above in mine:
             with contextlib.suppress(OSError, ValueError):
                 above.flush()
         try:
             super().stop()
         finally:
-            for name, stream, above in before:
+            for name, above in mine:
+                above.live = None
                 if getattr(sys, name) is above:
-                    setattr(sys, name, stream)
-                _hand_over(above, stream)
+                    setattr(sys, name, above.beneath)
+                _hand_over(above, above.beneath)
 
 
 class _Above:
     """A stream of the job while a panel is drawn, which moves on below what is written. Who goes back in a line, as
     a bar of tqdm or rich does, draws too: there the panel ends."""
 
-    def __init__(self, live: _Shared, stream: TextIO) -> None:
-        self._live = live
-        self._stream = stream
+    live: Live | None = None
+    beneath: Any = None
+
+    def begin(self, live: Live, stream: TextIO) -> None:
+        """Stand before a stream."""
         self._lines = FileProxy(live.console, stream)
+        self.beneath, self.live = stream, live
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)  # encoding, buffer, isatty, …
+        return getattr(self.beneath, name)  # encoding, buffer, isatty, …
 
     def write(self, text: str) -> int:
         """Whole lines go above the panel, if there is one."""
-        if self._live.is_started and "\r" in text:
-            self._live.stop()
-        if not self._live.is_started:
-            return self._stream.write(text)
-        self._lines.write(text)
+        live = self.live
+        if live is not None and "\r" in text:
+            live.stop()
+        if live is None or not live.is_started:
+            self.beneath.write(text)
+        else:
+            self._lines.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Send on what is left of a line."""
-        (self._lines if self._live.is_started else self._stream).flush()
+        (self.beneath if self.live is None else self._lines).flush()
+
+
+ABOVE = {"stdout": _Above(), "stderr": _Above()}
+"""For good: `print` goes on with the stream that it began with, and without a reference of its own."""
 
 
 def _hand_over(stream: Any, other: Any) -> None:

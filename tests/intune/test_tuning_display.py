@@ -191,6 +191,22 @@ def test_a_bar_of_rich_and_lines_share_a_terminal(under: bool, monkeypatch: pyte
     assert terminal.getvalue().endswith("after")
 
 
+def test_of_two_loaders_on_standard_error_one_has_the_panel_and_gives_it_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    first, second = TuningDisplay(), TuningDisplay()
+    first(an_entry())
+    second(an_entry())
+    assert terminal.getvalue().count("╰") == 2  # the same panel, below the other's line
+    print("\r50%", end="")  # while it is replaced, `print` has but a borrowed reference to the stream
+    first.close()
+    second.close()
+    assert (sys.stdout, sys.stderr) == (terminal, terminal)
+
+
 def test_a_terminal_that_cannot_go_back_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     stream = Terminal()
