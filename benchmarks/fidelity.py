@@ -309,7 +309,7 @@ def _loader(case: Case, port: int) -> Iterator[Any]:
     if case.executor == "ray":
         import ray
 
-        ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, configure_logging=False)
     with pipeline.loader(executor=case.executor, budget=Budget.detect(memory="3GiB")) as loader:
         yield loader
 
