@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from intune.workloads.pairs.pairwise import Nodes
+from intune.workloads.pairs.pairwise import Nodes, refuse_second_derivatives
 
 PUSH = 0.1
 """Length of the longest push (public code)."""
@@ -84,6 +84,7 @@ class _AnsLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivatives()
         return *(gradient * upstream[0] for gradient in ctx.saved_tensors), None, None, None, None
 
 

@@ -111,8 +111,20 @@ def hardest(triples: Triples) -> Tensor:
         return (triples.user * triples.negative).sum(-1).argmax(dim=0)
 
 
+def refuse_second_derivatives() -> None:
+    """Raise a `ConfigError` in a backward pass that is to be differentiated itself: to autograd a gradient that was
+    written out in the forward pass is a constant, and what depends on it would silently be left out."""
+    if torch.is_grad_enabled():
+        raise ConfigError(
+            "`create_graph=True` asks for second derivatives, but the gradient of this loss is written out and has "
+            "none; leave it out, or make the loss of `bpr` and `half_squares`, which have them"
+        )
+
+
 class BPR(nn.Module):
     """Bayesian personalised ranking. Of several negatives the one that scores highest is used: DNS (SIGIR 2013).
+
+    There are no second derivatives; `bpr` and `half_squares` have them.
 
     Args:
         l2: weight of ½ of the squared norms of the trained embeddings, per row.
@@ -163,6 +175,7 @@ class _BprLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+        refuse_second_derivatives()
         places, gradient = ctx.saved_tensors
         whole = gradient.new_zeros(ctx.shape).index_add_(0, places, gradient)
         return whole.mul_(upstream[0]), None, None

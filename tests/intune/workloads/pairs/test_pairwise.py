@@ -75,6 +75,13 @@ def test_keeping_a_candidate_keeps_that_of_each_row() -> None:
     assert nodes.keep(chosen).negative.tolist() == [[10, 1, 7, 8, 4]]
 
 
+@pytest.mark.parametrize("objective", [BPR(), ANS(2)])
+def test_second_derivatives_that_are_not_there_are_refused(objective: BPR | ANS) -> None:
+    encoder, nodes = tiny()
+    with pytest.raises(ConfigError, match="create_graph"):
+        torch.autograd.grad(objective(encoder, nodes), encoder.weight, create_graph=True)
+
+
 def test_half_squares_are_summed_over_candidates_and_averaged_over_rows() -> None:
     found = triples()
     expected = sum(float(part.square().sum()) for part in found) / 2 / ROWS
