@@ -89,9 +89,9 @@ class SelfAttention(nn.Module):
 
     def step(self, x: Tensor, allowed: Tensor | None, cache: Cache | None) -> tuple[Tensor, Cache]:
         """The same for positions that follow those of `cache`; also returns the cache for what follows."""
-        rows, positions = x.shape[:2]
+        positions = x.shape[1]
         query, key, value = (
-            self.projection(x).view(rows, positions, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind()
+            self.projection(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
         )
         if cache is not None:
             key, value = torch.cat([cache[0], key], dim=2), torch.cat([cache[1], value], dim=2)

@@ -120,11 +120,14 @@ class BERT4Rec(nn.Module):
         return self.logits(self.encode(sequence))
 
     def loss(self, batch: Mapping[str, Any]) -> Tensor:
-        """Mean cross-entropy of the masked items of a batch with ``sequence`` and ``target`` (see `Cloze`)."""
+        """Mean cross-entropy of the masked items of a batch with ``sequence`` and ``target`` (see `Cloze`); 0 where
+        there are none."""
         target = batch["target"]
+        masked = target != IGNORED
+        if not masked.any():
+            return self.bias.sum() * 0.0
         hidden = self.encode(batch["sequence"])
         # The output layer is most of the work where the catalogue is large: only masked positions need it.
-        masked = target != IGNORED
         return F.cross_entropy(self.logits(hidden[masked]), target[masked])
 
     def scores(self, batch: Mapping[str, Any]) -> Tensor:

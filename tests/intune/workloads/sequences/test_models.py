@@ -151,7 +151,9 @@ def test_a_batch_without_any_target_costs_nothing_and_changes_nothing(loss: Any)
     for model in (
         SASRec(SASRecConfig(items=9, length=4, width=8, layers=1, loss=loss)),
         GRU4Rec(GRU4RecConfig(items=9, length=4, width=8)),
+        BERT4Rec(BERT4RecConfig(items=9, length=4, width=8)),
     ):
+        assert model(batch["sequence"][:0]).shape == (0, 4, 9)
         cost = model.loss(batch)
         cost.backward()
         assert cost.item() == 0.0
