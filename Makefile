@@ -10,7 +10,7 @@ ROWS   ?= 600000
 # Processes that run tests side by side. Most tests wait for processes to start rather than compute.
 TESTERS ?= 2
 
-.PHONY: help install check types test demo bench peers recbole clean
+.PHONY: help install check types tests test demo bench peers recbole clean
 
 help:
 	@echo "make demo     write Criteo-like data and train DLRM on local Ray, live"
@@ -41,8 +41,12 @@ check: install
 types: install
 	$(BIN)/mypy
 
-test: check types
+tests: install
 	$(BIN)/python -m pytest -q --numprocesses $(TESTERS) --dist worksteal
+
+# Types are checked beside the tests, which leave a processor idle now and then.
+test: check
+	@$(MAKE) --no-print-directory --jobs 2 types tests
 
 demo: install
 	@test ! -f $(DEMO)/dataset.json || echo "$(DEMO) is there already and is used as it is; for other ROWS name another DEMO"
